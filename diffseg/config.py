@@ -1,0 +1,91 @@
+"""What decides the labels. No torch and no third party here: every command reads this file.
+
+`SegmentConfig` is what a user says; `resolve` fills in what a model decides; `fingerprint` names the result.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Protocol
+
+LABELS_VERSION = 1  # raised only when the same configuration and weights would give other labels
+
+Mode = Literal["paper", "fast"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class ModelDefaults(Protocol):
+    """What a model brings for everything the user left open."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]: ...
+    @property
+    def timestep(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def dtype(self) -> Dtype: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentConfig:
+    """Everything that changes labels. None means: the model's own (see `resolve`).
+
+    Raises ValueError on construction for values no model could use.
+    """
+
+    mode: Mode = "fast"  # "paper": ALGORITHM as published, crop and all; "fast": whole image, cleaned up
+    thresholds: tuple[float, ...] | None = None  # symmetric KL in nats, one an iteration
+    anchors_per_side: int = 16
+    refine: bool = False  # K-means on the attention maps, started from the proposals
+    timestep: int | None = None  # diffusion time of the one UNet pass, 0..999
+    image_size: int | None = None  # pixels; "fast" keeps the aspect and aims for this squared in area
+    output_size: int | Literal["source"] = 1024  # pixels, the longer side of a label map at most
+    min_area: float = 0.001  # of the image; "fast" gives smaller segments and holes to their surroundings
+    split_components: bool = False  # "fast": every connected region a segment of its own
+    dtype: Dtype | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("paper", "fast"):
+            raise ValueError(f"mode must be 'paper' or 'fast', got {self.mode!r}")
+        if self.thresholds is not None:
+            if len(self.thresholds) == 0:
+                raise ValueError("thresholds must name at least one iteration, got ()")
+            if not all(math.isfinite(tau) and tau > 0 for tau in self.thresholds):
+                raise ValueError(f"thresholds must be positive numbers of nats, got {self.thresholds}")
+        if self.anchors_per_side < 1:
+            raise ValueError(f"anchors_per_side must be at least 1, got {self.anchors_per_side}")
+        if self.timestep is not None and not 0 <= self.timestep < 1000:
+            raise ValueError(f"timestep must lie in 0..999, got {self.timestep}")
+        if self.image_size is not None and (self.image_size < 64 or self.image_size % 64):
+            raise ValueError(f"image_size must be a positive multiple of 64 pixels, got {self.image_size}")
+        if self.output_size != "source" and (isinstance(self.output_size, str) or self.output_size < 1):
+            raise ValueError(f"output_size must be a number of pixels or 'source', got {self.output_size!r}")
+        if not 0 <= self.min_area < 1:
+            raise ValueError(f"min_area is a share of the image in [0, 1), got {self.min_area}")
+        if self.dtype not in (None, "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+
+    def resolve(self, model: ModelDefaults) -> "SegmentConfig":
+        """The same configuration with nothing left open.
+
+        `paper` mode runs in float32, as published, unless a dtype is named.
+        """
+        return replace(
+            self,
+            thresholds=self.thresholds or model.thresholds,
+            timestep=model.timestep if self.timestep is None else self.timestep,
+            image_size=self.image_size or model.image_size,
+            dtype=self.dtype or ("float32" if self.mode == "paper" else model.dtype),
+        )
+
+
+def fingerprint(config: SegmentConfig, weights_sha256: str) -> str:
+    """Two runs share a fingerprint exactly when they may share an output folder.
+
+    config: resolved. weights_sha256: of the model's files.
+    """
+    canonical = json.dumps([asdict(config), weights_sha256, LABELS_VERSION], sort_keys=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,63 @@
+"""What the method returns, and the shape annotations it is written with.
+
+Letters: B images of a batch, H x W pixels, h x w cells of the finest attention grid, N = h * w, n cells of any level,
+A anchors, P proposals. No torch here: readers of finished labels share these records.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Int32
+else:
+    try:  # jaxtyping checks shapes under test; a production install does without it
+        from jaxtyping import Bool, Float, Int, Int32
+    except ImportError:
+
+        class _Annotation:
+            """`Float[Tensor, "B N"]` reads as plain `Tensor` where jaxtyping is absent."""
+
+            def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+                return item[0]
+
+        Bool = Float = Int = Int32 = _Annotation
+
+IGNORE = -1  # the id of pixels no segment may claim: outside the crop in `paper` mode
+
+
+class AttentionError(ValueError):
+    """The model gave attention that is no distribution (NaN, infinite, rows not summing to one) for some images.
+
+    images: their places in the batch; the others can be segmented again without them.
+    """
+
+    def __init__(self, message: str, images: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.images = images
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One region of a label map."""
+
+    id: int
+    area: int  # pixels
+    box: tuple[int, int, int, int]  # x, y, width, height, as COCO has it
+    score: float  # in [0, 1]
+    category: str | None = None  # None where semantics are off
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The labels of one image.
+
+    label_map: ids 0..n-1 without gaps, IGNORE where no segment may be, in the frame of the source image.
+    segments: one a label, in order of id.
+    quality: area-weighted mean score, in [0, 1].
+    """
+
+    label_map: Int32[np.ndarray, "H W"]
+    segments: tuple[Segment, ...]
+    quality: float
