@@ -1,0 +1,46 @@
+"""Proposals become label maps: enlarge, and give every pixel to the proposal that attends to it most.
+
+Letters: P proposals, h x w cells of the attention grid, H x W pixels of the result.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from diffseg.types import Float, Int
+
+TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of enlarged proposals held at a time
+
+
+def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tensor, "H W"]:
+    """The strongest proposal of every pixel after bilinear enlargement; one segment where there is no proposal.
+
+    Ids are places in `proposals`: those that win no pixel leave gaps.
+    """
+    height, width = size
+    labels = torch.zeros(size, dtype=torch.int64, device=proposals.device)
+    count, h, _ = proposals.shape
+    if count < 2:
+        return labels
+    wide = interpolate(proposals[None], size=(h, width), mode="bilinear", align_corners=False)[0]
+    above, below, share = _neighbours(h, height, proposals.device)
+    rows = max(1, TILE_BYTES[proposals.device.type] // (4 * count * width))
+    for top in range(0, height, rows):
+        tile = slice(top, top + rows)
+        enlarged = torch.lerp(wide[:, above[tile]], wide[:, below[tile]], share[tile, None])
+        torch.argmax(enlarged, dim=0, out=labels[tile])
+    return labels
+
+
+def contiguous(labels: Int[Tensor, "H W"]) -> tuple[Int[Tensor, "H W"], Int[Tensor, " S"]]:
+    """Ids 0..S-1 without gaps in the same order, and the id each had before."""
+    before, after = torch.unique(labels, return_inverse=True)
+    return after, before
+
+
+def _neighbours(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, Float[Tensor, " H"]]:
+    """For each pixel along an axis: the cells whose centres lie before and after it, and the share of the latter."""
+    centre = (torch.arange(pixels, device=device, dtype=torch.float32) + 0.5) * (cells / pixels) - 0.5
+    centre = centre.clamp(0, cells - 1)
+    before = centre.floor().long()
+    return before, (before + 1).clamp(max=cells - 1), centre - before

@@ -1,0 +1,151 @@
+"""Iterative attention merging: thousands of attention maps become a few object proposals.
+
+Letters: B images, A anchors, P proposals (padded with zeros to the most any image has), Q maps compared with,
+N cells of the grid. Maps are densities, N times the probability (see aggregate.py).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffseg.types import Bool, Float, Int
+
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}  # of logarithms held at a time: a last cache, a share of a GPU
+SWING = 0.1  # a proposal is stable when thresholds a tenth lower and a tenth higher collect the same cells
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What merging leaves of a batch.
+
+    maps: mean attention of each proposal; rows from `counts` on are padding.
+    stability: of each proposal, in [0, 1]: the cells it collects at thresholds 10 % lower as a share of those at 10 %
+    higher, a cell collected through several maps counting for each.
+    trace: proposals of each image after each iteration.
+    """
+
+    maps: Float[Tensor, "B P N"]
+    stability: Float[Tensor, "B P"]
+    trace: tuple[tuple[int, ...], ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Proposals of each image; 0 where no map was near any."""
+        return tuple(iterations[-1] for iterations in self.trace)
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Maps on their way to proposals, each with the cells it stands for at lower and at higher thresholds."""
+
+    maps: Float[Tensor, "B P N"]
+    low: Float[Tensor, "B P"]
+    high: Float[Tensor, "B P"]
+
+
+def merge(
+    attention: Float[Tensor, "B N N"], grid: tuple[int, int], thresholds: tuple[float, ...], anchors_per_side: int
+) -> Proposals:
+    """Merge maps nearer than a threshold, once for each threshold (section 3.2 of the paper).
+
+    First each anchor becomes the mean of all maps near it. Then, again and again, maps are visited in order: one that
+    no earlier one collected becomes an anchor, and the mean of every map near it, collected before or not, a proposal.
+    A map with a zero in it is infinitely far from every map, itself included, and is collected by none.
+    """
+    first, *others = thresholds
+    merged = _around_anchors(attention, anchor_cells(grid, anchors_per_side), first)
+    kept = [np.flatnonzero(row) for row in (merged.high > 0).cpu().numpy()]
+    merged = _Merged(*(_select(part, kept) for part in (merged.maps, merged.low, merged.high)))
+    counts = [[len(rows) for rows in kept]]
+    for tau in others:
+        distance = _own_is_zero(symmetric_kl(merged.maps, merged.maps), range(merged.maps.shape[1]))
+        visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
+        merged = _collect(_select(distance, visited), tau, merged)
+        counts.append([len(rows) for rows in visited])
+    return Proposals(merged.maps, (merged.low / merged.high).nan_to_num(0.0), tuple(zip(*counts, strict=True)))
+
+
+def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:
+    """Cells of an even, centred lattice of at most `per_side` anchors along each axis, row by row."""
+
+    def places(side: int) -> range:
+        count = min(per_side, side)
+        step = (side - 1) // (count - 1) if count > 1 else 1
+        start = (side - 1 - step * (count - 1)) // 2
+        return range(start, start + step * (count - 1) + 1, step)
+
+    h, w = grid
+    return [y * w + x for y in places(h) for x in places(w)]
+
+
+def symmetric_kl(p: Float[Tensor, "B P N"], q: Float[Tensor, "B Q N"]) -> Float[Tensor, "B P Q"]:
+    """Pairwise distance `(KL(p||q) + KL(q||p)) / 2` in nats between maps given as densities.
+
+    Expanding the logarithm turns the P*Q*N sum into two matrix products. Not finite where either map has a zero.
+    """
+    batch, _, n = q.shape
+    log_p = p.log()
+    own_p = (p * log_p).sum(-1)
+    columns = []
+    for tile in q.split(max(1, TILE_BYTES[q.device.type] // (4 * n * batch)), dim=1):
+        log_tile = tile.log()
+        own = own_p[:, :, None] + torch.linalg.vecdot(tile, log_tile)[:, None, :]
+        cross = torch.baddbmm(own, p, log_tile.mT, alpha=-1)
+        columns.append(cross.baddbmm_(log_p, tile.mT, alpha=-1))
+    return torch.cat(columns, dim=-1).div_(2 * n)
+
+
+def visit_in_order(near: Bool[np.ndarray, "P P"]) -> Int[np.ndarray, " R"]:
+    """The maps that become anchors: those no earlier anchor collected. One that collects nothing is left out.
+
+    Rows are held as whole numbers, a bit a map, so that a visit costs a handful of operations.
+    """
+    count = len(near)
+    bits = [int.from_bytes(row.tobytes(), "little") for row in np.packbits(near, axis=-1, bitorder="little")]
+    anchors = []
+    waiting = (1 << count) - 1
+    while waiting:
+        lowest = (waiting & -waiting).bit_length() - 1
+        waiting &= ~(bits[lowest] | 1 << lowest)
+        if bits[lowest]:
+            anchors.append(lowest)
+    return np.array(anchors, dtype=np.int64)
+
+
+def _around_anchors(attention: Float[Tensor, "B N N"], cells: list[int], tau: float) -> _Merged:
+    """The mean of all maps near each anchor."""
+    distance = _own_is_zero(symmetric_kl(attention[:, cells], attention), cells)
+    one = torch.ones((), device=attention.device).expand(attention.shape[:2])
+    return _collect(distance, tau, _Merged(attention, one, one))
+
+
+def _collect(distance: Float[Tensor, "B P Q"], tau: float, inputs: _Merged) -> _Merged:
+    """The mean of all inputs nearer than tau, for each row of distances; zero where there is none."""
+    near = (distance < tau).float()
+    maps = (near @ inputs.maps).div_(near.sum(-1, keepdim=True).clamp_(min=1))
+    low = (distance < tau * (1 - SWING)).float() @ inputs.low[..., None]
+    high = (distance < tau * (1 + SWING)).float() @ inputs.high[..., None]
+    return _Merged(maps, low[..., 0], high[..., 0])
+
+
+def _own_is_zero(distance: Float[Tensor, "B P Q"], columns: range | list[int]) -> Float[Tensor, "B P Q"]:
+    """Set the distance of a map to itself, known exactly, where rounding could exceed a tiny threshold."""
+    rows = torch.arange(distance.shape[1], device=distance.device)
+    places = torch.as_tensor(list(columns), device=distance.device)
+    own = distance[:, rows, places]
+    distance[:, rows, places] = own.where(~own.isfinite(), 0.0)
+    return distance
+
+
+def _select(values: Float[Tensor, "B P ..."], rows: list[Int[np.ndarray, " R"]]) -> Float[Tensor, "B R ..."]:
+    """The named rows of each image, padded with zeros to the longest."""
+    longest = max(1, *(len(image) for image in rows)) if rows else 1
+    if all(len(image) == values.shape[1] for image in rows):
+        return values
+    index = torch.tensor([[*image, *[0] * (longest - len(image))] for image in rows], device=values.device)
+    real = torch.tensor([[i < len(image) for i in range(longest)] for image in rows], device=values.device)
+    shape = (*index.shape, *[1] * (values.ndim - 2))
+    picked = values.gather(1, index.view(shape).expand(*index.shape, *values.shape[2:]))
+    return picked.where(real.view(shape), 0.0)
