@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Int32, Integer
+    from jaxtyping import Bool, Float, Int, Int32, Integer, UInt8
 else:
     try:  # jaxtyping checks shapes under test; a production install does without it
-        from jaxtyping import Bool, Float, Int, Int32, Integer
+        from jaxtyping import Bool, Float, Int, Int32, Integer, UInt8
     except ImportError:
 
         class _Annotation:
@@ -22,9 +22,9 @@ else:
             def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
                 return item[0]
 
-        Bool = Float = Int = Int32 = Integer = _Annotation
+        Bool = Float = Int = Int32 = Integer = UInt8 = _Annotation
 
-__all__ = ["AttentionError", "Bool", "Float", "IGNORE", "Int", "Int32", "Integer", "Segment", "Segmentation"]
+__all__ = ["AttentionError", "Bool", "Float", "IGNORE", "Int", "Int32", "Integer", "Segment", "Segmentation", "UInt8"]
 
 IGNORE = -1  # the id of pixels no segment may claim: outside the crop in `paper` mode
 

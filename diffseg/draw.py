@@ -1,0 +1,133 @@
+"""Label maps as pictures: a palette, overlays on the photo, outlines. numpy only.
+
+Colours are chosen, not listed: each next one is as far as can be from all before it, for the eye that tells it least.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from diffseg.types import IGNORE, Bool, Float, Int, UInt8
+
+PALETTE_SIZE = 64  # further ids start again: more colours than this no eye keeps apart
+IGNORED = (128, 128, 128)  # the grey no segment has
+
+_LEVELS = 12  # a channel: 1,728 candidates; more change the palette's smallest distance by under a tenth
+_LIGHTNESS = (0.38, 0.93)  # OKLab: darker drowns in shadows, lighter in skies
+_CHROMA = (0.05, 0.21)  # OKLab: greys say "ignored", neon hurts beside a photo
+_FIRST = (  # Okabe and Ito's seven, made for every eye: most images need no more
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+)
+
+# Linear RGB as it reaches a person without one of the three cones (Machado, Oliveira and Fernandes 2009, severity 1).
+_EYES = {
+    "usual": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+# OKLab (Ottosson 2020): linear RGB to cone responses, and their cube roots to lightness and two opponent axes.
+_CONES = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+_OPPONENT = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+
+
+def perceived(colors: Int[np.ndarray, "C 3"] | UInt8[np.ndarray, "C 3"]) -> Float[np.ndarray, "E C 3"]:
+    """sRGB colours in OKLab, once for each of E kinds of eyes: usual, and without one of the three cones.
+
+    Distances in it are near to perceived ones: 0.02 is just noticeable.
+    """
+    unit = colors / 255.0
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    seen = np.stack([(linear @ np.array(eye).T).clip(0, 1) for eye in _EYES.values()])
+    return np.cbrt(seen @ np.array(_CONES).T) @ np.array(_OPPONENT).T
+
+
+def palette(count: int = PALETTE_SIZE) -> UInt8[np.ndarray, "count 3"]:
+    """sRGB colours for ids 0..count-1, the first ones furthest apart; from id 64 on they repeat."""
+    return _distinct_colors()[np.arange(count) % PALETTE_SIZE]
+
+
+@cache
+def _distinct_colors() -> UInt8[np.ndarray, "C 3"]:
+    levels = np.linspace(0, 255, _LEVELS).round().astype(np.uint8)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    usual = perceived(candidates)[0]
+    chroma = np.hypot(usual[:, 1], usual[:, 2])
+    visible = _between(usual[:, 0], _LIGHTNESS) & _between(chroma, _CHROMA)
+    candidates, seen = candidates[visible], perceived(candidates[visible])
+
+    chosen = np.array([IGNORED, *_FIRST], dtype=np.uint8)
+    nearest = _distance(seen[:, :, None], perceived(chosen)[:, None]).min(-1)
+    while len(chosen) <= PALETTE_SIZE:
+        best = int(nearest.argmax())
+        chosen = np.concatenate([chosen, candidates[best : best + 1]])
+        nearest = np.minimum(nearest, _distance(seen, seen[:, best : best + 1]))
+    return chosen[1:]
+
+
+def _between(values: Float[np.ndarray, " C"], limits: tuple[float, float]) -> Bool[np.ndarray, " C"]:
+    return (values > limits[0]) & (values < limits[1])
+
+
+def _distance(one: Float[np.ndarray, "E ... 3"], other: Float[np.ndarray, "E ... 3"]) -> Float[np.ndarray, "..."]:
+    """How far apart colours are for the eye that tells them least."""
+    return np.linalg.norm(one - other, axis=-1).min(0)
+
+
+def colorize(label_map: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Every segment in its colour; pixels to ignore in grey."""
+    count = int(label_map.max(initial=0)) + 1
+    table = np.concatenate([palette(count), np.array([IGNORED], np.uint8)])
+    return table[np.where(label_map == IGNORE, count, label_map)]
+
+
+def outlines(label_map: Int[np.ndarray, "H W"], width: int = 1) -> Bool[np.ndarray, "H W"]:
+    """True on pixels within `width` of another segment, on one side of each border at width 1, on both beyond."""
+    edge = np.zeros(label_map.shape, dtype=np.bool_)
+    edge[:, :-1] |= label_map[:, :-1] != label_map[:, 1:]
+    edge[:-1] |= label_map[:-1] != label_map[1:]
+    for _ in range(width - 1):
+        grown = edge.copy()
+        grown[:, 1:] |= edge[:, :-1]
+        grown[:, :-1] |= edge[:, 1:]
+        grown[1:] |= edge[:-1]
+        grown[:-1] |= edge[1:]
+        edge = grown
+    return edge
+
+
+def resize_labels(label_map: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+    """A label map at another size, (height, width) in pixels: each pixel takes the id under its centre."""
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, label_map.shape, strict=True)
+    )
+    return label_map[rows[:, None], columns[None, :]]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"], label_map: Int[np.ndarray, "h w"], *, opacity: float = 0.5
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo with its segments tinted and outlined, at the photo's own resolution.
+
+    opacity: of the tint, 0..1. Pixels to ignore keep their colour.
+    """
+    labels = resize_labels(label_map, image.shape[:2])
+    tint = np.where(labels == IGNORE, 0.0, opacity)[..., None]
+    mixed = image * (1 - tint) + colorize(labels) * tint
+    width = max(1, round(max(labels.shape) / 512))
+    mixed[outlines(labels, width)] = 255
+    return (mixed + 0.5).astype(np.uint8)
