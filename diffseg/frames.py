@@ -1,0 +1,133 @@
+"""Geometry: where an image's pixels lie in the model's input, and where the model's answer lies in the image.
+
+Sizes are (height, width), boxes (top, left, height, width), in pixels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffseg.config import SegmentConfig
+from diffseg.types import Float
+
+STEP = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
+ASPECT = 4.0  # beyond it an image is squashed: a strip would leave the short side with no cells to tell apart
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How one image meets the model.
+
+    model: size of the model's input.
+    crop: the part of the source that the model sees.
+    output: size of the label map.
+    window: the same part in the label map; the rest of the map is the ignore id.
+    antialias: average over the pixels a model pixel covers; the published method takes the four nearest instead.
+    """
+
+    source: Size
+    crop: Box
+    model: Size
+    output: Size
+    window: Box
+    antialias: bool
+
+
+def frame(size: Size, config: SegmentConfig) -> Frame:
+    """Plan one image; config: resolved.
+
+    `paper` looks at the centre square, `fast` at the whole image with an area about `image_size` squared.
+    """
+    if min(size) < 1:
+        raise ValueError(f"an image needs at least one pixel, got height x width {size}")
+    if config.image_size is None:
+        raise ValueError("image_size is open: resolve the configuration with a model first")
+    output = output_size(size, config)
+    if config.mode == "paper":
+        model = (config.image_size, config.image_size)
+        return Frame(size, _centre_square(size), model, output, _centre_square(output), antialias=False)
+    model = model_size(size, config.image_size)
+    return Frame(size, (0, 0, *size), model, output, (0, 0, *output), antialias=True)
+
+
+def output_size(size: Size, config: SegmentConfig) -> Size:
+    """The longer side at most `output_size`, the aspect kept, never above the source."""
+    if config.output_size == "source" or max(size) <= config.output_size:
+        return size
+    scale = config.output_size / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def model_size(size: Size, image_size: int) -> Size:
+    """Sides that are multiples of 64 with about the area and the aspect asked for.
+
+    A distorted aspect costs twice what an equally wrong area costs: area is only detail, aspect is shape.
+    """
+    aspect = min(max(size[1] / size[0], 1 / ASPECT), ASPECT)
+    height, width = image_size / math.sqrt(aspect), image_size * math.sqrt(aspect)
+
+    def cost(candidate: Size) -> float:
+        h, w = candidate
+        return 2 * abs(math.log(w / h / aspect)) + abs(math.log(h * w / (height * width)))
+
+    return min(((h, w) for h in _multiples(height) for w in _multiples(width)), key=cost)
+
+
+def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
+    """Bring a uint8 [H, W, 3] image to the model's input, in [-1, 1].
+
+    Raises ValueError for another shape or type than the frame was made for.
+    """
+    if image.dtype != np.uint8 or image.shape != (*frame.source, 3):
+        raise ValueError(f"expected a uint8 image {(*frame.source, 3)}, got {image.dtype} {image.shape}")
+    top, left, height, width = frame.crop
+    part = image[top : top + height, left : left + width]
+    pixels = _average(part, frame.model) if frame.antialias else _sample(part, frame.model)
+    return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+def _multiples(length: float) -> tuple[int, int]:
+    below = max(STEP, int(length) // STEP * STEP)
+    return below, below + STEP
+
+
+def _centre_square(size: Size) -> Box:
+    side = min(size)
+    return (size[0] - side) // 2, (size[1] - side) // 2, side, side
+
+
+def _average(image: np.ndarray, size: Size) -> Float[Tensor, "H W 3"]:
+    """Triangle filter as wide as a target pixel, in integers: the same bytes on every processor."""
+    if image.shape[:2] == size:
+        return torch.from_numpy(image.astype(np.float32))
+    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(resized, dtype=np.float32))
+
+
+def _sample(image: np.ndarray, size: Size) -> Float[Tensor, "H W 3"]:
+    """Bilinear with half-pixel centres and no antialias.
+
+    Only the pixels that count are gathered: a photo of 48 megapixels would take 576 MB as float32.
+    """
+    above, below, down = _neighbours(image.shape[0], size[0])
+    before, after, right = _neighbours(image.shape[1], size[1])
+
+    def row(y: np.ndarray) -> np.ndarray:
+        lines = image[y]
+        return lines[:, before] * (1 - right[:, None]) + lines[:, after] * right[:, None]
+
+    return torch.from_numpy(row(above) * (1 - down[:, None, None]) + row(below) * down[:, None, None])
+
+
+def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each target pixel the source pixels around its centre and the share of the second, edges clamped."""
+    centre = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0)
+    first = np.minimum(centre.astype(np.int64), source - 1)
+    return first, np.minimum(first + 1, source - 1), (centre - first).astype(np.float32)
