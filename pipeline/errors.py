@@ -1,0 +1,56 @@
+"""Everything the pipeline raises on purpose.
+
+PipelineError
+├── ConfigError     the run cannot start; the message says what to change
+├── StorageError    storage refused after every retry; another attempt may pass
+├── StorageFull     no space is left; the run stops, resumable
+├── WorkerLost      the worker died before it answered; another attempt may pass
+├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
+├── ShardChanged    the shard is no longer the one that was pinned at the start
+└── CommitConflict  an object that is not ours stands where a window belongs
+"""
+
+
+class PipelineError(Exception):
+    """`retryable`: whether the same work could succeed when tried again."""
+
+    retryable = False
+
+
+class ConfigError(PipelineError):
+    """The run cannot start as asked."""
+
+
+class StorageError(PipelineError):
+    """Storage failed beyond its own retries."""
+
+    retryable = True
+
+
+class StorageFull(PipelineError):
+    """The output has no room for another object."""
+
+
+class WorkerLost(PipelineError):
+    """A process that held work is gone."""
+
+    retryable = True
+
+
+class CorruptShard(PipelineError):
+    """The bytes of a shard are damaged. offset: how many of them were sound."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type["CorruptShard"], tuple[str, int]]:
+        return CorruptShard, (str(self), self.offset)
+
+
+class ShardChanged(PipelineError):
+    """Size or etag of a shard differ from its pin."""
+
+
+class CommitConflict(PipelineError):
+    """A window's place is taken by labels of another input or configuration."""

@@ -1,0 +1,134 @@
+"""What flows through a run. Pixels and masks stay in one process; only the small ones (Receipt, TaskDone, ShardFailure)
+travel to the driver.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from diffseg.types import Segment
+
+OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """An input as it was pinned when the run began.
+
+    url: canonical and absolute, without user info or query; recorded. source: what is opened (it may hold a signed
+    query), never recorded.
+    """
+
+    id: str
+    url: str
+    size: int  # bytes
+    etag: str  # the store's, or the modification time where it has none
+    source: str = field(default="", repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """Windows of one shard for one worker; last_window is included, None means to the end of the shard."""
+
+    shard: Shard
+    first_window: int = 0
+    last_window: int | None = None
+    generation: int = 0  # 0: first labelling; n: the n-th retry of these windows, under names of its own
+    attempt: int = 1
+
+    def retry(self) -> "ShardTask":
+        """The same work once more."""
+        return replace(self, attempt=self.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RawSample:
+    """One sample as it lies in a shard: members by lower-case extension."""
+
+    key: str
+    index: int
+    members: Mapping[str, bytes]
+    image: str | None  # the extension that holds the image; None where there is none
+    end: int  # bytes of the shard up to the end of this sample
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSample:
+    """A decoded image, [H, W, 3] uint8, upright."""
+
+    raw: RawSample
+    image: np.ndarray
+    sha256: str  # of the encoded image
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFailure:
+    """A sample that cannot be labelled, and why."""
+
+    raw: RawSample
+    reason: str  # undecodable, too_large, no_image, model_nan, model_error, poison
+    error: str
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRecord:
+    """One row: what became of one input sample."""
+
+    key: str
+    shard: str
+    index: int
+    status: str
+    error: str | None = None
+    width: int | None = None  # pixels of the source image, upright
+    height: int | None = None
+    label_map: bytes | None = None  # PNG
+    segments: tuple[Segment, ...] = ()
+    quality: float | None = None
+    image_sha256: str | None = None
+
+    @property
+    def num_segments(self) -> int | None:
+        """Segments of the label map; None where there is none."""
+        return len(self.segments) if self.status == OK else None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A window stands on storage."""
+
+    shard: str
+    window: int
+    rows: int
+    failed: tuple[tuple[str, int], ...]  # rows by status, other than ok
+    end: int  # bytes of the shard accounted for up to here
+    seconds: float  # labelling
+    wasted: bool = False  # another attempt had committed it first
+    example: str | None = None  # one error, for the progress line
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDone:
+    """A task was read to its end. windows: of the whole shard, where the end was reached."""
+
+    task: ShardTask
+    windows: int | None = None
+    ended: bool = False  # the shard's end record stands on storage
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailure:
+    """A task stopped. What it had committed stays."""
+
+    task: ShardTask
+    kind: str  # the class of the error
+    error: str
+    retryable: bool
+    offset: int | None = None  # of damage, in bytes
+
+
+Outcome: TypeAlias = Receipt | TaskDone | ShardFailure

@@ -1,0 +1,177 @@
+"""Label records as Parquet: one row per input sample, and a footer that says what the rows were made from.
+
+The only file that knows pyarrow. Columns added later are nullable, so that old runs stay readable.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffseg.types import Segment
+from pipeline.records import OK, LabelRecord, Shard
+
+SCHEMA_VERSION = 1
+FOOTER_KEY = b"diffseg"
+
+_SEGMENT = pa.struct(
+    [
+        pa.field("id", pa.int32()),
+        pa.field("area", pa.int64()),  # pixels of the label map
+        pa.field("box", pa.list_(pa.int32(), 4)),  # x, y, width, height
+        pa.field("score", pa.float32()),
+        pa.field("category", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("label_map", pa.binary()),
+        pa.field("num_segments", pa.int32()),
+        pa.field("segments", pa.list_(_SEGMENT)),
+        pa.field("quality", pa.float32()),
+        pa.field("image_sha256", pa.string()),
+    ]
+)
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footer:
+    """What a window's file says of itself. Two attempts that agree in `identity` hold the same labels."""
+
+    fingerprint: str
+    shard: str  # id
+    url: str
+    size: int
+    etag: str
+    window: int
+    first_index: int
+    rows: int
+    failed: Mapping[str, int]  # rows by status, other than ok
+    attempt: str
+    digest: str  # blake2b of the rows
+    model: str
+    revision: str | None
+    made_with: Mapping[str, str]  # versions, device, batch size: recorded, not part of the identity
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Input, window and configuration."""
+        return (self.shard, self.url, self.size, self.etag, self.window, self.fingerprint)
+
+
+def digest_of(records: Sequence[LabelRecord]) -> str:
+    """A hash of what the rows say, independent of how Parquet stores them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for record in records:
+        digest.update(repr(asdict(record)).encode())
+    return digest.hexdigest()
+
+
+def encode_window(records: Sequence[LabelRecord], footer: Footer) -> bytes:
+    """A whole window as the bytes of one Parquet file.
+
+    Raises ValueError where the rows are not one a sample with consecutive indices of one shard.
+    """
+    indices = [record.index for record in records]
+    if indices != list(range(footer.first_index, footer.first_index + footer.rows)):
+        raise ValueError(f"window {footer.window} of {footer.shard}: indices are not consecutive: {indices[:5]}...")
+    if {record.shard for record in records} != {footer.shard}:
+        raise ValueError(f"window {footer.window} of {footer.shard} holds rows of another shard")
+    columns = {field.name: [_cell(record, field.name) for record in records] for field in SCHEMA}
+    return _encode(pa.table(columns, schema=SCHEMA), {FOOTER_KEY: json.dumps(asdict(footer)).encode()})
+
+
+def _cell(record: LabelRecord, name: str) -> Any:
+    if name != "segments":
+        return getattr(record, name)
+    return [asdict(segment) for segment in record.segments] if record.status == OK else None
+
+
+def _encode(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    plain = {"label_map"} & set(table.column_names)  # PNG does not shrink further
+    compression = {name: "none" if name in plain else "zstd" for name in table.column_names}
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        buffer,
+        compression=compression,
+        use_dictionary=[name for name in ("shard", "status") if name in table.column_names],
+        write_statistics=[name for name in table.column_names if name not in plain],
+    )
+    return buffer.getvalue()
+
+
+def read_footer(stream: IO[bytes]) -> Footer:
+    """The footer of a window's file; only the file's end is read.
+
+    Raises ValueError where the file is no window.
+    """
+    try:
+        with pq.ParquetFile(stream) as file:
+            raw = (file.schema_arrow.metadata or {}).get(FOOTER_KEY)
+            rows = file.metadata.num_rows
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"no Parquet file: {error}") from error
+    if raw is None:
+        raise ValueError("a Parquet file without our footer")
+    said = json.loads(raw)
+    known = {field.name for field in fields(Footer)}
+    footer = Footer(**{name: value for name, value in said.items() if name in known})
+    if footer.rows != rows:
+        raise ValueError(f"the footer says {footer.rows} rows, the file has {rows}")
+    return footer
+
+
+def read_rows(stream: IO[bytes], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a window's file as dicts, in order of index. columns: only these (None: all)."""
+    with pq.ParquetFile(stream) as file:
+        for batch in file.iter_batches(batch_size=256, columns=None if columns is None else list(columns)):
+            yield from batch.to_pylist()
+
+
+def read_records(stream: IO[bytes]) -> list[LabelRecord]:
+    """The rows of a window's file as they were committed."""
+    return [_record(row) for row in read_rows(stream)]
+
+
+def _record(row: dict[str, Any]) -> LabelRecord:
+    segments = tuple(Segment(**{**s, "box": tuple(s["box"])}) for s in row.pop("segments") or ())
+    row.pop("num_segments")
+    return LabelRecord(**row, segments=segments)
+
+
+def encode_shards(shards: Iterable[Shard]) -> bytes:
+    """Pinned inputs as Parquet."""
+    rows = [{name: getattr(shard, name) for name in SHARD_SCHEMA.names} for shard in shards]
+    return _encode(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), {})
+
+
+def decode_shards(data: bytes) -> list[Shard]:
+    """The inverse of `encode_shards`."""
+    return [Shard(**row, source=row["url"]) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+
+
+def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Any table of plain values as Parquet, its columns and types taken from the rows."""
+    return _encode(pa.Table.from_pylist([dict(row) for row in rows]), {})
