@@ -240,10 +240,13 @@ def _encode_nothing(folder: Path, encoder: str, tokenizer: str, projected: bool)
     import torch
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    from diffseg.weights import weight_files
+
     words = CLIPTokenizer.from_pretrained(folder / tokenizer)
     tokens = words("", padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
     kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-    model = kind.from_pretrained(folder / encoder, dtype=torch.float32, use_safetensors=True).eval()
+    variant = "fp16" if ".fp16" in weight_files(folder, encoder)[0].name else None
+    model = kind.from_pretrained(folder / encoder, dtype=torch.float32, use_safetensors=True, variant=variant).eval()
     return model(tokens, output_hidden_states=True)
 
 
@@ -263,7 +266,7 @@ def _fill(part: "nn.Module", folder: Path, name: str) -> "nn.Module":
     from diffseg.weights import weight_files
 
     wanted = set(part.state_dict())
-    state = {}
+    state: dict[str, Tensor] = {}
     for path in weight_files(folder, name):
         with safe_open(path, framework="pt") as file:
             state |= {modern: file.get_tensor(key) for key in file.keys() if (modern := _modern(key)) in wanted}  # noqa: SIM118

@@ -68,7 +68,7 @@ class Backend:
         spec = recognise(files)
         resolved = (config or SegmentConfig()).resolve(spec)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = getattr(torch, resolved.dtype)
+        dtype = getattr(torch, str(resolved.dtype))
         unet = read_unet(files.folder).to(where, dtype)
         encoder = read_encoder(files.folder).to(
             where, torch.float32 if spec.vae_upcast and dtype == torch.float16 else dtype

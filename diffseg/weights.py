@@ -5,6 +5,7 @@ Only safetensors are ever taken, since a pickle is a program.
 """
 
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -16,9 +17,10 @@ from typing import Any
 
 from diffseg.backends import BACKENDS, OVERRIDES
 
-HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WEIGHTED = PARTS[:4]
+HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetched earlier is used
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # the others: "model"
 POSSIBLE = (
     f"possible are {', '.join(BACKENDS)}, a hub id (owner/name), a folder or an fsspec URL with a Stable Diffusion "
@@ -49,9 +51,9 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     folder, revision = _locate(
         model, cache or Path(os.environ.get("DIFFSEG_CACHE", Path.home() / ".cache" / "diffseg"))
     )
-    listing = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    names = needed(model, listing)
-    return ModelFiles(model, folder, revision, _digest(folder, names))
+    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
+    names = needed(repr(_public(model)), [path.relative_to(folder).as_posix() for path in found])
+    return ModelFiles(_public(model), folder, revision, _digest(folder, names))
 
 
 def needed(model: str, listing: Iterable[str]) -> list[str]:
@@ -66,7 +68,7 @@ def needed(model: str, listing: Iterable[str]) -> list[str]:
             chosen.update(_weights(model, part, names))
     if "unet/config.json" not in names or "vae/config.json" not in names:
         raise ValueError(
-            f"{model!r} is no Stable Diffusion checkpoint: no unet/config.json or vae/config.json; {POSSIBLE}"
+            f"{model} is no Stable Diffusion checkpoint: no unet/config.json or vae/config.json; {POSSIBLE}"
         )
     return sorted(chosen)
 
@@ -92,13 +94,16 @@ def _weights(model: str, part: str, names: set[str]) -> set[str]:
     for variant in ("", ".fp16"):
         if (whole := f"{part}/{stem}{variant}.safetensors") in names:
             return {whole}
-        index = f"{part}/{stem}.safetensors.index{variant}.json"
-        shards = re.compile(rf"{part}/{stem}{variant}-\d+-of-\d+{variant}\.safetensors")
-        if index in names and (found := {name for name in names if shards.fullmatch(name)}):
-            return found
+        shards = [
+            match
+            for name in names
+            if (match := re.fullmatch(rf"{part}/{stem}{variant}-\d+-of-(\d+)\.safetensors", name))
+        ]
+        if shards and len(shards) == int(shards[0][1]):
+            return {match.string for match in shards}
     if any(name.startswith(f"{part}/") and name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in names):
-        raise ValueError(f"{model!r} holds {part} only as a pickle, which is a program and is never run; {POSSIBLE}")
-    raise ValueError(f"{model!r} is no Stable Diffusion checkpoint: no {part}/{stem}.safetensors; {POSSIBLE}")
+        raise ValueError(f"{model} holds {part} only as a pickle, which is a program and is never run; {POSSIBLE}")
+    raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/{stem}.safetensors; {POSSIBLE}")
 
 
 def _digest(folder: Path, names: list[str]) -> str:
@@ -120,7 +125,7 @@ def _locate(model: str, cache: Path) -> tuple[Path, str | None]:
     if model == "tiny":
         return Path(__file__).parent / "tiny", None
     if model in BACKENDS:
-        return _from_hub(BACKENDS[model].repo or model, None)
+        return _from_hub(model, BACKENDS[model].repo or model, None)
     if "://" in model and not model.startswith("file://"):
         return _from_storage(model, cache), None
     path = Path(model.removeprefix("file://")).expanduser()
@@ -129,13 +134,83 @@ def _locate(model: str, cache: Path) -> tuple[Path, str | None]:
     if path.exists():
         raise ValueError(f"{model!r} is a file; {POSSIBLE}")
     if match := HUB_ID.fullmatch(model):
-        return _from_hub(match["repo"], match["revision"])
+        return _from_hub(model, match["repo"], match["revision"])
     raise ValueError(f"there is no model {model!r}; {POSSIBLE}")
 
 
-def _from_hub(repo: str, revision: str | None) -> tuple[Path, str]:
-    raise NotImplementedError
+def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
+    """Resolve a hub id to a commit, then take that commit's files; without a network, what was taken before."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    asked = f"{name!r} ({repo} on huggingface.co)"
+    try:
+        known = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT)
+        names = needed(asked, [file.rfilename for file in known.siblings or ()])
+        return Path(snapshot_download(repo, revision=known.sha, allow_patterns=names)), str(known.sha)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        reason = "is not there, is private, or wants its licence accepted and HF_TOKEN set"
+        raise ValueError(f"{asked} {reason}; {POSSIBLE}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each release of the hub's client raises another HTTP library's kinds
+        try:
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        except OSError:
+            hint = "give a folder or an fsspec URL that holds the model, or fetch it once where there is a network"
+            raise OSError(f"{asked} cannot be reached ({error}) and was not fetched before; {hint}") from error
+        return folder, folder.name
 
 
 def _from_storage(url: str, cache: Path) -> Path:
-    raise NotImplementedError
+    """Copy a folder on any storage to this machine, once for each state it was ever in."""
+    import fsspec
+
+    asked = repr(_public(url))
+    if url.partition("://")[0] not in fsspec.available_protocols():
+        raise ValueError(f"{asked} has a protocol that is not known here; {POSSIBLE}")
+    try:
+        storage, root = fsspec.url_to_fs(url)
+        found = storage.find(root, detail=True)
+    except ImportError as error:
+        raise ValueError(f"{asked} wants a package that is not installed: {error}") from error
+    except Exception as error:
+        raise OSError(f"{asked} cannot be listed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    sources = {str(PurePosixPath(path).relative_to(root)): path for path in found if path != root}
+    names = needed(asked, sources)
+    state = json.dumps([url, [(name, _state(found[sources[name]])) for name in names]])
+    target = cache / f"{PurePosixPath(root).name}-{hashlib.blake2b(state.encode(), digest_size=8).hexdigest()}"
+    if not target.is_dir():
+        _copy(storage, {name: sources[name] for name in names}, target)
+    return target
+
+
+def _copy(storage: Any, sources: dict[str, str], target: Path) -> None:
+    """Make a folder of copies appear whole or not at all; a twin that is faster wins."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as partial:
+        whole = Path(partial) / "model"
+        for name, source in sources.items():
+            (whole / name).parent.mkdir(parents=True, exist_ok=True)
+            storage.get_file(source, str(whole / name))
+            if (whole / name).stat().st_size != storage.size(source):
+                raise OSError(
+                    f"{source} arrived short: {(whole / name).stat().st_size} of {storage.size(source)} bytes"
+                )
+        try:
+            whole.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+
+
+def _state(info: dict[str, Any]) -> list[str]:
+    """What changes when a stored file does, in the words of S3, Google, Azure, a server, a disk."""
+    return [
+        str(info[key]) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "created") if key in info
+    ]
+
+
+def _public(url: str) -> str:
+    """The URL without user and query, which may be secrets."""
+    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
