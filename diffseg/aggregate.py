@@ -33,10 +33,11 @@ def aggregate(
     """
     factors = coarseness(levels, grid)
     weights = [1 / k / sum(1 / other for other in factors) for k in factors]
+    finest, *others = levels
     coarser = [
-        _on_finest_keys(level, grid, k, weight) for level, k, weight in zip(levels[1:], factors[1:], weights[1:])
+        (k, _on_finest_keys(level, grid, k, weight))
+        for k, weight, level in zip(factors[1:], weights[1:], others, strict=True)
     ]
-    finest = levels[0]
     batch, n, _ = finest.shape
     h, w = grid
     out = torch.empty(batch, n, n, dtype=torch.float32, device=finest.device)
@@ -45,11 +46,11 @@ def aggregate(
         row = slice(y * w, (y + 1) * w)
         torch.sum(finest[:, row], dim=-1, dtype=torch.float32, out=sums[:, row])
         target = torch.mul(finest[:, row], (n * weights[0] / sums[:, row])[..., None], out=out[:, row])
-        for k, level in zip(factors[1:], coarser):
+        for k, level in coarser:
             target.view(batch, w // k, k, n).add_(level[:, y // k, :, None])
         if floor:
             target.clamp_(min=floor * n)
-    _refuse_what_is_no_distribution(sums, levels[1:])
+    _refuse_what_is_no_distribution(sums, others)
     return out
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from diffseg.types import Float, Int
+from diffseg.types import IGNORE, Float, Int
 
 TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of enlarged proposals held at a time
 
 
 def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tensor, "H W"]:
-    """The strongest proposal of every pixel after bilinear enlargement; one segment where there is no proposal.
+    """The strongest proposal of every pixel after bilinear enlargement; all zero where there is no proposal.
 
     Ids are places in `proposals`: those that win no pixel leave gaps.
     """
@@ -32,15 +32,28 @@ def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tens
     return labels
 
 
-def contiguous(labels: Int[Tensor, "H W"]) -> tuple[Int[Tensor, "H W"], Int[Tensor, " S"]]:
-    """Ids 0..S-1 without gaps in the same order, and the id each had before."""
-    before, after = torch.unique(labels, return_inverse=True)
-    return after, before
+def place(labels: Int[Tensor, "a b"], window: tuple[int, int, int, int], size: tuple[int, int]) -> Int[Tensor, "H W"]:
+    """Put a label map into a part (top, left, height, width) of a larger one; the rest belongs to no segment.
+
+    Nearest pixel by its centre.
+    """
+    top, left, height, width = window
+    rows = _nearest(labels.shape[0], height, labels.device)
+    columns = _nearest(labels.shape[1], width, labels.device)
+    whole = torch.full(size, IGNORE, dtype=labels.dtype, device=labels.device)
+    whole[top : top + height, left : left + width] = labels[rows[:, None], columns]
+    return whole
 
 
-def _neighbours(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, Float[Tensor, " H"]]:
+def _neighbours(
+    cells: int, pixels: int, device: torch.device
+) -> tuple[Int[Tensor, " H"], Int[Tensor, " H"], Float[Tensor, " H"]]:
     """For each pixel along an axis: the cells whose centres lie before and after it, and the share of the latter."""
     centre = (torch.arange(pixels, device=device, dtype=torch.float32) + 0.5) * (cells / pixels) - 0.5
     centre = centre.clamp(0, cells - 1)
-    before = centre.floor().long()
+    before = centre.long()
     return before, (before + 1).clamp(max=cells - 1), centre - before
+
+
+def _nearest(cells: int, pixels: int, device: torch.device) -> Int[Tensor, " H"]:
+    return (2 * torch.arange(pixels, device=device) + 1) * cells // (2 * pixels)

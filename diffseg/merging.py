@@ -20,20 +20,17 @@ SWING = 0.1  # a proposal is stable when thresholds a tenth lower and a tenth hi
 class Proposals:
     """What merging leaves of a batch.
 
-    maps: mean attention of each proposal; rows from `counts` on are padding.
+    maps: mean attention of each proposal, zeros where an image has fewer than the most.
+    counts: proposals of each image; 0 where no map was near any.
     stability: of each proposal, in [0, 1]: the cells it collects at thresholds 10 % lower as a share of those at 10 %
     higher, a cell collected through several maps counting for each.
     trace: proposals of each image after each iteration.
     """
 
     maps: Float[Tensor, "B P N"]
+    counts: tuple[int, ...]
     stability: Float[Tensor, "B P"]
     trace: tuple[tuple[int, ...], ...]
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Proposals of each image; 0 where no map was near any."""
-        return tuple(iterations[-1] for iterations in self.trace)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,8 @@ def merge(
         visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
         merged = _collect(_select(distance, visited), tau, merged)
         counts.append([len(rows) for rows in visited])
-    return Proposals(merged.maps, (merged.low / merged.high).nan_to_num(0.0), tuple(zip(*counts, strict=True)))
+    stability = (merged.low / merged.high).nan_to_num(0.0)
+    return Proposals(merged.maps, tuple(counts[-1]), stability, tuple(zip(*counts, strict=True)))
 
 
 def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:

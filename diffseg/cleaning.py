@@ -1,0 +1,61 @@
+"""Small regions of a label map go to their surroundings, until none is left.
+
+Letters: R runs, E pairs (see regions.py); a region is named by its first run.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffseg.regions import Runs, Touching, connected, touching, union
+from diffseg.types import Bool, Int
+
+HALF = 32  # bits: two numbers of pixels share a 64-bit rank, so that one maximum compares by both
+
+
+def clean(runs: Runs, min_share: float) -> Runs:
+    """Give every connected region below a share of its image to the neighbour it shares the longest border with.
+
+    Islands, holes and slivers are all such regions. What joins in one round takes the label of its largest region.
+    Every region left is large enough, or alone in its image.
+    """
+    if min_share == 0:
+        return runs
+    pairs = touching(runs)
+    least = runs.per_run([h * w * min_share for h, w in runs.sizes])
+    while True:
+        region = connected(runs.label, pairs)
+        area = torch.zeros_like(region).scatter_add_(0, region, runs.length)
+        small = area[region] < least
+        source, target = _longest_borders(region, area, small, pairs)
+        if len(source) == 0:
+            return runs
+        group = union(len(region), source, target)[region]
+        runs = replace(runs, label=runs.label[_largest(group, region, area)])
+
+
+def _longest_borders(
+    region: Int[Tensor, " R"], area: Int[Tensor, " R"], small: Bool[Tensor, " R"], pairs: Touching
+) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"]]:
+    """Small regions and for each its neighbour: the longest border, then the largest area, then the first."""
+    one, other = torch.cat([pairs.one, pairs.other]), torch.cat([pairs.other, pairs.one])
+    use = small[one] & (region[one] != region[other])
+    count = len(region)
+    keys, border_of = torch.unique(region[one[use]] * count + region[other[use]], return_inverse=True)
+    border = torch.zeros_like(keys).scatter_add_(0, border_of, pairs.border.repeat(2)[use])
+    source, target = keys // count, keys % count
+    rank = (border << HALF) + area[target]
+    best = torch.zeros_like(region).scatter_reduce_(0, source, rank, "amax")
+    chosen = torch.full_like(region, count)
+    chosen.scatter_reduce_(0, source, target.where(rank == best[source], count), "amin")
+    named = (chosen < count).nonzero().flatten()
+    return named, chosen[named]
+
+
+def _largest(group: Int[Tensor, " R"], region: Int[Tensor, " R"], area: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
+    """For each run the largest region of its group; of equals the first."""
+    count = len(group)
+    rank = (area[region] << HALF) + (count - region)
+    best = torch.zeros_like(rank).scatter_reduce_(0, group, rank, "amax")[group]
+    return count - (best & (1 << HALF) - 1)

@@ -1,0 +1,61 @@
+"""How far a segment can be trusted, from what merging computed anyway.
+
+Letters: B images, P proposals, h x w cells of the attention grid, R runs and S segments of all images.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffseg.merging import Proposals
+from diffseg.regions import Runs, Segments
+from diffseg.types import Float
+
+Box = tuple[int, int, int, int]
+
+
+def score(
+    segments: Segments, runs: Runs, proposals: Proposals, grid: tuple[int, int], windows: Sequence[Box]
+) -> Float[Tensor, " S"]:
+    """Mean margin of a segment's proposal over the runner-up, times the proposal's stability; in [0, 1].
+
+    The margin is 1 where nothing else attends to a pixel and 0 where another proposal attends as much or more. Zero
+    for the one segment of an image without proposals.
+
+    windows: where the grid lies in each label map, as (top, left, height, width).
+    """
+    margin = _sums_along_runs(margins(proposals.maps.unflatten(-1, grid)), runs, windows)
+    trusted = margin * proposals.stability[runs.image, runs.label.clamp(min=0)]
+    real = segments.of_run >= 0
+    total = trusted.new_zeros(len(segments.area)).scatter_add_(0, segments.of_run[real], trusted[real])
+    return (total / segments.area).clamp(0, 1)
+
+
+def margins(proposals: Float[Tensor, "B P h w"]) -> Float[Tensor, "B P h w"]:
+    """By how much each proposal leads the strongest other, as a share of its own attention; 0 where it does not."""
+    if proposals.shape[1] == 1:
+        return (proposals > 0).to(proposals.dtype)
+    best, runner_up = proposals.topk(2, dim=1).values.split(1, dim=1)
+    other = torch.where(proposals == best, runner_up, best)
+    return (1 - other / proposals).clamp(min=0).nan_to_num(0.0)
+
+
+def _sums_along_runs(values: Float[Tensor, "B P h w"], runs: Runs, windows: Sequence[Box]) -> Float[Tensor, " R"]:
+    """Sum over each run's pixels of what its proposal has in the cell below.
+
+    Between running totals along a grid row this is one difference a run, however many pixels it has.
+    """
+    totals = torch.nn.functional.pad(values.double().cumsum(-1), (1, 0))
+    _, _, h, w = values.shape
+    tops, lefts, heights, widths = (runs.per_run(side) for side in zip(*windows, strict=True))
+    row = ((2 * (runs.row - tops) + 1) * h // (2 * heights)).clamp(0, h - 1)
+
+    line = (runs.image, runs.label.clamp(min=0), row)
+
+    def up_to(column: Tensor) -> Tensor:
+        place = ((column - lefts).double() * w / widths).clamp(0, w)
+        cell = place.long().clamp(max=w - 1)
+        return torch.lerp(totals[*line, cell], totals[*line, cell + 1], place - cell)
+
+    return (up_to(runs.column + runs.length) - up_to(runs.column)) * widths / w

@@ -1,0 +1,268 @@
+"""DiffSeg from beginning to end: every step of the method, in the order of the paper.
+
+Images come in, label maps go out; or attention maps come in, from those who have their own model.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffseg.aggregate import aggregate
+from diffseg.capture import AttentionMaps
+from diffseg.cleaning import clean
+from diffseg.config import SegmentConfig
+from diffseg.frames import Frame, frame, to_model
+from diffseg.labels import assign, place
+from diffseg.merging import Proposals, merge
+from diffseg.quality import score
+from diffseg.refine import refine
+from diffseg.regions import Runs, Segments, connected, number, paint, runs_of, touching
+from diffseg.types import AttentionError, Float, Int, Segment, Segmentation
+
+PUBLISHED_THRESHOLDS = (1.1, 1.1, 1.1)  # for COCO-Stuff; where no model brings its own
+FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
+CPU_BATCH, GPU_BATCH = 1, 8  # images a forward pass where nobody says; a processor gains nothing from more
+
+
+class Model(Protocol):
+    """What the method asks of a diffusion model: `diffseg.backends.Backend`, or anything that attends."""
+
+    @property
+    def config(self) -> SegmentConfig:
+        """Nothing in it left open."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where attention comes from and labels are made."""
+
+    def attend(self, pixels: Float[Tensor, "B 3 H W"]) -> AttentionMaps:
+        """One forward pass; pixels in [-1, 1]."""
+
+
+class DiffSeg:
+    """Segments images with a diffusion model that was never trained to.
+
+    batch_size: images a forward pass; it changes speed and memory only.
+    """
+
+    def __init__(self, backend: Model, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.backend = backend
+        self.batch_size = batch_size or (CPU_BATCH if backend.device.type == "cpu" else GPU_BATCH)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        config: SegmentConfig | None = None,
+        *,
+        device: torch.device | str | None = None,
+        batch_size: int | None = None,
+    ) -> "DiffSeg":
+        """Load a model by short name ("sd1.5"), hub id, folder or fsspec URL.
+
+        Raises ValueError where there is no usable model of that name.
+        """
+        from diffseg.backends import Backend
+
+        return cls(Backend.load(model, config or SegmentConfig(), device=device), batch_size)
+
+    @property
+    def config(self) -> SegmentConfig:
+        """The configuration with what the model decides filled in."""
+        return self.backend.config
+
+    def segment(self, images: Sequence[Image.Image | np.ndarray]) -> list[Segmentation]:
+        """Label images of any sizes: PIL images or uint8 [H, W, 3]. Results come in the order given.
+
+        Raises ValueError for anything else, AttentionError naming the images that the model made no sense of; the
+        others can be segmented without them.
+        """
+        pixels = [as_pixels(image) for image in images]
+        frames = [frame(image.shape[:2], self.config) for image in pixels]
+        results: dict[int, Segmentation] = {}
+        refused: list[int] = []
+        for places in self._batches(frames):
+            maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in places]))
+            for inside, part in _parts(maps):
+                mine = [places[i] for i in inside]
+                try:
+                    results.update(zip(mine, label(part, [frames[i] for i in mine], self.config), strict=True))
+                except AttentionError as error:
+                    refused += [mine[i] for i in error.images]
+        if refused:
+            refused.sort()
+            raise AttentionError(f"the model's attention is no distribution for images {refused}", tuple(refused))
+        return [results[i] for i in range(len(images))]
+
+    def _batches(self, frames: Sequence[Frame]) -> Iterator[list[int]]:
+        """Places of images that can share a forward pass."""
+        of_size: dict[tuple[int, int], list[int]] = {}
+        for i, planned in enumerate(frames):
+            of_size.setdefault(planned.model, []).append(i)
+        for places in of_size.values():
+            for first in range(0, len(places), self.batch_size):
+                yield places[first : first + self.batch_size]
+
+
+@torch.inference_mode()
+def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -> list[Segmentation]:
+    """From the attention of a batch to its segments, each image in its own frame; config: resolved.
+
+    Raises AttentionError naming the images whose attention is no distribution.
+    """
+    proposals = propose(maps, config)
+    label_maps = [_in_frame(_of_image(proposals, i, maps.grid), each) for i, each in enumerate(frames)]
+    runs, segments = _regions(label_maps, config)
+    scores = score(segments, runs, proposals, maps.grid, [each.window for each in frames])
+    return _to_host(runs, segments, scores)
+
+
+@torch.inference_mode()
+def segment_attention(
+    maps: Sequence[Tensor],
+    config: SegmentConfig,
+    size: tuple[int, int],
+    *,
+    grid: tuple[int, int] | None = None,
+    return_trace: bool = False,
+) -> Tensor | tuple[Tensor, list]:
+    """The method alone, for attention from anywhere: a label map int32 [H, W] with ids 0..n-1.
+
+    maps: for each resolution the mean over heads and layers, [n, n] with rows summing to one, in any order; for a
+    batch [B, n, n], which gives [B, H, W].
+    size: height and width of the result, which the grid fills whole.
+    grid: height and width in cells of the finest level where it is not square.
+    return_trace: give the number of proposals after each iteration too.
+
+    Raises ValueError where maps do not fit each other or the grid, AttentionError (a ValueError) naming the images
+    whose rows are no distribution.
+    """
+    levels, alone = _levels(maps)
+    given = AttentionMaps(levels, grid or _square(levels[0]))
+    config = config if config.thresholds else replace(config, thresholds=PUBLISHED_THRESHOLDS)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is height and width in pixels, both at least 1, got {size}")
+    painted: list[Tensor] = []
+    trace: list[list[int]] = []
+    refused: list[int] = []
+    for inside, part in _parts(given):
+        try:
+            proposals = propose(part, config)
+        except AttentionError as error:
+            refused += [inside[i] for i in error.images]
+            continue
+        label_maps = [assign(_of_image(proposals, i, part.grid), size) for i in range(len(inside))]
+        runs, segments = _regions(label_maps, config)
+        painted += paint(runs, _ids(segments))
+        trace += [list(counts) for counts in proposals.trace]
+    if refused:
+        raise AttentionError(f"attention rows must be distributions; those of images {refused} are not", tuple(refused))
+    result = painted[0] if alone else torch.stack(painted)
+    return (result, trace[0] if alone else trace) if return_trace else result
+
+
+def propose(maps: AttentionMaps, config: SegmentConfig) -> Proposals:
+    """Aggregate, merge, and refine where asked for."""
+    attention = aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
+    proposals = merge(attention, maps.grid, config.thresholds or PUBLISHED_THRESHOLDS, config.anchors_per_side)
+    return refine(attention, proposals) if config.refine else proposals
+
+
+def as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Uint8 [H, W, 3]; ValueError for an array of another kind."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image is a PIL image or a uint8 array [H, W, 3], got {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"an image array is uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    return image
+
+
+def _parts(maps: AttentionMaps) -> Iterator[tuple[range, AttentionMaps]]:
+    """What is labelled at a time, and its places in the batch: all of it on a GPU, single images on a processor.
+
+    There one image fills the cores and the caches, and its labels are the same bits whatever the batch.
+    """
+    images = len(maps.levels[0])
+    step = 1 if maps.levels[0].device.type == "cpu" else max(1, images)
+    for first in range(0, images, step):
+        inside = range(first, min(first + step, images))
+        yield inside, replace(maps, levels=tuple(level[inside.start : inside.stop] for level in maps.levels))
+
+
+def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[Tensor, "P h w"]:
+    return proposals.maps[image, : proposals.counts[image]].unflatten(-1, grid)
+
+
+def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H W"]:
+    """Labels in the frame of the source: straight away where the model saw all of it, else by way of the crop."""
+    if frame.window == (0, 0, *frame.output) and frame.antialias:
+        return assign(proposals, frame.output)
+    return place(assign(proposals, frame.model), frame.window, frame.output)
+
+
+def _regions(label_maps: list[Int[Tensor, "_ _"]], config: SegmentConfig) -> tuple[Runs, Segments]:
+    """Segments of finished label maps; `fast` mode cleans them up first."""
+    runs = runs_of(label_maps)
+    if config.mode == "paper":
+        return runs, number(runs, runs.label)
+    runs = clean(runs, config.min_area)
+    return runs, number(runs, connected(runs.label, touching(runs)) if config.split_components else runs.label)
+
+
+def _ids(segments: Segments) -> Int[Tensor, " R"]:
+    """What to paint each run with: ids that begin at 0 in every image, the ignore id as it is."""
+    of_run = segments.of_run
+    real = of_run >= 0
+    first = segments.first[segments.image[of_run.clamp(min=0)]]
+    return (of_run - first).where(real, of_run).int()
+
+
+def _to_host(runs: Runs, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
+    """The only large transfer of a batch: painted maps, and eight numbers a segment."""
+    label_maps = [painted.cpu().numpy() for painted in paint(runs, _ids(segments))]
+    numbers = torch.stack([segments.image, segments.area, *segments.box.T], dim=-1).tolist()
+    of_image: list[list[Segment]] = [[] for _ in label_maps]
+    for (image, area, *box), value in zip(numbers, scores.tolist(), strict=True):
+        mine = of_image[image]
+        mine.append(Segment(len(mine), area, tuple(box), value))
+    return [Segmentation(painted, tuple(own), _quality(own)) for painted, own in zip(label_maps, of_image, strict=True)]
+
+
+def _quality(segments: list[Segment]) -> float:
+    """Mean score by area."""
+    return math.fsum(each.score * each.area for each in segments) / sum(each.area for each in segments)
+
+
+def _levels(maps: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], bool]:
+    """Finest first, with a batch axis; whether a single image was given."""
+    if len(maps) == 0:
+        raise ValueError("attention maps are needed for at least one level, got an empty list")
+    levels = sorted((torch.as_tensor(level) for level in maps), key=lambda level: -level.shape[-1])
+    shapes = [list(level.shape) for level in levels]
+    if {level.ndim for level in levels} not in ({2}, {3}) or any(
+        level.shape[-1] != level.shape[-2] for level in levels
+    ):
+        raise ValueError(f"maps are all [n, n] or all [B, n, n], got {shapes}")
+    if len({level.shape[-1] for level in levels}) < len(levels):
+        raise ValueError(f"one map a level is needed, the mean over its layers; got {shapes}")
+    if any((level < 0).any() for level in levels):
+        raise ValueError("attention is a probability, but some values are negative")
+    alone = levels[0].ndim == 2
+    return tuple(level[None] if alone else level for level in levels), alone
+
+
+def _square(finest: Tensor) -> tuple[int, int]:
+    side = math.isqrt(finest.shape[-1])
+    if side * side != finest.shape[-1]:
+        raise ValueError(f"{finest.shape[-1]} cells are no square: give grid=(height, width)")
+    return side, side
