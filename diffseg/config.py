@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 LABELS_VERSION = 1  # raised only when the same configuration and weights would give other labels
 
@@ -15,6 +15,7 @@ Mode = Literal["paper", "fast"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
+@runtime_checkable  # so that type checks under test can look at it
 class ModelDefaults(Protocol):
     """What a model brings for everything the user left open."""
 
