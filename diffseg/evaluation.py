@@ -1,7 +1,7 @@
 """Numbers for label maps: what each image scores, and what a data set scores with how much certainty.
 
 `matching` says which segment stands for which class, `agreement` compares partitions whatever their ids;
-here is what brings prediction and truth to one frame, asks both, and sums up.
+here is what brings prediction and truth to one view, asks both, and sums up.
 Letters: C classes, I images, H x W pixels.
 """
 
@@ -19,21 +19,21 @@ from diffseg.types import IGNORE, Int, Integer
 
 __all__ = [
     "DatasetMatching",
-    "Frame",
+    "View",
     "ImageScore",
     "Summary",
     "hungarian_match",
     "score_image",
-    "square_frame",
+    "square_view",
     "summarise",
-    "whole_frame",
+    "whole_view",
 ]
 
 MEASURES = ("covering", "ari", "boundary_f", "miou", "accuracy", "segments", "regions")
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class View:
     """The window of an image in which prediction and truth are compared, and the size they are brought to."""
 
     source: tuple[int, int]  # height, width of the image
@@ -42,7 +42,7 @@ class Frame:
     size: tuple[int, int]  # height, width it is sampled at
 
     def sample(self, label_map: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "H W"]:
-        """Read a label map of the whole image, of any resolution, at the pixels of this frame.
+        """Read a label map of the whole image, of any resolution, at the pixels of this view.
 
         Nearest with pixel centres at halves: torch's `nearest-exact` where the label map is as large as the image.
         """
@@ -57,15 +57,15 @@ class Frame:
         return np.minimum(nearest, length - 1)
 
 
-def square_frame(height: int, width: int, side: int = 512) -> Frame:
+def square_view(height: int, width: int, side: int = 512) -> View:
     """The published protocol's: the centre square, brought to side x side."""
     short = min(height, width)
-    return Frame((height, width), ((height - short) // 2, (width - short) // 2), (short, short), (side, side))
+    return View((height, width), ((height - short) // 2, (width - short) // 2), (short, short), (side, side))
 
 
-def whole_frame(height: int, width: int) -> Frame:
+def whole_view(height: int, width: int) -> View:
     """The image as it is."""
-    return Frame((height, width), (0, 0), (height, width), (height, width))
+    return View((height, width), (0, 0), (height, width), (height, width))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Matching, agreement of partitions, frames and intervals."""
+"""Matching, agreement of partitions, views and intervals."""
 
 from itertools import permutations
 from pathlib import Path
@@ -18,9 +18,9 @@ from diffseg.evaluation import (
     DatasetMatching,
     hungarian_match,
     score_image,
-    square_frame,
+    square_view,
     summarise,
-    whole_frame,
+    whole_view,
 )
 from diffseg.matching import Counts
 
@@ -281,22 +281,22 @@ def test_several_annotators_are_averaged():
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (427, 640), (1024, 2048), (333, 500), (512, 512), (97, 31)])
-def test_the_square_frame_is_nearest_exact_of_the_centre_crop(shape):
+def test_the_square_view_is_nearest_exact_of_the_centre_crop(shape):
     label_map = np.arange(shape[0] * shape[1]).reshape(shape)
     side = min(shape)
     top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
     crop = torch.from_numpy(label_map[top : top + side, left : left + side]).double()
     expected = torch.nn.functional.interpolate(crop[None, None], (512, 512), mode="nearest-exact")[0, 0].numpy()
 
-    assert np.array_equal(square_frame(*shape).sample(label_map), expected)
+    assert np.array_equal(square_view(*shape).sample(label_map), expected)
 
 
 def test_a_smaller_label_map_of_the_same_image_lands_on_the_same_pixels():
     coarse = np.random.default_rng(0).integers(0, 9, (30, 40))
     fine = np.kron(coarse, np.ones((16, 16), int))
 
-    assert np.array_equal(square_frame(480, 640).sample(coarse), square_frame(480, 640).sample(fine))
-    assert np.array_equal(whole_frame(480, 640).sample(coarse), fine)
+    assert np.array_equal(square_view(480, 640).sample(coarse), square_view(480, 640).sample(fine))
+    assert np.array_equal(whole_view(480, 640).sample(coarse), fine)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law():

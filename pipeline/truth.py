@@ -1,0 +1,186 @@
+"""The truth of a data set: per sample its key, its label maps, and its image where that lies beside them.
+
+Goes in: WebDataset shards, or a folder. Files are found and grouped here; what their values mean, and how a published
+data set names its files, is the protocol's.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from diffseg.types import Integer
+from pipeline import shards, storage
+from pipeline.errors import ConfigError
+from pipeline.protocols import Protocol
+from pipeline.reader import read_shard
+from pipeline.store import Store
+from pipeline.tars import IMAGE_EXTENSIONS
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TruthSample:
+    """One image's truth, still encoded.
+
+    key: as the data set has it. label_maps: one an annotator; empty where the sample has none.
+    image: None where it does not lie beside the label maps.
+    """
+
+    key: str
+    label_maps: tuple[bytes, ...]
+    image: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A data set. listed: the keys to measure, None for all."""
+
+    samples: Callable[[frozenset[str] | None], Iterator[TruthSample]]
+    listed: frozenset[str] | None = None
+
+    def __iter__(self) -> Iterator[TruthSample]:
+        """What is to be measured; a listed key that is nowhere comes last, without label maps."""
+        missing = set(self.listed or ())
+        for sample in self.samples(self.listed):
+            if self.listed is None or sample.key in self.listed:
+                missing.discard(sample.key)
+                yield sample
+        for key in sorted(missing):
+            yield TruthSample(key, ())
+
+
+def open_truth(source: str, protocol: Protocol, *, member: str | None = None, listed: str | None = None) -> Truth:
+    """Open a data set; nothing but names is read yet.
+
+    source: shards (tars, globs, braces, a text file of them) or a folder. member: the extension that holds the label
+    map, where a sample has several PNGs and one counts. listed: a text file with the keys to measure, one a line.
+    Raises ConfigError where nothing is found, or the list that belongs to a published folder is missing.
+    """
+    keys = None if listed is None else _read_list(listed)
+    if not _names_shards(source):
+        return _open_folder(Store(source), protocol, member, keys)
+    pinned = shards.pin([source])
+
+    def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
+        for raw in (raw for shard in pinned for raw in read_shard(shard)):
+            key = protocol.key_of(raw.key)
+            if wanted is None or key in wanted:
+                yield _sample(key, raw.members, member, lambda data: data)
+
+    return Truth(samples, keys)
+
+
+def decode_truth(data: bytes, protocol: Protocol) -> Integer[np.ndarray, "H W"]:
+    """A true label map as classes or regions, IGNORE where the protocol does not look.
+
+    Raises ValueError for bytes that are no image of one channel.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP", "GIF")) as image:
+            if len(image.getbands()) != 1 or image.mode == "F":
+                raise ValueError(f"a label map has one channel of whole numbers, this one is {image.mode}")
+            return protocol.truth_of(np.asarray(image).astype(np.int64))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"an unreadable label map: {error}") from error
+
+
+def _names_shards(source: str) -> bool:
+    name = storage.redact(source).lower()
+    return name.endswith((*shards.SHARD_SUFFIXES, *shards.LIST_SUFFIXES)) or any(c in name for c in "*{[")
+
+
+def _sample(key: str, members: Mapping[str, T], member: str | None, read: Callable[[T], bytes]) -> TruthSample:
+    """The image is the one that would be labelled; every other PNG is a label map, and so is a lone one."""
+    photo = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
+    pngs = [extension for extension in members if extension.endswith("png") and extension != photo]
+    if photo == "png" and not pngs:
+        photo, pngs = None, ["png"]
+    chosen = sorted((extension for extension in pngs if member in (None, extension)), key=_natural)
+    maps = tuple(read(members[extension]) for extension in chosen)
+    return TruthSample(key, maps, None if photo is None else read(members[photo]))
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """seg2 before seg10."""
+    return [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: frozenset[str] | None) -> Truth:
+    names = [name for name, _ in store.list("")]
+    files = _group(names) if protocol.label_file is None else _find(names, protocol)
+    if not files:
+        raise ConfigError(f"{store}: {_what_is_wrong(names, protocol)}")
+    if keys is None and protocol.listed:
+        own = next((name for name in names if PurePosixPath(name).name == protocol.listed), None)
+        if own is None:
+            raise ConfigError(
+                f"{store}: {protocol.name} is measured on the images of {protocol.listed}; put that file "
+                "anywhere below this folder, or name it with --list"
+            )
+        keys = _keys_in(store.get(own))
+
+    def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
+        for key, members in files.items():
+            if wanted is None or key in wanted:
+                yield _sample(key, members, member, store.get)
+
+    return Truth(samples, keys)
+
+
+def _group(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Files by key and extension, by WebDataset's rule applied to the last part of their paths.
+
+    So `images/7.jpg` and `labels/7.png` are one sample. Raises ConfigError where two files claim one place.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        key, _, extension = PurePosixPath(name).name.partition(".")
+        members = found.setdefault(key, {})
+        if extension.lower() in members:
+            raise ConfigError(
+                f"{members[extension.lower()]} and {name} are both '{key}.{extension}': name label maps KEY.seg.png"
+            )
+        members[extension.lower()] = name
+    return {key: members for key, members in found.items() if any(e.endswith("png") for e in members)}
+
+
+def _find(names: Iterable[str], protocol: Protocol) -> dict[str, dict[str, str]]:
+    """Files by key, in a published data set's own layout."""
+    found: dict[str, dict[str, str]] = {}
+    for extension, pattern in (("seg.png", protocol.label_file), ("jpg", protocol.image_file)):
+        for name in names:
+            if pattern and (match := re.search(pattern, name)):
+                found.setdefault(match.group(1), {})[extension] = name
+    return {key: members for key, members in found.items() if "seg.png" in members}
+
+
+def _what_is_wrong(names: list[str], protocol: Protocol) -> str:
+    if not names:
+        return "no such folder, or nothing in it"
+    if any(name.endswith(shards.SHARD_SUFFIXES) for name in names):
+        return "a folder of shards; name them, for example FOLDER/*.tar"
+    wanted = protocol.label_file or "KEY.png or KEY.seg0.png"
+    return f"no label maps of {protocol.name} among {len(names)} files such as {names[0]}; wanted are {wanted}"
+
+
+def _read_list(url: str) -> frozenset[str]:
+    try:
+        entry = storage.stat(url)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{storage.redact(url)}: no such list of keys") from error
+    with storage.open_ranged(entry.url, entry.size) as stream:
+        keys = _keys_in(stream.read())
+    if not keys:
+        raise ConfigError(f"{storage.redact(url)}: an empty list of keys")
+    return keys
+
+
+def _keys_in(text: bytes) -> frozenset[str]:
+    return frozenset(line.strip() for line in text.decode().splitlines() if line.strip())
