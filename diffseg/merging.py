@@ -4,6 +4,7 @@ Letters: B images, A anchors, P proposals (padded with zeros to the most any ima
 N cells of the grid. Maps are densities, N times the probability (see aggregate.py).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,7 @@ def merge(
     for tau in others:
         distance = _own_is_zero(symmetric_kl(merged.maps, merged.maps), range(merged.maps.shape[1]))
         visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
-        merged = _collect(_select(distance, visited), tau, merged)
+        merged = _collect(_select(distance, visited, padding=math.inf), tau, merged)
         counts.append([len(rows) for rows in visited])
     stability = (merged.low / merged.high).nan_to_num(0.0)
     return Proposals(merged.maps, tuple(counts[-1]), stability, tuple(zip(*counts, strict=True)))
@@ -137,13 +138,17 @@ def _own_is_zero(distance: Float[Tensor, "B P Q"], columns: range | list[int]) -
     return distance
 
 
-def _select(values: Float[Tensor, "B P ..."], rows: list[Int[np.ndarray, " R"]]) -> Float[Tensor, "B R ..."]:
-    """The named rows of each image, padded with zeros to the longest."""
-    longest = max(1, *(len(image) for image in rows)) if rows else 1
+def _select(
+    values: Float[Tensor, "B P ..."], rows: list[Int[np.ndarray, " _"]], padding: float = 0.0
+) -> Float[Tensor, "B _ ..."]:
+    """The named rows of each image, filled up to the longest image and to one row at least."""
     if all(len(image) == values.shape[1] for image in rows):
         return values
-    index = torch.tensor([[*image, *[0] * (longest - len(image))] for image in rows], device=values.device)
-    real = torch.tensor([[i < len(image) for i in range(longest)] for image in rows], device=values.device)
-    shape = (*index.shape, *[1] * (values.ndim - 2))
-    picked = values.gather(1, index.view(shape).expand(*index.shape, *values.shape[2:]))
-    return picked.where(real.view(shape), 0.0)
+    longest = max([1, *(len(image) for image in rows)])
+    index = np.zeros((len(rows), longest), dtype=np.int64)
+    real = np.zeros((len(rows), longest, *[1] * (values.ndim - 2)), dtype=bool)
+    for image, kept in enumerate(rows):
+        index[image, : len(kept)], real[image, : len(kept)] = kept, True
+    images = torch.arange(len(rows), device=values.device)[:, None]
+    picked = values[images, torch.from_numpy(index).to(values.device)]
+    return picked.masked_fill_(torch.from_numpy(~real).to(values.device), padding)

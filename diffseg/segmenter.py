@@ -6,7 +6,7 @@ Images come in, label maps go out; or attention maps come in, from those who hav
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infini
 CPU_BATCH, GPU_BATCH = 1, 8  # images a forward pass where nobody says; a processor gains nothing from more
 
 
+@runtime_checkable
 class Model(Protocol):
     """What the method asks of a diffusion model: `diffseg.backends.Backend`, or anything that attends."""
 
