@@ -88,7 +88,7 @@ class Backend:
             self.unet(latents, self.config.timestep, **self.conditions(pixels))
         return store.maps((latents.shape[2], latents.shape[3]))
 
-    def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
+    def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """The mean of the encoder's posterior, scaled as the UNet expects; no noise is added."""
         encoder: Any = self.encoder
         posterior = encoder.encode(pixels.to(self.device, encoder.dtype)).latent_dist

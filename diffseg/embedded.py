@@ -1,0 +1,22 @@
+"""The embedded model: its shapes, and what it brings for every setting a user leaves open."""
+
+from dataclasses import replace
+from typing import Any
+
+from diffseg.checkpoints import TINY, Layout
+from diffseg.encoder import AUTOENCODER
+
+LAYOUT: Layout = replace(
+    TINY,
+    unet={
+        **TINY.unet,
+        "sample_size": 32,
+        "in_channels": AUTOENCODER["latent_channels"],
+        "out_channels": AUTOENCODER["latent_channels"],
+        "block_out_channels": [32, 64, 96, 128],
+        "attention_head_dim": [1, 2, 3, 4],  # heads of 32 channels
+        "norm_num_groups": 8,  # with the usual 32, a group of one channel would forget how strong contrasts are
+    },
+    vae={"_class_name": "AutoencoderKL", **AUTOENCODER},
+)
+DEFAULTS: dict[str, Any] = {"thresholds": [0.35, 0.35, 0.35], "timestep": 50, "image_size": 256, "dtype": "float32"}

@@ -1,0 +1,286 @@
+"""Generated scenes with pixel-exact truth, for tests, benchmarks and training the embedded model.
+
+Goes in: a seed. Comes out: a picture uint8 [H, W, 3] and its label map int32 [H, W], ids contiguous from 0.
+A scene is a partition (warped cells, bands, straight cuts, or one background) with objects over it (blobs, boxes,
+bodies with limbs, poles), each segment a material of its own, lit, blurred and noisy as photographs are. Procedural
+through and through: nobody's picture is in it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from diffseg.textures import Random, Size, colour, near, spectral_noise, surface
+from diffseg.types import Bool, Float, Int, Int32, UInt8
+
+KINDS = ("cells", "bands", "cuts", "objects", "bodies")
+MIN_SHARE = 0.004  # of the picture: smaller segments are left to what they lie on
+BENCHMARK = 20261122  # seed space of the reporting scenes; training draws from others. Frozen: figures depend on it
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture and the truth about it."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    truth: Int32[np.ndarray, "H W"]
+
+
+def benchmark(count: int = 200, size: int = 256) -> Iterator[Scene]:
+    """The reporting scenes: every kind in turn, always the same ones, never trained or tuned on."""
+    for index in range(count):
+        yield draw_scene(np.random.default_rng([BENCHMARK, index]), (size, size), KINDS[index % len(KINDS)])
+
+
+def draw_scene(random: Random, size: Size, kind: str | None = None) -> Scene:
+    """One scene with at least two segments. kind: one of KINDS; drawn too where None."""
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    while True:
+        scene = _attempt(random, size, kind or str(random.choice(KINDS)))
+        if scene.truth.max() > 0:
+            return scene
+
+
+def _attempt(random: Random, size: Size, kind: str) -> Scene:
+    canvas = _Canvas(random, size, PARTITIONS[kind](random, size))
+    least, most = {"objects": (1, 6), "bodies": (1, 4)}.get(kind, (0, 3))
+    shapes = (body, body, pole) if kind == "bodies" else (blob, blob, box, pole, body)
+    for _ in range(int(random.integers(least, most + 1))):
+        canvas.add(shapes[random.integers(len(shapes))](random, size))
+    return canvas.develop()
+
+
+class _Canvas:
+    """A picture being painted from back to front."""
+
+    def __init__(self, random: Random, size: Size, partition: Int[np.ndarray, "H W"]) -> None:
+        self.random, self.size = random, size
+        self.truth = partition.astype(np.int32)
+        self.count = 0
+        self.bases: list[np.ndarray] = []
+        self.image = np.zeros((*size, 3), np.float32)
+        softness = random.uniform(0.5, 1.5)
+        for segment in range(int(partition.max()) + 1):
+            self._lay(partition == segment, softness, replace=segment == 0)
+        if random.random() < 0.25:  # a background out of focus
+            self.image = ndimage.gaussian_filter(self.image, (random.uniform(1, 4),) * 2 + (0,))
+
+    def _material(self, size: Size, relief: float) -> Float[np.ndarray, "H W 3"]:
+        """A new surface, one time in four in a colour like one that is there already."""
+        base = colour(self.random)
+        if self.bases and self.random.random() < 0.25:
+            base = near(self.random, self.bases[self.random.integers(len(self.bases))], 0.25)
+        self.bases.append(base)
+        return surface(self.random, size, base) * _lighting(self.random, size, relief)
+
+    def _lay(self, mask: Bool[np.ndarray, "H W"], softness: float, replace: bool = False, bulge: bool = False) -> None:
+        """Paint a new material where a mask is, with a soft edge; only the mask's surroundings are computed."""
+        where = (slice(None), slice(None)) if replace else _surroundings(mask)
+        part = mask[where]
+        paint = self._material(part.shape, 0.2)
+        if bulge:
+            paint = paint * _roundness(self.random, part)
+        cover = 1.0 if replace else ndimage.gaussian_filter(part.astype(np.float32), softness)[..., None]
+        self.image[where] += cover * (paint - self.image[where])
+        self.truth[mask] = self.count
+        self.count += 1
+
+    def add(self, mask: Bool[np.ndarray, "H W"]) -> None:
+        """Lay an object over the picture, rounded by light, now and then with its shadow."""
+        if mask.mean() < MIN_SHARE:
+            return
+        if self.random.random() < 0.3:
+            self._cast_shadow(mask)
+        self._lay(mask, self.random.uniform(0.4, 1.3), bulge=True)
+
+    def _cast_shadow(self, mask: Bool[np.ndarray, "H W"]) -> None:
+        shift = self.random.normal(0, 0.05 * min(self.size), 2)
+        shadow = ndimage.gaussian_filter(np.roll(mask, shift.astype(int), (0, 1)).astype(np.float32), 5)
+        self.image *= 1 - (self.random.uniform(0.2, 0.6) * shadow)[..., None]
+
+    def develop(self) -> Scene:
+        """What the camera makes of it: light over all, tone, sensor noise, JPEG."""
+        random = self.random
+        image = self.image * _lighting(random, self.size, 0.2) * _vignette(random, self.size)
+        curve = 255 * np.linspace(0, 1, 1025) ** random.uniform(0.75, 1.4)
+        image = curve.astype(np.float32)[(image * (1024 / 255)).clip(0, 1024).astype(np.int16)]
+        image = image + random.standard_normal(image.shape, dtype=np.float32) * random.choice([0, 1, 3, 7])
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        if random.random() < 0.5:
+            pixels = _compress(pixels, int(random.integers(55, 95)))
+        return Scene(pixels, _contiguous(self.truth))
+
+
+def _surroundings(mask: Bool[np.ndarray, "H W"], margin: int = 6) -> tuple[slice, slice]:
+    """The smallest window with all of a mask in it, and a little more."""
+    ranges = []
+    for axis in (1, 0):
+        places = np.flatnonzero(mask.any(axis))
+        ranges.append(slice(max(0, places[0] - margin), places[-1] + 1 + margin))
+    return ranges[0], ranges[1]
+
+
+def _lighting(random: Random, size: Size, amount: float) -> Float[np.ndarray, "H W 1"]:
+    """Slow changes of brightness: a ramp and a soft cloud."""
+    ramp = np.linspace(-1, 1, 4) * random.normal(0, 0.7, (2, 1))
+    coarse = (ramp[0] + ramp[1][:, None] + 0.5 * random.standard_normal((4, 4))).astype(np.float32)
+    smooth = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.exp(amount * random.random() * np.asarray(smooth))[..., None]
+
+
+def _vignette(random: Random, size: Size) -> Float[np.ndarray, "H W 1"]:
+    y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j].astype(np.float32)
+    return (1 - random.choice([0.0, 0.0, 0.3]) * random.random() * (x * x + y * y) / 2)[..., None]
+
+
+def _roundness(random: Random, mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 1"]:
+    """Shading of a body that bulges towards the viewer, lit from one side."""
+    height = ndimage.gaussian_filter(mask.astype(np.float32), 0.15 * np.sqrt(mask.sum()) + 1)
+    slope_y, slope_x = np.gradient(height * np.sqrt(mask.sum()) * 0.5)
+    angle = random.uniform(0, 2 * np.pi)
+    light = slope_x * np.cos(angle) + slope_y * np.sin(angle)
+    return np.exp(np.clip(random.uniform(0, 1.5) * light, -0.8, 0.8))[..., None].astype(np.float32)
+
+
+def _compress(pixels: UInt8[np.ndarray, "H W 3"], quality: int) -> Int[np.ndarray, "H W 3"]:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def _contiguous(truth: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
+    """Ids from 0 without gaps; crumbs (what occlusion left of a segment) go to the segment nearest to them."""
+    areas = np.bincount(truth.ravel())
+    crumbs = (areas < MIN_SHARE * truth.size)[truth]
+    if crumbs.any():
+        nearest = ndimage.distance_transform_edt(crumbs, return_distances=False, return_indices=True)
+        truth = truth[tuple(nearest)]
+    ids = np.cumsum(np.bincount(truth.ravel()) > 0) - 1
+    return ids[truth].astype(np.int32)
+
+
+def _warped_grid(random: Random, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel coordinates (y, x), bent smoothly."""
+    strength = random.choice([0.0, 3.0, 8.0, 16.0])
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    return tuple(axis + strength * spectral_noise(random, size, random.uniform(1.6, 2.2)) for axis in (y, x))
+
+
+def cells(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
+    """Two to seven cells around random points, with bent borders."""
+    y, x = _warped_grid(random, size)
+    points = random.random((int(random.integers(2, 8)), 2)) * size
+    return np.argmin([(y - row) ** 2 + (x - column) ** 2 for row, column in points], axis=0)
+
+
+def bands(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
+    """Sky, hills, water, shore: two to four layers, mostly level."""
+    y, x = _warped_grid(random, size)
+    angle = random.choice([0.0, 0.0, random.normal(0, 0.2), random.uniform(0, np.pi)])
+    height = y * np.cos(angle) + x * np.sin(angle)
+    borders = np.sort(random.uniform(0.1, 0.9, int(random.integers(1, 4))))
+    return np.digitize(height, np.quantile(height, borders))
+
+
+def cuts(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
+    """Walls, floors, facades: straight cuts, each through the largest part left."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    parts = np.zeros(size, int)
+    for new in range(1, int(random.integers(2, 6))):
+        inside = parts == np.bincount(parts.ravel()).argmax()
+        angle = random.choice([0.0, np.pi / 2]) + random.normal(0, 0.15)
+        distance = y * np.cos(angle) + x * np.sin(angle)
+        parts[inside & (distance > np.quantile(distance[inside], random.uniform(0.25, 0.75)))] = new
+    return parts
+
+
+def plain(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
+    """A background of one piece, or of two."""
+    return np.zeros(size, int) if random.random() < 0.6 else bands(random, size).clip(0, 1)
+
+
+PARTITIONS = {"cells": cells, "bands": bands, "cuts": cuts, "objects": plain, "bodies": plain}
+
+
+def _fill(size: Size, *polygons: np.ndarray) -> Bool[np.ndarray, "H W"]:
+    """The union of polygons given as [corners, 2] of (x, y)."""
+    image = Image.new("1", size[::-1])
+    draw = ImageDraw.Draw(image)
+    for polygon in polygons:
+        draw.polygon(polygon.ravel().tolist(), fill=1)
+    return np.array(image)
+
+
+def _place(random: Random, size: Size, smallest: float, largest: float) -> tuple[np.ndarray, float]:
+    """A centre (x, y) and a radius in pixels, between two shares of the shorter side."""
+    centre = random.uniform(0.08, 0.92, 2) * (size[1], size[0])
+    return centre, min(size) * float(np.exp(random.uniform(np.log(smallest), np.log(largest))))
+
+
+def _outline(random: Random, centre: np.ndarray, axes: tuple[float, float], rough: float) -> np.ndarray:
+    """A closed curve about an ellipse, wobbling by `rough` of its radius."""
+    turn = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    waves = np.arange(2, 9)
+    amplitude, phase = random.normal(0, rough / waves), random.uniform(0, 2 * np.pi, len(waves))
+    radius = np.exp((amplitude * np.cos(turn[:, None] * waves + phase)).sum(1))
+    tilt = random.uniform(0, np.pi)
+    u, v = axes[0] * radius * np.cos(turn), axes[1] * radius * np.sin(turn)
+    return centre + np.stack([u * np.cos(tilt) - v * np.sin(tilt), u * np.sin(tilt) + v * np.cos(tilt)], 1)
+
+
+def blob(random: Random, size: Size) -> Bool[np.ndarray, "H W"]:
+    """A stone, a fruit, a bush."""
+    centre, radius = _place(random, size, 0.07, 0.35)
+    return _fill(
+        size, _outline(random, centre, (radius, radius * random.uniform(0.4, 1)), random.choice([0.05, 0.2, 0.6]))
+    )
+
+
+def box(random: Random, size: Size) -> Bool[np.ndarray, "H W"]:
+    """A house, a sign, a table: four corners, seldom square."""
+    centre, radius = _place(random, size, 0.08, 0.35)
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (radius, radius * random.uniform(0.3, 1.5))
+    corners = corners + random.normal(0, 0.12 * radius, (4, 2))
+    tilt = random.choice([0.0, random.uniform(0, np.pi)])
+    return _fill(size, centre + corners @ np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]]))
+
+
+def limb(start: np.ndarray, end: np.ndarray, thick: float, thin: float) -> np.ndarray:
+    """A tapering stick from one point to another, widths in pixels."""
+    along = end - start
+    across = np.array([-along[1], along[0]]) / (np.linalg.norm(along) + 1e-6)
+    return np.stack(
+        [start + across * thick / 2, end + across * thin / 2, end - across * thin / 2, start - across * thick / 2]
+    )
+
+
+def pole(random: Random, size: Size) -> Bool[np.ndarray, "H W"]:
+    """A trunk, a mast, a rail: long and thin, mostly upright."""
+    centre, length = _place(random, size, 0.3, 1.0)
+    angle = random.choice([np.pi / 2, random.uniform(0, np.pi)]) + random.normal(0, 0.1)
+    half = length * np.array([np.cos(angle), np.sin(angle)]) / 2
+    thick = min(size) * np.exp(random.uniform(np.log(0.02), np.log(0.1)))
+    return _fill(size, limb(centre - half, centre + half, thick, thick * random.uniform(0.5, 1)))
+
+
+def body(random: Random, size: Size) -> Bool[np.ndarray, "H W"]:
+    """An animal or a person as a cut-out has it: trunk, head, legs, perhaps a tail."""
+    centre, radius = _place(random, size, 0.1, 0.28)
+    slim = random.uniform(0.35, 0.8)
+    trunk = _outline(random, centre, (radius, radius * slim), 0.15)
+    heading = random.uniform(0, 2 * np.pi)
+    head_at = centre + radius * random.uniform(1.0, 1.5) * np.array([np.cos(heading), np.sin(heading)])
+    head = _outline(random, head_at, (radius * random.uniform(0.25, 0.5),) * 2, 0.2)
+    parts = [trunk, head, limb(centre, head_at, radius * 0.6, radius * 0.35)]
+    for _ in range(int(random.integers(1, 6))):
+        start = centre + random.uniform(-0.7, 0.7, 2) * radius * (1, slim)
+        reach = radius * random.uniform(0.8, 1.8)
+        angle = random.normal(np.pi / 2, 0.5)
+        thick = radius * random.uniform(0.12, 0.4)
+        parts.append(limb(start, start + reach * np.array([np.cos(angle), np.sin(angle)]), thick, thick * 0.6))
+    return _fill(size, *parts)
