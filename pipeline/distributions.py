@@ -1,0 +1,113 @@
+"""How a run is distributed: segments an image, areas of segments, quality. Rows pass through; only counts are kept."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.records import OK
+
+_AREA_EDGES = tuple(10.0 ** (power / 3 - 4) for power in range(13))  # 0.01 % to all of the image, three bins a decade
+_QUALITY_EDGES = tuple(step / 20 for step in range(21))
+_SEGMENT_BINS = 30  # at most; wider bins beyond as many segments
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts between edges.
+
+    ticks: the edges as people read them, `every` so many written under the axis. filter: what a bin can narrow down.
+    """
+
+    title: str
+    note: str
+    edges: tuple[float, ...]
+    ticks: tuple[str, ...]
+    counts: tuple[int, ...]
+    every: int = 1
+    filter: str | None = None
+
+
+class Distributions:
+    """Counts rows as they come, in memory that does not grow with them."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self._segments: Counter[int] = Counter()
+        self._areas = np.zeros(len(_AREA_EDGES) - 1, np.int64)
+        self._quality = np.zeros(len(_QUALITY_EDGES) - 1, np.int64)
+        self._quality_sum = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A row with status, quality and segments, a list of {area, ...}."""
+        self.statuses[row["status"]] += 1
+        if row["status"] != OK:
+            return
+        areas = np.array([segment["area"] for segment in row["segments"] or ()], np.float64)
+        self._segments[len(areas)] += 1
+        shares = areas / max(1.0, areas.sum())
+        self._areas += np.histogram(shares.clip(_AREA_EDGES[0], _AREA_EDGES[-1]), _AREA_EDGES)[0]
+        if row["quality"] is not None:
+            self._quality += np.histogram([row["quality"]], _QUALITY_EDGES)[0]
+            self._quality_sum += row["quality"]
+
+    @property
+    def samples(self) -> int:
+        """Rows so far."""
+        return self.statuses.total()
+
+    @property
+    def mean_segments(self) -> float | None:
+        """Segments an image; None before the first."""
+        images = self._segments.total()
+        return sum(count * images for count, images in self._segments.items()) / images if images else None
+
+    @property
+    def mean_quality(self) -> float | None:
+        """None before the first image with a quality."""
+        images = int(self._quality.sum())
+        return self._quality_sum / images if images else None
+
+    def by_status(self) -> tuple[tuple[str, int], ...]:
+        """Samples by status, ok first, then the commonest reasons."""
+        return tuple(sorted(self.statuses.items(), key=lambda pair: (pair[0] != OK, -pair[1], pair[0])))
+
+    def histograms(self) -> tuple[Histogram, ...]:
+        """Quality, segments an image, areas."""
+        return (
+            Histogram(
+                "Quality",
+                _mean("mean", self.mean_quality, 3),
+                _QUALITY_EDGES,
+                tuple(f"{edge:g}" for edge in _QUALITY_EDGES),
+                tuple(self._quality.tolist()),
+                every=4,
+                filter="quality",
+            ),
+            self._segment_histogram(),
+            Histogram(
+                "Areas of segments",
+                "share of the labelled pixels, logarithmic",
+                _AREA_EDGES,
+                tuple(f"{float(f'{100 * edge:.2g}'):g} %" for edge in _AREA_EDGES),
+                tuple(self._areas.tolist()),
+                every=3,
+            ),
+        )
+
+    def _segment_histogram(self) -> Histogram:
+        most = max(self._segments, default=0)
+        width = -(-(most + 1) // _SEGMENT_BINS)
+        counts = [0] * (most // width + 1)
+        for segments, images in self._segments.items():
+            counts[segments // width] += images
+        edges = tuple(range(0, (len(counts) + 1) * width, width))
+        note = _mean("mean", self.mean_segments, 1)
+        every = -(-len(edges) // 8)
+        return Histogram("Segments an image", note, edges, tuple(map(str, edges)), tuple(counts), every, "segments")
+
+
+def _mean(name: str, value: float | None, digits: int) -> str:
+    return "no labelled image" if value is None else f"{name} {value:.{digits}f}"

@@ -1,0 +1,175 @@
+"""One HTML file for people: label maps over their photos, offline, in any browser.
+
+Goes in: items, one after the other, in any number; their pictures pass through and are not kept. Comes out: a stream.
+The page's parts lie in `page/`. Nothing in it is loaded from anywhere: its content security policy names the hashes of
+its own script and style and refuses the rest. Knows no run and no storage.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from string import Template
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from diffseg.draw import palette, resize_labels
+from diffseg.types import IGNORE, Integer, Segment, UInt8
+from pipeline.distributions import Histogram
+
+PICTURE_SIDE = 512  # pixels, the longer side: 2,000 samples stay near 100 MB
+JPEG_QUALITY = 80
+
+_SCRIPTS = ("paint.js", "statistics.js", "sample.js", "gallery.js")
+_HEAD = 'const $ = (id) => document.getElementById(id);\nconst index = JSON.parse($("index").textContent);\n'
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryMap:
+    """One labelling of a photo. label_map: at any size, of the photo's shape. caption: what tells it from others."""
+
+    label_map: Integer[np.ndarray, "H W"]
+    segments: tuple[Segment, ...]
+    quality: float | None
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryItem:
+    """A sample to show. maps: several are shown side by side, none is a sample without labels."""
+
+    key: str
+    shard: str
+    index: int
+    status: str
+    error: str | None = None
+    image: UInt8[np.ndarray, "H W 3"] | None = None
+    maps: tuple[GalleryMap, ...] = ()
+    random: bool = False  # drawn at random from the run: what the page "random" shows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryPage:
+    """What is said beside the pictures. statuses and histograms: of the whole run, which may be larger."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...] = ()
+    statuses: tuple[tuple[str, int], ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+
+
+def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage) -> int:
+    """Write the page; how many items it shows."""
+    shell = _part("gallery.html")
+    before, _, after = shell.partition("$items\n")
+    style = _part("gallery.css")
+    script = "(() => {\n'use strict';\n" + _HEAD + "\n".join(map(_part, _SCRIPTS)) + "})();\n"
+    policy = (
+        f"default-src 'none'; img-src data: blob:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    title = html.escape(page.title)
+    out.write(Template(before).substitute(title=title, policy=policy, style=style).encode())
+    index = []
+    for number, item in enumerate(items):
+        picture = _picture(item.image) if item.image is not None else None
+        out.write(
+            f'<script id="item-{number}" type="application/json">{_json(_block(item, picture))}</script>\n'.encode()
+        )
+        index.append(_entry(item))
+    out.write(Template(after).substitute(index=_json(_index(page, index)), script=script).encode())
+    return len(index)
+
+
+def _part(name: str) -> str:
+    return (files("pipeline") / "page" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in, whatever strings it holds."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "palette": palette().tolist(),
+        "facts": page.facts,
+        "statuses": page.statuses,
+        "histograms": [asdict(histogram) for histogram in page.histograms],
+        "items": items,
+    }
+
+
+def _entry(item: GalleryItem) -> dict[str, Any]:
+    """What sorting and filtering need: small, because all of it is read when the page opens."""
+    return {
+        "key": item.key,
+        "shard": item.shard,
+        "index": item.index,
+        "status": item.status,
+        "error": item.error,
+        "size": item.image.shape[1::-1] if item.image is not None else None,
+        "random": item.random,
+        "maps": [{"caption": one.caption, "quality": one.quality, "count": len(one.segments)} for one in item.maps],
+    }
+
+
+def _block(item: GalleryItem, picture: Image.Image | None) -> dict[str, Any]:
+    """What drawing needs: read only when the item comes near the screen."""
+    return {
+        "image": _jpeg(picture) if picture is not None else None,
+        "maps": [_map(one, picture.size[::-1] if picture is not None else None) for one in item.maps],
+    }
+
+
+def _picture(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
+    picture = Image.fromarray(image)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _map(one: GalleryMap, size: tuple[int, int] | None) -> dict[str, Any]:
+    labels = one.label_map if size is None else resize_labels(one.label_map, size)
+    bits, data = pack_labels(labels)
+    return {
+        "bits": bits,
+        "width": labels.shape[1],
+        "height": labels.shape[0],
+        "area": one.label_map.size,
+        "data": base64.b64encode(data).decode(),
+        "segments": [
+            {"id": segment.id, "area": segment.area, "score": round(segment.score, 4), "category": segment.category}
+            for segment in one.segments
+        ],
+    }
+
+
+def pack_labels(labels: Integer[np.ndarray, "H W"]) -> tuple[int, bytes]:
+    """Ids for the browser: (bits an id, deflated differences of each row to the one above, little endian).
+
+    No PNG: browsers that guard against fingerprinting add noise to pixels a script reads back from a canvas.
+    IGNORE becomes the largest value of its width.
+    """
+    bits = 8 if labels.max(initial=0) < 255 else 16
+    ids = np.where(labels == IGNORE, (1 << bits) - 1, labels).astype("<u1" if bits == 8 else "<u2")
+    ids[1:] -= ids[:-1].copy()
+    return bits, zlib.compress(ids.tobytes(), 6)

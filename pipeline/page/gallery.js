@@ -1,0 +1,244 @@
+// The grid: pages, filters, sorting; pictures are drawn when they come near the screen and dropped when they leave it.
+
+const CHUNK = 60; // cards added at a time
+const DRAWING = 3; // pictures decoded at once: more only makes the first ones late
+const PAGES = { all: "order", worst: "quality-up", best: "quality-down", random: "random", failures: null, statistics: null };
+
+const items = index.items.map((item, number) => ({ ...item, number, luck: (Math.imul(number + 1, 2654435761) >>> 0) / 2 ** 32 }));
+const failures = items.filter((item) => item.status !== "ok");
+const sampled = items.filter((item) => item.random);
+const state = { page: "all" };
+const look = { tint: 0.5, outline: true };
+const quality = (item) => item.maps[0]?.quality ?? null;
+const segments = (item) => item.maps[0]?.count ?? null;
+let visible = [];
+
+const orders = {
+  order: (one, other) => one.number - other.number,
+  key: (one, other) => one.key.localeCompare(other.key, "en", { numeric: true }),
+  random: (one, other) => one.luck - other.luck,
+  "quality-up": by(quality, 1),
+  "quality-down": by(quality, -1),
+  "segments-up": by(segments, 1),
+  "segments-down": by(segments, -1),
+};
+
+// Samples without the value come last, whichever way the rest is sorted.
+function by(value, sign) {
+  return (one, other) => {
+    const [a, b] = [value(one), value(other)];
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (a - b);
+  };
+}
+
+const limit = (id, otherwise) => ($(id).value === "" ? otherwise : Number($(id).value));
+
+function wanted() {
+  const text = $("search").value.trim().toLowerCase();
+  const status = $("status").value;
+  const range = { quality: [limit("quality-min", -Infinity), limit("quality-max", Infinity)], segments: [limit("segments-min", -Infinity), limit("segments-max", Infinity)] };
+  const open = ([low, high]) => low === -Infinity && high === Infinity;
+  const inside = (value, [low, high]) => open([low, high]) || (value !== null && value >= low && value <= high);
+  return (item) =>
+    (!text || item.key.toLowerCase().includes(text)) && (!status || item.status === status) &&
+    inside(quality(item), range.quality) && inside(segments(item), range.segments);
+}
+
+function refresh() {
+  const pictures = PAGES[state.page] !== null;
+  for (const id of ["grid", "more", "filters"]) $(id).hidden = !pictures;
+  $("failures").hidden = state.page !== "failures";
+  $("statistics").hidden = state.page !== "statistics";
+  for (const button of $("pages").children) button.toggleAttribute("aria-current", button.dataset.page === state.page);
+  const pool = state.page === "random" && sampled.length ? sampled : items;
+  const ranked = state.page === "worst" || state.page === "best" ? pool.filter((item) => quality(item) !== null) : pool;
+  visible = pictures ? ranked.filter(wanted()).sort(orders[$("sort").value]) : [];
+  $("count").textContent = `${whole.format(visible.length)} of ${whole.format(ranked.length)}`;
+  $("empty").hidden = !pictures || visible.length > 0;
+  watcher.disconnect();
+  waiting.length = 0;
+  $("grid").replaceChildren();
+  extend();
+}
+
+function turnTo(page) {
+  state.page = page;
+  if (PAGES[page]) $("sort").value = PAGES[page];
+  location.replace("#" + page);
+  scrollTo(0, 0);
+  refresh();
+}
+
+// ---- cards
+
+function card(item, place) {
+  const strip = element("div", { class: "strip" });
+  for (const map of item.maps.length ? item.maps : [null]) {
+    const frame = element("div", { class: "frame" }, element("canvas"), element("canvas", { class: "labels" }));
+    if (map?.caption) frame.append(element("span", {}, map.caption));
+    if (!map) frame.append(element("span", { class: "reason" }, item.status));
+    strip.append(frame);
+  }
+  const value = quality(item);
+  const notes = item.status === "ok" ? `${segments(item)} seg · ${value === null ? "–" : value.toFixed(2)}` : item.status;
+  const footer = element("footer", {}, element("b", {}, item.key), element("span", {}, notes));
+  if (value !== null) {
+    const level = element("i");
+    level.style.transform = `scaleX(${Math.min(1, Math.max(0, value))})`;
+    footer.append(element("div", { class: "meter" }, level));
+  }
+  const made = element("button", { class: "card", type: "button", title: item.key, "data-number": item.number }, strip, footer);
+  made.addEventListener("click", () => openSample(place));
+  return made;
+}
+
+const cardAt = (place) => $("grid").children[place];
+
+function extend() {
+  const from = $("grid").children.length;
+  const fresh = visible.slice(from, from + CHUNK).map((item, at) => card(item, from + at));
+  $("grid").append(...fresh);
+  for (const one of fresh) watcher.observe(one);
+}
+
+new IntersectionObserver((seen) => seen[0].isIntersecting && $("grid").children.length < visible.length && extend(), { rootMargin: "1200px" }).observe($("more"));
+
+const waiting = [];
+let busy = 0;
+
+const watcher = new IntersectionObserver(
+  (seen) => {
+    for (const { target, isIntersecting } of seen) {
+      const at = waiting.indexOf(target);
+      if (isIntersecting && at < 0 && !target.classList.contains("drawn")) waiting.push(target);
+      if (!isIntersecting && at >= 0) waiting.splice(at, 1);
+      if (!isIntersecting) wipe(target);
+    }
+    drawWaiting();
+  },
+  { rootMargin: "400px" },
+);
+
+function drawWaiting() {
+  while (busy < DRAWING && waiting.length) {
+    busy++;
+    drawCard(waiting.shift()).finally(() => { busy--; drawWaiting(); });
+  }
+}
+
+async function drawCard(target) {
+  const { photo, maps } = await loadSample(Number(target.dataset.number));
+  if (!target.isConnected) return;
+  target.querySelectorAll(".frame").forEach((frame, at) => {
+    const [under, over] = frame.querySelectorAll("canvas");
+    if (photo) paintPhoto(under, photo, "cover");
+    if (maps[at]) paintLabels(over, photo, maps[at], "cover", look);
+  });
+  target.classList.add("drawn");
+  document.documentElement.dataset.drawn ??= Math.round(performance.now());
+}
+
+function wipe(target) {
+  if (!target.classList.contains("drawn")) return;
+  target.classList.remove("drawn");
+  for (const canvas of target.querySelectorAll("canvas")) canvas.width = canvas.height = 0;
+}
+
+function redrawCards() {
+  for (const one of $("grid").querySelectorAll(".drawn")) waiting.push(one);
+  drawWaiting();
+}
+
+// ---- controls
+
+let pause = 0;
+const soon = (action) => { clearTimeout(pause); pause = setTimeout(action, 120); };
+
+function applyLook() {
+  look.tint = Number($("tint").value);
+  look.outline = $("outline").checked;
+  redrawCards();
+  if (dialog.open) repaint();
+}
+
+function switchTheme() {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+}
+
+function chooseRange(name, low, high) {
+  $("filters").reset();
+  $(name + "-min").value = low;
+  $(name + "-max").value = high;
+  turnTo("all");
+}
+
+function nudge(by) {
+  $("tint").value = Number($("tint").value) + by;
+  applyLook();
+}
+
+const shortcuts = {
+  "/": () => $("search").focus(),
+  "?": () => $("help").showModal(),
+  l: switchTheme,
+  o: () => { $("outline").checked = !$("outline").checked; applyLook(); },
+  "+": () => nudge(0.1),
+  "-": () => nudge(-0.1),
+};
+const inSample = {
+  ArrowLeft: () => step(-1),
+  ArrowRight: () => step(1),
+  ",": () => setSplit(Number($("split").value) - 5),
+  ".": () => setSplit(Number($("split").value) + 5),
+};
+
+function walk(key) {
+  const cards = [...$("grid").children];
+  const at = cards.indexOf(document.activeElement);
+  if (at < 0) return false;
+  const columns = getComputedStyle($("grid")).gridTemplateColumns.split(" ").length;
+  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+  cards[at + by]?.focus();
+  return by !== undefined;
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type='checkbox']), select")) return;
+  const action = (dialog.open ? inSample[event.key] : undefined) ?? shortcuts[event.key.toLowerCase()];
+  const page = Object.keys(PAGES)[Number(event.key) - 1];
+  if (action) action();
+  else if (!dialog.open && page) turnTo(page);
+  else if (dialog.open || !walk(event.key)) return;
+  event.preventDefault();
+});
+
+$("filters").addEventListener("input", (event) => (event.target.id === "tint" || event.target.id === "outline" ? soon(applyLook) : soon(refresh)));
+$("filters").addEventListener("submit", (event) => event.preventDefault());
+$("filters").addEventListener("reset", () => setTimeout(() => { if (PAGES[state.page]) $("sort").value = PAGES[state.page]; applyLook(); refresh(); }));
+$("empty-reset").addEventListener("click", () => $("filters").reset());
+$("theme").addEventListener("click", switchTheme);
+$("help-open").addEventListener("click", () => $("help").showModal());
+
+// ---- opening
+
+$("facts").append(...index.facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+const failed = index.statuses.reduce((sum, [status, count]) => sum + (status === "ok" ? 0 : count), 0);
+const counts = { all: items.length, random: sampled.length || items.length, failures: failed };
+for (const page of Object.keys(PAGES)) {
+  const button = element("button", { type: "button", "data-page": page }, page[0].toUpperCase() + page.slice(1));
+  if (page in counts) button.append(element("small", {}, whole.format(counts[page])));
+  button.addEventListener("click", () => turnTo(page));
+  $("pages").append(button);
+}
+$("status").append(element("option", { value: "" }, "any"), ...[...new Set(items.map((item) => item.status))].sort().map((status) => element("option", {}, status)));
+$("grid").classList.toggle("variants", items.some((item) => item.maps.length > 1));
+fillFailures($("failures"), failures);
+fillStatistics($("statistics"), chooseRange);
+$("loading").hidden = true;
+setSplit(50);
+const [, asked, number] = /^#(\w+?)(?:-(\d+))?$/.exec(location.hash) ?? [];
+turnTo(asked in PAGES ? asked : "all");
+if (asked === "sample" && items[number]) openSample(visible.indexOf(items[number]));

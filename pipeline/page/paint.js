@@ -1,0 +1,113 @@
+// From the page's data blocks to pixels: unpack label maps, tint, outline.
+
+const palette = index.palette;
+
+const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+async function inflate(data) {
+  const stream = new Blob([data]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}
+
+// Each row was stored as its difference from the row above; typed arrays wrap around as the packer did.
+async function unpackMap(map) {
+  const buffer = await inflate(fromBase64(map.data));
+  const labels = map.bits === 8 ? new Uint8Array(buffer) : new Uint16Array(buffer);
+  for (let at = map.width; at < labels.length; at++) labels[at] += labels[at - map.width];
+  return { ...map, labels, ignore: map.bits === 8 ? 255 : 65535, paths: new Map() };
+}
+
+async function loadSample(number) {
+  const raw = JSON.parse(document.getElementById("item-" + number).textContent);
+  const photo = raw.image ? await createImageBitmap(new Blob([fromBase64(raw.image)])) : null;
+  return { photo, maps: await Promise.all(raw.maps.map(unpackMap)) };
+}
+
+const color = (id) => palette[id % palette.length];
+
+// The map in colours, one pixel a label; segment `only` alone where it is given.
+function tintOf(map, only) {
+  const canvas = new OffscreenCanvas(map.width, map.height);
+  const image = new ImageData(map.width, map.height);
+  for (let at = 0; at < map.labels.length; at++) {
+    const id = map.labels[at];
+    if (id === map.ignore || (only !== undefined && id !== only)) continue;
+    const [red, green, blue] = color(id);
+    image.data.set([red, green, blue, 255], at * 4);
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+// Borders between pixels as lines, runs joined: sharp at every size of the screen.
+function bordersOf(map, only) {
+  if (map.paths.has(only)) return map.paths.get(only);
+  const { labels, width, height } = map;
+  const differs = only === undefined ? (a, b) => labels[a] !== labels[b] : (a, b) => (labels[a] === only) !== (labels[b] === only);
+  const path = new Path2D();
+  const trace = (count, length, at, next, line) => {
+    for (let row = 0; row < count; row++) {
+      let start = -1;
+      for (let step = 0; step <= length; step++) {
+        const edge = step < length && differs(at(row, step), at(row, step) + next);
+        if (edge && start < 0) start = step;
+        if (!edge && start >= 0) { line(row + 1, start, step); start = -1; }
+      }
+    }
+  };
+  trace(height - 1, width, (y, x) => y * width + x, width, (y, from, to) => { path.moveTo(from, y); path.lineTo(to, y); });
+  trace(width - 1, height, (x, y) => y * width + x, 1, (x, from, to) => { path.moveTo(x, from); path.lineTo(x, to); });
+  map.paths.set(only, path);
+  return path;
+}
+
+// A canvas in device pixels whose context speaks picture pixels. fit: "cover" crops the picture, "contain" does not.
+function openCanvas(canvas, width, height, fit) {
+  const box = canvas.parentElement.getBoundingClientRect();
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.max(1, Math.round(box.width * ratio));
+  canvas.height = Math.max(1, Math.round(box.height * ratio));
+  const pick = fit === "cover" ? Math.max : Math.min;
+  const scale = pick(canvas.width / width, canvas.height / height);
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2);
+  return { context, line: ratio / scale };
+}
+
+function paintPhoto(canvas, photo, fit) {
+  const { context } = openCanvas(canvas, photo.width, photo.height, fit);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(photo, 0, 0);
+}
+
+function paintLabels(canvas, photo, map, fit, look) {
+  const { context, line } = openCanvas(canvas, map.width, map.height, fit);
+  if (photo) context.drawImage(photo, 0, 0, map.width, map.height);
+  context.imageSmoothingEnabled = false;
+  context.globalAlpha = look.tint;
+  context.drawImage(map.tint ??= tintOf(map), 0, 0);
+  context.globalAlpha = 1;
+  if (look.outline) strokeTwice(context, bordersOf(map), fit === "cover" ? 0.65 * line : line); // thinner on thumbnails
+}
+
+function paintGlow(canvas, map, id, fit) {
+  const { context, line } = openCanvas(canvas, map.width, map.height, fit);
+  if (id === undefined) return;
+  context.imageSmoothingEnabled = false;
+  context.fillStyle = "#0008";
+  context.fillRect(0, 0, map.width, map.height);
+  context.globalCompositeOperation = "destination-out";
+  context.drawImage(tintOf(map, id), 0, 0);
+  context.globalCompositeOperation = "source-over";
+  strokeTwice(context, bordersOf(map, id), 1.6 * line);
+}
+
+// White on a dark rim shows on any photo.
+function strokeTwice(context, path, line) {
+  context.lineCap = "square";
+  for (const [style, width] of [["#0009", 2.4], ["#fff", 1.1]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width * line;
+    context.stroke(path);
+  }
+}
