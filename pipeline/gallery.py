@@ -50,6 +50,7 @@ class GalleryItem:
     index: int
     status: str
     error: str | None = None
+    size: tuple[int, int] | None = None  # of the source, width and height
     image: UInt8[np.ndarray, "H W 3"] | None = None
     maps: tuple[GalleryMap, ...] = ()
     random: bool = False  # drawn at random from the run: what the page "random" shows
@@ -121,7 +122,7 @@ def _entry(item: GalleryItem) -> dict[str, Any]:
         "index": item.index,
         "status": item.status,
         "error": item.error,
-        "size": item.image.shape[1::-1] if item.image is not None else None,
+        "size": item.size,
         "random": item.random,
         "maps": [{"caption": one.caption, "quality": one.quality, "count": len(one.segments)} for one in item.maps],
     }

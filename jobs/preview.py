@@ -1,0 +1,72 @@
+"""`diffseg preview`: a run as one HTML file, to look at and to show."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from pipeline.preview import Shown
+
+SAMPLES = 300  # about 15 MB of HTML
+
+
+def preview(
+    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    output: Annotated[str, typer.Option("--output", help="The HTML file: a path or an fsspec URL.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Shown at most: worst, best and random.")] = SAMPLES,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which samples are the random ones.")] = 0,
+    title: Annotated[str | None, typer.Option("--title", help="Heading of the page. Default: the run's name.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Write a self-contained HTML gallery of a run, finished or not."""
+    shown = write_preview(url, output, samples=samples, seed=seed, title=title)
+    if json:
+        console.say_json({"output": output, "shown": shown.items, "samples": shown.samples})
+        return
+    for reason in shown.without_photo:
+        console.note(f"diffseg: labels without their photos: {reason}")
+    console.say(f"{output}: {shown.items:,} of {shown.samples:,} samples")
+
+
+def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 0, title: str | None = None) -> "Shown":
+    """Write the gallery of a run to a path or URL; it appears whole.
+
+    Raises ConfigError where there is no run, nothing to show, or no way to write the output.
+    """
+    from pipeline.ledger import Ledger
+    from pipeline.preview import write_page
+    from pipeline.storage import protocol_of
+    from pipeline.store import Store
+
+    ledger = Ledger.open(run)
+    if protocol_of(output) == "file":
+        with _appearing(Path(output.removeprefix("file://")).expanduser()) as out:
+            return write_page(ledger, out, samples=samples, seed=seed, title=title)
+    folder, _, name = output.rpartition("/")
+    page = io.BytesIO()
+    shown = write_page(ledger, page, samples=samples, seed=seed, title=title)
+    Store(folder).replace(name, page.getvalue())
+    return shown
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[BinaryIO]:
+    """A file that is there only when it is whole. Raises ConfigError where it cannot be written."""
+    from pipeline.errors import ConfigError
+
+    draft = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as out:
+            yield out
+        draft.replace(target)
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,205 @@
+"""Which samples of a run a person should see, and everything the gallery needs of them.
+
+The worst, the best, some at random, and what failed: chosen in one pass over the small columns; label maps and photos
+are then read for the chosen alone. Counts are of all rows read, so the statistics speak of the run, not of the choice.
+"""
+
+import heapq
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Generic, TypeVar
+
+import numpy as np
+
+from diffseg.types import Segment
+from pipeline import table
+from pipeline.distributions import Distributions
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.images import decode_label_map
+from pipeline.ledger import Ledger, WindowObject
+from pipeline.overlap import map_ahead
+from pipeline.reader import decode_sample, read_shard
+from pipeline.records import OK, ImageSample, RawSample
+
+FAILURES = 200  # failed samples listed at most
+WINDOWS = 1000  # windows read at most: beyond a million images a random share of the run tells the same in minutes
+_SMALL = ("key", "shard", "index", "status", "quality", "segments")
+_LARGE = ("key", "shard", "index", "status", "error", "width", "height", "label_map", "segments", "quality")
+
+_NO_PHOTO: tuple[int, np.ndarray | None] = (-1, None)
+
+Identity = tuple[str, int]  # shard id and index of a sample
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The samples to show. drawn: those of them taken at random."""
+
+    shown: frozenset[Identity]
+    drawn: frozenset[Identity]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a gallery came to: samples in it, samples of the run, and why photos are missing where some are."""
+
+    items: int
+    samples: int
+    without_photo: tuple[str, ...]
+
+
+class Top(Generic[T]):
+    """The `size` values of highest rank out of any number."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._heap: list[tuple[float, T]] = []
+
+    def add(self, rank: float, value: T) -> None:
+        """Offer a value."""
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, (rank, value))
+        elif self._heap and rank > self._heap[0][0]:
+            heapq.heapreplace(self._heap, (rank, value))
+
+    def values(self) -> list[T]:
+        """Those kept, the highest first."""
+        return [value for _, value in sorted(self._heap, reverse=True)]
+
+
+def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, seed: int) -> Choice:
+    """A third worst, a third best, the rest at random; all of them where they are no more than `samples`.
+
+    Up to FAILURES rows without labels come on top. Every row is added to `counts`. The same rows and seed choose the
+    same samples.
+    """
+    luck = random.Random(seed)
+    worst, best = Top[Identity](samples // 3), Top[Identity](samples // 3)
+    drawn, failed = Top[Identity](samples), Top[Identity](FAILURES)
+    for row in rows:
+        counts.add(row)
+        identity = (row["shard"], row["index"])
+        chance = luck.random()
+        if row["status"] != OK:
+            failed.add(chance, identity)
+            continue
+        drawn.add(chance, identity)
+        if row["quality"] is not None:
+            worst.add(-row["quality"], identity)
+            best.add(row["quality"], identity)
+    extremes = {*worst.values(), *best.values()}
+    picks = drawn.values()
+    everything = counts.statuses[OK] <= samples
+    at_random = picks if everything else picks[: samples - len(extremes)]
+    return Choice(frozenset({*extremes, *at_random, *failed.values()}), frozenset(at_random))
+
+
+def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title: str | None = None) -> Shown:
+    """Write the gallery of a run, finished or not.
+
+    Raises ConfigError where nothing is committed yet, StorageError.
+    """
+    there = list(ledger.windows())
+    read = there if len(there) <= WINDOWS else sorted(random.Random(seed).sample(there, WINDOWS), key=there.index)
+    counts = Distributions()
+    choice = choose(_rows(ledger, read, _SMALL), counts, samples, seed)
+    if not counts.samples:
+        raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to show")
+    lost: list[str] = []
+    items = _items(ledger, read, choice, lost)
+    shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), len(read) / len(there), title))
+    return Shown(shown, counts.samples, tuple(lost))
+
+
+def _rows(ledger: Ledger, windows: Sequence[WindowObject], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for window in windows:
+        with ledger.store.reader(window.name, window.size) as stream:
+            yield from table.read_rows(stream, columns)
+
+
+def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None) -> GalleryPage:
+    run = ledger.run
+    facts = [("samples", f"{counts.samples:,}"), ("shown", f"{shown:,}"), ("model", run.model)]
+    facts.append(("mode", str(run.segment["mode"])))
+    if counts.mean_segments is not None:
+        facts.append(("segments an image", f"{counts.mean_segments:.1f}"))
+    if counts.mean_quality is not None:
+        facts.append(("quality", f"{counts.mean_quality:.3f}"))
+    if share < 1:
+        facts.append(("read", f"{share:.1%} of the run, at random"))
+    return GalleryPage(
+        title=title or f"Labels of {PurePosixPath(str(ledger)).name}",
+        facts=tuple(facts),
+        statuses=counts.by_status(),
+        histograms=counts.histograms(),
+    )
+
+
+def _items(ledger: Ledger, windows: Sequence[WindowObject], choice: Choice, lost: list[str]) -> Iterator[GalleryItem]:
+    """The chosen samples in order of shard and index. lost: gains a line for windows without photos."""
+    wanted: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for shard, index in choice.shown:
+        wanted[shard, index // ledger.run.window].add(index)
+    for window in windows:
+        if indices := wanted.get((window.shard, window.window)):
+            rows = [row for row in _rows(ledger, [window], _LARGE) if row["index"] in indices]
+            photos = _photos(ledger, window.shard, {row["index"] for row in rows if row["status"] == OK}, lost)
+            for row, photo in _pair(rows, photos):
+                yield _item(ledger, row, photo, drawn=(row["shard"], row["index"]) in choice.drawn)
+
+
+def _pair(
+    rows: Sequence[dict[str, Any]], photos: Iterator[tuple[int, np.ndarray]]
+) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+    """Each row with its photo, None where there is none; both come in order of index."""
+    index, pixels = next(photos, _NO_PHOTO)
+    for row in rows:
+        found = index == row["index"]
+        yield row, pixels if found else None
+        if found:
+            index, pixels = next(photos, _NO_PHOTO)
+
+
+def _photos(ledger: Ledger, shard: str, indices: set[int], lost: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and pixels of the photos that can still be read, in order."""
+    if not indices:
+        return
+    try:
+        raw = _raw_samples(ledger, shard, indices)
+        for sample in map_ahead(decode_sample, raw, depth=2):
+            if isinstance(sample, ImageSample):
+                yield sample.raw.index, sample.image
+    except PipelineError as error:
+        lost.append(str(error))
+
+
+def _raw_samples(ledger: Ledger, shard: str, indices: set[int]) -> Iterator[RawSample]:
+    for sample in read_shard(ledger.shards[shard], first=min(indices), image_key=ledger.run.image_key):
+        if sample.index in indices:
+            yield sample
+        if sample.index >= max(indices):
+            return
+
+
+def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, drawn: bool) -> GalleryItem:
+    return GalleryItem(
+        key=row["key"],
+        shard=ledger.shards[row["shard"]].url,
+        index=row["index"],
+        status=row["status"],
+        error=row["error"],
+        size=(row["width"], row["height"]) if row["width"] else None,
+        image=photo,
+        maps=(_labels(row),) if row["label_map"] else (),
+        random=drawn,
+    )
+
+
+def _labels(row: dict[str, Any]) -> GalleryMap:
+    segments = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row["segments"])
+    return GalleryMap(decode_label_map(row["label_map"]), segments, row["quality"])
