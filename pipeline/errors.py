@@ -7,6 +7,7 @@ PipelineError
 ├── WorkerLost      the worker died before it answered; another attempt may pass
 ├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
 ├── ShardChanged    the shard is no longer the one that was pinned at the start
+├── Stopped         going on would only burn money; the run can be resumed
 └── CommitConflict  an object that is not ours stands where a window belongs
 """
 
@@ -54,3 +55,7 @@ class ShardChanged(PipelineError):
 
 class CommitConflict(PipelineError):
     """A window's place is taken by labels of another input or configuration."""
+
+
+class Stopped(PipelineError):
+    """The run cannot go on as things are."""

@@ -8,7 +8,7 @@ import json
 import platform
 import uuid
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -76,14 +76,17 @@ class Ledger:
         return cls(store, run, _pinned(store))
 
     @classmethod
-    def start(cls, url: str, run: Run, shards: Sequence[Shard], *, extend: bool = False) -> "Ledger":
+    def start(
+        cls, url: str, run: Run, shards: Sequence[Shard], *, extend: bool = False, any_window: bool = False
+    ) -> "Ledger":
         """Begin a run, or join the one that is there.
 
-        extend: shards that the run does not have yet are added to it. Raises ConfigError where the run there was
+        extend: shards that the run does not have yet are added to it. any_window: the caller takes the window size
+        of the run that is there. Raises ConfigError where the run there was
         configured otherwise, has other shards, or cannot be written.
         """
         store = Store(url)
-        there = _join(store, run)
+        there = _join(store, run, any_window)
         pinned = {shard.id: shard for shard in _pinned(store)}
         given = {shard.id: shard for shard in shards}
         new = [shard for shard in shards if shard.id not in pinned]
@@ -285,7 +288,7 @@ def _pinned(store: Store) -> list[Shard]:
     return [shard for name, _ in store.list(f"{INPUTS}/") for shard in table.decode_shards(store.get(name))]
 
 
-def _join(store: Store, run: Run) -> Run:
+def _join(store: Store, run: Run, any_window: bool) -> Run:
     """run.json is the probe too: put twice, the second must lose."""
     try:
         there = Run.from_json(store.get(RUN))
@@ -293,7 +296,7 @@ def _join(store: Store, run: Run) -> Run:
         there = run if store.put_new(RUN, run.to_json()) else Run.from_json(store.get(RUN))
     except ValueError as error:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
-    if differences := there.differences(run):
+    if differences := there.differences(replace(run, window=there.window) if any_window else run):
         raise ConfigError(f"{store} holds another run ({'; '.join(differences)}): use another --output")
     if store.put_new(RUN, there.to_json()):
         store.create_only = False

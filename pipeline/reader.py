@@ -1,21 +1,16 @@
 """Shards in, samples out: opens a pinned shard, proves it is still the one that was pinned, and decodes its images."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 from pipeline import images, storage
 from pipeline.errors import ShardChanged
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
 from pipeline.tars import read_samples
 
-S = TypeVar("S")
-T = TypeVar("T")
-
 
 def read_shard(shard: Shard, *, first: int = 0, image_key: str | None = None) -> Iterator[RawSample]:
-    """The samples of a shard from index `first` on, in order.
+    """The samples of a shard in order; those before index `first` by their headers alone, without bytes.
 
     Raises ShardChanged where size or version differ from the pin, before the first sample or after the last;
     CorruptShard for damage; StorageError where the store gave out.
@@ -23,9 +18,7 @@ def read_shard(shard: Shard, *, first: int = 0, image_key: str | None = None) ->
     source = shard.source or shard.url
     _same_version(shard, source)
     with storage.open_ranged(source, shard.size) as stream:
-        for sample in read_samples(stream, shard.url, first=first, image_key=image_key):
-            if sample.index >= first:
-                yield sample
+        yield from read_samples(stream, shard.url, first=first, image_key=image_key)
     _same_version(shard, source)
 
 
@@ -53,15 +46,3 @@ def decode_sample(raw: RawSample) -> ImageSample | SampleFailure:
     except images.UndecodableImage as error:
         width, height = error.size or (None, None)
         return SampleFailure(raw, error.reason, str(error), width, height, sha256)
-
-
-def map_ahead(function: Callable[[S], T], items: Iterable[S], threads: int, depth: int) -> Iterator[T]:
-    """`map` in threads, in order, at most `depth` results ahead of the consumer."""
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = []
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) >= depth:
-                yield ahead.pop(0).result()
-        for result in ahead:
-            yield result.result()

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from diffseg.config import SegmentConfig
+
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
 
 
@@ -26,14 +28,18 @@ class Run:
     @classmethod
     def from_json(cls, data: bytes) -> "Run":
         """Raises ValueError for what is no run.json."""
-        said: dict[str, Any] = json.loads(data)
+        said = json.loads(data)
         known = {f.name for f in fields(cls)}
+        values: Any = {name: value for name, value in said.items() if name in known}
         try:
-            return cls(
-                **{name: tuple(value) if name == "also" else value for name, value in said.items() if name in known}
-            )
+            return cls(**{**values, "also": tuple(values.get("also", ()))})
         except TypeError as error:
             raise ValueError(f"no run.json of ours: {error}") from error
+
+    @property
+    def config(self) -> SegmentConfig:
+        """The configuration that decides the labels."""
+        return SegmentConfig(**{**self.segment, "thresholds": tuple(self.segment["thresholds"])})
 
     def to_json(self) -> bytes:
         """Readable by people too."""

@@ -27,7 +27,7 @@ class Store:
         self.create_only = True  # see Ledger.probe; False where the store ignores the condition
 
     def __str__(self) -> str:
-        return redact(self.url)
+        return self._root if self.local else redact(self.url)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

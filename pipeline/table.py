@@ -175,3 +175,9 @@ def decode_shards(data: bytes) -> list[Shard]:
 def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Any table of plain values as Parquet, its columns and types taken from the rows."""
     return _encode(pa.Table.from_pylist([dict(row) for row in rows]), {})
+
+
+def decode_rows(data: bytes) -> list[dict[str, Any]]:
+    """The inverse of `encode_rows`."""
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    return rows

@@ -1,0 +1,91 @@
+"""What a person sees: lines on a terminal or in a log, and JSON where a program reads. The only file that prints."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.progress import Snapshot
+
+PLAIN_LINE_S = 10.0  # seconds between two lines of progress where there is no terminal
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """A line of result."""
+    _out.print(line, markup=False)
+
+
+def say_json(value: Any) -> None:
+    """One JSON document and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def note(line: str) -> None:
+    """A line beside the result: on stderr, so that a pipe gets the result alone."""
+    _err.print(line, markup=False)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A small table of results."""
+    shown = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    _out.print(shown)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def progress_line(snapshot: "Snapshot") -> str:
+    """A run's moment in one line."""
+    failed = sum(snapshot.failed.values())
+    parts = [f"{snapshot.labelled:,} labelled", f"{snapshot.rows:,} committed"]
+    parts += [f"{snapshot.images_per_s:.1f} images/s", f"{duration(snapshot.eta_s)} left"]
+    parts += [f"{failed:,} failed"]
+    parts += [f"{snapshot.lost_workers} workers lost"] if snapshot.lost_workers else []
+    parts += [f"{snapshot.shards_broken} shards broken"] if snapshot.shards_broken else []
+    return " | ".join(parts)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[["Snapshot"], None]]:
+    """A live line on a terminal, a plain line now and then elsewhere."""
+    if _err.is_terminal:
+        with Live(Text("starting workers"), console=_err, transient=True, refresh_per_second=4) as live:
+            yield lambda snapshot: live.update(Text(progress_line(snapshot)))
+        return
+    due = monotonic() + PLAIN_LINE_S
+
+    def plain(snapshot: "Snapshot") -> None:
+        nonlocal due
+        if monotonic() >= due:
+            due = monotonic() + PLAIN_LINE_S
+            note(progress_line(snapshot))
+
+    yield plain

@@ -1,0 +1,123 @@
+"""`diffseg label`: the main job. Resumes by itself: the same command does what is missing."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.labelling import Summary
+    from pipeline.ledger import Ledger
+
+
+def label(
+    shards: Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")],
+    output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the run.", show_default=False)],
+    model: options.Model,
+    config: options.ConfigFile = None,
+    mode: options.Mode = None,
+    threshold: options.Thresholds = None,
+    timestep: options.Timestep = None,
+    image_size: options.ImageSize = None,
+    output_size: options.OutputSize = None,
+    refine: options.Refine = None,
+    min_area: options.MinArea = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Default: one a GPU, else one a CPU. 0: here, without Ray.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="A running Ray. Default: a private one.")
+    ] = None,
+    window: Annotated[int | None, typer.Option("--window", help="Samples a commit. Default: 1024.")] = None,
+    image_key: Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--also", help="webdataset: tars with labels beside the images.")
+    ] = None,
+    max_failed: Annotated[
+        float | None, typer.Option("--max-failed", help="Share of rows without labels. Default: 0.001.")
+    ] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option("--max-attempts", help="Of a task that makes no progress.")
+    ] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Add shards to a run that was begun without them.")] = False,
+    json: options.Json = False,
+) -> int:
+    """Label shards of images into a run; the same command resumes it."""
+    from pipeline.config import read_config
+    from pipeline.labelling import Hooks, label
+
+    segment, run = read_config(
+        config,
+        options.segment_flags(
+            mode=mode,
+            thresholds=threshold,
+            output_size=output_size,
+            timestep=timestep,
+            image_size=image_size,
+            refine=refine,
+            min_area=min_area,
+            dtype=dtype,
+        ),
+        {
+            "workers": workers,
+            "ray_address": ray_address,
+            "batch_size": batch_size,
+            "window": window,
+            "image_key": image_key,
+            "also": tuple(also) if also else None,
+            "max_failed": max_failed,
+            "max_attempts": max_attempts,
+        },
+    )
+    with console.progress() as tick:
+        summary = label(shards, output, model, segment, run, extend=extend, hooks=Hooks(opened=_opened, tick=tick))
+    return report(summary, run, json)
+
+
+def _opened(ledger: "Ledger") -> None:
+    run, inputs = ledger.run, console.size(sum(shard.size for shard in ledger.shards.values()))
+    console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, model {run.model}, mode {run.segment['mode']}")
+    if not ledger.store.create_only:
+        console.note(f"{ledger}: this store overwrites what exists; run one driver at a time on this output")
+
+
+def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
+    """Say how a run ended; the exit code."""
+    totals = summary.totals
+    share = totals.failed_rows / totals.rows if totals.rows else 0.0
+    code = 3 if summary.faults or share > run.max_failed else 0
+    if json:
+        console.say_json(
+            {
+                "output": summary.output,
+                "complete": not summary.faults,
+                "rows": totals.rows,
+                "ok": totals.rows - totals.failed_rows,
+                "failed": totals.failed,
+                "windows": totals.windows,
+                "shards": totals.shards,
+                "faults": summary.faults,
+                "idle": summary.idle,
+                "exit": code,
+            }
+        )
+        return code
+    for failure in summary.broken:
+        console.note(f"diffseg: {failure.task.shard.url}: {failure.error}")
+    for example in summary.last.examples if summary.last else ():
+        console.note(f"failed row: {example}")
+    if summary.faults:
+        faults = f"{len(summary.faults)} shards or windows are not accounted for"
+        console.say(f"incomplete: {totals.rows:,} rows in {summary.output}; {faults}, `diffseg verify` lists them")
+        return code
+    reasons = [f"{count:,} {status}" for status, count in sorted(totals.failed.items())]
+    counts = ", ".join([f"{totals.rows:,} rows", f"{totals.rows - totals.failed_rows:,} ok", *reasons])
+    state = "already complete, nothing to do" if summary.idle else "complete"
+    console.say(f"{state}: {counts} in {summary.output}")
+    if code:
+        console.say(f"more failed rows ({share:.2%}) than --max-failed allows ({run.max_failed:.2%})")
+    return code

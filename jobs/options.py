@@ -1,0 +1,50 @@
+"""Options that several commands share, declared once: the same flag means the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option("--model", help="tiny, sd1.5, sdxl, ..., a hub id, a folder or an fsspec URL.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with [segment] and [run]; flags override it.")
+]
+Mode = Annotated[str | None, typer.Option("--mode", help="fast (default) or paper, exactly as published.")]
+Thresholds = Annotated[
+    str | None,
+    typer.Option("--threshold", help="Nats, one an iteration: 0.4 or 1.1,1.1,1.1. Default: the model's own."),
+]
+Timestep = Annotated[int | None, typer.Option("--timestep", help="Diffusion time, 0..999. Default: the model's own.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels the model sees. Default: its own.")]
+OutputSize = Annotated[
+    str | None, typer.Option("--output-size", help="Longer side of label maps in pixels, or 'source'. Default: 1024.")
+]
+Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-means after merging.")]
+MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
+
+
+def segment_flags(*, mode: str | None, thresholds: str | None, output_size: str | None, **plain: Any) -> dict[str, Any]:
+    """Flags as SegmentConfig has them; a list of one threshold counts for all three iterations.
+
+    Raises ConfigError for numbers that are none.
+    """
+    from pipeline.errors import ConfigError
+
+    flags: dict[str, Any] = {"mode": mode, **plain}
+    if thresholds is not None:
+        try:
+            given = tuple(float(part) for part in thresholds.split(","))
+        except ValueError as error:
+            raise ConfigError(f"--threshold takes numbers such as 0.4 or 1.1,1.1,1.1, got {thresholds!r}") from error
+        flags["thresholds"] = given * 3 if len(given) == 1 else given
+    if output_size is not None:
+        if output_size != "source" and not output_size.isdigit():
+            raise ConfigError(f"--output-size takes a number of pixels or 'source', got {output_size!r}")
+        flags["output_size"] = output_size if output_size == "source" else int(output_size)
+    return flags

@@ -1,0 +1,116 @@
+"""The proof that a run is complete: every input sample has exactly one row, made from the input that was pinned."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from pipeline import table
+from pipeline.errors import CorruptShard, PipelineError
+from pipeline.ledger import Ledger, ShardState, WindowObject
+from pipeline.manifest import Checked
+from pipeline.overlap import map_ahead
+from pipeline.reader import read_shard
+from pipeline.records import Shard
+
+THREADS = 16  # shards looked at side by side: the work is waiting for storage
+
+
+def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
+    """Check every shard, in order, from footers and end records.
+
+    full: read every row again (indices, digest) and count the samples of the source shards' own bytes.
+    """
+    states = ledger.states()
+    strangers = set(states) - set(ledger.shards)
+
+    def check(shard: Shard) -> Checked:
+        return _check(ledger, shard, states.get(shard.id, ShardState()), full)
+
+    yield from map_ahead(check, ledger.shards.values(), depth=THREADS, threads=THREADS)
+    for name in sorted(strangers):
+        fault = f"labels/{name}.*: no such shard among the inputs"
+        yield Checked(Shard(name, "", 0, ""), len(states[name].windows), 0, {}, (fault,))
+
+
+def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Checked:
+    faults: list[str] = []
+    rows, failed = 0, dict[str, int]()
+    for number in sorted(state.windows):
+        try:
+            footer = ledger.footer(state.windows[number])
+        except (ValueError, PipelineError) as error:
+            faults.append(str(error))
+            continue
+        faults += _footer_faults(ledger, shard, number, footer, last=number == max(state.windows))
+        faults += _row_faults(ledger, state.windows[number], footer) if full else []
+        rows += footer.rows
+        for status, count in footer.failed.items():
+            failed[status] = failed.get(status, 0) + count
+    faults += _end_faults(ledger, shard, state, rows)
+    if full and not faults:
+        faults += _source_faults(ledger, shard, state)
+    return Checked(shard, len(state.windows), rows, failed, tuple(faults))
+
+
+def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: table.Footer, last: bool) -> list[str]:
+    window = ledger.run.window
+    first = number * window
+    pin = (shard.id, shard.url, shard.size, shard.etag, number, ledger.run.fingerprint)
+    faults = []
+    if footer.identity != pin:
+        faults.append(f"{shard.id} window {number}: made from {footer.identity}, the run says {pin}")
+    if footer.first_index != first or (footer.rows != window and not last):
+        faults.append(
+            f"{shard.id} window {number}: {footer.rows} rows from {footer.first_index}, not {window} from {first}"
+        )
+    return faults
+
+
+def _row_faults(ledger: Ledger, window: WindowObject, footer: table.Footer) -> list[str]:
+    with ledger.store.reader(window.name, window.size) as stream:
+        records = table.read_records(stream)
+    indices = [record.index for record in records]
+    if indices != list(range(footer.first_index, footer.first_index + footer.rows)):
+        return [f"{window.name}: indices are not {footer.first_index} onwards"]
+    if table.digest_of(records) != footer.digest:
+        return [f"{window.name}: rows do not match their digest"]
+    return []
+
+
+def _end_faults(ledger: Ledger, shard: Shard, state: ShardState, rows: int) -> list[str]:
+    end = ledger.end(shard.id) if state.ended else None
+    if end is None:
+        return [f"{shard.url}: not read to its end"]
+    faults = [
+        f"{shard.id} window {number}: missing, its shard has {end.windows} windows"
+        for number in range(end.windows)
+        if number not in state.windows
+    ]
+    faults += [
+        f"{shard.id} window {number}: beyond the shard's end" for number in state.windows if number >= end.windows
+    ]
+    if (end.size, end.etag) != (shard.size, shard.etag):
+        faults.append(f"{shard.url}: read as {end.size} bytes, version {end.etag}; pinned {shard.size}, {shard.etag}")
+    if not faults and rows != end.rows:
+        faults.append(f"{shard.url}: {end.rows} samples read, {rows} rows committed")
+    return faults
+
+
+def _source_faults(ledger: Ledger, shard: Shard, state: ShardState) -> list[str]:
+    columns = ("index", "key")
+    windows = (state.windows[number] for number in sorted(state.windows))
+    rows = (row for window in windows for row in _rows(ledger, window, columns))
+    try:
+        samples = read_shard(shard, image_key=ledger.run.image_key)
+        for sample, row in zip_longest(samples, rows):
+            if sample is None or row is None or (sample.index, sample.key) != (row["index"], row["key"]):
+                found = "nothing" if sample is None else f"sample {sample.index} ({sample.key})"
+                said = "nothing" if row is None else f"row {row['index']} ({row['key']})"
+                return [f"{shard.url}: the source has {found} where the labels have {said}"]
+    except (CorruptShard, PipelineError) as error:
+        return [f"{shard.url}: {error}"]
+    return []
+
+
+def _rows(ledger: Ledger, window: WindowObject, columns: tuple[str, ...]) -> Iterator[dict[str, object]]:
+    with ledger.store.reader(window.name, window.size) as stream:
+        yield from table.read_rows(stream, columns)

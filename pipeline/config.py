@@ -1,0 +1,84 @@
+"""A run's configuration: a TOML file with two tables, and the flags that override it.
+
+[segment]   changes the labels: diffseg.SegmentConfig, fingerprinted
+[run]       changes only speed and cost: RunConfig
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from diffseg.config import SegmentConfig
+from pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How a run is done. Nothing here changes a label."""
+
+    workers: int | None = None  # None: one a GPU, or one a CPU where there are none; 0: in this process, without Ray
+    ray_address: str | None = None  # None: RAY_ADDRESS, or a private Ray on this machine
+    batch_size: int | None = None  # None: found by the model
+    window: int | None = None  # samples a commit; None: as the run there has it, else WINDOW
+    max_attempts: int = 3  # of a task without a window coming in
+    max_failed: float = 0.001  # share of rows without labels that still counts as success
+    image_key: str | None = None  # extension that holds the image, where samples have several
+    also: tuple[Literal["webdataset"], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("batch_size", 1), ("window", 1), ("max_attempts", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= self.max_failed <= 1:
+            raise ValueError(f"max_failed is a share in [0, 1], got {self.max_failed}")
+
+
+def read_config(
+    path: Path | None, segment: Mapping[str, Any], run: Mapping[str, Any]
+) -> tuple[SegmentConfig, RunConfig]:
+    """The two configurations from a file (None: defaults) with flags over it; flags that are None are not given.
+
+    Raises ConfigError in one line for what is misspelt, of the wrong type or out of range.
+    """
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: no TOML: {error}") from error
+    where = str(path) if path else "options"
+    _refuse_unknown(where, "the file", tables, ("segment", "run"))
+    return (
+        _build(SegmentConfig, where, "segment", tables, segment),
+        _build(RunConfig, where, "run", tables, run),
+    )
+
+
+def _build(kind: type[T], where: str, name: str, tables: Mapping[str, Any], flags: Mapping[str, Any]) -> T:
+    written = tables.get(name, {})
+    if not isinstance(written, dict):
+        raise ConfigError(f"{where}: [{name}] must be a table")
+    _refuse_unknown(where, f"[{name}]", written, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+    values = {**written, **{key: value for key, value in flags.items() if value is not None}}
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: [{name}] {place + ': ' if place else ''}{message}") from error
+
+
+def _refuse_unknown(where: str, table: str, given: Mapping[str, Any], possible: Any) -> None:
+    for key in given:
+        if key not in possible:
+            raise ConfigError(f"{where}: {table} has no {key!r}; it has {', '.join(possible)}")

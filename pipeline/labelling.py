@@ -1,0 +1,139 @@
+"""The main job, step by step: pin the input, know the model, open the run, do what is missing, prove it complete."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from diffseg.config import SegmentConfig, fingerprint
+from pipeline import shards
+from pipeline.audit import audit
+from pipeline.config import RunConfig
+from pipeline.driver import drive
+from pipeline.errors import ConfigError
+from pipeline.ledger import Ledger
+from pipeline.manifest import Checked, Totals, completed, total, write_manifest
+from pipeline.pool import LocalPool, Pool
+from pipeline.progress import Progress, RollUp, Snapshot
+from pipeline.records import Shard, ShardFailure
+from pipeline.run import WINDOW, Run
+from pipeline.status import bytes_left
+from pipeline.tally import Tally
+from pipeline.worker import WorkerSettings, build_worker
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. idle: there was nothing to do. faults: what keeps it from being complete."""
+
+    output: str
+    totals: Totals
+    faults: tuple[str, ...]
+    broken: tuple[ShardFailure, ...] = ()
+    last: Snapshot | None = None
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the caller wants to hear. opened: the run and how many shards it has; tick: at least once a second."""
+
+    opened: Callable[[Ledger], None] = lambda ledger: None
+    tick: Callable[[Snapshot], None] = lambda snapshot: None
+
+
+def label(
+    patterns: Sequence[str],
+    output: str,
+    model: str,
+    segment: SegmentConfig,
+    run: RunConfig,
+    *,
+    extend: bool = False,
+    hooks: Hooks | None = None,
+) -> Summary:
+    """Label shards into an output folder, or finish the run that is there.
+
+    Raises ConfigError before any worker starts where something is wrong with what was asked; Stopped, PipelineError
+    where the run cannot go on. Whatever happens, what was committed stays and the same call resumes.
+    """
+    hooks = hooks or Hooks()
+    pinned = shards.pin(patterns)
+    ledger = open_run(pinned, output, model, segment, run, extend=extend)
+    hooks.opened(ledger)
+    states = ledger.states()
+    if totals := completed(ledger, states):
+        return Summary(str(ledger), totals, (), idle=True)
+    progress, roll_up = Progress(bytes_left(ledger, states)), RollUp(ledger)
+    tally, last = Tally(), None
+    if tasks := ledger.missing():
+        settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
+        with _pool(settings, run) as pool:
+
+            def tick() -> None:
+                snapshot = progress.snapshot(tally, pool.labelled)
+                roll_up.write(snapshot)
+                hooks.tick(snapshot)
+
+            try:
+                drive(ledger, pool, tasks, tally, max_attempts=run.max_attempts, tick=tick)
+            finally:
+                last = progress.snapshot(tally, pool.labelled)
+                roll_up.write(last, last=True)
+    return _conclude(ledger, list(audit(ledger)), tally, last)
+
+
+def open_run(
+    pinned: Sequence[Shard],
+    output: str,
+    model: str,
+    segment: SegmentConfig,
+    run: RunConfig,
+    *,
+    extend: bool = False,
+) -> Ledger:
+    """Resolve the configuration with what the model brings, and begin or join the run. Raises ConfigError."""
+    from diffseg.backends import recognise
+    from diffseg.weights import fetch
+
+    try:
+        files = fetch(model)
+        resolved = segment.resolve(recognise(files))
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    wanted = Run(
+        fingerprint=fingerprint(resolved, files.sha256),
+        model=files.name,
+        revision=files.revision,
+        weights_sha256=files.sha256,
+        segment={name: getattr(resolved, name) for name in resolved.__dataclass_fields__},
+        window=run.window or WINDOW,
+        image_key=run.image_key,
+        also=run.also,
+    )
+    return Ledger.start(output, wanted, pinned, extend=extend, any_window=run.window is None)
+
+
+@contextmanager
+def _pool(settings: WorkerSettings, run: RunConfig) -> Iterator[Pool]:
+    """Workers where they were asked for; none is left behind."""
+    if run.workers == 0:
+        local = LocalPool(lambda: build_worker(settings))
+        try:
+            yield local
+        finally:
+            local.close()
+        return
+    from pipeline.actor import Cluster, RayPool
+
+    with Cluster(run.ray_address) as cluster:
+        pool = RayPool(cluster, settings, run.workers)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def _conclude(ledger: Ledger, checked: list[Checked], tally: Tally, last: Snapshot | None) -> Summary:
+    faults = tuple(fault for shard in checked for fault in shard.faults)
+    totals = total(checked) if faults else write_manifest(ledger, checked)
+    return Summary(str(ledger), totals, faults, tuple(tally.broken.values()), last)

@@ -1,0 +1,89 @@
+"""The last word on a run: written after everything was checked, and believed only while what it lists is there.
+
+manifest.<n>.parquet   one row a shard: windows, rows, failed rows
+_SUCCESS.<n>           the totals; n rises when a finished run is extended or retried
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+from pipeline import table
+from pipeline.ledger import Ledger, ShardState
+from pipeline.records import Shard
+
+SUCCESS = "_SUCCESS."
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the audit found of one shard. faults: one line each, empty where it is proved complete."""
+
+    shard: Shard
+    windows: int
+    rows: int
+    failed: dict[str, int]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A run in numbers."""
+
+    shards: int = 0
+    windows: int = 0
+    rows: int = 0
+    failed: dict[str, int] = field(default_factory=dict)  # rows by status, other than ok
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows without labels."""
+        return sum(self.failed.values())
+
+
+def total(checked: Iterable[Checked]) -> Totals:
+    """Sum what an audit found."""
+    shards, windows, rows = 0, 0, 0
+    failed: Counter[str] = Counter()
+    for shard in checked:
+        shards, windows, rows = shards + 1, windows + shard.windows, rows + shard.rows
+        failed.update(shard.failed)
+    return Totals(shards, windows, rows, dict(failed))
+
+
+def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
+    """Declare a run complete that an audit found without fault."""
+    totals = total(checked)
+    generation = _generations(ledger)
+    rows = [
+        {
+            "shard": c.shard.id,
+            "url": c.shard.url,
+            "windows": c.windows,
+            "rows": c.rows,
+            "failed": sum(c.failed.values()),
+        }
+        for c in checked
+    ]
+    ledger.store.put_new(f"manifest.{generation}.parquet", table.encode_rows(rows))
+    ledger.store.put_new(f"{SUCCESS}{generation}", json.dumps(asdict(totals)).encode())
+    return totals
+
+
+def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
+    """The totals of a run that was declared complete and still is, by a listing; None for every other."""
+    generation = _generations(ledger) - 1
+    if generation < 0:
+        return None
+    listed = table.decode_rows(ledger.store.get(f"manifest.{generation}.parquet"))
+    windows = {row["shard"]: row["windows"] for row in listed}
+    whole = windows.keys() == ledger.shards.keys() and all(
+        shard in states and states[shard].ended and states[shard].windows.keys() == set(range(count))
+        for shard, count in windows.items()
+    )
+    return Totals(**json.loads(ledger.store.get(f"{SUCCESS}{generation}"))) if whole else None
+
+
+def _generations(ledger: Ledger) -> int:
+    return sum(1 for _ in ledger.store.list(SUCCESS))

@@ -1,0 +1,204 @@
+"""Where tasks go and outcomes come from: the seam between the driver and the processes that label.
+
+`Station` runs one worker in a thread and answers for it. `LocalPool` is stations in this process, `actor.RayPool` one
+station an actor; both keep a `Desk` for each, the driver's view of what it holds.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.errors import PipelineError, WorkerLost
+from pipeline.records import Outcome, ShardFailure, ShardTask, TaskDone
+from pipeline.worker import Worker
+
+TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
+MAX_FALSE_STARTS = 3  # workers that die before they are ready, none having been: the machine or the model is at fault
+
+
+class Pool(Protocol):
+    """Workers, seen from the driver."""
+
+    @property
+    def labelled(self) -> int:
+        """Samples labelled so far, committed or not."""
+        ...
+
+    def free(self) -> int:
+        """How many more tasks can be handed over now."""
+        ...
+
+    def submit(self, task: ShardTask) -> None:
+        """Hand over a task; only while `free` says so."""
+        ...
+
+    def wait(self) -> list[Outcome]:
+        """What happened, after a second at most. A dead worker is a retryable ShardFailure for each task it held.
+
+        Raises PipelineError where no worker can be started at all.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave no worker behind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a station answers. ended: why its worker is no more; hopeless: another one would end the same way."""
+
+    outcomes: tuple[Outcome, ...]
+    labelled: int
+    ready: bool  # the model is loaded
+    ended: str | None = None
+    hopeless: bool = False
+
+
+class Station:
+    """A worker in a thread of this process: it labels while questions are answered."""
+
+    def __init__(self, build: Callable[[], Worker]) -> None:
+        self._tasks: queue.SimpleQueue[ShardTask | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._worker: Worker | None = None
+        self._draining = False
+        self._ended: str | None = None
+        self._hopeless = False
+        threading.Thread(target=self._work, args=(build,), daemon=True, name="worker").start()
+
+    def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
+        """Give tasks, get what has happened since; waits up to wait_s for something to happen."""
+        for task in tasks:
+            self._tasks.put(task)
+        ended = self._ended  # read before the outcomes: what came first is then among them
+        outcomes: list[Outcome] = []
+        try:
+            while (outcome := self._outcomes.get(timeout=0 if outcomes or ended else wait_s)) is not None:
+                outcomes.append(outcome)
+        except queue.Empty:
+            pass
+        worker = self._worker
+        return Report(tuple(outcomes), worker.labelled if worker else 0, worker is not None, ended, self._hopeless)
+
+    def drain(self) -> None:
+        """Begin no new window; the worker ends when the one at hand is committed."""
+        self._draining = True
+        self._tasks.put(None)
+        if self._worker:
+            self._worker.draining.set()
+
+    def _work(self, build: Callable[[], Worker]) -> None:
+        ended = "drained"
+        try:
+            self._worker = build()
+            if self._draining:
+                self._worker.draining.set()
+            for outcome in self._worker.run(self._handed()):
+                self._outcomes.put(outcome)
+        except PipelineError as error:
+            ended, self._hopeless = str(error), not error.retryable
+        except Exception as error:  # noqa: BLE001 - whatever ends a worker is for the driver to judge
+            ended = f"{type(error).__name__}: {error}"
+        self._ended = ended[:500]
+        self._outcomes.put(None)
+
+    def _handed(self) -> Iterator[ShardTask]:
+        while (task := self._tasks.get()) is not None:
+            yield task
+
+
+@dataclass(slots=True)
+class Desk:
+    """The driver's view of one worker."""
+
+    name: str
+    held: list[ShardTask] = field(default_factory=list)
+    unsent: list[ShardTask] = field(default_factory=list)
+    labelled: int = 0
+    ready: bool = False
+
+    def free(self) -> int:
+        """How many more tasks it may hold."""
+        return TASKS_AHEAD - len(self.held)
+
+    def give(self, task: ShardTask) -> None:
+        """Put a task on the desk; it goes out with the next exchange."""
+        self.held.append(task)
+        self.unsent.append(task)
+
+    def send(self) -> list[ShardTask]:
+        """What goes out now."""
+        sent, self.unsent = self.unsent, []
+        return sent
+
+    def take(self, report: Report) -> list[Outcome]:
+        """Note an answer; tasks that are over leave the desk."""
+        self.labelled, self.ready = report.labelled, report.ready or self.ready
+        for outcome in report.outcomes:
+            if isinstance(outcome, (TaskDone, ShardFailure)):
+                self.held.remove(outcome.task)
+        return list(report.outcomes)
+
+    def lose(self, reason: str) -> list[Outcome]:
+        """The worker is gone, and what it held with it."""
+        lost, self.held, self.unsent = self.held, [], []
+        return [ShardFailure(task, WorkerLost.__name__, f"{self.name}: {reason}", retryable=True) for task in lost]
+
+
+class FalseStarts:
+    """Counts workers that die before they are ready, so that a hopeless start ends the run with its reason."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._any_ready = False
+
+    def note(self, desk: Desk, reason: str, hopeless: bool) -> None:
+        """Raises WorkerLost with the reason where no worker will ever be ready."""
+        self._any_ready |= desk.ready
+        self._count += not desk.ready
+        if not self._any_ready and (hopeless or self._count >= MAX_FALSE_STARTS):
+            raise WorkerLost(f"no worker can start: {reason}")
+
+
+class LocalPool:
+    """Workers in threads of this process: for tests, and for machines without Ray."""
+
+    def __init__(self, build: Callable[[], Worker], workers: int = 1) -> None:
+        self._build = build
+        self._starts = FalseStarts()
+        self._gone = 0  # samples labelled by workers that have ended
+        self._desks = [(Desk(f"worker {i}"), Station(build)) for i in range(workers)]
+
+    @property
+    def labelled(self) -> int:
+        """Samples labelled so far, committed or not."""
+        return self._gone + sum(desk.labelled for desk, _ in self._desks)
+
+    def free(self) -> int:
+        """How many more tasks can be handed over now."""
+        return sum(desk.free() for desk, _ in self._desks)
+
+    def submit(self, task: ShardTask) -> None:
+        """Hand a task to the worker that holds least."""
+        max((desk for desk, _ in self._desks), key=Desk.free).give(task)
+
+    def wait(self) -> list[Outcome]:
+        """What happened, after a second at most."""
+        outcomes: list[Outcome] = []
+        for place, (desk, station) in enumerate(self._desks):
+            report = station.exchange(desk.send(), 0.2 / len(self._desks))
+            outcomes += desk.take(report)
+            if report.ended is not None:
+                outcomes += desk.lose(report.ended)
+                self._starts.note(desk, report.ended, report.hopeless)
+                self._gone += desk.labelled
+                self._desks[place] = (Desk(desk.name), Station(self._build))
+        return outcomes
+
+    def close(self) -> None:
+        """End the workers after the window at hand."""
+        for _, station in self._desks:
+            station.drain()

@@ -1,0 +1,95 @@
+"""How far a driver is: what it shows while it works, and what it leaves on storage for `status`."""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from time import monotonic, time
+
+from pipeline.errors import PipelineError
+from pipeline.ledger import Ledger
+from pipeline.tally import Tally
+
+ROLL_UP_S = 15.0  # seconds between two notes on storage
+ROLL_UPS = "status"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A moment of a driver's work: committed rows are ok or failed, labelled ones are committed or under way."""
+
+    rows: int  # committed by this driver
+    failed: dict[str, int]
+    labelled: int  # by its workers, committed or not
+    windows: int
+    images_per_s: float
+    eta_s: float | None  # None: not known yet
+    shards_broken: int
+    wasted_windows: int
+    lost_workers: int
+    retried_tasks: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Progress:
+    """A driver's clock and counters. left_bytes: of the input, when this driver began."""
+
+    left_bytes: int
+    clock: Callable[[], float] = monotonic
+    began: float = field(init=False)
+    first: tuple[float, int] | None = None  # when labelling was first seen, and how much there was
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def snapshot(self, tally: Tally, labelled: int) -> Snapshot:
+        """The moment, from the tally and the workers' own count."""
+        now = self.clock()
+        if self.first is None and labelled:
+            self.first = (now, labelled)
+        since, before = self.first or (now, 0)
+        rate = (labelled - before) / (now - since) if now > since else 0.0
+        return Snapshot(
+            rows=tally.rows,
+            failed=dict(tally.failed),
+            labelled=max(labelled, tally.rows - tally.failed.total()),
+            windows=tally.windows,
+            images_per_s=rate,
+            eta_s=self._eta(tally, labelled, rate),
+            shards_broken=len(tally.broken),
+            wasted_windows=tally.wasted_windows,
+            lost_workers=tally.lost_workers,
+            retried_tasks=tally.retried_tasks,
+            examples=tuple(tally.examples),
+        )
+
+    def _eta(self, tally: Tally, labelled: int, rate: float) -> float | None:
+        done = sum(tally.bytes_done.values())
+        if not rate or not tally.rows or not done:
+            return None
+        expected = self.left_bytes * tally.rows / done  # rows, if the rest is like what came so far
+        return max(0.0, expected - labelled) / rate
+
+
+class RollUp:
+    """A driver's note on storage: rewritten now and then, nothing rests on it but what `status` shows."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = monotonic) -> None:
+        self._ledger, self._clock = ledger, clock
+        self._name = f"{ROLL_UPS}/{uuid.uuid4().hex[:12]}.json"
+        self._next = clock()
+        self.missed: str | None = None  # why the last note could not be written
+
+    def write(self, snapshot: Snapshot, *, last: bool = False) -> None:
+        """Note a moment, at most every ROLL_UP_S seconds; the last one always, since the driver leaves."""
+        if not last and self._clock() < self._next:
+            return
+        self._next = self._clock() + ROLL_UP_S
+        try:
+            self._ledger.store.replace(
+                self._name, json.dumps({"at": time(), "left": last, **asdict(snapshot)}).encode()
+            )
+            self.missed = None
+        except PipelineError as error:  # a note lost is no reason to stop a run
+            self.missed = str(error)

@@ -1,0 +1,33 @@
+"""What came back: the counts a driver keeps, and nothing else it needs to remember."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from pipeline.records import Receipt, ShardFailure
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this driver has seen come back."""
+
+    windows: int = 0
+    rows: int = 0
+    failed: Counter[str] = field(default_factory=Counter)  # rows by status, other than ok
+    wasted_windows: int = 0
+    lost_workers: int = 0
+    retried_tasks: int = 0
+    broken: dict[str, ShardFailure] = field(default_factory=dict)  # shards given up, by id
+    examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
+    bytes_done: dict[str, int] = field(default_factory=dict)  # of each shard, accounted for
+
+    def note(self, receipt: Receipt) -> None:
+        """Count a committed window."""
+        self.bytes_done[receipt.shard] = max(receipt.end, self.bytes_done.get(receipt.shard, 0))
+        if receipt.wasted:  # another driver committed it, and counts it
+            self.wasted_windows += 1
+            return
+        self.windows += 1
+        self.rows += receipt.rows
+        self.failed.update(dict(receipt.failed))
+        if receipt.example:
+            self.examples.append(f"{receipt.shard} {receipt.example}")
