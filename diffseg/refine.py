@@ -22,6 +22,9 @@ def refine(attention: Float[Tensor, "B N N"], proposals: Proposals) -> Proposals
     """
     maps, stability, counts = torch.zeros_like(proposals.maps), torch.zeros_like(proposals.stability), []
     for image, count in enumerate(proposals.counts):
+        if count == 0:
+            counts.append(0)
+            continue
         nearest = cluster(attention[image], proposals.maps[image, :count])
         kept = torch.unique(nearest)
         means, _ = _means(attention[image], nearest, count)
@@ -36,8 +39,6 @@ def cluster(maps: Float[Tensor, "M N"], centres: Float[Tensor, "P N"]) -> Int[Te
 
     A cluster without maps keeps its centre.
     """
-    if len(centres) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=maps.device)
     least = TOLERANCE * maps.var(dim=0, correction=0).mean()
     nearest = _nearest(maps, centres)
     for _ in range(ROUNDS):

@@ -32,7 +32,7 @@ class Runs:
     column: Int[Tensor, " R"]
     sizes: tuple[tuple[int, int], ...]
 
-    def per_run(self, values: Sequence[float]) -> Tensor:
+    def per_run(self, values: Sequence[int | float]) -> Tensor:
         """A number of each image, for each of its runs."""
         return torch.tensor(values, device=self.start.device)[self.image]
 

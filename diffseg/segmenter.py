@@ -177,7 +177,7 @@ def propose(maps: AttentionMaps, config: SegmentConfig) -> Proposals:
     return refine(attention, proposals) if config.refine else proposals
 
 
-def as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
+def as_pixels(image: object) -> np.ndarray:
     """Uint8 [H, W, 3]; ValueError for an array of another kind."""
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
@@ -256,8 +256,8 @@ def _levels(maps: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], bool]:
         raise ValueError(f"maps are all [n, n] or all [B, n, n], got {shapes}")
     if len({level.shape[-1] for level in levels}) < len(levels):
         raise ValueError(f"one map a level is needed, the mean over its layers; got {shapes}")
-    if any((level < 0).any() for level in levels):
-        raise ValueError("attention is a probability, but some values are negative")
+    if not all(level.is_floating_point() for level in levels) or any((level < 0).any() for level in levels):
+        raise ValueError("attention is floating-point probability, but some values are negative or whole numbers")
     alone = levels[0].ndim == 2
     return tuple(level[None] if alone else level for level in levels), alone
 

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from diffseg.regions import connected, number, paint, runs_of, touching, union
+
+
+def regions(labels):
+    runs = runs_of([labels])
+    return paint(runs, connected(runs.label, touching(runs)))[0]
+
+
+def drawing(*rows):
+    return torch.tensor([[ord(character) - ord("a") for character in row] for row in rows])
+
+
+@st.composite
+def label_maps(draw):
+    height, width, labels = draw(st.integers(1, 12)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, labels, (height, width)))
+
+
+@given(st.lists(label_maps(), min_size=1, max_size=3))
+def test_painting_the_runs_gives_the_labels_back(maps):
+    runs = runs_of(maps)
+
+    for painted, labels in zip(paint(runs, runs.label), maps, strict=True):
+        assert torch.equal(painted, labels)
+
+
+def test_runs_say_where_they_lie():
+    runs = runs_of([drawing("aab"), drawing("c", "c")])
+
+    assert runs.start.tolist() == [0, 2, 3, 4]
+    assert runs.length.tolist() == [2, 1, 1, 1]
+    assert list(zip(runs.image.tolist(), runs.row.tolist(), runs.column.tolist(), strict=True)) == [
+        (0, 0, 0),
+        (0, 0, 2),
+        (1, 0, 0),
+        (1, 1, 0),
+    ]
+
+
+def test_borders_are_counted_in_pixels():
+    runs = runs_of([drawing("aaab", "acbb")])  # runs: aaa b a c bb
+
+    pairs = touching(runs)
+
+    found = dict(zip(zip(pairs.one.tolist(), pairs.other.tolist(), strict=True), pairs.border.tolist(), strict=True))
+    assert found == {(0, 1): 1, (2, 3): 1, (3, 4): 1, (0, 2): 1, (0, 3): 1, (0, 4): 1, (1, 4): 1}
+
+
+def test_corners_do_not_connect():
+    assert regions(drawing("ab", "ba")).unique().numel() == 4
+
+
+def test_a_spiral_is_one_region():
+    spiral = drawing("aaaaa", "bbbba", "aaaba", "abbba", "aaaaa")
+
+    assert regions(spiral).unique().numel() == 2
+
+
+def test_images_of_a_batch_never_touch():
+    runs = runs_of([drawing("aa"), drawing("aa"), drawing("a", "a")])
+
+    assert connected(runs.label, touching(runs)).tolist() == [0, 1, 2, 2]
+
+
+@settings(deadline=None)
+@given(label_maps())
+def test_regions_equal_those_of_scipy(labels):
+    ours = regions(labels)
+
+    theirs = np.zeros(labels.shape, dtype=int)
+    for value in labels.unique():
+        part, _ = ndimage.label(labels == value)
+        theirs[part > 0] = part[part > 0] + theirs.max()
+    pairs = set(zip(ours.flatten().tolist(), theirs.flatten().tolist(), strict=True))
+    assert len(pairs) == ours.unique().numel() == len(np.unique(theirs))
+
+
+@pytest.mark.parametrize("count", [2, 1000])
+def test_a_long_chain_is_one(count):
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+    assert not union(count, order[1:], order[:-1]).any()
+
+
+def test_segments_are_numbered_image_by_image_with_area_and_box():
+    runs = runs_of([drawing("aac", "acc"), drawing("b", "b")])
+
+    segments = number(runs, runs.label)
+
+    assert segments.image.tolist() == [0, 0, 1]
+    assert segments.first.tolist() == [0, 2]
+    assert segments.area.tolist() == [3, 3, 2]
+    assert segments.box.tolist() == [[0, 0, 2, 2], [1, 0, 2, 2], [0, 0, 1, 2]]
+
+
+def test_ignored_pixels_belong_to_no_segment():
+    runs = runs_of([torch.tensor([[-1, 5, 5, -1]])])
+
+    segments = number(runs, runs.label)
+
+    assert segments.of_run.tolist() == [-1, 0, -1]
+    assert segments.area.tolist() == [2]
+    assert segments.box.tolist() == [[1, 0, 2, 1]]

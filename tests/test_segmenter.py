@@ -1,0 +1,279 @@
+import math
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
+from diffseg.capture import AttentionMaps
+from diffseg.segmenter import as_pixels
+
+GOLDEN = Path(__file__).parent / "golden"
+make = runpy.run_path(str(GOLDEN / "make.py"))
+
+
+@pytest.mark.parametrize("name", make["CASES"])
+def test_paper_mode_gives_the_golden_masks(name):
+    recorded = np.load(GOLDEN / "masks.npz")
+    grid, levels = make["inputs"](name)
+    _, _, _, thresholds, per_side, refine = make["CASES"][name]
+    config = SegmentConfig(mode="paper", thresholds=thresholds, anchors_per_side=per_side, refine=refine)
+
+    labels, trace = segment_attention(
+        [torch.from_numpy(level) for level in levels],
+        config,
+        recorded[f"{name}/labels"].shape,
+        grid=grid,
+        return_trace=True,
+    )
+
+    assert trace == recorded[f"{name}/counts"].tolist()
+    assert (labels.numpy() == recorded[f"{name}/labels"]).mean() >= 0.999
+
+
+def test_golden_masks_are_what_their_script_makes():
+    recorded = np.load(GOLDEN / "masks.npz")
+    labels, counts = make["expected"]("one-threshold")
+
+    assert np.array_equal(labels, recorded["one-threshold/labels"])
+    assert counts == recorded["one-threshold/counts"].tolist()
+
+
+GRID = (16, 16)
+PAPER = SegmentConfig(mode="paper", thresholds=(0.5, 0.5, 0.5))
+FAST = SegmentConfig(mode="fast", thresholds=(0.5, 0.5, 0.5))
+
+
+def maps_of(*seeds, grid=GRID):
+    """A batch of attention maps of three levels."""
+    images = [synthetic.attention(synthetic.blobs(grid, 3 + seed % 4, seed), (1, 2, 4), seed) for seed in seeds]
+    return [torch.from_numpy(np.stack(level)) for level in zip(*images, strict=True)]
+
+
+@pytest.mark.parametrize("config", [PAPER, FAST])
+def test_a_batch_equals_its_images_to_the_bit(config):
+    maps = maps_of(1, 2, 3)
+
+    together = segment_attention(maps, config, (64, 64))
+
+    assert together.shape == (3, 64, 64)
+    for image in range(3):
+        assert torch.equal(together[image], segment_attention([level[image] for level in maps], config, (64, 64)))
+
+
+def test_levels_may_come_in_any_order():
+    maps = [level[0] for level in maps_of(5)]
+
+    assert torch.equal(segment_attention(maps[::-1], PAPER, (64, 64)), segment_attention(maps, PAPER, (64, 64)))
+
+
+def test_thresholds_are_the_published_ones_where_none_are_given():
+    maps = [level[0] for level in maps_of(5)]
+
+    _, trace = segment_attention(maps, SegmentConfig(), (64, 64), return_trace=True)
+
+    assert trace == segment_attention(maps, SegmentConfig(thresholds=(1.1, 1.1, 1.1)), (64, 64), return_trace=True)[1]
+
+
+def test_known_regions_are_found():
+    regions = synthetic.blobs(GRID, 4, seed=9)
+    maps = [torch.from_numpy(level) for level in synthetic.attention(regions, (1, 2), seed=9, own=8.0)]
+
+    labels = segment_attention(maps, SegmentConfig(thresholds=(1.0, 1.0, 1.0)), GRID).numpy()
+
+    matched = sum(np.bincount(labels[regions == value]).max() for value in np.unique(regions))
+    assert len(np.unique(labels)) == 4
+    assert matched / regions.size > 0.95
+
+
+def test_fast_mode_leaves_no_small_region():
+    config = SegmentConfig(thresholds=(0.5, 0.5, 0.5), min_area=0.02)
+    for labels in segment_attention(maps_of(*range(6)), config, (80, 80)):
+        parts = [ndimage.label(labels == value)[0] for value in labels.unique()]
+        assert min(np.bincount(part.ravel())[1:].min() for part in parts) >= 0.02 * 80 * 80
+
+
+def test_split_components_are_segments_of_their_own():
+    labels = segment_attention(
+        maps_of(*range(6)), SegmentConfig(thresholds=(0.5, 0.5, 0.5), split_components=True), (80, 80)
+    )
+
+    for each in labels:
+        assert each.unique().tolist() == list(range(int(each.max()) + 1))
+        assert all(ndimage.label(each == value)[1] == 1 for value in each.unique())
+
+
+def test_zeros_leave_one_segment_in_paper_mode_and_do_no_harm_in_fast_mode():
+    identity = torch.eye(64)
+
+    assert not segment_attention([identity], SegmentConfig(mode="paper"), (8, 8)).any()
+    assert segment_attention([identity], SegmentConfig(), (8, 8)).min() == 0
+
+
+@pytest.mark.parametrize(
+    ("maps", "arguments", "message"),
+    [
+        ([], {}, "empty list"),
+        ([torch.eye(5)], {}, "5 cells are no square"),
+        ([torch.eye(6)], {"grid": (2, 4)}, "6 cells is no 2 x 4 grid"),
+        ([torch.rand(4, 9)], {}, r"\[4, 9\]"),
+        ([torch.eye(4), torch.eye(4)], {}, "one map a level"),
+        ([torch.eye(16), torch.eye(4)[None]], {}, "all"),
+        ([torch.ones(4, 4)], {}, "must be distributions"),
+        ([torch.full((4, 4), float("nan"))], {}, "must be distributions"),
+        ([torch.tensor([[2.0, -1.0], [0.5, 0.5]])], {"grid": (1, 2)}, "negative"),
+        ([torch.zeros(4, 4, dtype=torch.int64)], {}, "floating"),
+        ([torch.eye(4)], {"size": (0, 4)}, "size"),
+    ],
+)
+def test_maps_that_make_no_sense_are_refused(maps, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        segment_attention(maps, PAPER, **{"size": (8, 8)} | arguments)
+
+
+class Colours:
+    """Attends to cells of like colour: a model without weights."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, mode="fast", **options):
+        self.config = SegmentConfig(
+            mode=mode, thresholds=(0.5, 0.5), timestep=0, image_size=64, dtype="float32", **options
+        )
+        self.passes = []
+
+    def attend(self, pixels):
+        self.passes.append(len(pixels))
+        height, width = pixels.shape[2] // 4, pixels.shape[3] // 4
+        levels = []
+        for k in (1, 2, 4):
+            cells = torch.nn.functional.adaptive_avg_pool2d(pixels, (height // k, width // k)).flatten(2).mT
+            levels.append(torch.softmax(-4 * torch.cdist(cells, cells), -1))
+        levels[0][pixels.amax((1, 2, 3)) == -1] = float("nan")  # black makes no sense to it
+        return AttentionMaps(tuple(levels), (height, width))
+
+
+def halves(height, width):
+    """Left half red, right half green."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2, 0] = 255
+    image[:, width // 2 :, 1] = 255
+    return image
+
+
+def test_two_colours_become_two_segments():
+    [result] = DiffSeg(Colours()).segment([halves(40, 60)])
+
+    assert result.label_map.dtype == np.int32
+    assert np.array_equal(result.label_map, np.repeat([[0] * 30 + [1] * 30], 40, axis=0))
+    assert [(each.id, each.area, each.box) for each in result.segments] == [
+        (0, 1200, (0, 0, 30, 40)),
+        (1, 1200, (30, 0, 30, 40)),
+    ]
+
+
+def test_paper_mode_looks_at_the_centre_square_and_ignores_the_rest():
+    [result] = DiffSeg(Colours("paper")).segment([halves(40, 60)])
+
+    assert (result.label_map[:, :10] == -1).all()
+    assert (result.label_map[:, 50:] == -1).all()
+    assert np.array_equal(result.label_map[:, 10:50], np.repeat([[0] * 20 + [1] * 20], 40, axis=0))
+    assert [each.box for each in result.segments] == [(10, 0, 20, 40), (30, 0, 20, 40)]
+
+
+@pytest.mark.parametrize("mode", ["paper", "fast"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 5), (64, 64), (90, 200)])
+def test_any_size_is_labelled_in_its_own_frame(mode, size):
+    image = np.random.default_rng(0).integers(1, 256, (*size, 3), dtype=np.uint8)
+
+    [result] = DiffSeg(Colours(mode, output_size="source")).segment([image])
+
+    assert result.label_map.shape == size
+    ids, areas = np.unique(result.label_map[result.label_map >= 0], return_counts=True)
+    assert [each.id for each in result.segments] == ids.tolist() == list(range(len(ids)))
+    assert [each.area for each in result.segments] == areas.tolist()
+    assert all(0 <= each.score <= 1 for each in result.segments)
+    assert 0 <= result.quality <= 1
+
+
+def test_the_longer_side_of_a_label_map_is_bounded():
+    [result] = DiffSeg(Colours(output_size=32)).segment([halves(40, 80)])
+
+    assert result.label_map.shape == (16, 32)
+    assert result.segments[1].box == (16, 0, 16, 16)
+
+
+def test_images_of_many_sizes_come_back_in_the_order_given():
+    sizes = [(64, 64), (40, 160), (64, 64), (160, 40), (40, 160), (64, 64)]
+    model = Colours()
+
+    results = DiffSeg(model, batch_size=2).segment([halves(*size) for size in sizes])
+
+    assert [result.label_map.shape for result in results] == sizes
+    assert sorted(model.passes) == [1, 1, 2, 2]
+
+
+def test_quality_is_the_mean_score_by_area():
+    image = halves(40, 60)
+    image[:, 45:] = 255
+
+    [result] = DiffSeg(Colours()).segment([image])
+
+    total = sum(each.area * each.score for each in result.segments)
+    assert result.quality == pytest.approx(total / 2400)
+    assert len(result.segments) == 3
+
+
+def test_a_picture_of_one_colour_is_one_segment_and_certain():
+    [result] = DiffSeg(Colours()).segment([np.full((32, 32, 3), 200, np.uint8)])
+
+    assert len(result.segments) == 1
+    assert result.quality == 1.0
+
+
+def test_an_image_the_model_cannot_make_sense_of_is_named_and_the_others_can_go_on():
+    images = [halves(64, 64), np.zeros((64, 64, 3), np.uint8), halves(40, 160), np.zeros((40, 160, 3), np.uint8)]
+    segmenter = DiffSeg(Colours(), batch_size=4)
+
+    with pytest.raises(AttentionError, match=r"\[1, 3\]") as caught:
+        segmenter.segment(images)
+
+    assert caught.value.images == (1, 3)
+    rest = segmenter.segment([image for i, image in enumerate(images) if i not in caught.value.images])
+    assert [len(result.segments) for result in rest] == [2, 2]
+    assert all(math.isfinite(result.quality) for result in rest)
+
+
+def test_pil_images_of_any_mode_are_taken_as_colour():
+    image = Image.fromarray(halves(40, 60))
+    expected = DiffSeg(Colours()).segment([image.convert("RGBA"), image.convert("P"), image])
+
+    assert all(np.array_equal(each.label_map, expected[2].label_map) for each in expected)
+
+
+def test_no_images_give_no_results():
+    assert DiffSeg(Colours()).segment([]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("cat.jpg", "got str"),
+        (np.zeros((4, 4), np.uint8), r"got uint8 \[4, 4\]"),
+        (np.zeros((4, 4, 3), np.float32), "got float32"),
+        (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\]"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        as_pixels(image)
+
+
+def test_an_impossible_batch_size_is_refused():
+    with pytest.raises(ValueError, match="got 0"):
+        DiffSeg(Colours(), batch_size=0)
