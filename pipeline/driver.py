@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pipeline.errors import Stopped, StorageFull
+from pipeline.errors import Drained, Stopped, StorageFull, WorkerLost
 from pipeline.ledger import Ledger
 from pipeline.pool import Pool
 from pipeline.records import Receipt, ShardFailure, ShardTask, TaskDone
@@ -50,9 +50,12 @@ def drive(
                         pending.extend(ledger.missing_of(task.shard))
                 case ShardFailure(kind=StorageFull.__name__):
                     raise Stopped(outcome.error)
+                case ShardFailure(kind=Drained.__name__, task=task):
+                    in_flight[task.shard.id] -= 1
+                    pending.extend(still_missing(ledger, task))
                 case ShardFailure(task=task):
                     in_flight[task.shard.id] -= 1
-                    tally.lost_workers += outcome.kind == "WorkerLost"
+                    tally.lost_workers += outcome.kind == WorkerLost.__name__
                     fresh = replace(task, attempt=0) if task.shard.id in progressed else task
                     progressed.discard(task.shard.id)
                     if outcome.retryable and fresh.attempt < max_attempts:

@@ -5,6 +5,7 @@ PipelineError
 ├── StorageError    storage refused after every retry; another attempt may pass
 ├── StorageFull     no space is left; the run stops, resumable
 ├── WorkerLost      the worker died before it answered; another attempt may pass
+├── Drained         the worker was asked to leave and did; costs no attempt
 ├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
 ├── ShardChanged    the shard is no longer the one that was pinned at the start
 ├── Stopped         going on would only burn money; the run can be resumed
@@ -34,6 +35,12 @@ class StorageFull(PipelineError):
 
 class WorkerLost(PipelineError):
     """A process that held work is gone."""
+
+    retryable = True
+
+
+class Drained(PipelineError):
+    """A worker left in good order, with work still in its hands."""
 
     retryable = True
 

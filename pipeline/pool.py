@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.errors import PipelineError, WorkerLost
+from pipeline.errors import Drained, PipelineError, WorkerLost
 from pipeline.records import Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.worker import Worker
 
+DRAINED = "drained"  # how a worker ends that was asked to leave
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
 MAX_FALSE_STARTS = 3  # workers that die before they are ready, none having been: the machine or the model is at fault
 
@@ -91,7 +92,7 @@ class Station:
             self._worker.draining.set()
 
     def _work(self, build: Callable[[], Worker]) -> None:
-        ended = "drained"
+        ended = DRAINED
         try:
             self._worker = build()
             if self._draining:
@@ -145,7 +146,8 @@ class Desk:
     def lose(self, reason: str) -> list[Outcome]:
         """The worker is gone, and what it held with it."""
         lost, self.held, self.unsent = self.held, [], []
-        return [ShardFailure(task, WorkerLost.__name__, f"{self.name}: {reason}", retryable=True) for task in lost]
+        kind = Drained.__name__ if reason == DRAINED else WorkerLost.__name__
+        return [ShardFailure(task, kind, f"{self.name}: {reason}", retryable=True) for task in lost]
 
 
 class FalseStarts:

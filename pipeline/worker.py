@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
@@ -112,17 +113,17 @@ class Worker:
         self.ledger, self.segmenter = ledger, segmenter
         self.batch_size = batch_size or segmenter.batch_size
         self.decode_threads = max(1, min(4, len(os.sched_getaffinity(0)) - 1))
-        self.labelled = 0  # samples, ever: progress between commits
+        self.books = Books(ledger)
+        self.labelled = 0  # samples gone through, ever: progress between commits
         self.draining = threading.Event()  # set: no new window begins
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values."""
-        books = Books(self.ledger)
-        for outcome in map_ahead(lambda step: step(books), self._steps(tasks), depth=2):
+        for outcome in map_ahead(lambda step: step(), self._steps(tasks), depth=2):
             if outcome is not None:
                 yield outcome
 
-    def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Callable[["Books"], Outcome | None]]:
+    def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Callable[[], Outcome | None]]:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
         for task, item in self._decoded(tasks):
@@ -132,7 +133,9 @@ class Worker:
                     yield self._finished(work)
                 work = None
             if isinstance(item, TaskEnd):
-                yield lambda books, task=task, end=item: books.close(task, end)  # type: ignore[misc]
+                yield partial(self.books.close, task, item)
+                continue
+            if task in self.books.failed:
                 continue
             if work is None:
                 if self.draining.is_set():
@@ -168,15 +171,16 @@ class Worker:
         work.samples.append(item.raw if self.ledger.run.also else replace(item.raw, members={}))
         if isinstance(item, SampleFailure):
             work.records[item.raw.index] = _failed_row(work.task, item)
+            self.labelled += 1
             return
         work.waiting.append(item)
         if len(work.waiting) >= self.batch_size:
             self._label(work)
 
-    def _finished(self, work: WindowWork) -> Callable[["Books"], Outcome | None]:
+    def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
         if work.waiting:
             self._label(work)
-        return lambda books: books.commit(work)
+        return partial(self.books.commit, work)
 
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
@@ -205,6 +209,8 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
         bad = set(error.images) or set(range(len(batch)))
         failed = [_failed_row(task, _failure(batch[i], "model_nan", error)) for i in sorted(bad)]
         return failed + label(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
+    except PipelineError:
+        raise
     except Exception as error:
         if type(error).__name__ == "AcceleratorError":  # the device is lost to this process, not the sample to blame
             raise WorkerLost(f"device failed: {error}") from error
@@ -278,6 +284,7 @@ class Books:
         """A task was read to its end, or as far as it went."""
         mine = self.committed.pop(task, set())
         if task in self.failed:
+            self.failed.remove(task)  # it may come back as another attempt
             return None
         if end.error:
             return failure_of(task, end.error)

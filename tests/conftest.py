@@ -1,0 +1,83 @@
+"""What tests share: tiny shards with known images, runs of a fake model, and the way to the data beside the project."""
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.records import Shard
+from pipeline.run import Run
+from pipeline.shards import pin
+from pipeline.tars import write_samples
+from pipeline.worker import Worker
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The folder of real photos beside the project; tests that need it skip where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the photos beside the project are not here")
+    return folder
+
+
+def jpeg(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
+    """A photo with a dark left and a bright right; its width of dark tells `number`."""
+    width, height = size
+    pixels = np.full((height, width, 3), 20, np.uint8)
+    pixels[:, 4 + number % (width - 8) :] = 230
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def samples(count: int, first: int = 0) -> list[tuple[str, Mapping[str, bytes]]]:
+    """Keys and members of samples that all decode."""
+    return [(f"{i:04d}", {"jpg": jpeg(i), "txt": b"%d" % i}) for i in range(first, first + count)]
+
+
+def write_shard(path: Path, content: list[tuple[str, Mapping[str, bytes]]]) -> Path:
+    """A WebDataset tar."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(write_samples(content))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Shard]:
+    """Three pinned shards of 10, 7 and 0 samples."""
+    for number, count in enumerate((10, 7, 0)):
+        write_shard(tmp_path / "in" / f"s-{number}.tar", samples(count, first=100 * number))
+    return pin([str(tmp_path / "in" / "s-*.tar")])
+
+
+def a_run(**changes: object) -> Run:
+    """A run of the fake model, four samples a window."""
+    values: dict = {
+        "fingerprint": "f",
+        "model": "fake",
+        "revision": None,
+        "weights_sha256": "0",
+        "segment": {"mode": "fast", "thresholds": [1.0]},
+        "window": 4,
+    }
+    return Run(**{**values, **changes})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, shards: list[Shard]) -> Ledger:
+    """A run on a local disk with nothing done yet."""
+    return Ledger.start(str(tmp_path / "run"), a_run(), shards)
+
+
+@pytest.fixture
+def build(ledger: Ledger) -> Callable[[], Worker]:
+    """Makes workers of that run."""
+    return lambda: Worker(Ledger.open(ledger.store.url), FakeSegmenter(batch_size=3))

@@ -1,0 +1,189 @@
+"""The driver: one loop that ends, with every window on storage or a record of why not."""
+
+from collections import Counter
+
+import pytest
+
+from pipeline.audit import audit
+from pipeline.driver import drive, still_missing
+from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.pool import LocalPool
+from pipeline.records import Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.tally import Tally
+from pipeline.worker import Worker
+
+
+class ScriptedPool:
+    """Runs tasks at once through a real worker, but first lets a script spoil them.
+
+    script: what becomes of the n-th task handed over, by n; None or absent: it is done.
+    """
+
+    labelled = 0
+
+    def __init__(self, ledger, script):
+        self.worker, self.script, self.count, self.outcomes = Worker(ledger, FakeSegmenter()), script, 0, []
+
+    def free(self):
+        return 1 - len(self.outcomes)
+
+    def submit(self, task):
+        self.count += 1
+        spoil = self.script(self.count, task) if callable(self.script) else self.script.get(self.count)
+        if spoil is None:
+            self.outcomes += list(self.worker.run([task]))
+        elif spoil == "half":  # the first window is committed, then the worker dies
+            self.outcomes += [o for o in self.worker.run([task]) if isinstance(o, Receipt)][:1]
+            self.outcomes.append(ShardFailure(task, "WorkerLost", "killed", retryable=True))
+        else:
+            self.outcomes.append(ShardFailure(task, *spoil))
+
+    def wait(self):
+        happened, self.outcomes = self.outcomes, []
+        return happened
+
+    def close(self):
+        pass
+
+
+LOST = ("WorkerLost", "killed", True)
+
+
+def complete(ledger):
+    return [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
+
+
+def test_all_shards_are_done_once(ledger):
+    tally = Tally()
+    drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), tally)
+    assert complete(ledger)
+    assert (tally.rows, tally.windows, tally.retried_tasks) == (17, 5, 0)
+    assert Counter((row["shard"], row["index"]) for row in ledger.rows()).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize(("losses", "given_up"), [(0, 0), (2, 0), (3, 1)])
+def test_a_lost_worker_is_retried_until_attempts_run_out(ledger, losses, given_up):
+    first = next(iter(ledger.shards.values()))
+    left = [losses]
+
+    def script(count, task):
+        if task.shard == first and left[0]:
+            left[0] -= 1
+            return LOST
+        return None
+
+    tally = Tally()
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=3)
+
+    assert len(tally.broken) == given_up
+    assert complete(ledger) == (not given_up)
+    assert tally.lost_workers == losses
+
+
+def test_losses_with_progress_between_them_never_exhaust_the_attempts(ledger):
+    first = next(iter(ledger.shards.values()))
+    tally = Tally()
+    script = lambda count, task: "half" if task.shard == first and task.first_window < 2 else None  # noqa: E731
+
+    pool = ScriptedPool(ledger, script)
+    pool.worker.ledger = ledger
+    drive(ledger, pool, ledger.missing(), tally, max_attempts=1)
+
+    assert complete(ledger)
+    assert not tally.broken
+
+
+def test_a_drained_worker_costs_no_attempt(ledger):
+    tally = Tally()
+    script = dict.fromkeys(range(1, 8), ("Drained", "spot notice", True))
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
+    assert complete(ledger)
+
+
+def test_what_cannot_be_retried_is_given_up_at_once_with_a_record(ledger, tmp_path):
+    pool = ScriptedPool(ledger, {1: ("CorruptShard", "damaged header", False, 512)})
+    tally = Tally()
+    drive(ledger, pool, ledger.missing(), tally)
+    assert [failure.error for failure in tally.broken.values()] == ["damaged header"]
+    assert len(list((tmp_path / "run" / "failures").iterdir())) == 1
+
+
+def test_full_storage_stops_the_run(ledger):
+    pool = ScriptedPool(ledger, {1: (StorageFull.__name__, "no space left", False)})
+    with pytest.raises(Stopped, match="no space left"):
+        drive(ledger, pool, ledger.missing(), Tally())
+
+
+def test_windows_of_one_shard_may_come_in_any_order(ledger):
+    shard = next(iter(ledger.shards.values()))
+    others = [task for task in ledger.missing() if task.shard != shard]
+    tasks = [ShardTask(shard, 2, None), ShardTask(shard, 0, 0), ShardTask(shard, 1, 1), *others]
+    drive(ledger, ScriptedPool(ledger, {}), tasks, Tally())
+    assert complete(ledger)
+
+
+def test_a_retry_is_cut_to_the_windows_that_are_missing(ledger):
+    shard = next(iter(ledger.shards.values()))
+    list(Worker(ledger, FakeSegmenter()).run([ShardTask(shard, 1, 1)]))
+    whole, middle = ShardTask(shard, attempt=2), ShardTask(shard, 1, 1)
+    assert [(t.first_window, t.last_window, t.attempt) for t in still_missing(ledger, whole)] == [
+        (0, 0, 2),
+        (2, None, 2),
+    ]
+    assert still_missing(ledger, middle) == []
+
+
+def test_workers_in_threads_do_the_same(ledger, build):
+    pool = LocalPool(build, workers=2)
+    drive(ledger, pool, ledger.missing(), Tally())
+    pool.close()
+    assert complete(ledger)
+    assert pool.labelled == 17
+
+
+def test_a_worker_that_dies_is_replaced_and_its_tasks_come_back(ledger, build):
+    made = []
+
+    def dying(images):
+        raise WorkerLost("the device fell off the bus")
+
+    def mortal():
+        worker = build()
+        made.append(worker)
+        if len(made) <= 2:
+            worker.segmenter.segment = dying
+        return worker
+
+    pool, tally = LocalPool(mortal), Tally()
+    drive(ledger, pool, ledger.missing(), tally, max_attempts=5)
+    pool.close()
+
+    assert complete(ledger)
+    assert len(made) == 3
+    assert tally.lost_workers >= 2
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(ledger):
+    def hopeless():
+        raise PipelineError("no such model")
+
+    with pytest.raises(WorkerLost, match="no worker can start: no such model"):
+        drive(ledger, LocalPool(hopeless), ledger.missing(), Tally())
+
+
+def test_a_receipt_of_another_attempt_counts_as_waste_not_as_rows():
+    tally = Tally()
+    tally.note(Receipt("s", 0, 4, (), 100, 0.1))
+    tally.note(Receipt("s", 0, 4, (), 100, 0.1, wasted=True))
+    assert (tally.rows, tally.windows, tally.wasted_windows) == (4, 1, 1)
+
+
+def test_a_shard_whose_end_is_missing_is_read_again(ledger):
+    shard = next(iter(ledger.shards.values()))
+    assert isinstance(Ledger.open(ledger.store.url).missing()[0], ShardTask)
+    *_, done = Worker(ledger, FakeSegmenter()).run([ShardTask(shard, 0, 2)])
+    assert done == TaskDone(ShardTask(shard, 0, 2))
+    drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), Tally())
+    assert complete(ledger)
