@@ -1,12 +1,10 @@
 """Self-attention of a UNet, averaged over heads and layers while it runs.
 
-All heads of one layer at 64 x 64 cells would take half a gigabyte per image. The fused kernel gives the log-sum-exp of
-every row beside its output; with it the probabilities are rebuilt tile by tile and added to one map per level.
+Goes in: a UNet about to run. Comes out: one map per level, to which each layer added its head mean as it passed.
 
 Letters: B images, H heads, n cells of a level, d channels of a head.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffseg.attention import attend, attend_opaque
 from diffseg.types import Float
-
-TILE = 64  # query rows a step: 1 MB of scores a head at 64 x 64 cells, which stays in a core's cache
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Recorder:
         )
         weight = 1 / self.store.layers[self.depth]
         mean = self.store.mean(self.depth, query)
-        step = attend_compiled if torch.compiler.is_compiling() else attend
+        step = attend_opaque if torch.compiler.is_compiling() else attend
         mixed: Tensor = layer.to_out[0](step(query, key, value, mean, weight))
         return mixed / layer.rescale_output_factor
 
@@ -113,59 +108,3 @@ def depth_of(name: str, blocks: int) -> int:
             return blocks - 1 - int(index)
         case _:
             return blocks - 1
-
-
-def attend(
-    query: Float[Tensor, "B H n d"],
-    key: Float[Tensor, "B H n d"],
-    value: Float[Tensor, "B H n d"],
-    mean: Float[Tensor, "B n n"],
-    weight: float,
-) -> Float[Tensor, "B n C"]:
-    """Self-attention; on the way `mean` gains `weight` times the head mean of the probabilities."""
-    output, log_sum = fused_attention(query, key, value)
-    add_head_mean(mean, query, key, log_sum, weight)
-    return output.transpose(1, 2).flatten(2)
-
-
-@torch.library.custom_op("diffseg::attend", mutates_args=("mean",))
-def attend_compiled(query: Tensor, key: Tensor, value: Tensor, mean: Tensor, weight: float) -> Tensor:
-    """`attend` as one opaque step, which torch.compile neither looks into nor breaks at."""
-    return attend(query, key, value, mean, weight).contiguous()
-
-
-@attend_compiled.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, mean: Tensor, weight: float) -> Tensor:
-    images, heads, cells, channels = query.shape
-    return query.new_empty((images, cells, heads * channels))
-
-
-def fused_attention(
-    query: Float[Tensor, "B H n d"], key: Float[Tensor, "B H n d"], value: Float[Tensor, "B H n d"]
-) -> tuple[Tensor, Float[Tensor, "B H n"]]:
-    """What scaled_dot_product_attention returns here, and the log-sum-exp of each row of scores beside it."""
-    if query.device.type == "cpu":
-        output, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
-        return output, log_sum
-    raise NotImplementedError
-
-
-def add_head_mean(
-    mean: Float[Tensor, "B n n"],
-    query: Float[Tensor, "B H n d"],
-    key: Float[Tensor, "B H n d"],
-    log_sum: Float[Tensor, "B H n"],
-    weight: float,
-) -> None:
-    """Add `weight` times softmax(query key^T * d^-0.5).mean(heads) to `mean`, in place.
-
-    Scores are made in float32: in SD 2 they pass the float16 maximum.
-    """
-    images, heads, cells, channels = query.shape
-    shift = log_sum - math.log(weight / heads)
-    for image in range(images):
-        keys = key[image].float().transpose(-1, -2)
-        for start in range(0, cells, TILE):
-            rows = slice(start, start + TILE)
-            scores = query[image, :, rows].float() * channels**-0.5 @ keys
-            mean[image, rows] += scores.sub_(shift[image, :, rows, None]).exp_().sum(0)
