@@ -92,11 +92,14 @@ def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, 
         if row["quality"] is not None:
             worst.add(-row["quality"], identity)
             best.add(row["quality"], identity)
-    extremes = {*worst.values(), *best.values()}
-    picks = drawn.values()
-    everything = counts.statuses[OK] <= samples
-    at_random = picks if everything else picks[: samples - len(extremes)]
-    return Choice(frozenset({*extremes, *at_random, *failed.values()}), frozenset(at_random))
+    shown = {*worst.values(), *best.values()}
+    at_random = set[Identity]()
+    for identity in drawn.values():  # the first so many in order of luck: an unbiased draw, extremes or not
+        if len(shown | {identity}) > samples:
+            break
+        shown.add(identity)
+        at_random.add(identity)
+    return Choice(frozenset({*shown, *failed.values()}), frozenset(at_random))
 
 
 def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title: str | None = None) -> Shown:

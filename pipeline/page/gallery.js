@@ -65,7 +65,7 @@ function refresh() {
 function turnTo(page) {
   state.page = page;
   if (PAGES[page]) $("sort").value = PAGES[page];
-  location.replace("#" + page);
+  location.replace("#/" + page); // a slash, so that the browser looks for no element of that name
   scrollTo(0, 0);
   refresh();
 }
@@ -239,6 +239,6 @@ fillFailures($("failures"), failures);
 fillStatistics($("statistics"), chooseRange);
 $("loading").hidden = true;
 setSplit(50);
-const [, asked, number] = /^#(\w+?)(?:-(\d+))?$/.exec(location.hash) ?? [];
+const [, asked, number] = /^#\/(\w+)(?:\/(\d+))?$/.exec(location.hash) ?? [];
 turnTo(asked in PAGES ? asked : "all");
 if (asked === "sample" && items[number]) openSample(visible.indexOf(items[number]));

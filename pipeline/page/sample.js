@@ -16,7 +16,7 @@ async function openSample(place) {
   const item = visible[place];
   $("sample-key").textContent = item.key;
   $("sample-place").textContent = `${whole.format(place + 1)} of ${whole.format(visible.length)}`;
-  location.replace("#sample-" + item.number);
+  location.replace("#/sample/" + item.number);
   if (!dialog.open) dialog.showModal();
   const sample = await loadSample(item.number);
   if (visible[shown.place] !== item) return;
@@ -170,7 +170,7 @@ $("next").addEventListener("click", () => step(1));
 $("close").addEventListener("click", () => dialog.close());
 $("split").addEventListener("input", (event) => setSplit(Number(event.target.value)));
 dialog.addEventListener("close", () => {
-  location.replace("#" + state.page);
+  location.replace("#/" + state.page);
   cardAt(shown.place)?.focus();
 });
 addEventListener("resize", () => dialog.open && layOut());

@@ -22,11 +22,17 @@ const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notatio
 
 const share = (value) => (value >= 0.0995 ? Math.round(value * 100) : value >= 0.001 ? (value * 100).toFixed(1) : (value * 100).toPrecision(1)) + " %";
 
+// The next number an axis can end with, even so that its half is whole.
+function roundUp(value) {
+  const unit = 10 ** Math.max(0, Math.floor(Math.log10(value)) - 1);
+  return Math.ceil(value / unit / 2) * 2 * unit;
+}
+
 function histogram(spec, choose) {
   const panel = element("section", { class: "panel" }, element("h2", {}, spec.title), element("p", {}, spec.note));
   const [width, height, left, bottom] = [420, 180, 36, 22];
   const svg = drawing("svg", { viewBox: `0 0 ${width} ${height + bottom}`, role: "img", "aria-label": spec.title });
-  const top = Math.max(1, ...spec.counts);
+  const top = roundUp(Math.max(2, ...spec.counts));
   const step = (width - left) / spec.counts.length;
   for (const part of [0, 0.5, 1]) {
     const y = 10 + (height - 10) * (1 - part);
