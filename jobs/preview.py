@@ -63,10 +63,11 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
     draft = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as out:
-            yield out
-        draft.replace(target)
+        try:
+            with draft.open("wb") as out:
+                yield out
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
