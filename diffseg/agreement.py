@@ -5,10 +5,10 @@ Pixels of the truth below 0 are ignored everywhere. Pixels of the prediction bel
 """
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from diffseg.types import Bool, Int, Integer
 
+SORTED_FROM = 1 << 20  # ids: a table of as many entries is made below, ids are sorted beyond
 TOLERANCE = 0.0075  # of the image's diagonal: the distance at which BSDS lets two boundaries be the same
 
 
@@ -17,12 +17,23 @@ def overlaps(
 ) -> tuple[Int[np.ndarray, "S R"], Int[np.ndarray, " R"]]:
     """Pixels of each (segment, region), and of each region the pixels no segment claims; absent ids take no room."""
     labelled = truth >= 0
-    segments, segment = np.unique(prediction[labelled], return_inverse=True)
-    regions, region = np.unique(truth[labelled], return_inverse=True)
+    segments, segment = _ranked(prediction[labelled])
+    regions, region = _ranked(truth[labelled])
     cells = segment * len(regions) + region
     table = np.bincount(cells, minlength=len(segments) * len(regions)).reshape(len(segments), len(regions))
     claimed = segments >= 0
     return table[claimed], table[~claimed].sum(0)
+
+
+def _ranked(ids: Integer[np.ndarray, " n"]) -> tuple[Integer[np.ndarray, " k"], Int[np.ndarray, " n"]]:
+    """The ids that occur, all below zero as -1, and the rank of each: `np.unique`, without its sort where it can."""
+    ids = np.maximum(ids.astype(np.int64), -1)
+    if ids.max(initial=0) > SORTED_FROM:
+        return np.unique(ids, return_inverse=True)
+    there = np.flatnonzero(np.bincount(ids + 1))
+    ranks = np.zeros(there.max(initial=0) + 1, np.int64)
+    ranks[there] = np.arange(len(there))
+    return there - 1, ranks[ids + 1]
 
 
 def covering(table: Int[np.ndarray, "S R"], unclaimed: Int[np.ndarray, " R"]) -> float:
@@ -60,26 +71,57 @@ def _pairs(counts: np.ndarray) -> float:
 
 
 def boundaries(label_map: Integer[np.ndarray, "H W"], labelled: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Pixels whose right or lower neighbour has another id; one pixel wide. Edges of what is ignored are none."""
+    """Pixels whose right or lower neighbour has another id, both being labelled; one pixel wide."""
     edge = np.zeros(label_map.shape, bool)
     edge[:, :-1] |= (label_map[:, :-1] != label_map[:, 1:]) & labelled[:, :-1] & labelled[:, 1:]
     edge[:-1] |= (label_map[:-1] != label_map[1:]) & labelled[:-1] & labelled[1:]
     return edge
 
 
-def boundary_f(
-    prediction: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"], tolerance: float = TOLERANCE
-) -> float:
+def near(mask: Bool[np.ndarray, "H W"], reach: float) -> Bool[np.ndarray, "H W"]:
+    """Pixels within `reach` pixels (Euclidean) of the mask.
+
+    A disc is its rows: the mask is widened step by step, and each width moved up and down to the rows that have it.
+    Twenty times as fast as a distance transform, whose far pixels nobody asks for.
+    """
+    found, wide = np.zeros_like(mask), mask.copy()
+    rows = int(reach)
+    lifts = np.arange(rows + 1)
+    widths = np.floor(np.sqrt(reach**2 - lifts**2)).astype(int)
+    for width in range(widths.max() + 1):
+        if width:
+            wide[:, width:] |= mask[:, :-width]
+            wide[:, :-width] |= mask[:, width:]
+        for lift in lifts[(widths == width) & (lifts < len(mask))]:
+            found[lift:] |= wide[: len(mask) - lift]
+            found[: len(mask) - lift] |= wide[lift:]
+    return found
+
+
+class Outline:
+    """The boundaries of a label map and their surroundings, found once for all comparisons.
+
+    tolerance: of the diagonal, how far apart two boundaries may lie and be the same.
+    """
+
+    def __init__(self, label_map: Integer[np.ndarray, "H W"], tolerance: float = TOLERANCE) -> None:
+        self.label_map, self.labelled = label_map, label_map >= 0
+        self.edge = boundaries(label_map, self.labelled)
+        self.surroundings = near(self.edge, tolerance * float(np.hypot(*label_map.shape)))
+
+    def edge_where(self, labelled: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+        """The boundary between pixels that another label map looks at."""
+        return self.edge if labelled.all() else boundaries(self.label_map, self.labelled & labelled)
+
+
+def boundary_f(prediction: Outline, truth: Outline) -> float:
     """Harmonic mean of the shares of predicted and of true boundary that have the other one near.
 
-    Near is within `tolerance` of the diagonal. Unlike the BSDS benchmark no pixel is used up by its match, so
+    Predicted boundary that the truth ignores has no say. Unlike the BSDS benchmark no pixel is used up by its match, so
     figures compare among each other, not with that benchmark's. 1 where neither has a boundary.
     """
-    labelled = truth >= 0
-    ours, theirs = boundaries(prediction, labelled), boundaries(truth, labelled)
-    if not ours.any() or not theirs.any():
-        return float(ours.any() == theirs.any())
-    reach = tolerance * float(np.hypot(*truth.shape))
-    precision = (distance_transform_edt(~theirs)[ours] <= reach).mean()
-    recall = (distance_transform_edt(~ours)[theirs] <= reach).mean()
+    ours = prediction.edge_where(truth.labelled)
+    if not ours.any() or not truth.edge.any():
+        return float(ours.any() == truth.edge.any())
+    precision, recall = truth.surroundings[ours].mean(), prediction.surroundings[truth.edge].mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0

@@ -38,7 +38,7 @@ def kmeans(image: Image, clusters: int = CLUSTERS) -> LabelMap:
     return model.predict(colours).astype(np.int32).reshape(image.shape[:2])
 
 
-def felzenszwalb(image: Image, scale: float = 300.0, sigma: float = 0.8, min_share: float = 0.005) -> LabelMap:
+def felzenszwalb(image: Image, scale: float = 400.0, sigma: float = 1.2, min_share: float = 0.005) -> LabelMap:
     """Graph-based segmentation (Felzenszwalb and Huttenlocher, IJCV 2004).
 
     scale: larger makes larger segments. sigma: of the blur before, pixels. min_share: of the image, smaller segments

@@ -12,16 +12,17 @@ from operator import add
 
 import numpy as np
 
-from diffseg.agreement import adjusted_rand, boundary_f, covering, overlaps
+from diffseg.agreement import Outline, adjusted_rand, boundary_f, covering, overlaps
 from diffseg.bootstrap import Interval, mean_interval, pooled_intervals
 from diffseg.matching import Counts, DatasetMatching, assign, confusion, hungarian_match
 from diffseg.types import IGNORE, Int, Integer
 
 __all__ = [
     "DatasetMatching",
-    "View",
     "ImageScore",
     "Summary",
+    "View",
+    "average",
     "hungarian_match",
     "score_image",
     "square_view",
@@ -99,14 +100,22 @@ def score_image(
     for truth in truths:
         if truth.shape != prediction.shape:
             raise ValueError(f"prediction and truth must have one size, got {prediction.shape} and {truth.shape}")
-    scores = [_score(prediction, truth, num_classes) for truth in truths]
+    outline = Outline(prediction)
+    return average([_score(prediction, outline, truth, num_classes) for truth in truths])
+
+
+def average(scores: Sequence[ImageScore]) -> ImageScore:
+    """One image's score from several; the pixels behind classes add up."""
     means = {name: float(np.mean([getattr(score, name) for score in scores])) for name in MEASURES}
     counts = [score.counts for score in scores if score.counts is not None]
-    return ImageScore(**means, counts=None if num_classes is None else reduce(add, counts))
+    return ImageScore(**means, counts=reduce(add, counts) if counts else None)
 
 
 def _score(
-    prediction: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"], num_classes: int | None
+    prediction: Integer[np.ndarray, "H W"],
+    outline: Outline,
+    truth: Integer[np.ndarray, "H W"],
+    num_classes: int | None,
 ) -> ImageScore:
     if num_classes is not None:
         truth = np.where((truth >= 0) & (truth < num_classes), truth.astype(np.int64), IGNORE)
@@ -121,12 +130,12 @@ def _score(
     return ImageScore(
         covering=covering(table, unclaimed),
         ari=adjusted_rand(table, unclaimed),
-        boundary_f=boundary_f(prediction, truth),
+        boundary_f=boundary_f(outline, Outline(truth)),
         miou=counts.miou,
         accuracy=counts.accuracy,
         segments=float(table.shape[0]),
         regions=float(table.shape[1]),
-        counts=counts,
+        counts=None if num_classes is None else counts,
     )
 
 

@@ -120,7 +120,10 @@ class DatasetMatching:
 
     def add(self, prediction: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "..."]) -> None:
         """Count one image. Raises ValueError as `confusion` does."""
-        table, unclaimed = confusion(prediction, truth, self.num_classes)
+        self.add_table(*confusion(prediction, truth, self.num_classes))
+
+    def add_table(self, table: Int[np.ndarray, "C S"], unclaimed: Int[np.ndarray, " C"]) -> None:
+        """Count one image by its `confusion`."""
         more = table.shape[1] - self._table.shape[1]
         if more > 0:
             self._table = np.pad(self._table, ((0, 0), (0, more)))

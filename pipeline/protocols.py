@@ -104,6 +104,11 @@ class Protocol:
         """How many; None where the truth has regions only."""
         return None if self.classes is None else len(self.classes)
 
+    @property
+    def leading(self) -> str:
+        """The measure by which single images are ranked."""
+        return "covering" if self.classes is None else "miou"
+
     def key_of(self, key: str) -> str:
         """The data set's key for the key of a run's sample, which may be a path."""
         found = re.search(self.key, key)

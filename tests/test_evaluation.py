@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
-from diffseg.agreement import TOLERANCE, adjusted_rand, boundaries, boundary_f, covering, overlaps
+from diffseg.agreement import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, near, overlaps
 from diffseg.bootstrap import mean_interval, pooled_intervals
 from diffseg.evaluation import (
     DatasetMatching,
@@ -191,6 +191,12 @@ def test_the_adjusted_rand_index_is_that_of_scikit_learn(prediction, truth):
     assert adjusted_rand(*overlaps(prediction, truth)) == pytest.approx(expected)
 
 
+def test_regions_may_have_ids_of_any_size():
+    large = LEFT_RIGHT * 3_000_000_000
+
+    assert score_image(LEFT_RIGHT, [large]) == score_image(LEFT_RIGHT, [LEFT_RIGHT])
+
+
 def test_the_adjusted_rand_index_holds_on_large_images():
     random = np.random.default_rng(0)
     prediction, truth = random.integers(0, 300, (2, 700, 900))
@@ -203,28 +209,42 @@ def test_the_adjusted_rand_index_holds_on_large_images():
 def literal_boundary_f(prediction, truth, tolerance):
     """Every pair of boundary pixels, one by one."""
 
-    def edges(label_map):
+    def edges(label_map, labelled):
         height, width = label_map.shape
-        found = []
+        found = set()
         for y in range(height):
             for x in range(width):
                 for v, u in ((y, x + 1), (y + 1, x)):
                     inside = v < height and u < width
-                    if inside and min(truth[y, x], truth[v, u]) >= 0 and label_map[y, x] != label_map[v, u]:
-                        found.append((y, x))
-        return sorted(set(found))
+                    if inside and labelled[y, x] and labelled[v, u] and label_map[y, x] != label_map[v, u]:
+                        found.add((y, x))
+        return sorted(found)
 
-    ours, theirs = edges(prediction), edges(truth)
+    everywhere, theirs = edges(prediction, prediction >= 0), edges(truth, truth >= 0)
+    ours = edges(prediction, (prediction >= 0) & (truth >= 0))
     if not ours or not theirs:
         return float(bool(ours) == bool(theirs))
-    near = cdist(ours, theirs) <= tolerance * np.hypot(*truth.shape)
-    precision, recall = near.any(1).mean(), near.any(0).mean()
+    reach = tolerance * np.hypot(*truth.shape)
+    precision = (cdist(ours, theirs) <= reach).any(1).mean()
+    recall = (cdist(everywhere, theirs) <= reach).any(0).mean()
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-@given(prediction=label_maps, truth=truths, tolerance=st.sampled_from([0.0, 0.13, 0.26]))
+@given(prediction=truths, truth=truths, tolerance=st.sampled_from([0.0, 0.13, 0.2, 0.26, 0.3, 0.5, 2.0]))
 def test_boundary_f_is_its_definition(prediction, truth, tolerance):
-    assert boundary_f(prediction, truth, tolerance) == pytest.approx(literal_boundary_f(prediction, truth, tolerance))
+    measured = boundary_f(Outline(prediction, tolerance), Outline(truth, tolerance))
+
+    assert measured == pytest.approx(literal_boundary_f(prediction, truth, tolerance))
+
+
+@given(seed=st.integers(0, 9), reach=st.floats(0, 12))
+def test_near_is_the_distance_transform_cut_off(seed, reach):
+    from scipy.ndimage import distance_transform_edt
+
+    mask = np.random.default_rng(seed).random((23, 17)) < 0.01
+    mask[11, 8] = True
+
+    assert np.array_equal(near(mask, reach), distance_transform_edt(~mask) <= reach)
 
 
 def test_boundaries_are_those_scikit_image_finds():
@@ -243,10 +263,10 @@ def test_boundaries_are_those_scikit_image_finds():
 
 def test_a_boundary_moved_within_the_tolerance_is_the_same_boundary():
     columns = np.arange(400)
-    truth, near, far = (np.tile(columns >= at, (300, 1)).astype(int) for at in (200, 203, 206))
+    truth, close, far = (Outline(np.tile(columns >= at, (300, 1)).astype(int)) for at in (200, 203, 206))
     assert 3 < TOLERANCE * 500 < 6
 
-    assert boundary_f(near, truth) == 1
+    assert boundary_f(close, truth) == 1
     assert boundary_f(far, truth) == 0
 
 

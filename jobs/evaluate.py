@@ -1,0 +1,207 @@
+"""`diffseg evaluate`: a run, or a baseline, against the truth, by the field's protocols."""
+
+from dataclasses import asdict
+from math import isnan
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from diffseg.bootstrap import Interval
+    from diffseg.evaluation import Summary
+    from pipeline.evaluate import Evaluation, MethodResult
+    from pipeline.protocols import Protocol
+
+SHOWN = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F", "miou": "mIoU", "accuracy": "accuracy"}
+PROGRESS_S = 10.0  # seconds between two lines of progress
+
+
+def evaluate(
+    truth: Annotated[str, typer.Option("--truth", help="Shards or a folder with label maps.", show_default=False)],
+    url: Annotated[str | None, typer.Argument(help="The run. Without one only baselines are measured.")] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")
+    ] = "regions",
+    baseline: Annotated[
+        list[str] | None, typer.Option("--baseline", help="kmeans, felzenszwalb, one-segment or humans; repeatable.")
+    ] = None,
+    matching: Annotated[
+        str, typer.Option("--matching", help="image (DiffSeg), or dataset as well: once for all (PiCIE, STEGO).")
+    ] = "image",
+    listed: Annotated[str | None, typer.Option("--list", help="Text file with the keys to measure.")] = None,
+    truth_key: Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")] = None,
+    classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
+    ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
+    table: Annotated[str | None, typer.Option("--table", help="Write a Parquet file, one row an image.")] = None,
+    gallery: Annotated[str | None, typer.Option("--gallery", help="Write an HTML page of the worst images.")] = None,
+    worst: Annotated[int, typer.Option("--worst", help="Images in the gallery.", min=1)] = 24,
+    processes: Annotated[int, typer.Option("--processes", help="Processes that score, beside this one.", min=0)] = 0,
+    json: options.Json = False,
+) -> None:
+    """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
+    from pipeline.errors import ConfigError
+    from pipeline.evaluate import evaluate
+    from pipeline.ledger import Ledger
+    from pipeline.predictions import Predictions
+    from pipeline.protocols import protocol_named
+    from pipeline.scoring import HUMANS, RUN, Scorer, check_methods
+    from pipeline.table import encode_rows
+    from pipeline.truth import open_truth
+    from pipeline.worst import worst_page
+
+    rules = protocol_named(protocol, classes, tuple(ignore or ()))
+    methods = check_methods([RUN] * (url is not None) + (baseline or []), rules)
+    if matching not in ("image", "dataset") or (matching == "dataset" and rules.num_classes is None):
+        raise ConfigError(f"--matching takes image, or dataset where the truth has classes, got {matching!r}")
+    if gallery and methods[0] == HUMANS:
+        raise ConfigError("--gallery shows a run or a baseline, and only humans are measured")
+    scorer = Scorer(rules, methods, tables=matching == "dataset")
+    data = open_truth(truth, rules, member=truth_key, listed=listed)
+    predictions = None if url is None else Predictions(Ledger.open(url), rules, categories=scorer.tables)
+    kept = worst if gallery else 0
+    done = evaluate(data, predictions, scorer, processes=processes, worst=kept, on_image=_Ticker().tick)
+    if not any(result.scores for result in done.results.values()):
+        raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")
+    if table:
+        _write(table, encode_rows(done.rows))
+    if gallery:
+        _write(gallery, worst_page(done, scorer, url or truth))
+    if json:
+        console.say_json(_document(done, rules))
+    else:
+        _report(done, rules)
+
+
+class _Ticker:
+    """Says now and then how many images were measured."""
+
+    def __init__(self) -> None:
+        self._count, self._due = 0, monotonic() + PROGRESS_S
+
+    def tick(self) -> None:
+        """One more."""
+        self._count += 1
+        if monotonic() >= self._due:
+            self._due = monotonic() + PROGRESS_S
+            console.note(f"{self._count:,} images measured")
+
+
+def _write(output: str, data: bytes) -> None:
+    """A file or object that appears whole. Raises ConfigError where it cannot be written."""
+    from pipeline.errors import ConfigError
+    from pipeline.storage import protocol_of
+    from pipeline.store import Store
+
+    if protocol_of(output) != "file":
+        folder, _, name = output.rpartition("/")
+        Store(folder).replace(name, data)
+        console.note(f"wrote {output}")
+        return
+    target = Path(output.removeprefix("file://")).expanduser()
+    draft = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(target)
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror or error}") from error
+    console.note(f"wrote {output}")
+
+
+def _report(done: "Evaluation", rules: "Protocol") -> None:
+    """The figures for people, as Markdown; where there are classes, pooled over all pixels first, as published."""
+    summaries = {name: result.summary for name, result in done.results.items()}
+    scored = {name: summary for name, summary in summaries.items() if summary is not None}
+    if rules.classes is not None:
+        _report_classes(done, scored, list(rules.classes))
+    console.say(f"{rules.name}, means over images with 95 % intervals:")
+    _table(
+        ["", "images", *SHOWN.values(), "segments"],
+        [
+            [name, f"{s.images:,}", *(_cell(s.per_image[m]) for m in SHOWN), f"{s.per_image['segments'].value:.1f}"]
+            for name, s in scored.items()
+        ],
+    )
+    first = next(iter(done.results))
+    for other, interval in done.lead(rules.leading).items():
+        console.say(f"{first} above {other}, {SHOWN[rules.leading]} image by image: {_cell(interval)}")
+    for name, result in done.results.items():
+        if result.left_out:
+            console.say(f"{name}: {result.left_out.total():,} of {len(result.rows):,} left out: {_left_out(result)}")
+    if done.no_truth:
+        console.say(f"{done.no_truth:,} keys of the run have no truth")
+
+
+def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: list[str]) -> None:
+    console.say("pixels of all images, segments matched to classes image by image, with 95 % intervals:")
+    rows = [[name, f"{s.images:,}", _cell(s.accuracy), _cell(s.miou)] for name, s in scored.items()]
+    _table(["", "images", "accuracy", "mIoU"], rows)
+    for name, result in done.results.items():
+        if counts := result.dataset_counts:
+            once = "matched once for the whole data set"
+            console.say(f"{name}, {once}: accuracy {counts.accuracy:.3f}, mIoU {counts.miou:.3f}")
+    console.say("IoU of each class:")
+    columns = [summary.class_iou or () for summary in scored.values()]
+    table = [[name, *(_number(column[i]) for column in columns)] for i, name in enumerate(classes)]
+    _table(["", *scored], table)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    """Markdown with its columns aligned: reads well, and pastes into a document."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for cells in (columns, ["-" * width for width in widths], *rows):
+        console.say(f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |")
+    console.say("")
+
+
+def _cell(interval: "Interval | None") -> str:
+    if interval is None:
+        return ""
+    value, low, high = (f"{round(x, 3) + 0.0:.3f}" for x in (interval.value, interval.low, interval.high))  # no -0.000
+    return f"{value} ({low} to {high})"
+
+
+def _number(value: float) -> str:
+    return "never there" if isnan(value) else f"{value:.3f}"
+
+
+def _left_out(result: "MethodResult") -> str:
+    """Reasons by number, each with one example."""
+    reasons = result.left_out.most_common()
+    return "; ".join(f"{count:,} {reason} (such as {result.examples[reason]})" for reason, count in reasons)
+
+
+def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
+    """Everything for programs; what is not defined is null."""
+    methods = {}
+    for name, result in done.results.items():
+        summary, dataset = result.summary, result.dataset_counts
+        methods[name] = {
+            "summary": None if summary is None else asdict(summary),
+            "dataset_matching": None if dataset is None else {"accuracy": dataset.accuracy, "miou": dataset.miou},
+            "left_out": dict(result.left_out),
+            "examples": result.examples,
+        }
+    lead = {other: asdict(interval) for other, interval in done.lead(rules.leading).items()}
+    return _plain(
+        {
+            "protocol": rules.name,
+            "classes": None if rules.classes is None else list(rules.classes),
+            "methods": methods,
+            "lead": {"measure": rules.leading, "over": lead},
+            "keys_without_truth": done.no_truth,
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and isnan(value) else value

@@ -1,0 +1,165 @@
+"""A whole data set measured: every sample of the truth meets the label map of its key, and everything is accounted for.
+
+The truth streams by; what stays is a row a sample and method, and the label maps of the run (`predictions`).
+"""
+
+import heapq
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diffseg.bootstrap import Interval, mean_interval
+from diffseg.evaluation import MEASURES, DatasetMatching, ImageScore, Summary, summarise
+from diffseg.matching import Counts
+from pipeline.overlap import map_ahead
+from pipeline.predictions import Predictions
+from pipeline.scoring import LeftOut, Outcome, Scored, Scorer, Work
+from pipeline.truth import Truth
+
+AHEAD = 8  # samples a process that are read before they are scored
+
+
+@dataclass(slots=True)
+class MethodResult:
+    """What one method scored. rows: one a sample of the truth, scored or left out; left_out: how many, by reason."""
+
+    scores: list[ImageScore] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    matching: DatasetMatching | None = None
+
+    def add(self, method: str, key: str, outcome: Outcome) -> None:
+        """Take in one sample."""
+        score = outcome.score if isinstance(outcome, Scored) else None
+        measures = {name: getattr(score, name, None) for name in MEASURES}
+        why = f"{outcome.reason}: {outcome.detail}".removesuffix(": ") if isinstance(outcome, LeftOut) else None
+        self.rows.append({"key": key, "method": method, **measures, "left_out": why})
+        if isinstance(outcome, LeftOut):
+            self.left_out[outcome.reason] += 1
+            self.examples.setdefault(outcome.reason, f"{key} {outcome.detail}".strip())
+            return
+        self.scores.append(outcome.score)
+        if outcome.table is not None and self.matching is not None:
+            self.matching.add_table(*outcome.table)
+
+    @property
+    def summary(self) -> Summary | None:
+        """The figures; None where no image was scored."""
+        return summarise(self.scores) if self.scores else None
+
+    @property
+    def dataset_counts(self) -> Counts | None:
+        """Pixels after one matching for the whole data set, where that was asked for."""
+        return self.matching.counts() if self.matching is not None and self.scores else None
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """A data set measured.
+
+    no_truth: keys of the run that the truth does not have. worst: the lowest figures of the first method.
+    """
+
+    results: dict[str, MethodResult]
+    no_truth: int = 0
+    worst: list[tuple[float, Work]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One a sample and method."""
+        return [row for result in self.results.values() for row in result.rows]
+
+    def lead(self, measure: str) -> dict[str, Interval]:
+        """How far the first method is above each other one, image by image where both have a score."""
+        first, *others = self.results
+        return {other: mean_interval(np.array(self._differences(first, other, measure))) for other in others}
+
+    def _differences(self, one: str, other: str, measure: str) -> list[float]:
+        pairs = zip(self.results[one].rows, self.results[other].rows, strict=True)
+        found = ((ours[measure], theirs[measure]) for ours, theirs in pairs)
+        return [ours - theirs for ours, theirs in found if ours is not None and theirs is not None]
+
+
+def evaluate(
+    truth: Truth,
+    predictions: Predictions | None,
+    scorer: Scorer,
+    *,
+    processes: int = 0,
+    worst: int = 0,
+    on_image: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Measure every sample of the truth with every method of the scorer.
+
+    predictions: None where the run is not among the methods. processes: beside this one; 0 scores here.
+    worst: how many of the images that the first method does worst on to keep, by the protocol's leading figure.
+    Raises ConfigError where no key of the truth is a key of the run.
+    """
+    protocol = scorer.protocol
+    evaluation = Evaluation({method: MethodResult() for method in scorer.methods})
+    if scorer.tables and protocol.num_classes is not None:
+        for result in evaluation.results.values():
+            result.matching = DatasetMatching(protocol.num_classes)
+    least = _Least(worst)
+    with _scoring(scorer, processes) as score:
+        for work, outcomes in map_ahead(
+            score, _pair(truth, predictions), depth=AHEAD * max(1, processes), threads=max(1, processes)
+        ):
+            for method, outcome in outcomes.items():
+                evaluation.results[method].add(method, work.truth.key, outcome)
+            first = outcomes[scorer.methods[0]]
+            if isinstance(first, Scored):
+                least.offer(getattr(first.score, protocol.leading), work)
+            on_image()
+    if predictions is not None:
+        predictions.refuse_strangers()
+        evaluation.no_truth = predictions.never_asked
+    evaluation.worst = least.found()
+    return evaluation
+
+
+def _pair(truth: Truth, predictions: Predictions | None) -> Iterator[Work]:
+    seen = set[str]()
+    for sample in truth:
+        labelled = LeftOut("not asked for") if predictions is None else predictions[sample.key]
+        again = sample.key in seen
+        seen.add(sample.key)
+        yield Work(sample, labelled, LeftOut("a key that repeats in the truth") if again else None)
+
+
+@contextmanager
+def _scoring(scorer: Scorer, processes: int) -> Iterator[Callable[[Work], tuple[Work, dict[str, Outcome]]]]:
+    if processes == 0:
+        yield lambda work: (work, scorer(work))
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield lambda work: (work, pool.submit(scorer, work).result())
+
+
+class _Least:
+    """The samples with the lowest figures seen."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._count = size, 0
+        self._heap: list[tuple[float, int, Work]] = []
+
+    def offer(self, value: float, work: Work) -> None:
+        if not self._size:
+            return
+        self._count += 1  # breaks ties: samples do not compare
+        entry = (-value, -self._count, work)
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def found(self) -> list[tuple[float, Work]]:
+        """The lowest first."""
+        return [(-value, work) for value, _, work in sorted(self._heap, reverse=True)]

@@ -1,0 +1,174 @@
+"""One sample measured: its truth decoded once, every method's label map brought to the view of the protocol and scored.
+
+A method is the run itself, a baseline on the same image, or the annotators against each other.
+What cannot be scored is a value that says why: nothing falls out of a figure without a word.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffseg.baselines import BASELINES, one_segment
+from diffseg.evaluation import ImageScore, average, score_image
+from diffseg.matching import confusion
+from diffseg.types import IGNORE, Integer
+from pipeline import images
+from pipeline.errors import ConfigError
+from pipeline.protocols import Protocol
+from pipeline.truth import TruthSample, decode_truth
+
+RUN, HUMANS = "run", "humans"
+METHODS = (RUN, *BASELINES, HUMANS)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What a run says of an image.
+
+    label_map: PNG. size: height, width of the upright source image.
+    clusters: for each id of the label map what it stands for in the whole run; None where it stands for itself.
+    """
+
+    label_map: bytes
+    size: tuple[int, int]
+    clusters: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Why an image has no score, in words that are counted, and what was found."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """An image's score. table: pixels of each (class, cluster), and those unclaimed, where asked for."""
+
+    score: ImageScore
+    table: tuple[np.ndarray, np.ndarray] | None = None
+
+
+Outcome = Scored | LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A sample to measure.
+
+    labelled: LeftOut where the run has no label map for it. refused: why no method may score it.
+    """
+
+    truth: TruthSample
+    labelled: Labelled | LeftOut
+    refused: LeftOut | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Measures samples with some methods by one protocol.
+
+    tables: also count pixels for a matching over the whole data set.
+    """
+
+    protocol: Protocol
+    methods: tuple[str, ...]
+    tables: bool = False
+
+    def __call__(self, work: Work) -> dict[str, Outcome]:
+        """One outcome a method. Raises nothing a sample could cause."""
+        truths = work.refused or decode_truths(work.truth, self.protocol)
+        if isinstance(truths, LeftOut):
+            return dict.fromkeys(self.methods, truths)
+        return {method: self._score(method, work, truths) for method in self.methods}
+
+    def _score(self, method: str, work: Work, truths: Sequence[np.ndarray]) -> Outcome:
+        view = self.protocol.view(*truths[0].shape)
+        views = [view.sample(truth) for truth in truths]
+        if any((one < 0).all() for one in views):
+            return LeftOut("a truth that ignores every pixel")
+        if method == HUMANS:
+            return self._humans(views)
+        label_map = label_map_of(method, work, truths[0].shape)
+        if isinstance(label_map, LeftOut):
+            return label_map
+        prediction = view.sample(label_map)
+        score = score_image(prediction, views, self.protocol.num_classes)
+        return Scored(score, self._table(method, work, prediction, views[0]))
+
+    def _humans(self, views: Sequence[np.ndarray]) -> Outcome:
+        if len(views) < 2:
+            return LeftOut("a single annotator")
+        others = [[*views[:i], *views[i + 1 :]] for i in range(len(views))]
+        return Scored(average([score_image(view, rest) for view, rest in zip(views, others, strict=True)]))
+
+    def _table(
+        self, method: str, work: Work, prediction: np.ndarray, truth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if not self.tables or self.protocol.num_classes is None:
+            return None
+        if method == RUN and isinstance(work.labelled, Labelled) and work.labelled.clusters:
+            meaning = np.array([*work.labelled.clusters, IGNORE])  # the last one is what IGNORE = -1 picks
+            prediction = meaning[prediction]
+        return confusion(prediction, truth, self.protocol.num_classes)
+
+
+def check_methods(methods: Sequence[str], protocol: Protocol) -> tuple[str, ...]:
+    """The methods in the order they are reported, the annotators last.
+
+    Raises ConfigError for none, for an unknown one, for one whose library is absent, for annotators of classes.
+    """
+    if not methods:
+        raise ConfigError(f"nothing to measure: name a run, or --baseline {', '.join(METHODS[1:])}")
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f"no baseline {method!r}; there are {', '.join(METHODS[1:])}")
+        if method == HUMANS and protocol.num_classes is not None:
+            raise ConfigError(f"the baseline humans needs regions by several annotators, {protocol.name} has classes")
+        try:
+            BASELINES.get(method, one_segment)(np.zeros((1, 1, 3), np.uint8))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return tuple(sorted(dict.fromkeys(methods), key=lambda method: method == HUMANS))
+
+
+def decode_truths(truth: TruthSample, protocol: Protocol) -> list[Integer[np.ndarray, "_ _"]] | LeftOut:
+    """Every annotator's label map, all of one size."""
+    if not truth.label_maps:
+        return LeftOut("no label map in the truth")
+    try:
+        found = [decode_truth(data, protocol) for data in truth.label_maps]
+    except ValueError as error:
+        return LeftOut("unreadable truth", str(error))
+    shapes = sorted({one.shape for one in found})
+    return found if len(shapes) == 1 else LeftOut("annotators of different sizes", f"(height, width): {shapes}")
+
+
+def label_map_of(method: str, work: Work, size: tuple[int, int]) -> Integer[np.ndarray, "_ _"] | LeftOut:
+    """A method's label map of the whole image, at its own resolution. size: height, width of the truth."""
+    if method == RUN:
+        if isinstance(work.labelled, LeftOut):
+            return work.labelled
+        source = work.labelled.size
+        try:
+            label_map = images.decode_label_map(work.labelled.label_map)
+        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged bytes
+            return LeftOut("unreadable label map", str(error))
+    elif work.truth.image is None:
+        return LeftOut("no image beside the truth")
+    else:
+        try:
+            image = images.decode(work.truth.image)
+        except images.UndecodableImage as error:
+            return LeftOut("unreadable image", str(error))
+        source, label_map = image.shape[:2], BASELINES[method](image)
+    return (
+        label_map if _alike(source, size) else LeftOut("another size", f"image {source}, truth {size} (height, width)")
+    )
+
+
+def _alike(source: Sequence[int], truth: Sequence[int]) -> bool:
+    """Whether one is the other resized: equal aspect but for rounding to whole pixels."""
+    return abs(source[0] * truth[1] - source[1] * truth[0]) <= max(*source, *truth)

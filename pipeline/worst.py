@@ -1,0 +1,55 @@
+"""The images that score least, for people: what was labelled beside what is true."""
+
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+
+from diffseg.types import Integer, Segment, UInt8
+from pipeline import images
+from pipeline.evaluate import Evaluation
+from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.records import OK
+from pipeline.scoring import LeftOut, Scorer, Work, decode_truths, label_map_of
+
+
+def worst_page(evaluation: Evaluation, scorer: Scorer, name: str) -> bytes:
+    """An HTML page of the images kept as the worst, the lowest figure first. name: of what was measured."""
+    page = GalleryPage(title=f"{name}: {len(evaluation.worst)} images with the lowest {scorer.protocol.leading}")
+    out = BytesIO()
+    write_gallery(out, _items(evaluation, scorer), page)
+    return out.getvalue()
+
+
+def _items(evaluation: Evaluation, scorer: Scorer) -> Iterator[GalleryItem]:
+    method = scorer.methods[0]
+    for rank, (value, work) in enumerate(evaluation.worst):
+        truths = decode_truths(work.truth, scorer.protocol)
+        if isinstance(truths, LeftOut):
+            continue
+        shown = [(f"{method}, {scorer.protocol.leading} {value:.3f}", label_map_of(method, work, truths[0].shape))]
+        shown += [(f"truth {number}", truth) for number, truth in enumerate(truths, 1)]
+        yield GalleryItem(
+            key=work.truth.key,
+            shard="",
+            index=rank,
+            status=OK,
+            image=_photo(work),
+            maps=tuple(_map(caption, label_map) for caption, label_map in shown if not isinstance(label_map, LeftOut)),
+        )
+
+
+def _photo(work: Work) -> UInt8[np.ndarray, "H W 3"] | None:
+    try:
+        return None if work.truth.image is None else images.decode(work.truth.image)
+    except images.UndecodableImage:
+        return None
+
+
+def _map(caption: str, label_map: Integer[np.ndarray, "H W"]) -> GalleryMap:
+    """Ids are counted anew: regions of a truth may have any."""
+    ids, labels, areas = np.unique(label_map, return_inverse=True, return_counts=True)
+    ignored = int((ids < 0).sum())
+    box = (0, 0, label_map.shape[1], label_map.shape[0])
+    segments = tuple(Segment(i, int(area), box, 1.0) for i, area in enumerate(areas[ignored:]))
+    return GalleryMap((labels.reshape(label_map.shape) - ignored).clip(-1).astype(np.int32), segments, None, caption)
