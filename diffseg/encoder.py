@@ -140,21 +140,26 @@ def _set_encoder(encoder: Any) -> None:
 
 
 def _set_decoder(decoder: Any) -> None:
-    """Mean colours, smoothly enlarged: Y, Cb, Cr stay the first three channels, the next two are pins."""
-    _pass_on(decoder.conv_in)
-    decoder.conv_in.weight[3:] = 0
-    decoder.conv_in.bias[3:5] = torch.tensor([PIN, -PIN])
+    """Mean colours, smoothly enlarged, as pairs +x, -x in the first six channels; the next two are pins."""
+    colours, pins = 3, slice(6, 8)
+    _silence(decoder.conv_in)
+    for channel in range(colours):
+        decoder.conv_in.weight[2 * channel, channel, 1, 1] = 1
+        decoder.conv_in.weight[2 * channel + 1, channel, 1, 1] = -1
+    decoder.conv_in.bias[pins] = torch.tensor([PIN, -PIN])
     smooth = torch.tensor([1.0, 2, 1])[:, None] * torch.tensor([1.0, 2, 1]) / 16
     for resnet in [*decoder.mid_block.resnets, *(r for block in decoder.up_blocks for r in block.resnets)]:
         _shortcut_only(resnet)
     for block in decoder.up_blocks[:-1]:
         _pass_on(block.upsamplers[0].conv, smooth)
-        block.upsamplers[0].conv.weight[3:] = 0
-        block.upsamplers[0].conv.bias[3:5] = torch.tensor([PIN, -PIN])
-    _scale_norm(decoder.conv_norm_out, FAINT)
+        block.upsamplers[0].conv.weight[pins] = 0  # at the frame smoothing would wear them down
+        block.upsamplers[0].conv.bias[pins] = torch.tensor([PIN, -PIN])
+    _scale_norm(decoder.conv_norm_out, 1.0)
     _silence(decoder.conv_out)
-    for channel in range(3):  # silu(x) is about x / 2 for faint x
-        decoder.conv_out.weight[:, channel, 1, 1] = 2 * torch.linalg.inv(YCC)[:, channel] / FAINT
+    to_rgb = torch.linalg.inv(YCC)
+    for channel in range(colours):
+        decoder.conv_out.weight[:, 2 * channel, 1, 1] = to_rgb[:, channel]
+        decoder.conv_out.weight[:, 2 * channel + 1, 1, 1] = -to_rgb[:, channel]
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class AnchorProcessor:
         if self.holder:
             store = self.holder[-1]
             rows = store.rows(hidden_states.shape[1])[:, None, :, None].expand(-1, attn.heads, -1, query.shape[-1])
-            scores = query.gather(2, rows) @ key.transpose(-1, -2) * attn.scale
+            scores = query.gather(2, rows).float() @ key.float().transpose(-1, -2) * attn.scale
             store.maps[self.name] = scores.softmax(-1).mean(1)
         return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
 
@@ -78,7 +78,7 @@ def aggregate_anchors(store: AnchorAttention) -> Float[Tensor, "B A N"]:
     for attention in store.maps.values():
         levels.setdefault(attention.shape[-1], []).append(attention)
     weights = {cells: cells**0.5 for cells in levels}
-    total = torch.zeros(())
+    total = store.anchors.new_zeros((), dtype=torch.float32)
     for cells, maps in levels.items():
         level = torch.stack(maps).mean(0).unflatten(-1, level_grid(store.grid, cells))
         full = interpolate(level, (height, width), mode="bilinear", align_corners=False).flatten(2)
@@ -110,7 +110,7 @@ def grouping_loss(store: AnchorAttention, membership: Float[Tensor, "B K h w"]) 
     """Every layer for itself, their aggregate, and the distances between aggregates."""
     soft = {store.grid: membership}
     own = membership.flatten(2).gather(2, store.anchors[:, None].expand(-1, membership.shape[1], -1))
-    total, weights = torch.zeros(()), 0.0
+    total, weights = store.anchors.new_zeros((), dtype=torch.float32), 0.0
     for name, attention in store.maps.items():
         grid = level_grid(store.grid, attention.shape[-1])
         if grid[0] * grid[1] < 64:

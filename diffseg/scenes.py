@@ -65,8 +65,8 @@ class _Canvas:
         self.bases: list[np.ndarray] = []
         self.image = np.zeros((*size, 3), np.float32)
         softness = random.uniform(0.5, 1.5)
-        for segment in range(int(partition.max()) + 1):
-            self._lay(partition == segment, softness, replace=segment == 0)
+        for segment in np.unique(partition):  # a cell may have been squeezed out
+            self._lay(partition == segment, softness, replace=self.count == 0)
         if random.random() < 0.25:  # a background out of focus
             self.image = ndimage.gaussian_filter(self.image, (random.uniform(1, 4),) * 2 + (0,))
 
@@ -109,7 +109,7 @@ class _Canvas:
         image = self.image * _lighting(random, self.size, 0.2) * _vignette(random, self.size)
         curve = 255 * np.linspace(0, 1, 1025) ** random.uniform(0.75, 1.4)
         image = curve.astype(np.float32)[(image * (1024 / 255)).clip(0, 1024).astype(np.int16)]
-        image = image + random.standard_normal(image.shape, dtype=np.float32) * random.choice([0, 1, 3, 7])
+        image = image + random.standard_normal(image.shape, dtype=np.float32) * random.choice([0.0, 1.0, 3.0, 7.0])
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         if random.random() < 0.5:
             pixels = _compress(pixels, int(random.integers(55, 95)))
@@ -147,7 +147,7 @@ def _roundness(random: Random, mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarra
     return np.exp(np.clip(random.uniform(0, 1.5) * light, -0.8, 0.8))[..., None].astype(np.float32)
 
 
-def _compress(pixels: UInt8[np.ndarray, "H W 3"], quality: int) -> Int[np.ndarray, "H W 3"]:
+def _compress(pixels: UInt8[np.ndarray, "H W 3"], quality: int) -> UInt8[np.ndarray, "H W 3"]:
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer))

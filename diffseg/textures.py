@@ -40,23 +40,43 @@ def to_unit(field: np.ndarray, spread: float = 2.0) -> np.ndarray:
 
 
 def flat(random: Random, size: Size) -> np.ndarray:
-    """Painted walls, clear skies: next to nothing, but never quite nothing."""
+    """Painted walls: next to nothing, but never quite nothing."""
     return to_unit(spectral_noise(random, size, 2.0), 6.0)
+
+
+def ramp(random: Random, size: Size) -> np.ndarray:
+    """Skies, still water, backdrops: a slow passage from one tone to another."""
+    y, x = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j].astype(np.float32)
+    angle = random.choice([np.pi / 2, random.uniform(0, 2 * np.pi)]) + random.normal(0, 0.2)
+    height = x * np.cos(angle) + y * np.sin(angle)
+    height = (height - height.min()) / (np.ptp(height) + 1e-6)
+    bend = spectral_noise(random, size, 2.2) * random.choice([0.0, 0.03, 0.1])
+    return np.clip(height ** random.uniform(0.5, 2) + bend, 0, 1).astype(np.float32)
+
+
+def patches(random: Random, size: Size) -> np.ndarray:
+    """Clouds, coats, rocks, clothes: two or three tones in large bent patches, each faintly grained."""
+    noise = spectral_noise(
+        random, size, random.uniform(1.5, 2.2), random.choice([1.0, 1.0, 3.0]), random.uniform(0, np.pi)
+    )
+    sharp = random.uniform(0.5, 6)
+    steps = 1 / (1 + np.exp(-sharp * 3 * (noise - random.normal(0, 0.5))))
+    return np.clip(0.9 * steps + 0.03 * spectral_noise(random, size, 0.8), 0, 1).astype(np.float32)
 
 
 def grain(random: Random, size: Size) -> np.ndarray:
     """Stone, clouds, water, bark: coloured noise, often drawn out in one direction."""
-    stretch = random.choice([1, 1, 2, 5])
+    stretch = random.choice([1.0, 1.0, 2.0, 5.0])
     return to_unit(spectral_noise(random, size, random.uniform(0.5, 2.0), stretch, random.uniform(0, np.pi)))
 
 
 def waves(random: Random, size: Size) -> np.ndarray:
     """Ripples, cloth, stripes: a bent sine of random sharpness."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    angle, period = random.uniform(0, np.pi), np.exp(random.uniform(np.log(4), np.log(40)))
+    angle, period = random.uniform(0, np.pi), float(np.exp(random.uniform(np.log(4), np.log(40))))
     bend = spectral_noise(random, size, 2.0) * random.uniform(0, 0.6) * period
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle) + bend) * 2 * np.pi / period)
-    return np.clip(0.5 + wave * random.uniform(0.4, 2.5) / 2, 0, 1)
+    return np.clip(0.5 + wave * random.uniform(0.4, 2.5) / 2, 0, 1).astype(np.float32)
 
 
 def spots(random: Random, size: Size) -> np.ndarray:
@@ -71,8 +91,8 @@ def leaves(random: Random, size: Size) -> np.ndarray:
     """Foliage, pebbles, crowds: overlapping shapes of many sizes (the dead-leaves model)."""
     image = Image.new("L", size[::-1], 128)
     draw = ImageDraw.Draw(image)
-    smallest = random.uniform(1.5, 5)
-    largest = smallest * random.uniform(1.5, 6)
+    smallest = np.exp(random.uniform(np.log(1.5), np.log(7)))
+    largest = smallest * random.uniform(1.5, 7)
     count = int(min(1500, 2.5 * size[0] * size[1] / (2 * (smallest * largest))))
     radii = smallest * (largest / smallest) ** random.random(count)
     places = random.random((count, 2)) * (size[1], size[0])
@@ -121,13 +141,15 @@ def tiles(random: Random, size: Size) -> np.ndarray:
 
 
 MATERIALS: tuple[tuple[Callable[[Random, Size], np.ndarray], float], ...] = (
-    (flat, 0.20),
-    (grain, 0.32),
-    (waves, 0.08),
-    (spots, 0.09),
-    (leaves, 0.14),
-    (strokes, 0.12),
-    (tiles, 0.05),
+    (flat, 0.12),
+    (ramp, 0.12),
+    (grain, 0.26),
+    (patches, 0.12),
+    (waves, 0.06),
+    (spots, 0.07),
+    (leaves, 0.12),
+    (strokes, 0.09),
+    (tiles, 0.04),
 )
 HUES = ((0.30, 0.06), (0.09, 0.03), (0.58, 0.05), (0.04, 0.03), (0.14, 0.04))  # green, brown, sky, red and skin, straw
 
@@ -152,8 +174,11 @@ def paint(random: Random, field: np.ndarray, base: np.ndarray) -> Float[np.ndarr
     contrast = np.exp(random.uniform(np.log(0.08), np.log(0.9)))
     dark = base * (1 - contrast * 0.6)
     bright = base * (1 + contrast * 0.6) + random.normal(0, 10, 3)
-    if random.random() < 0.15:
-        bright = near(random, colour(random), 0.1)
+    kin = random.random()
+    if kin < 0.1:
+        bright = colour(random)
+    elif kin < 0.3:
+        bright = near(random, bright, 0.4)
     surface = dark + field[..., None] * (bright - dark)
     return np.clip(surface, 0, 255).astype(np.float32)
 
