@@ -4,15 +4,16 @@
 130 and 143 interrupted.
 """
 
+import os
 import signal
 import sys
 from typing import Any, NoReturn
 
-import click
 import typer
 
 from jobs import console
 from jobs.demo import demo
+from jobs.evaluate import evaluate
 from jobs.label import label
 from jobs.preview import preview
 from jobs.segment import segment
@@ -27,45 +28,57 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, label, status, verify, segment, preview):
+for command in (demo, label, status, verify, segment, preview, evaluate):
     app.command()(command)
+
+
+UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
 
 
 def main() -> NoReturn:
     """Run a command and end the process as its exit code says."""
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(run(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, _terminate)
+    code = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in (4, 130, 143):
+        os._exit(code)  # threads in the middle of a forward pass would abort the interpreter's own end
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; every error a person can cause is one line on stderr."""
-    from pipeline.errors import ConfigError, PipelineError, Stopped
+    from pipeline.errors import ConfigError, PipelineError
 
     try:
-        code = app(arguments, standalone_mode=False, prog_name="diffseg")
-        return int(code or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        console.say(error.ctx.get_help())
-        return 0
-    except click.ClickException as error:
-        console.note(f"diffseg: {error.format_message()}")
+        return int(app(arguments, standalone_mode=False, prog_name="diffseg") or 0)
+    except UsageError as error:
+        bare = type(error).__name__ == "NoArgsIsHelpError"
+        console.note(error.format_message() if bare else f"diffseg: {error.format_message()}")
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.note("diffseg: interrupted; the same command resumes")
         return 130
+    except Terminated:
+        console.note("diffseg: terminated; the same command resumes")
+        return 143
     except ConfigError as error:
         console.note(f"diffseg: {error}")
         return 2
-    except Stopped as error:
-        console.note(f"diffseg: stopped: {error}; the same command resumes")
-        return 4
     except PipelineError as error:
-        console.note(f"diffseg: {error}")
+        console.note(f"diffseg: stopped: {error}; the same command resumes")
         return 4
     except BrokenPipeError:
         return 0
 
 
-def _terminated(*_: Any) -> None:
-    console.note("diffseg: terminated; the same command resumes")
-    raise SystemExit(143)
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    main()

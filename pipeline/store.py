@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.errors import ConfigError
 from pipeline.storage import attempt, canonical, filesystem, protocol_of, ranged, redact
 
 
@@ -45,6 +46,8 @@ class Store:
             attempt(f"{self}/{name}", lambda: create(name, data))
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise ConfigError(f"{self}: cannot be written: no such folder or bucket") from error
         return True
 
     def _create(self, name: str, data: bytes) -> None:

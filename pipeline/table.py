@@ -6,6 +6,7 @@ The only file that knows pyarrow. Columns added later are nullable, so that old 
 import hashlib
 import io
 import json
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import IO, Any
@@ -84,8 +85,16 @@ def digest_of(records: Sequence[LabelRecord]) -> str:
     """A hash of what the rows say, independent of how Parquet stores them."""
     digest = hashlib.blake2b(digest_size=16)
     for record in records:
-        digest.update(repr(asdict(record)).encode())
+        said = asdict(record)
+        said["quality"] = _stored(record.quality)
+        said["segments"] = [{**asdict(segment), "score": _stored(segment.score)} for segment in record.segments]
+        digest.update(repr(said).encode())
     return digest.hexdigest()
+
+
+def _stored(value: float | None) -> float | None:
+    """A number as its float32 column gives it back."""
+    return None if value is None else struct.unpack("f", struct.pack("f", value))[0]
 
 
 def encode_window(records: Sequence[LabelRecord], footer: Footer) -> bytes:

@@ -1,0 +1,44 @@
+# Every target sets itself up first. TORCH_INDEX=URL adds a package index, for a CPU build of torch on a machine
+# whose pip would otherwise bring the CUDA one.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format types lock clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	touch $@
+
+setup: $(READY) ## the environment in .venv
+
+demo: $(READY) ## label a dozen real photos on a local Ray, and the way to the gallery
+	$(BIN)/diffseg demo
+
+test: $(READY) ## every test but the slow ones
+	$(BIN)/pytest -q
+
+test-all: $(READY) ## every test
+	$(BIN)/pytest -q -m 'slow or not slow'
+
+lint: $(READY) ## style
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+format: $(READY) ## bring the code into style
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+types: $(READY) ## type check
+	$(BIN)/mypy
+
+lock: $(READY) ## write constraints.txt from what is installed
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9]+$$//' | grep -viE '^(pip|setuptools|wheel|triton|nvidia-|cuda-)' > constraints.txt
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
