@@ -81,7 +81,8 @@ function card(item, place) {
     strip.append(frame);
   }
   const value = quality(item);
-  const notes = item.status === "ok" ? `${segments(item)} seg · ${value === null ? "–" : value.toFixed(2)}` : item.status;
+  const parts = item.maps.map((map) => map.count).join(" / ");
+  const notes = item.status === "ok" ? `${parts} seg · ${value === null ? "–" : value.toFixed(2)}` : item.status;
   const footer = element("footer", {}, element("b", {}, item.key), element("span", {}, notes));
   if (value !== null) {
     const level = element("i");

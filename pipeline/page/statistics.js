@@ -30,7 +30,7 @@ function roundUp(value) {
 
 function histogram(spec, choose) {
   const panel = element("section", { class: "panel" }, element("h2", {}, spec.title), element("p", {}, spec.note));
-  const [width, height, left, bottom] = [420, 180, 36, 22];
+  const [width, height, left, bottom] = [420, 140, 36, 22];
   const svg = drawing("svg", { viewBox: `0 0 ${width} ${height + bottom}`, role: "img", "aria-label": spec.title });
   const top = roundUp(Math.max(2, ...spec.counts));
   const step = (width - left) / spec.counts.length;
