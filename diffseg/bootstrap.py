@@ -1,6 +1,6 @@
 """How far a figure measured on these images may lie from the figure on other images of their kind.
 
-Letters: I images, C classes. Percentile bootstrap (Efron, 1979): images are drawn again with replacement.
+Letters: I images, C classes, R draws. Percentile bootstrap (Efron, 1979): images are drawn again with replacement.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffseg.matching import Counts
-from diffseg.types import Float, Int
+from diffseg.types import Float
 
-RESAMPLES = 1000  # the ends of a 95 % interval are then themselves good to about a tenth of its width
+DRAWS = 1000  # the ends of a 95 % interval are then themselves good to about a tenth of its width
 LEVEL = 0.95
+CHUNK = 1 << 22  # weights held at a time: 32 MB however many images there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +28,41 @@ class Interval:
 def mean_interval(values: Float[np.ndarray, " I"], seed: int = 0) -> Interval:
     """The mean over images; those where the figure is not defined (NaN) have no say."""
     values = values[np.isfinite(values)]
-    return _interval(lambda weights: float(weights @ values / weights.sum()), len(values), seed)
+    return _interval(lambda weights: weights @ values / weights.sum(1), len(values), seed)
 
 
 def pooled_intervals(counts: Sequence[Counts], seed: int = 0) -> tuple[Interval, Interval]:
     """(accuracy, mIoU) of pixels pooled over all images, as the published protocols have them."""
-    tp, fp, fn = (np.stack([getattr(one, part) for one in counts]) for part in ("tp", "fp", "fn"))
+    tp, fp, fn = (np.stack([getattr(one, part) for one in counts]).astype(float) for part in ("tp", "fp", "fn"))
 
-    def pooled(weights: Int[np.ndarray, " I"]) -> Counts:
-        return Counts(weights @ tp, weights @ fp, weights @ fn)
+    def accuracy(weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
+        found = (weights @ tp).sum(1)
+        return found / (found + (weights @ fn).sum(1))
 
-    accuracy = _interval(lambda weights: pooled(weights).accuracy, len(tp), seed)
-    return accuracy, _interval(lambda weights: pooled(weights).miou, len(tp), seed)
+    def miou(weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
+        found, union = weights @ tp, weights @ (tp + fp + fn)
+        occurs = union > 0
+        return np.divide(found, union, out=np.zeros_like(found), where=occurs).sum(1) / occurs.sum(1)
+
+    return _interval(accuracy, len(tp), seed), _interval(miou, len(tp), seed)
 
 
-def _interval(statistic: Callable[[Int[np.ndarray, " I"]], float], images: int, seed: int) -> Interval:
+def _interval(
+    statistic: Callable[[Float[np.ndarray, "R I"]], Float[np.ndarray, " R"]], images: int, seed: int
+) -> Interval:
     if images == 0:
-        return Interval(*[float("nan")] * 3)
-    drawn = [statistic(weights) for weights in _resample(images, seed)]
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(statistic(np.ones(images, np.int64)), float(low), float(high))
+        return Interval(float("nan"), float("nan"), float("nan"))
+    drawn = np.concatenate([statistic(weights) for weights in _draws(images, seed)])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(statistic(np.ones((1, images)))[0]), float(low), float(high))
 
 
-def _resample(images: int, seed: int) -> Iterator[Int[np.ndarray, " I"]]:
+def _draws(images: int, seed: int) -> Iterator[Float[np.ndarray, "R I"]]:
     """How often each image was drawn; equal seeds draw alike, so that methods meet the same images."""
     random = np.random.default_rng(seed)
-    for _ in range(RESAMPLES):
-        yield np.bincount(random.integers(images, size=images), minlength=images)
+    at_once = max(1, CHUNK // images)
+    for first in range(0, DRAWS, at_once):
+        rows = range(min(at_once, DRAWS - first))
+        yield np.stack([np.bincount(random.integers(images, size=images), minlength=images) for _ in rows]).astype(
+            float
+        )
