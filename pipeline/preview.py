@@ -108,7 +108,8 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
     Raises ConfigError where nothing is committed yet, StorageError.
     """
     there = list(ledger.windows())
-    read = there if len(there) <= WINDOWS else sorted(random.Random(seed).sample(there, WINDOWS), key=there.index)
+    places = sorted(random.Random(seed).sample(range(len(there)), min(WINDOWS, len(there))))
+    read = [there[place] for place in places]
     counts = Distributions()
     choice = choose(_rows(ledger, read, _SMALL), counts, samples, seed)
     if not counts.samples:
@@ -133,6 +134,8 @@ def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title
         facts.append(("segments an image", f"{counts.mean_segments:.1f}"))
     if counts.mean_quality is not None:
         facts.append(("quality", f"{counts.mean_quality:.3f}"))
+    if ledger.missing():
+        facts.append(("state", "unfinished"))
     if share < 1:
         facts.append(("read", f"{share:.1%} of the run, at random"))
     return GalleryPage(

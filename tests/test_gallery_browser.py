@@ -224,6 +224,12 @@ def test_a_bar_of_a_histogram_narrows_the_grid_down(page):
     page.until("document.querySelectorAll('.card').length === 1")
     assert page.shown() == ["best"]
 
+    page.turn_to("statistics")
+    bins = "document.querySelectorAll('#statistics section:nth-of-type(3) g.bin')"
+    page.js(f"{bins}[1].dispatchEvent(new Event('click'))")  # one segment: two would be the next bin's
+    page.until("document.querySelectorAll('.card').length === 2")
+    assert page.shown() == [HOSTILE, "wide"]
+
 
 def test_failures_are_listed_with_their_reasons(page):
     page.turn_to("failures")

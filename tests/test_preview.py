@@ -86,6 +86,17 @@ def test_statistics_are_of_the_whole_run_though_few_samples_are_shown(run, tmp_p
     assert max(qualities) == pytest.approx(0.8)
 
 
+def test_an_unfinished_run_is_shown_and_says_so(run, tmp_path):
+    write_preview(run, str(tmp_path / "page.html"))
+    assert ["state", "unfinished"] in blocks(tmp_path / "page.html")["index"]["facts"]
+
+    ledger = Ledger.open(run)
+    [shard] = ledger.shards.values()
+    ledger.commit_end(shard, windows=3, rows=10, mine=())
+    write_preview(run, str(tmp_path / "page.html"))
+    assert "state" not in dict(blocks(tmp_path / "page.html")["index"]["facts"])
+
+
 def test_labels_are_shown_without_photos_that_are_gone(run, tmp_path):
     (tmp_path / "photos.tar").unlink()
 

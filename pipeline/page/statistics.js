@@ -46,7 +46,7 @@ function histogram(spec, choose) {
     bin.append(drawing("rect", { class: "hit", x: left + at * step, y: 0, width: step, height }));
     bin.append(drawing("rect", { class: "bar", x: left + at * step + 1, y: height - bar, width: Math.max(1, step - 2), height: bar, rx: Math.min(2, bar) }));
     if (spec.filter) {
-      const go = () => choose(spec.filter, spec.edges[at], spec.edges[at + 1]);
+      const go = () => choose(spec.filter, spec.edges[at], spec.edges[at + 1] - (spec.filter === "segments" ? 1 : 0));
       bin.addEventListener("click", go);
       bin.addEventListener("keydown", (event) => event.key === "Enter" && go());
     }
