@@ -1,27 +1,78 @@
 """Attention maps of several resolutions become one map for every cell of the finest grid.
 
-In: levels [B, n, n], finest first, rows summing to one. Out: [B, N, N].
+In: levels [B, n, n], finest first, rows summing to one. Out: [B, N, N], a few rows of cells at a time.
 
-Letters: B images, n cells of a level, N = h * w cells of the finest one, k how many times coarser a level is.
+Letters: B images, n cells of a level, N = h * w cells of the finest one, r of these at a time, k how many times coarser
+a level is.
 
 The maps come out as densities, N times the probability, so that a flat map is one everywhere. Their logarithms are
 then centred on zero, which is what lets distances survive reduced precision; means, ratios and argmax do not notice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from diffseg.bilinear import bilinear
 from diffseg.types import AttentionError, Float
 
 SUM_TOLERANCE = 0.02  # half-precision softmax strays by a few thousandths; unnormalised scores by far more
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}  # of maps at a time: a processor's last cache, a share of a GPU
 
 
-def aggregate(
-    levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], floor: float = 0.0
-) -> Float[Tensor, "B N N"]:
+@dataclass(frozen=True)
+class Attention:
+    """The aggregated attention of a batch, made where it is looked at: whole it would be 64 MB an image.
+
+    finest: the finest level. scale: what brings each of its maps to its share of the whole.
+    coarser: for each other level k and its maps over the finest keys, scaled so too.
+    floor: least density.
+    """
+
+    grid: tuple[int, int]
+    finest: Float[Tensor, "B N N"]
+    scale: Float[Tensor, "B N"]
+    coarser: tuple[tuple[int, Float[Tensor, "B _ _ N"]], ...]
+    floor: float
+
+    def tiles(self) -> Iterator[Float[Tensor, "B r N"]]:
+        """The maps of all cells in order, a few rows of cells at a time; each is overwritten by the next."""
+        h, w = self.grid
+        batch, n, _ = self.finest.shape
+        rows = min(h, max(1, TILE_BYTES[self.finest.device.type] // (4 * batch * w * n)))
+        buffer = self.scale.new_empty(batch, rows * w, n)
+        for top in range(0, h, rows):
+            tile = buffer[:, : (min(top + rows, h) - top) * w]
+            for y in range(top, min(top + rows, h)):  # a row stays in the cache while every level is added to it
+                self._row(y, tile[:, (y - top) * w : (y - top + 1) * w])
+            yield tile
+
+    def at(self, cells: Sequence[int]) -> Float[Tensor, "B A N"]:
+        """The maps of some cells."""
+        index = torch.tensor(cells, device=self.scale.device)
+        y, x = index // self.grid[1], index % self.grid[1]
+        maps = self.finest[:, index] * self.scale[:, index, None]
+        for k, level in self.coarser:
+            maps += level[:, y // k, x // k]
+        return maps.clamp_(min=self.floor)
+
+    def whole(self) -> Float[Tensor, "B N N"]:
+        """All maps at once."""
+        return torch.cat([tile.clone() for tile in self.tiles()], dim=1)
+
+    def _row(self, y: int, out: Float[Tensor, "B w N"]) -> None:
+        w = self.grid[1]
+        cells = slice(y * w, (y + 1) * w)
+        torch.mul(self.finest[:, cells], self.scale[:, cells, None], out=out)
+        for k, level in self.coarser:
+            out.unflatten(1, (w // k, k)).add_(level[:, y // k, :, None])
+        if self.floor:
+            out.clamp_(min=self.floor)
+
+
+def aggregate(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], floor: float = 0.0) -> Attention:
     """Bring every level to the finest grid and average, finer levels weighing more (section 3.2 of the paper).
 
     Keys are interpolated, then each map is normalised, then queries are repeated: in this order, as published.
@@ -34,24 +85,14 @@ def aggregate(
     factors = coarseness(levels, grid)
     weights = [1 / k / sum(1 / other for other in factors) for k in factors]
     finest, *others = levels
+    sums = [level.sum(-1, dtype=torch.float32) for level in levels]
+    _refuse_what_is_no_distribution(sums)
+    n = grid[0] * grid[1]
     coarser = [
-        (k, _on_finest_keys(level, grid, k, weight))
+        (k, _on_finest_keys(level, grid, k).mul_(n * weight))
         for k, weight, level in zip(factors[1:], weights[1:], others, strict=True)
     ]
-    batch, n, _ = finest.shape
-    h, w = grid
-    out = torch.empty(batch, n, n, dtype=torch.float32, device=finest.device)
-    sums = torch.empty(batch, n, dtype=torch.float32, device=finest.device)
-    for y in range(h):  # one row of queries at a time stays in the cache while every level is added
-        row = slice(y * w, (y + 1) * w)
-        torch.sum(finest[:, row], dim=-1, dtype=torch.float32, out=sums[:, row])
-        target = torch.mul(finest[:, row], (n * weights[0] / sums[:, row])[..., None], out=out[:, row])
-        for k, level in coarser:
-            target.view(batch, w // k, k, n).add_(level[:, y // k, :, None])
-        if floor:
-            target.clamp_(min=floor * n)
-    _refuse_what_is_no_distribution(sums, others)
-    return out
+    return Attention(grid, finest, n * weights[0] / sums[0], tuple(coarser), n * floor)
 
 
 def coarseness(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int]) -> list[int]:
@@ -65,7 +106,7 @@ def coarseness(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int]) 
         k = round((h * w / n) ** 0.5)
         if level.ndim != 3 or level.shape[-2] != n or level.shape[0] != levels[0].shape[0]:
             raise ValueError(f"each level must be [{levels[0].shape[0]}, n, n], got {list(level.shape)}")
-        if h % k or w % k or (h // k) * (w // k) != n:
+        if k < 1 or h % k or w % k or (h // k) * (w // k) != n:
             raise ValueError(f"a level of {n} cells is no {h} x {w} grid divided by an integer")
         found.append(k)
     if found[0] != 1 or sorted(found) != found:
@@ -73,27 +114,22 @@ def coarseness(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int]) 
     return found
 
 
-def _on_finest_keys(
-    level: Float[Tensor, "B n n"], grid: tuple[int, int], k: int, weight: float
-) -> Float[Tensor, "B hk wk N"]:
-    """Maps over the finest keys, each summing to `weight * N`, for the coarse queries they belong to."""
+def _on_finest_keys(level: Float[Tensor, "B n n"], grid: tuple[int, int], k: int) -> Float[Tensor, "B hk wk N"]:
+    """Normalised maps over the finest keys, for the coarse queries they belong to."""
     h, w = grid
-    batch, n, _ = level.shape
-    keys = interpolate(level.float().view(batch, n, h // k, w // k), size=grid, mode="bilinear", align_corners=False)
-    keys = keys.flatten(2)
-    keys *= h * w * weight / keys.sum(-1, keepdim=True)
-    return keys.view(batch, h // k, w // k, h * w)
+    down, across = bilinear(h // k, h, level.device), bilinear(w // k, w, level.device)
+    keys = down @ (level.float().unflatten(-1, (h // k, w // k)) @ across.T)
+    keys /= keys.sum((-2, -1), keepdim=True)
+    return keys.flatten(2).unflatten(1, (h // k, w // k))
 
 
-def _refuse_what_is_no_distribution(finest: Float[Tensor, "B N"], others: Sequence[Float[Tensor, "B _ _"]]) -> None:
+def _refuse_what_is_no_distribution(sums: Sequence[Float[Tensor, "B _"]]) -> None:
     """AttentionError where a row of any level does not sum to one; NaN and infinity never do."""
-    off = torch.stack([(sums - 1).abs().amax(-1) for sums in (finest, *(level.sum(-1).float() for level in others))])
-    worst = off.amax(0)
+    worst = torch.stack([(level - 1).abs().amax(-1) for level in sums]).amax(0)
     bad = (~(worst <= SUM_TOLERANCE)).nonzero().flatten().tolist()
     if bad:
-        first = worst[bad[0]].item()
         raise AttentionError(
-            f"attention rows must sum to 1 within {SUM_TOLERANCE}: image {bad[0]} is off by {first:.3g}"
-            f" ({len(bad)} of {len(worst)} images)",
+            f"attention rows must sum to 1 within {SUM_TOLERANCE}: image {bad[0]} is off by"
+            f" {worst[bad[0]].item():.3g} ({len(bad)} of {len(worst)} images)",
             tuple(bad),
         )

@@ -5,8 +5,8 @@ Letters: P proposals, h x w cells of the attention grid, H x W pixels of the res
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from diffseg.bilinear import bilinear
 from diffseg.types import IGNORE, Float, Int
 
 TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of enlarged proposals held at a time
@@ -19,16 +19,15 @@ def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tens
     """
     height, width = size
     labels = torch.zeros(size, dtype=torch.int64, device=proposals.device)
-    count, h, _ = proposals.shape
+    count, h, w = proposals.shape
     if count < 2:
         return labels
-    wide = interpolate(proposals[None], size=(h, width), mode="bilinear", align_corners=False)[0]
-    above, below, share = _neighbours(h, height, proposals.device)
+    down, across = bilinear(h, height, proposals.device), bilinear(w, width, proposals.device)
+    wide = proposals @ across.T
     rows = max(1, TILE_BYTES[proposals.device.type] // (4 * count * width))
     for top in range(0, height, rows):
-        tile = slice(top, top + rows)
-        enlarged = torch.lerp(wide[:, above[tile]], wide[:, below[tile]], share[tile, None])
-        torch.argmax(enlarged, dim=0, out=labels[tile])
+        enlarged = down[top : top + rows] @ wide
+        labels[top : top + rows] = enlarged.max(dim=0).indices  # several times faster than argmax
     return labels
 
 
@@ -43,16 +42,6 @@ def place(labels: Int[Tensor, "a b"], window: tuple[int, int, int, int], size: t
     whole = torch.full(size, IGNORE, dtype=labels.dtype, device=labels.device)
     whole[top : top + height, left : left + width] = labels[rows[:, None], columns]
     return whole
-
-
-def _neighbours(
-    cells: int, pixels: int, device: torch.device
-) -> tuple[Int[Tensor, " H"], Int[Tensor, " H"], Float[Tensor, " H"]]:
-    """For each pixel along an axis: the cells whose centres lie before and after it, and the share of the latter."""
-    centre = (torch.arange(pixels, device=device, dtype=torch.float32) + 0.5) * (cells / pixels) - 0.5
-    centre = centre.clamp(0, cells - 1)
-    before = centre.long()
-    return before, (before + 1).clamp(max=cells - 1), centre - before
 
 
 def _nearest(cells: int, pixels: int, device: torch.device) -> Int[Tensor, " H"]:

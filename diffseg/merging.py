@@ -5,15 +5,18 @@ N cells of the grid. Maps are densities, N times the probability (see aggregate.
 """
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffseg.aggregate import Attention
 from diffseg.types import Bool, Float, Int
 
-TILE_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}  # of logarithms held at a time: a last cache, a share of a GPU
+RESOLUTION = 1e-5  # nats: nearer maps are equal, for rounding in float32 puts a map this far from itself
 SWING = 0.1  # a proposal is stable when thresholds a tenth lower and a tenth higher collect the same cells
 
 
@@ -43,24 +46,24 @@ class _Merged:
     high: Float[Tensor, "B P"]
 
 
-def merge(
-    attention: Float[Tensor, "B N N"], grid: tuple[int, int], thresholds: tuple[float, ...], anchors_per_side: int
-) -> Proposals:
+def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: int) -> Proposals:
     """Merge maps nearer than a threshold, once for each threshold (section 3.2 of the paper).
 
     First each anchor becomes the mean of all maps near it. Then, again and again, maps are visited in order: one that
     no earlier one collected becomes an anchor, and the mean of every map near it, collected before or not, a proposal.
     A map with a zero in it is infinitely far from every map, itself included, and is collected by none.
     """
-    first, *others = thresholds
-    merged = _around_anchors(attention, anchor_cells(grid, anchors_per_side), first)
+    first, *others = (max(tau, RESOLUTION) for tau in thresholds)
+    anchors = Logged(attention.at(anchor_cells(attention.grid, anchors_per_side)))
+    merged = _collect(_tiles(anchors, attention), first)
     kept = [np.flatnonzero(row) for row in (merged.high > 0).cpu().numpy()]
     merged = _Merged(*(_select(part, kept) for part in (merged.maps, merged.low, merged.high)))
     counts = [[len(rows) for rows in kept]]
     for tau in others:
-        distance = _own_is_zero(symmetric_kl(merged.maps, merged.maps), range(merged.maps.shape[1]))
+        logged = Logged(merged.maps)
+        distance = symmetric_kl(logged, logged)
         visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
-        merged = _collect(_select(distance, visited, padding=math.inf), tau, merged)
+        merged = _collect([(_select(distance, visited, padding=math.inf), merged)], tau)
         counts.append([len(rows) for rows in visited])
     stability = (merged.low / merged.high).nan_to_num(0.0)
     return Proposals(merged.maps, tuple(counts[-1]), stability, tuple(zip(*counts, strict=True)))
@@ -79,21 +82,23 @@ def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:
     return [y * w + x for y in places(h) for x in places(w)]
 
 
-def symmetric_kl(p: Float[Tensor, "B P N"], q: Float[Tensor, "B Q N"]) -> Float[Tensor, "B P Q"]:
+class Logged:
+    """Maps with their logarithms and the sum of each times its own, which every distance needs."""
+
+    def __init__(self, maps: Float[Tensor, "B P N"]) -> None:
+        self.maps = maps
+        self.logs = maps.log()
+        self.own = torch.linalg.vecdot(maps, self.logs)  # [B, P]
+
+
+def symmetric_kl(p: Logged, q: Logged) -> Float[Tensor, "B P Q"]:
     """Pairwise distance `(KL(p||q) + KL(q||p)) / 2` in nats between maps given as densities.
 
     Expanding the logarithm turns the P*Q*N sum into two matrix products. Not finite where either map has a zero.
     """
-    batch, _, n = q.shape
-    log_p = p.log()
-    own_p = (p * log_p).sum(-1)
-    columns = []
-    for tile in q.split(max(1, TILE_BYTES[q.device.type] // (4 * n * batch)), dim=1):
-        log_tile = tile.log()
-        own = own_p[:, :, None] + torch.linalg.vecdot(tile, log_tile)[:, None, :]
-        cross = torch.baddbmm(own, p, log_tile.mT, alpha=-1)
-        columns.append(cross.baddbmm_(log_p, tile.mT, alpha=-1))
-    return torch.cat(columns, dim=-1).div_(2 * n)
+    own = p.own[:, :, None] + q.own[:, None, :]
+    cross = torch.baddbmm(own, p.maps, q.logs.mT, alpha=-1).baddbmm_(p.logs, q.maps.mT, alpha=-1)
+    return cross.div_(2 * p.maps.shape[-1])
 
 
 def visit_in_order(near: Bool[np.ndarray, "P P"]) -> Int[np.ndarray, " R"]:
@@ -113,29 +118,29 @@ def visit_in_order(near: Bool[np.ndarray, "P P"]) -> Int[np.ndarray, " R"]:
     return np.array(anchors, dtype=np.int64)
 
 
-def _around_anchors(attention: Float[Tensor, "B N N"], cells: list[int], tau: float) -> _Merged:
-    """The mean of all maps near each anchor."""
-    distance = _own_is_zero(symmetric_kl(attention[:, cells], attention), cells)
-    one = torch.ones((), device=attention.device).expand(attention.shape[:2])
-    return _collect(distance, tau, _Merged(attention, one, one))
+def _tiles(anchors: Logged, attention: Attention) -> Iterator[tuple[Float[Tensor, "B A r"], _Merged]]:
+    """All maps and how far they are from each anchor; each stands for one cell at any threshold."""
+    for tile in attention.tiles():
+        one = torch.ones((), device=tile.device).expand(tile.shape[:2])
+        yield symmetric_kl(anchors, Logged(tile)), _Merged(tile, one, one)
 
 
-def _collect(distance: Float[Tensor, "B P Q"], tau: float, inputs: _Merged) -> _Merged:
-    """The mean of all inputs nearer than tau, for each row of distances; zero where there is none."""
-    near = (distance < tau).float()
-    maps = (near @ inputs.maps).div_(near.sum(-1, keepdim=True).clamp_(min=1))
-    low = (distance < tau * (1 - SWING)).float() @ inputs.low[..., None]
-    high = (distance < tau * (1 + SWING)).float() @ inputs.high[..., None]
-    return _Merged(maps, low[..., 0], high[..., 0])
+def _collect(parts: Iterable[tuple[Float[Tensor, "B P _"], _Merged]], tau: float) -> _Merged:
+    """The mean of all inputs nearer than tau, for each row of distances; zero where there is none.
 
-
-def _own_is_zero(distance: Float[Tensor, "B P Q"], columns: range | list[int]) -> Float[Tensor, "B P Q"]:
-    """Set the distance of a map to itself, known exactly, where rounding could exceed a tiny threshold."""
-    rows = torch.arange(distance.shape[1], device=distance.device)
-    places = torch.as_tensor(list(columns), device=distance.device)
-    own = distance[:, rows, places]
-    distance[:, rows, places] = own.where(~own.isfinite(), 0.0)
-    return distance
+    parts: distances to some of the inputs, and these.
+    """
+    maps: Any = 0.0
+    count: Any = 0.0
+    low: Any = 0.0
+    high: Any = 0.0
+    for distance, inputs in parts:
+        near = (distance < tau).float()
+        maps = maps.baddbmm_(near, inputs.maps) if torch.is_tensor(maps) else near @ inputs.maps
+        count = count + near.sum(-1, keepdim=True)
+        low = low + ((distance < tau * (1 - SWING)).float() @ inputs.low[..., None])[..., 0]
+        high = high + ((distance < tau * (1 + SWING)).float() @ inputs.high[..., None])[..., 0]
+    return _Merged(maps.div_(count.clamp_(min=1)), low, high)
 
 
 def _select(

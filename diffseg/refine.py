@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffseg.aggregate import Attention
 from diffseg.merging import Proposals
 from diffseg.types import Float, Int
 
@@ -15,19 +16,20 @@ ROUNDS = 300  # scikit-learn's bounds, which the published results rest on
 TOLERANCE = 1e-4  # of the mean variance of a cell: centres that move less have arrived
 
 
-def refine(attention: Float[Tensor, "B N N"], proposals: Proposals) -> Proposals:
+def refine(attention: Attention, proposals: Proposals) -> Proposals:
     """Replace each proposal by the mean of the maps nearest to it once clusters are at rest.
 
     A proposal that all maps leave is dropped; the others keep their order and stability.
     """
     maps, stability, counts = torch.zeros_like(proposals.maps), torch.zeros_like(proposals.stability), []
+    whole = attention.whole()
     for image, count in enumerate(proposals.counts):
         if count == 0:
             counts.append(0)
             continue
-        nearest = cluster(attention[image], proposals.maps[image, :count])
+        nearest = cluster(whole[image], proposals.maps[image, :count])
         kept = torch.unique(nearest)
-        means, _ = _means(attention[image], nearest, count)
+        means, _ = _means(whole[image], nearest, count)
         maps[image, : len(kept)] = means[kept]
         stability[image, : len(kept)] = proposals.stability[image, kept]
         counts.append(len(kept))

@@ -173,7 +173,7 @@ def segment_attention(
 def propose(maps: AttentionMaps, config: SegmentConfig) -> Proposals:
     """Aggregate, merge, and refine where asked for."""
     attention = aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
-    proposals = merge(attention, maps.grid, config.thresholds or PUBLISHED_THRESHOLDS, config.anchors_per_side)
+    proposals = merge(attention, config.thresholds or PUBLISHED_THRESHOLDS, config.anchors_per_side)
     return refine(attention, proposals) if config.refine else proposals
 
 

@@ -6,12 +6,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffseg.merging import anchor_cells, merge, symmetric_kl, visit_in_order
+from diffseg.aggregate import Attention
+from diffseg.merging import Logged, anchor_cells, symmetric_kl, visit_in_order
+from diffseg.merging import merge as merge_attention
 
 
 def densities(probabilities):
     values = torch.as_tensor(probabilities, dtype=torch.float32)
     return values[None] * values.shape[-1]
+
+
+def merge(maps, grid, thresholds, anchors_per_side):
+    whole = Attention(grid, maps, torch.ones(maps.shape[:2]), (), 0.0)
+    return merge_attention(whole, thresholds, anchors_per_side)
+
+
+def distances(p, q):
+    return symmetric_kl(Logged(p), Logged(q))
 
 
 def two_regions(leak=0.01):
@@ -50,20 +61,22 @@ def test_distance_equals_the_sum_it_stands_for():
     p, q = (torch.rand(1, rows, 30, generator=generator) + 0.001 for rows in (3, 5))
     p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
 
-    ours = symmetric_kl(30 * p, 30 * q)[0]
+    ours = distances(30 * p, 30 * q)[0]
 
     theirs = [[literal.distance(a, b) for b in q[0].double().numpy()] for a in p[0].double().numpy()]
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_distance_does_not_depend_on_the_tiles_it_is_made_in(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    p, q = (torch.rand(2, rows, 40, generator=generator) + 0.001 for rows in (6, 21))
-    whole = symmetric_kl(p, q)
+def test_proposals_do_not_depend_on_the_tiles_maps_come_in(monkeypatch):
+    maps = densities(synthetic.attention(synthetic.blobs((8, 8), 4, 0), (1,), 0)[0])
+    whole = merge(maps, (8, 8), (0.4, 0.4), 4)
 
-    monkeypatch.setattr("diffseg.merging.TILE_BYTES", {"cpu": 4 * 40 * 2 * 4})
+    monkeypatch.setattr("diffseg.aggregate.TILE_BYTES", {"cpu": 3 * 8 * 64 * 4})  # three rows of cells
 
-    torch.testing.assert_close(symmetric_kl(p, q), whole)
+    parts = merge(maps, (8, 8), (0.4, 0.4), 4)
+    assert parts.trace == whole.trace
+    torch.testing.assert_close(parts.maps, whole.maps)
+    torch.testing.assert_close(parts.stability, whole.stability)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +124,7 @@ def test_the_visit_equals_a_plain_loop(count, seed, share):
 def test_collected_maps_count_for_every_proposal_that_collects_them():
     """Three maps in a row, the middle one near both ends: it belongs to both means."""
     ends = torch.tensor([[0.8, 0.1, 0.1], [0.4, 0.2, 0.4], [0.1, 0.1, 0.8]])
-    reach = symmetric_kl(densities(ends), densities(ends))[0, 0, 1].item() * 1.01
+    reach = distances(densities(ends), densities(ends))[0, 0, 1].item() * 1.01
 
     proposals = merge(densities(ends), (1, 3), (1e-9, reach), anchors_per_side=3)
 
@@ -121,7 +134,7 @@ def test_collected_maps_count_for_every_proposal_that_collects_them():
 
 def test_the_comparison_is_strict():
     maps = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
-    exactly = symmetric_kl(densities(maps), densities(maps))[0, 0, 1].item()
+    exactly = distances(densities(maps), densities(maps))[0, 0, 1].item()
 
     assert merge(densities(maps), (1, 2), (exactly,), 2).maps[0].tolist() == densities(maps)[0].tolist()
     assert merge(densities(maps), (1, 2), (exactly, exactly), 2).counts == (2,)
@@ -156,7 +169,7 @@ def test_a_proposal_far_from_every_other_is_stable():
 
 def test_a_proposal_whose_members_hang_on_the_threshold_is_not():
     maps = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
-    between = symmetric_kl(densities(maps), densities(maps))[0, 0, 1].item()
+    between = distances(densities(maps), densities(maps))[0, 0, 1].item()
 
     stability = merge(densities(maps), (1, 2), (between,), 2).stability
 

@@ -4,6 +4,7 @@ import synthetic
 import torch
 from sklearn.cluster import KMeans
 
+from diffseg.aggregate import aggregate
 from diffseg.merging import merge
 from diffseg.refine import cluster, refine
 
@@ -33,24 +34,24 @@ def test_it_equals_scikit_learn(seed):
 
 def attention(count):
     [level] = synthetic.attention(synthetic.blobs((8, 8), count, seed=count), (1,), seed=0)
-    return torch.from_numpy(level)[None] * 64
+    return aggregate([torch.from_numpy(level)[None]], (8, 8))
 
 
 def test_proposals_become_the_means_of_their_clusters():
     maps = attention(3)
-    proposals = merge(maps, (8, 8), (0.5, 0.5), 4)
+    proposals = merge(maps, (0.5, 0.5), 4)
 
     refined = refine(maps, proposals)
 
-    nearest = cluster(maps[0], proposals.maps[0])
+    nearest = cluster(maps.whole()[0], proposals.maps[0])
     assert refined.counts == proposals.counts
     for i in range(refined.counts[0]):
-        torch.testing.assert_close(refined.maps[0, i], maps[0, nearest == i].mean(0))
+        torch.testing.assert_close(refined.maps[0, i], maps.whole()[0, nearest == i].mean(0))
 
 
 def test_a_proposal_that_no_map_is_nearest_to_is_dropped():
     maps = attention(3)
-    proposals = merge(maps, (8, 8), (0.5, 0.5), 4)
+    proposals = merge(maps, (0.5, 0.5), 4)
     far = torch.full_like(proposals.maps[:, :1], 100.0)
     count = proposals.counts[0]
     crowded = type(proposals)(
@@ -65,6 +66,6 @@ def test_a_proposal_that_no_map_is_nearest_to_is_dropped():
 
 
 def test_an_image_without_proposals_stays_without():
-    blank = merge(torch.eye(4)[None] * 4, (2, 2), (1.0,), 2)
+    zeros = aggregate([torch.eye(4)[None]], (2, 2))
 
-    assert refine(torch.eye(4)[None] * 4, blank).counts == (0,)
+    assert refine(zeros, merge(zeros, (1.0,), 2)).counts == (0,)
