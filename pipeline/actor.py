@@ -74,7 +74,13 @@ class Cluster:
 class RayPool:
     """One actor a worker; a dead one is replaced."""
 
-    def __init__(self, cluster: Cluster, settings: WorkerSettings, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: WorkerSettings,
+        workers: int | None = None,
+        actor_class: type[LabelActor] = LabelActor,
+    ) -> None:
         gpus = cluster.gpus
         self.workers = workers or gpus or cluster.cpus
         if gpus and self.workers > gpus:
@@ -82,7 +88,7 @@ class RayPool:
         share: dict[str, Any] = (
             {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": min(1, cluster.cpus / self.workers)}
         )
-        self._actor = ray.remote(LabelActor).options(max_restarts=0, max_task_retries=0, **share)
+        self._actor = ray.remote(actor_class).options(max_restarts=0, max_task_retries=0, **share)
         self._settings = settings
         self._starts = FalseStarts()
         self._gone = 0

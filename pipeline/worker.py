@@ -239,7 +239,7 @@ def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> LabelRec
 
 def _failure(sample: ImageSample, reason: str, error: Exception) -> SampleFailure:
     height, width = sample.image.shape[:2]
-    text = f"{type(error).__name__}: {error}"[:300]
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return SampleFailure(sample.raw, reason, text, width, height, sample.sha256)
 
 

@@ -1,5 +1,6 @@
 """The commands as a person runs them: results, exit codes, and one clear line for every mistake."""
 
+import io
 import json
 import os
 import signal
@@ -24,14 +25,13 @@ PHOTOS = sorted(Path(cli.__file__).parent.joinpath("photos").glob("*.jpg"))
 def inputs(tmp_path):
     """Two shards of three small photos each."""
     for number in range(2):
-        content = [(path.stem, {"jpg": _small(path)}) for path in PHOTOS[3 * number : 3 * number + 3]]
+        content = [(path.stem, {"jpg": small(path)}) for path in PHOTOS[3 * number : 3 * number + 3]]
         write_shard(tmp_path / "in" / f"p-{number:05d}.tar", content)
     return str(tmp_path / "in" / "p-{00000..00001}.tar")
 
 
-def _small(path):
-    import io
-
+def small(path):
+    """A photo as a JPEG of at most 128 pixels a side."""
     with Image.open(path) as image:
         image.thumbnail((128, 128))
         buffer = io.BytesIO()
@@ -87,7 +87,7 @@ def test_a_window_that_goes_missing_is_found_and_made_again(inputs, tmp_path, ca
 
 
 def test_one_broken_image_is_a_row_with_its_reason_and_too_many_are_exit_3(tmp_path, capsys):
-    content = [(path.stem, {"jpg": _small(path)}) for path in PHOTOS[:3]]
+    content = [(path.stem, {"jpg": small(path)}) for path in PHOTOS[:3]]
     content[1] = (content[1][0], {"jpg": content[1][1]["jpg"][:300]})
     shard = str(write_shard(tmp_path / "b.tar", content))
 
