@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.faults import FakeSegmenter
@@ -15,6 +16,8 @@ from pipeline.run import Run
 from pipeline.shards import pin
 from pipeline.tars import write_samples
 from pipeline.worker import Worker
+
+torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
