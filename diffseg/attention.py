@@ -94,12 +94,12 @@ def add_head_mean(
     if query.device.type == "cuda":
         from diffseg.capture_triton import add_exponentials
     else:
-        add_exponentials = _add_exponentials
+        add_exponentials = add_exponentials_plainly
     add_exponentials(mean, query, key, shift, LOG2_E * query.shape[-1] ** -0.5)
 
 
 @torch.no_grad()
-def _add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:
+def add_exponentials_plainly(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:
     """Add the sum over heads of 2^(scale * query key^T - shift) to `mean`.
 
     The shift rides in the product as one more channel, which saves a pass over the scores.

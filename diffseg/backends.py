@@ -98,6 +98,9 @@ def recognise(files: "ModelFiles") -> BackendSpec:
     unet = read_json(files.folder / "unet" / "config.json")
     vae = read_json(files.folder / "vae" / "config.json")
     _refuse_strangers(files.name, unet, vae)
+    added_conditions = unet.get("addition_embed_type") == "text_time"
+    if added_conditions and not (files.folder / "text_encoder_2").is_dir():
+        raise ValueError(f"{files.name} has the layout of SDXL, which needs a text_encoder_2 and has none")
     levels = attention_levels(unet)
     table = BACKENDS.get(files.name)
     if (
@@ -115,9 +118,9 @@ def recognise(files: "ModelFiles") -> BackendSpec:
         image_size=unet["sample_size"] * LATENT_SCALE,
         levels=levels,
         context=unet["cross_attention_dim"],
-        added_conditions=unet.get("addition_embed_type") == "text_time",
+        added_conditions=added_conditions,
         vae_scaling=vae.get("scaling_factor", 0.18215),  # absent in the oldest files, which are all SD 1
-        vae_upcast=unet.get("addition_embed_type") == "text_time" and vae.get("force_upcast", True),
+        vae_upcast=added_conditions and vae.get("force_upcast", True),
     )
     return _override(spec, files.folder / OVERRIDES)
 

@@ -11,54 +11,63 @@ import torch
 from torch import Tensor, nn
 
 from diffseg.backends import BackendSpec, read_encoder, read_prompt, read_unet, recognise
-from diffseg.capture import AttentionMaps, capture_attention
+from diffseg.capture import AttentionMaps, capture_attention, cut_after_last_attention
 from diffseg.config import SegmentConfig
 from diffseg.types import Float
 from diffseg.weights import ModelFiles, fetch
 
+ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
+MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
+SHARE = 0.6  # of the free memory that a batch may fill: what the estimate leaves out, and a fragmented rest
+MOST = 32  # images a batch: a GPU is busy long before
+
+Device = torch.device | str | None
+
 
 @dataclass(frozen=True)
-class Prompt:
-    """The empty prompt, as the text encoders of a model see it.
+class Parts:
+    """What a `Backend` is made of.
 
-    hidden: float32 [1, 77, context].
-    pooled: float32 [1, channels], where the family adds it.
+    encoder: the VAE without its decoder.
+    hidden: the empty prompt, float32 [1, 77, context].
+    pooled: the same as one vector, float32 [1, channels], where the family adds it.
     """
 
+    unet: nn.Module
+    encoder: nn.Module
     hidden: Tensor
-    pooled: Tensor | None
-
-    def to(self, like: Tensor) -> "Prompt":
-        """The same on the device and in the precision of another tensor."""
-        return Prompt(self.hidden.to(like), None if self.pooled is None else self.pooled.to(like))
+    pooled: Tensor | None = None
 
 
 class Backend:
-    """One model, loaded for one configuration.
+    """One model, ready for one configuration.
 
     config: resolved, nothing in it left open.
     """
 
     def __init__(
-        self,
-        spec: BackendSpec,
-        config: SegmentConfig,
-        files: ModelFiles,
-        unet: nn.Module,
-        encoder: nn.Module,
-        prompt: Prompt,
+        self, files: ModelFiles, spec: BackendSpec, config: SegmentConfig, parts: Parts, device: Device
     ) -> None:
-        self.spec = spec
-        self.config = config
+        """Take over the parts of a model; parts: of any precision, on any device, the UNet whole."""
         self.files = files
-        self.prompt = prompt.to(next(unet.parameters()))
-        self.unet = unet
-        self.encoder = encoder
+        self.spec = spec
+        self.config = config.resolve(spec)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = getattr(torch, str(self.config.dtype))
+        cut_after_last_attention(parts.unet)
+        self.unet = parts.unet.to(where, dtype)
+        self.encoder = parts.encoder.to(where, torch.float32 if spec.vae_upcast and dtype == torch.float16 else dtype)
+        self.hidden = parts.hidden.to(where, dtype)
+        self.pooled = None if parts.pooled is None else parts.pooled.to(where, dtype)
+        if where.type == "cuda":  # convolutions of half precision want the channels innermost there
+            for part in (self.unet, self.encoder):
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.config.compile:
+            self.unet.compile()
+            self.encoder.get_submodule("encoder").compile()
 
     @classmethod
-    def load(
-        cls, model: str | ModelFiles, config: SegmentConfig | None = None, device: torch.device | str | None = None
-    ) -> "Backend":
+    def load(cls, model: str | ModelFiles, config: SegmentConfig | None = None, device: Device = None) -> "Backend":
         """Fetch, recognise and load a model.
 
         device: a GPU where there is one by default.
@@ -66,14 +75,9 @@ class Backend:
         """
         files = model if isinstance(model, ModelFiles) else fetch(model)
         spec = recognise(files)
-        resolved = (config or SegmentConfig()).resolve(spec)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = getattr(torch, str(resolved.dtype))
-        unet = read_unet(files.folder).to(where, dtype)
-        encoder = read_encoder(files.folder).to(
-            where, torch.float32 if spec.vae_upcast and dtype == torch.float16 else dtype
-        )
-        return cls(spec, resolved, files, unet, encoder, Prompt(*read_prompt(files.folder, spec.added_conditions)))
+        hidden, pooled = read_prompt(files.folder, spec.added_conditions)
+        parts = Parts(read_unet(files.folder), read_encoder(files.folder), hidden, pooled)
+        return cls(files, spec, config or SegmentConfig(), parts, device)
 
     @property
     def device(self) -> torch.device:
@@ -97,9 +101,24 @@ class Backend:
     def conditions(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Any]:
         """The UNet's arguments beside latent and time: the empty prompt, and for SDXL what it was told of sizes."""
         images, _, height, width = pixels.shape
-        hidden = self.prompt.hidden.expand(images, -1, -1)
-        if self.prompt.pooled is None:
+        hidden = self.hidden.expand(images, -1, -1)
+        if self.pooled is None:
             return {"encoder_hidden_states": hidden}
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=hidden.dtype, device=self.device)
-        added = {"text_embeds": self.prompt.pooled.expand(images, -1), "time_ids": sizes.expand(images, -1)}
+        added = {"text_embeds": self.pooled.expand(images, -1), "time_ids": sizes.expand(images, -1)}
         return {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
+
+    def batch_size(self) -> int:
+        """Images of the model's own size that the free memory of the device takes at once; 1 on a processor.
+
+        A processor gains nothing from more, and its caches lose.
+        """
+        if self.device.type != "cuda":
+            return 1
+        side, cells = int(self.config.image_size or 0), self.spec.levels[0][0] ** 2
+        scale = (side / self.spec.image_size) ** 2
+        encoder: Any = self.encoder
+        widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
+        image = ENCODER_COPIES * widest + MAPS_COPIES * (cells * scale) ** 2 * torch.float32.itemsize
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(1, min(MOST, int(SHARE * free / image)))

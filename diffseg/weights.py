@@ -66,10 +66,11 @@ def needed(model: str, listing: Iterable[str]) -> list[str]:
     for part in WEIGHTED:
         if part in ("unet", "vae", "text_encoder") or any(name.startswith(f"{part}/") for name in names):
             chosen.update(_weights(model, part, names))
-    if "unet/config.json" not in names or "vae/config.json" not in names:
-        raise ValueError(
-            f"{model} is no Stable Diffusion checkpoint: no unet/config.json or vae/config.json; {POSSIBLE}"
-        )
+    for part in ("unet/config.json", "vae/config.json", "text_encoder/config.json"):
+        if part not in names:
+            raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}; {POSSIBLE}")
+    if not names & {"tokenizer/vocab.json", "tokenizer/tokenizer.json"}:
+        raise ValueError(f"{model} is no Stable Diffusion checkpoint: no tokenizer/vocab.json; {POSSIBLE}")
     return sorted(chosen)
 
 

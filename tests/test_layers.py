@@ -17,7 +17,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "fsspec": {"pipeline/storage.py", "diffseg/weights.py"},
     "rich": {"jobs/console.py"},
     "pydantic": {"pipeline/config.py"},
-    "tenacity": {"pipeline/storage.py"},
+    "tenacity": {"pipeline/retrying.py"},
 }
 METHOD_NEEDS = {
     "torch",
