@@ -8,13 +8,25 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from diffseg.types import IGNORE
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: 512 MiB of RGB
 MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
+MAX_BYTES = 256 << 20  # of an encoded image; twice what MAX_PIXELS of noise take as JPEG
+
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
 
 Image.MAX_IMAGE_PIXELS = None  # checked here, before decoding, with a reason of our own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -34,22 +46,44 @@ def decode(data: bytes) -> np.ndarray:
 
     Raises UndecodableImage.
     """
+    if not data:
+        raise UndecodableImage("undecodable", "an empty file")
+    if len(data) > MAX_BYTES:
+        raise UndecodableImage("too_large", f"{len(data)} bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
+        return np.asarray(_rgb(_upright(_load(data))))
+
+
+def _load(data: bytes) -> Image.Image:
+    """The first frame, decoded."""
     size: tuple[int, int] | None = None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                size = image.size
-                if image.width * image.height > MAX_PIXELS or max(size) > MAX_SIDE:
-                    raise UndecodableImage("too_large", f"{image.width} x {image.height} pixels", size)
-                image.seek(0)
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(_rgb(upright))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        size = image.size
+        if image.width * image.height > MAX_PIXELS or max(size) > MAX_SIDE:
+            raise UndecodableImage("too_large", f"{image.width} x {image.height} pixels", size)
+        image.load()
     except UndecodableImage:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError, OverflowError) as error:
-        # what Pillow's decoders raise on damaged bytes
+    except UnidentifiedImageError as error:
+        possible = ", ".join(FORMATS)
+        raise UndecodableImage("undecodable", f"no image of a kind that is opened here ({possible})") from error
+    except Exception as error:
+        # Nothing but Pillow runs above, and on damaged bytes its decoders raise whatever they trip over.
         raise UndecodableImage("undecodable", f"{type(error).__name__}: {error}"[:300], size) from error
+    if 0 in image.size:
+        raise UndecodableImage("undecodable", f"no pixels: {image.width} x {image.height}", size)
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As EXIF says it was held; as it lies where EXIF is damaged, as viewers do."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - Pillow alone runs above, and metadata can break in any way
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -57,8 +91,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image).astype(np.int64).clip(0, 65_535)
         return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
+        values = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         cut_out = image.convert("RGBA")
         white = Image.new("RGBA", cut_out.size, "white")
         return Image.alpha_composite(white, cut_out).convert("RGB")

@@ -4,28 +4,56 @@ import hashlib
 from collections.abc import Iterator
 
 from pipeline import images, storage
-from pipeline.errors import ShardChanged
+from pipeline.errors import CorruptShard, ShardChanged, StorageError
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
 from pipeline.tars import read_samples
 
 
-def read_shard(shard: Shard, *, first: int = 0, image_key: str | None = None) -> Iterator[RawSample]:
+def read_shard(
+    shard: Shard, *, first: int = 0, image_key: str | None = None, window: int | None = None, whole: bool = True
+) -> Iterator[RawSample]:
     """The samples of a shard in order; those before index `first` by their headers alone, without bytes.
 
-    Raises ShardChanged where size or version differ from the pin, before the first sample or after the last;
-    CorruptShard for damage; StorageError where the store gave out.
+    window: samples after which the shard must still be the one that was pinned, so that what was read up to there may
+    be committed; None: looked at only before the first and after the last. whole: see `read_samples`.
+    Raises ShardChanged where size or version differ from the pin; CorruptShard for damage that two reads agree on;
+    StorageError where the store gave out.
     """
     source = shard.source or shard.url
+
+    def samples() -> Iterator[RawSample]:
+        with storage.open_ranged(source, shard.size) as stream:
+            yield from read_samples(stream, shard.url, first=first, image_key=image_key, whole=whole)
+
     _same_version(shard, source)
-    with storage.open_ranged(source, shard.size) as stream:
-        yield from read_samples(stream, shard.url, first=first, image_key=image_key)
+    try:
+        for sample in samples():
+            if window and sample.index > first and sample.index % window == 0:
+                _same_version(shard, source)
+            yield sample
+    except CorruptShard as damage:
+        _same_version(shard, source)
+        _confirm(shard, samples(), damage)
+        raise
     _same_version(shard, source)
+
+
+def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) -> None:
+    """Bytes can be damaged on their way too: only what a second read finds at the same place is the shard's own."""
+    try:
+        for _ in second:
+            pass
+    except CorruptShard as again:
+        if again.offset == damage.offset:
+            return
+        raise StorageError(f"{shard.url}: two reads differ: {damage}; then: {again}") from damage
+    raise StorageError(f"{shard.url}: damaged when it was read first, sound the second time: {damage}") from damage
 
 
 def _same_version(shard: Shard, source: str) -> None:
     try:
         now = storage.stat(source)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ShardChanged(f"{shard.url}: gone since the run began") from error
     if (now.size, now.etag) != (shard.size, shard.etag):
         raise ShardChanged(
@@ -36,9 +64,11 @@ def _same_version(shard: Shard, source: str) -> None:
 
 def decode_sample(raw: RawSample) -> ImageSample | SampleFailure:
     """One sample's image; an undecodable one is a value, not an error."""
+    if raw.problem:
+        return SampleFailure(raw, *raw.problem)
     if raw.image is None:
         found = ", ".join(sorted(raw.members)) or "nothing"
-        return SampleFailure(raw, "no_image", f"no image among its members: {found}")
+        return SampleFailure(raw, "no_image", f"no image, or several, among its members: {found}")
     data = raw.members[raw.image]
     sha256 = hashlib.sha256(data).hexdigest()
     try:

@@ -45,13 +45,14 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """One sample as it lies in a shard: members by lower-case extension."""
+    """One sample as it lies in a shard: members by lower-case extension, empty where they were passed over."""
 
     key: str
     index: int
     members: Mapping[str, bytes]
     image: str | None  # the extension that holds the image; None where there is none
     end: int  # bytes of the shard up to the end of this sample
+    problem: tuple[str, str] | None = None  # status and reason, where the image is known not to be had
 
 
 @dataclass(frozen=True, slots=True)

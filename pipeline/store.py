@@ -7,11 +7,18 @@ create); a local one is written aside, brought to the disk, and linked to its na
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from pipeline.errors import ConfigError
-from pipeline.storage import attempt, canonical, filesystem, protocol_of, ranged, redact
+from pipeline.ranges import GAP
+from pipeline.retrying import attempt
+from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
+
+Names: TypeAlias = list[tuple[str, int]]  # and bytes
+
+TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
 
 
 class Store:
@@ -25,7 +32,7 @@ class Store:
         self.local = protocol_of(url) == "file"
         self._fs, root = filesystem(self.url if self.local else url)
         self._root = root.rstrip("/")
-        self.create_only = True  # see Ledger.probe; False where the store ignores the condition
+        self.create_only = True  # see Ledger.start; False where the store ignores the condition
 
     def __str__(self) -> str:
         return self._root if self.local else redact(self.url)
@@ -38,6 +45,7 @@ class Store:
 
         Whole or not at all: readers never see a part, and a late twin of a dead worker cannot overwrite. False may also
         mean that an earlier try of this very call was stored and its reply lost: compare the content.
+        Raises ConfigError where the place cannot be written to, StorageFull, StorageError.
         """
         if not self.create_only:
             return not self.exists(name) and self.replace(name, data)
@@ -47,8 +55,12 @@ class Store:
         except FileExistsError:
             return False
         except FileNotFoundError as error:
-            raise ConfigError(f"{self}: cannot be written: no such folder or bucket") from error
+            raise self._nowhere() from error
         return True
+
+    def _nowhere(self) -> ConfigError:
+        missing = "cannot be made a folder" if self.local else "no such bucket or container"
+        return ConfigError(f"{self}: {missing}")
 
     def _create(self, name: str, data: bytes) -> None:
         self._fs.pipe_file(self._path(name), data, mode="create")
@@ -69,7 +81,7 @@ class Store:
             draft.unlink()
 
     def _draft(self, data: bytes) -> Path:
-        folder = Path(self._path("tmp"))
+        folder = Path(self._path(TMP))
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / uuid.uuid4().hex
         try:
@@ -93,36 +105,72 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._draft(data).replace(target)
 
-        attempt(f"{self}/{name}", write)
+        try:
+            attempt(f"{self}/{name}", write)
+        except FileNotFoundError as error:
+            raise self._nowhere() from error
         return True
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
-        return bool(attempt(f"{self}/{name}", lambda: self._fs.exists(self._path(name))))
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None where it is not there."""
+        try:
+            info = attempt(f"{self}/{name}", lambda: self._fs.info(self._path(name)))
+        except FileNotFoundError:
+            return None
+        return None if info.get("type") == "directory" else int(info["size"])
 
     def get(self, name: str) -> bytes:
         """A whole object. Raises FileNotFoundError."""
-        data: bytes = attempt(f"{self}/{name}", lambda: self._fs.cat_file(self._path(name)))
-        return data
+        with self.reader(name) as stream:
+            return stream.read()
 
     def reader(self, name: str, size: int | None = None) -> BinaryIO:
-        """An object as a stream of ranges. size: where a listing told it already."""
-        what, path = f"{self}/{name}", self._path(name)
-        known = int(attempt(what, lambda: self._fs.size(path))) if size is None else size
-        return ranged(self._fs, path, what, known)
+        """An object as a stream of ranges. size: where a listing told it already.
+
+        Raises FileNotFoundError.
+        """
+        known = self.size(name) if size is None else size
+        if known is None:
+            raise FileNotFoundError(f"{self}/{name}")
+        return ranged(self._fs, self._path(name), f"{self}/{name}", known, gap=0 if self.local else GAP)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names below this folder that begin with `prefix`, and their bytes, in order of name."""
-        folder = self._path(prefix).rpartition("/")[0]
-        narrowed = {} if self.local else {"prefix": prefix.rpartition("/")[2]}
+        found = attempt(f"{self}/{prefix}*", lambda: self._local_names(prefix) if self.local else self._names(prefix))
+        yield from sorted(found)
+
+    def _names(self, prefix: str) -> Names:
+        folder, _, start = self._path(prefix).rpartition("/")
         try:
-            found = attempt(f"{self}/{prefix}*", lambda: self._fs.find(folder, detail=True, **narrowed))
+            found = self._fs.find(folder, detail=True, prefix=start)
         except FileNotFoundError:
-            return
-        for path, info in sorted(found.items()):
-            name = str(path)[len(self._root) + 1 :] if str(path).startswith(self._root) else str(path)
-            if name.startswith(prefix):
-                yield name, int(info["size"] or 0)
+            return []
+        below = f"{self._root}/"
+        names = ((path.removeprefix(below), info) for path, info in found.items() if path.startswith(below))
+        return [(name, int(info["size"] or 0)) for name, info in names if name.startswith(prefix)]
+
+    def _local_names(self, prefix: str) -> Names:
+        """Only folders are entered where such names can be: what else a run holds is many files."""
+        found = []
+        folders = [prefix.rpartition("/")[0]]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = list(os.scandir(self._path(folder)))
+            except FileNotFoundError:
+                continue
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    folders += [name] if name.startswith(prefix) else []
+                elif name.startswith(prefix):
+                    with suppress(FileNotFoundError):  # a draft that was linked meanwhile
+                        found.append((name, entry.stat().st_size))
+        return found
 
 
 def _sync(folder: Path) -> None:

@@ -6,72 +6,139 @@ check around it; its naming rules and its writer are used as they are.
 
 import io
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from gzip import BadGzipFile, GzipFile
+from dataclasses import dataclass, field
 from typing import IO
 
 from webdataset import TarWriter
 from webdataset.tariterators import base_plus_ext
 
+from pipeline import compression
 from pipeline.errors import CorruptShard
+from pipeline.images import MAX_BYTES
 from pipeline.records import RawSample
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "ppm", "pgm", "jp2", "avif")
+IMAGE_EXTENSIONS = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
+    *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
+)
+MAX_EXTENDED_HEADER = 1 << 20  # bytes of long names and attributes before a member; real ones have a few hundred
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
 class _StrictInfo(tarfile.TarInfo):
     """A header that may not be passed over: tarfile takes damage after the first member for the end of the archive."""
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictInfo":
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0 or (info.type in (*_EXTENDED, *_LONG) and info.size > MAX_EXTENDED_HEADER):
+            raise tarfile.HeaderError(f"a size of {info.size} bytes")
+        return info
+
+    @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
         at = archive.fileobj.tell()
         try:
-            return super().fromtarfile(archive)
+            info = super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
             raise CorruptShard("the archive stops without its end mark" if at else "an empty file", at) from error
-        except tarfile.HeaderError as error:
+        except (tarfile.HeaderError, ValueError, OverflowError, LookupError) as error:
+            # tarfile parses extended headers without a check of its own
             raise CorruptShard(f"damaged header at byte {at}: {error}", at) from error
+        if info.size < 0 or archive.offset <= at:
+            raise CorruptShard(f"damaged header at byte {at}: it points backwards", at)
+        return info
 
 
-def read_samples(stream: IO[bytes], name: str, *, first: int = 0, image_key: str | None = None) -> Iterator[RawSample]:
+@dataclass(slots=True)
+class _Group:
+    """The members of one key, as they come."""
+
+    key: str
+    index: int
+    members: dict[str, bytes] = field(default_factory=dict)
+    problems: dict[str, tuple[str, str]] = field(default_factory=dict)  # by extension
+    end: int = 0
+
+    def sample(self, image_key: str | None) -> RawSample:
+        image, problem = image_of(self.members, image_key), None
+        if image is not None:
+            problem = self.problems.get(image)
+        return RawSample(self.key, self.index, self.members, image, self.end, problem)
+
+
+def read_samples(
+    stream: IO[bytes], name: str, *, first: int = 0, image_key: str | None = None, whole: bool = True
+) -> Iterator[RawSample]:
     """Group the members of a tar into samples by WebDataset's rules, and prove at the end that nothing was left unread.
 
     name: tells a compressed tar by its extension. first: the samples before it come by their headers alone, without
-    members' bytes. image_key: the extension that holds the image; None: the first of IMAGE_EXTENSIONS that is there.
-    Two neighbours of one key that repeat an extension are two samples.
+    members' bytes. image_key: the extension that holds the image; None: see `image_of`. whole: with the bytes of all
+    members, else only of those that may be the image. Two neighbours of one key that repeat an extension are two
+    samples; a link is a sample whose image is not to be had.
     Raises CorruptShard where the archive is damaged, after the last sample that has its image whole.
     Format: https://github.com/webdataset/webdataset (naming: the key is the path up to the first dot of its last part).
     """
-    key, index, members = "", -1, dict[str, bytes]()
-    end = 0
-
-    def sample() -> RawSample:
-        return RawSample(key, index, members, _image_of(members, image_key), end)
-
+    image_key = image_key.lower().lstrip(".") if image_key else None
+    group: _Group | None = None
+    reading: str | None = None  # the member whose bytes are being read
+    unnamed = 0
     try:
         with _damage_named(stream), _open(stream, name) as archive:
-            for info in _regular(archive):
+            for info in _members(archive):
                 prefix, extension = base_plus_ext(info.name)
-                if prefix is None or (prefix.startswith("__") and prefix.endswith("__")):
+                if prefix is None:
+                    unnamed += 1
+                    continue
+                if prefix.startswith("__") and prefix.endswith("__"):
                     continue
                 extension = extension.lower()
-                if index < 0 or prefix != key or extension in members:
-                    if index >= 0:
-                        yield sample()
-                    key, index, members = prefix, index + 1, {}
-                members[extension] = _payload(archive, info) if index >= first else b""
-                end = stream.tell()
+                if group is None or prefix != group.key or extension in group.members:
+                    if group:
+                        yield group.sample(image_key)
+                    group = _Group(prefix, group.index + 1 if group else 0)
+                if problem := _problem_of(info):
+                    group.problems[extension] = problem
+                elif group.index >= first and (whole or _may_be_image(extension, image_key)):
+                    reading = extension
+                    group.members[extension] = _payload(archive, info)
+                    reading = None
+                group.members.setdefault(extension, b"")
+                group.end = stream.tell()
             _prove_end(archive)
+            if unnamed and group is None:
+                raise CorruptShard(f"none of its {unnamed} members is named KEY.EXTENSION", archive.offset)
     except CorruptShard:
-        if _image_of(members, image_key):
-            yield sample()
+        cut = reading is not None and _may_be_image(reading, image_key)
+        if group and not cut and image_of(group.members, image_key):
+            yield group.sample(image_key)
         raise
-    if index >= 0:
-        yield sample()
+    if group:
+        yield group.sample(image_key)
+
+
+def image_of(members: Iterable[str], image_key: str | None = None) -> str | None:
+    """Which extension holds the image: the one that was named, else the first of IMAGE_EXTENSIONS that is there.
+
+    Where there is none, a single one of several parts that ends in such an extension (`7.photo.jpg`) will do.
+    """
+    there = list(members)
+    if image_key is not None:
+        return image_key if image_key in there else None
+    plain = next((extension for extension in IMAGE_EXTENSIONS if extension in there), None)
+    longer = [extension for extension in there if _may_be_image(extension, None)]
+    return plain or (longer[0] if len(longer) == 1 else None)
+
+
+def _may_be_image(extension: str, image_key: str | None) -> bool:
+    if image_key is not None:
+        return extension == image_key
+    return extension.rpartition(".")[2] in IMAGE_EXTENSIONS
 
 
 def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
@@ -84,15 +151,23 @@ def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
 
 
 def _open(stream: IO[bytes], name: str) -> tarfile.TarFile:
-    plain = GzipFile(fileobj=stream) if name.lower().endswith(("gz", "tgz")) else stream
-    return tarfile.TarFile(fileobj=plain, tarinfo=_StrictInfo)
+    return tarfile.TarFile(fileobj=compression.decompressed(stream, name), tarinfo=_StrictInfo)
 
 
-def _regular(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Files and links; folders, devices and the like hold no sample."""
     while (info := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member of the archive
-        if info.isreg():
+        if info.isreg() or info.islnk() or info.issym():
             yield info
+
+
+def _problem_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    if not info.isreg():
+        return "no_image", f"{info.name} is a link to {info.linkname}, without bytes of its own"
+    if info.size > MAX_BYTES:
+        return "too_large", f"{info.name} has {info.size} bytes, more than the {MAX_BYTES} that are read"
+    return None
 
 
 def _payload(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -108,19 +183,13 @@ def _prove_end(archive: tarfile.TarFile) -> None:
     assert archive.fileobj is not None
     while block := archive.fileobj.read(1 << 20):
         if block.strip(b"\0"):
-            at = archive.fileobj.tell()
-            raise CorruptShard(f"data behind the end mark, before byte {at}", archive.offset)
+            raise CorruptShard(f"data behind the end mark at byte {archive.offset}", archive.offset)
 
 
 @contextmanager
 def _damage_named(stream: IO[bytes]) -> Iterator[None]:
     try:
-        yield
-    except (tarfile.TarError, EOFError, BadGzipFile, zlib.error) as error:
+        with compression.damage():
+            yield
+    except (tarfile.TarError, compression.Damaged) as error:
         raise CorruptShard(str(error) or type(error).__name__, stream.tell()) from error
-
-
-def _image_of(members: Mapping[str, bytes], image_key: str | None) -> str | None:
-    if image_key is not None:
-        return image_key if image_key in members else None
-    return next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
