@@ -29,7 +29,7 @@ def demo(
         summary = label(shards, str(output / "run"), "tiny", SegmentConfig(), run, hooks=Hooks(tick=tick))
     code = report(summary, run, json=False)
     gallery = output / "gallery.html"
-    write_preview(str(output / "run"), str(gallery))
+    write_preview(str(output / "run"), str(gallery), title="DiffSeg demo")
     console.say(f"gallery: {gallery.resolve().as_uri()}")
     console.say(
         "next: diffseg segment your.jpg --model tiny\n"

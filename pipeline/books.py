@@ -1,0 +1,84 @@
+"""The committing side of a worker: windows go to storage whole, in order, and a task is closed when they all are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.errors import CorruptShard, PipelineError
+from pipeline.ledger import Ledger
+from pipeline.records import ImageSample, LabelRecord, RawSample, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.tars import write_samples
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnd:
+    """Reading of a task is over. samples: how many the shard has up to here; error: what stopped it early."""
+
+    samples: int
+    error: PipelineError | None = None
+
+
+@dataclass(slots=True)
+class WindowWork:
+    """A window under way: its rows by place, filled as batches come back."""
+
+    task: ShardTask
+    number: int
+    samples: list[RawSample] = field(default_factory=list)
+    records: dict[int, LabelRecord] = field(default_factory=dict)
+    waiting: list[ImageSample] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Books:
+    """The committing side of a worker: what each task has on storage, and which tasks have failed there."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.committed: dict[ShardTask, set[int]] = {}
+        self.failed: set[ShardTask] = set()
+
+    def commit(self, work: WindowWork) -> Receipt | ShardFailure | None:
+        """Put a window on storage; nothing more of a task whose commit has failed."""
+        if work.task in self.failed:
+            return None
+        records = [work.records[raw.index] for raw in work.samples]
+        try:
+            if "webdataset" in self.ledger.run.also:
+                self.ledger.commit_extra(work.task, work.number, as_webdataset(work.samples, records))
+            end = work.samples[-1].end
+            receipt = self.ledger.commit(work.task, work.number, records, end, work.seconds)
+        except PipelineError as error:
+            self.failed.add(work.task)
+            return failure_of(work.task, error)
+        self.committed.setdefault(work.task, set()).add(work.number)
+        return receipt
+
+    def close(self, task: ShardTask, end: TaskEnd) -> TaskDone | ShardFailure | None:
+        """A task was read to its end, or as far as it went."""
+        mine = self.committed.pop(task, set())
+        if task in self.failed:
+            self.failed.remove(task)  # it may come back as another attempt
+            return None
+        if end.error:
+            return failure_of(task, end.error)
+        if task.last_window is not None:
+            return TaskDone(task)
+        windows = -(-end.samples // self.ledger.run.window)
+        try:
+            return TaskDone(task, windows, self.ledger.commit_end(task.shard, windows, end.samples, mine))
+        except PipelineError as error:
+            return failure_of(task, error)
+
+
+def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
+    """An error as the value that goes to the driver."""
+    offset = error.offset if isinstance(error, CorruptShard) else None
+    return ShardFailure(task, type(error).__name__, str(error)[:500], error.retryable, offset)
+
+
+def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) -> bytes:
+    """A window as a WebDataset tar: the original members, and the label map as `label_map.png` beside them."""
+    return write_samples(
+        (raw.key, {**raw.members, **({"label_map.png": record.label_map} if record.label_map else {})})
+        for raw, record in zip(samples, records, strict=True)
+    )

@@ -1,0 +1,82 @@
+"""A batch of images becomes rows: labels where the model gives them, the reason where it does not."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from diffseg.types import AttentionError, Segmentation
+from pipeline.errors import PipelineError, WorkerLost
+from pipeline.images import encode_label_map
+from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, ShardTask
+
+
+class Segmenter(Protocol):
+    """What a worker needs of a model; `diffseg.DiffSeg` is one."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images a forward pass takes."""
+        ...
+
+    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """Label a batch. Raises AttentionError naming the images that gave no attention."""
+        ...
+
+
+def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[LabelRecord]:
+    """Rows for a batch. A sample that the model cannot label gets a row with the reason; the rest is labelled again."""
+    if not batch:
+        return []
+    try:
+        results = segmenter.segment([sample.image for sample in batch])
+    except AttentionError as error:
+        bad = set(error.images) or set(range(len(batch)))
+        failed = [failed_row(task, _failure(batch[i], "model_nan", error)) for i in sorted(bad)]
+        return failed + label(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
+    except PipelineError:
+        raise
+    except Exception as error:
+        if type(error).__name__ == "AcceleratorError":  # the device is lost to this process, not the sample to blame
+            raise WorkerLost(f"device failed: {error}") from error
+        if len(batch) == 1:
+            return [failed_row(task, _failure(batch[0], "model_error", error))]
+        half = len(batch) // 2  # out of memory, or one bad sample: halves find out which
+        return label(segmenter, task, batch[:half]) + label(segmenter, task, batch[half:])
+    return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]
+
+
+def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> LabelRecord:
+    height, width = sample.image.shape[:2]
+    return LabelRecord(
+        key=sample.raw.key,
+        shard=task.shard.id,
+        index=sample.raw.index,
+        status=OK,
+        width=width,
+        height=height,
+        label_map=encode_label_map(result.label_map),
+        segments=result.segments,
+        quality=result.quality,
+        image_sha256=sample.sha256,
+    )
+
+
+def _failure(sample: ImageSample, reason: str, error: Exception) -> SampleFailure:
+    height, width = sample.image.shape[:2]
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return SampleFailure(sample.raw, reason, text, width, height, sample.sha256)
+
+
+def failed_row(task: ShardTask, failure: SampleFailure) -> LabelRecord:
+    """The row of a sample that has no labels."""
+    return LabelRecord(
+        key=failure.raw.key,
+        shard=task.shard.id,
+        index=failure.raw.index,
+        status=failure.reason,
+        error=failure.error,
+        width=failure.width,
+        height=failure.height,
+        image_sha256=failure.sha256,
+    )
