@@ -65,7 +65,7 @@ def label(
         return Summary(str(ledger), totals, (), idle=True)
     progress, roll_up = Progress(bytes_left(ledger, states)), RollUp(ledger)
     tally, last = Tally(), None
-    if tasks := ledger.missing():
+    if tasks := ledger.missing() or ledger.lost():
         settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
         with _pool(settings, run) as pool:
 

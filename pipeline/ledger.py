@@ -15,10 +15,12 @@ from typing import Any
 
 from pipeline import table
 from pipeline.errors import CommitConflict, ConfigError
+from pipeline.overlap import map_ahead
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
 from pipeline.run import Run
 from pipeline.store import Store
 
+THREADS = 16  # small reads side by side: the work is waiting for storage
 RUN, INPUTS, LABELS = "run.json", "inputs", "labels"
 
 
@@ -130,6 +132,18 @@ class Ledger:
         """The windows that are not there, as tasks: runs of neighbours, the last of a shard open to its end."""
         states = self.states()
         return [task for shard in self.shards.values() for task in gaps(shard, states.get(shard.id, ShardState()))]
+
+    def lost(self) -> list[ShardTask]:
+        """Windows that end records count and no listing shows: labelled once, and gone since. A small read a shard."""
+        states = self.states()
+        ended = [shard for shard in self.shards.values() if states.get(shard.id, ShardState()).ended]
+        ends = map_ahead(lambda shard: self.end(shard.id), ended, depth=THREADS, threads=THREADS)
+        return [
+            ShardTask(shard, window, window)
+            for shard, end in zip(ended, ends, strict=True)
+            for window in range(end.windows if end else 0)
+            if window not in states[shard.id].windows
+        ]
 
     def missing_of(self, shard: Shard) -> list[ShardTask]:
         """The same for one shard, from a listing of its own."""
