@@ -29,6 +29,7 @@ def evaluate(
     baseline: Annotated[
         list[str] | None, typer.Option("--baseline", help="kmeans, felzenszwalb, one-segment or humans; repeatable.")
     ] = None,
+    against: Annotated[str | None, typer.Option("--against", help="Another run, compared image by image.")] = None,
     matching: Annotated[
         str, typer.Option("--matching", help="image (DiffSeg), or dataset as well: once for all (PiCIE, STEGO).")
     ] = "image",
@@ -48,22 +49,23 @@ def evaluate(
     from pipeline.ledger import Ledger
     from pipeline.predictions import Predictions
     from pipeline.protocols import protocol_named
-    from pipeline.scoring import HUMANS, RUN, Scorer, check_methods
+    from pipeline.scoring import AGAINST, HUMANS, RUN, Scorer, check_methods
     from pipeline.table import encode_rows
     from pipeline.truth import open_truth
     from pipeline.worst import worst_page
 
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
-    methods = check_methods([RUN] * (url is not None) + (baseline or []), rules)
+    urls = {name: where for name, where in ((RUN, url), (AGAINST, against)) if where is not None}
+    methods = check_methods([*urls, *(baseline or [])], rules)
     if matching not in ("image", "dataset") or (matching == "dataset" and rules.num_classes is None):
         raise ConfigError(f"--matching takes image, or dataset where the truth has classes, got {matching!r}")
     if gallery and methods[0] == HUMANS:
         raise ConfigError("--gallery shows a run or a baseline, and only humans are measured")
     scorer = Scorer(rules, methods, tables=matching == "dataset")
     data = open_truth(truth, rules, member=truth_key, listed=listed)
-    predictions = None if url is None else Predictions(Ledger.open(url), rules, categories=scorer.tables)
+    runs = {name: Predictions(Ledger.open(where), rules, categories=scorer.tables) for name, where in urls.items()}
     kept = worst if gallery else 0
-    done = evaluate(data, predictions, scorer, processes=processes, worst=kept, on_image=_Ticker().tick)
+    done = evaluate(data, runs, scorer, processes=processes, worst=kept, on_image=_Ticker().tick)
     if not any(result.scores for result in done.results.values()):
         raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")
     if table:
@@ -132,8 +134,9 @@ def _report(done: "Evaluation", rules: "Protocol") -> None:
     for name, result in done.results.items():
         if result.left_out:
             console.say(f"{name}: {result.left_out.total():,} of {len(result.rows):,} left out: {_left_out(result)}")
-    if done.no_truth:
-        console.say(f"{done.no_truth:,} keys of the run have no truth")
+    for name, count in done.no_truth.items():
+        if count:
+            console.say(f"{name}: {count:,} of its keys have no truth")
 
 
 def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: list[str]) -> None:

@@ -6,8 +6,9 @@ The truth streams by; what stays is a row a sample and method, and the label map
 import heapq
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from diffseg.bootstrap import Interval, mean_interval
 from diffseg.evaluation import MEASURES, DatasetMatching, ImageScore, Summary, summarise
 from diffseg.matching import Counts
+from pipeline.errors import WorkerLost
 from pipeline.overlap import map_ahead
 from pipeline.predictions import Predictions
 from pipeline.scoring import LeftOut, Outcome, Scored, Scorer, Work
@@ -64,11 +66,11 @@ class MethodResult:
 class Evaluation:
     """A data set measured.
 
-    no_truth: keys of the run that the truth does not have. worst: the lowest figures of the first method.
+    no_truth: for each run its keys that the truth does not have. worst: the lowest figures of the first method.
     """
 
     results: dict[str, MethodResult]
-    no_truth: int = 0
+    no_truth: dict[str, int] = field(default_factory=dict)
     worst: list[tuple[float, Work]] = field(default_factory=list)
 
     @property
@@ -89,7 +91,7 @@ class Evaluation:
 
 def evaluate(
     truth: Truth,
-    predictions: Predictions | None,
+    runs: Mapping[str, Predictions],
     scorer: Scorer,
     *,
     processes: int = 0,
@@ -98,7 +100,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure every sample of the truth with every method of the scorer.
 
-    predictions: None where the run is not among the methods. processes: beside this one; 0 scores here.
+    runs: by the name they have among the methods. processes: beside this one; 0 scores here.
     worst: how many of the images that the first method does worst on to keep, by the protocol's leading figure.
     Raises ConfigError where no key of the truth is a key of the run.
     """
@@ -110,7 +112,7 @@ def evaluate(
     least = _Least(worst)
     with _scoring(scorer, processes) as score:
         for work, outcomes in map_ahead(
-            score, _pair(truth, predictions), depth=AHEAD * max(1, processes), threads=max(1, processes)
+            score, _pair(truth, runs), depth=AHEAD * max(1, processes), threads=max(1, processes)
         ):
             for method, outcome in outcomes.items():
                 evaluation.results[method].add(method, work.truth.key, outcome)
@@ -118,17 +120,17 @@ def evaluate(
             if isinstance(first, Scored):
                 least.offer(getattr(first.score, protocol.leading), work)
             on_image()
-    if predictions is not None:
+    for name, predictions in runs.items():
         predictions.refuse_strangers()
-        evaluation.no_truth = predictions.never_asked
+        evaluation.no_truth[name] = predictions.never_asked
     evaluation.worst = least.found()
     return evaluation
 
 
-def _pair(truth: Truth, predictions: Predictions | None) -> Iterator[Work]:
+def _pair(truth: Truth, runs: Mapping[str, Predictions]) -> Iterator[Work]:
     seen = set[str]()
     for sample in truth:
-        labelled = LeftOut("not asked for") if predictions is None else predictions[sample.key]
+        labelled = {name: predictions[sample.key] for name, predictions in runs.items()}
         again = sample.key in seen
         seen.add(sample.key)
         yield Work(sample, labelled, LeftOut("a key that repeats in the truth") if again else None)
@@ -139,8 +141,11 @@ def _scoring(scorer: Scorer, processes: int) -> Iterator[Callable[[Work], tuple[
     if processes == 0:
         yield lambda work: (work, scorer(work))
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield lambda work: (work, pool.submit(scorer, work).result())
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            yield lambda work: (work, pool.submit(scorer, work).result())
+    except BrokenProcessPool as error:
+        raise WorkerLost(f"one of {processes} scoring processes died; try fewer, memory may be short") from error
 
 
 class _Least:

@@ -4,7 +4,7 @@ A method is the run itself, a baseline on the same image, or the annotators agai
 What cannot be scored is a value that says why: nothing falls out of a figure without a word.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ from pipeline.errors import ConfigError
 from pipeline.protocols import Protocol
 from pipeline.truth import TruthSample, decode_truth
 
-RUN, HUMANS = "run", "humans"
-METHODS = (RUN, *BASELINES, HUMANS)
+RUN, AGAINST, HUMANS = "run", "against", "humans"
+REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing else was labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,11 @@ Outcome = Scored | LeftOut
 class Work:
     """A sample to measure.
 
-    labelled: LeftOut where the run has no label map for it. refused: why no method may score it.
+    labelled: what each run says of it; LeftOut where it has no label map. refused: why no method may score it.
     """
 
     truth: TruthSample
-    labelled: Labelled | LeftOut
+    labelled: Mapping[str, Labelled | LeftOut]
     refused: LeftOut | None = None
 
 
@@ -109,8 +109,9 @@ class Scorer:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         if not self.tables or self.protocol.num_classes is None:
             return None
-        if method == RUN and isinstance(work.labelled, Labelled) and work.labelled.clusters:
-            meaning = np.array([*work.labelled.clusters, IGNORE])  # the last one is what IGNORE = -1 picks
+        labelled = work.labelled.get(method)
+        if isinstance(labelled, Labelled) and labelled.clusters:
+            meaning = np.array([*labelled.clusters, IGNORE])  # the last one is what IGNORE = -1 picks
             prediction = meaning[prediction]
         return confusion(prediction, truth, self.protocol.num_classes)
 
@@ -121,10 +122,10 @@ def check_methods(methods: Sequence[str], protocol: Protocol) -> tuple[str, ...]
     Raises ConfigError for none, for an unknown one, for one whose library is absent, for annotators of classes.
     """
     if not methods:
-        raise ConfigError(f"nothing to measure: name a run, or --baseline {', '.join(METHODS[1:])}")
+        raise ConfigError(f"nothing to measure: name a run, or --baseline {', '.join(REFERENCES)}")
     for method in methods:
-        if method not in METHODS:
-            raise ConfigError(f"no baseline {method!r}; there are {', '.join(METHODS[1:])}")
+        if method not in (RUN, AGAINST, *REFERENCES):
+            raise ConfigError(f"no baseline {method!r}; there are {', '.join(REFERENCES)}")
         if method == HUMANS and protocol.num_classes is not None:
             raise ConfigError(f"the baseline humans needs regions by several annotators, {protocol.name} has classes")
         try:
@@ -148,12 +149,13 @@ def decode_truths(truth: TruthSample, protocol: Protocol) -> list[Integer[np.nda
 
 def label_map_of(method: str, work: Work, size: tuple[int, int]) -> Integer[np.ndarray, "_ _"] | LeftOut:
     """A method's label map of the whole image, at its own resolution. size: height, width of the truth."""
-    if method == RUN:
-        if isinstance(work.labelled, LeftOut):
-            return work.labelled
-        source = work.labelled.size
+    if method in work.labelled:
+        labelled = work.labelled[method]
+        if isinstance(labelled, LeftOut):
+            return labelled
+        source = labelled.size
         try:
-            label_map = images.decode_label_map(work.labelled.label_map)
+            label_map = images.decode_label_map(labelled.label_map)
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged bytes
             return LeftOut("unreadable label map", str(error))
     elif work.truth.image is None:

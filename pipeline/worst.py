@@ -15,7 +15,11 @@ from pipeline.scoring import LeftOut, Scorer, Work, decode_truths, label_map_of
 
 def worst_page(evaluation: Evaluation, scorer: Scorer, name: str) -> bytes:
     """An HTML page of the images kept as the worst, the lowest figure first. name: of what was measured."""
-    page = GalleryPage(title=f"{name}: {len(evaluation.worst)} images with the lowest {scorer.protocol.leading}")
+    leading = scorer.protocol.leading
+    page = GalleryPage(
+        title=f"{name}: {len(evaluation.worst)} images with the lowest {leading}",
+        facts=(("quality", f"here the {leading} against the truth"),),
+    )
     out = BytesIO()
     write_gallery(out, _items(evaluation, scorer), page)
     return out.getvalue()
@@ -27,15 +31,19 @@ def _items(evaluation: Evaluation, scorer: Scorer) -> Iterator[GalleryItem]:
         truths = decode_truths(work.truth, scorer.protocol)
         if isinstance(truths, LeftOut):
             continue
-        shown = [(f"{method}, {scorer.protocol.leading} {value:.3f}", label_map_of(method, work, truths[0].shape))]
-        shown += [(f"truth {number}", truth) for number, truth in enumerate(truths, 1)]
+        label_map = label_map_of(method, work, truths[0].shape)
+        if isinstance(label_map, LeftOut):
+            continue
         yield GalleryItem(
             key=work.truth.key,
             shard="",
             index=rank,
             status=OK,
             image=_photo(work),
-            maps=tuple(_map(caption, label_map) for caption, label_map in shown if not isinstance(label_map, LeftOut)),
+            maps=(
+                _map(label_map, f"{method}, {scorer.protocol.leading} {value:.3f}", value),
+                *(_map(truth, f"truth {number}") for number, truth in enumerate(truths, 1)),
+            ),
         )
 
 
@@ -46,10 +54,10 @@ def _photo(work: Work) -> UInt8[np.ndarray, "H W 3"] | None:
         return None
 
 
-def _map(caption: str, label_map: Integer[np.ndarray, "H W"]) -> GalleryMap:
+def _map(label_map: Integer[np.ndarray, "H W"], caption: str, quality: float | None = None) -> GalleryMap:
     """Ids are counted anew: regions of a truth may have any."""
     ids, labels, areas = np.unique(label_map, return_inverse=True, return_counts=True)
     ignored = int((ids < 0).sum())
     box = (0, 0, label_map.shape[1], label_map.shape[0])
     segments = tuple(Segment(i, int(area), box, 1.0) for i, area in enumerate(areas[ignored:]))
-    return GalleryMap((labels.reshape(label_map.shape) - ignored).clip(-1).astype(np.int32), segments, None, caption)
+    return GalleryMap((labels.reshape(label_map.shape) - ignored).clip(-1).astype(np.int32), segments, quality, caption)

@@ -146,7 +146,7 @@ def test_a_miniature_coco_stuff_goes_through_the_whole_protocol(tmp_path, capsys
     assert np.allclose([np.nan if x is None else x for x in summary["class_iou"]], iou, equal_nan=True)
     assert summary["miou"]["low"] <= miou <= summary["miou"]["high"]
     assert said["classes"][9] == "person"
-    assert said["keys_without_truth"] == 1
+    assert said["keys_without_truth"] == {"run": 1}
 
 
 def test_a_miniature_cityscapes_goes_through_the_whole_protocol(tmp_path, capsys):
@@ -238,7 +238,7 @@ def test_every_sample_is_scored_or_left_out_with_its_reason(tmp_path, capsys):
     assert said["methods"]["run"]["summary"]["images"] == 1
     assert said["methods"]["one-segment"]["summary"]["images"] == 4
     assert said["methods"]["run"]["examples"]["another size"] == "larger image (16, 24), truth (16, 60) (height, width)"
-    assert said["keys_without_truth"] == 1
+    assert said["keys_without_truth"] == {"run": 1}
     assert cli.run(["evaluate", run, "--truth", truth]) == 0
     assert "run: 9 of 11 left out: 2 unreadable truth (such as damaged" in capsys.readouterr().out
 
@@ -278,6 +278,21 @@ def test_a_label_map_smaller_than_its_photo_is_compared_in_the_frame_of_the_trut
     said = measured(capsys, run, "--truth", truth_of(tmp_path, {"a": {"seg.png": png(large)}}))
 
     assert said["methods"]["run"]["summary"]["per_image"]["covering"]["value"] == 1
+
+
+def test_two_runs_are_compared_image_by_image(tmp_path, capsys):
+    truth = truth_of(tmp_path, {key: {"seg.png": png(LEFT_RIGHT)} for key in "abc"})
+    new = labels_of(tmp_path, {"a": LEFT_RIGHT, "b": TOP_BOTTOM, "c": LEFT_RIGHT}, name="new")
+    old = labels_of(tmp_path, {"a": TOP_BOTTOM, "b": TOP_BOTTOM, "c": "undecodable"}, name="old")
+
+    said = measured(capsys, new, "--truth", truth, "--against", old)
+
+    assert said["methods"]["run"]["summary"]["per_image"]["ari"]["value"] > 0.6
+    assert said["methods"]["against"]["left_out"] == {"failed in the run": 1}
+    lead = said["lead"]["over"]["against"]
+    assert lead["value"] == pytest.approx((1 - 1 / 3) / 2)  # c has no say: only one of them labelled it
+    assert lead["low"] == pytest.approx(0)
+    assert lead["high"] == pytest.approx(1 - 1 / 3)
 
 
 def test_one_matching_for_the_data_set_goes_by_categories(tmp_path, capsys):

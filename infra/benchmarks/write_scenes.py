@@ -1,0 +1,29 @@
+"""Write the reporting scenes as one WebDataset shard, picture and truth of each: python write_scenes.py scenes.tar."""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffseg.scenes import benchmark
+from pipeline.images import encode_label_map
+from pipeline.tars import write_samples
+
+
+def main(output: Path, count: int = 200) -> None:
+    """The same bytes on every machine: scenes are seeded, tars are written without times and owners."""
+    scenes = enumerate(benchmark(count))
+    samples = ((f"{i:04d}", {"png": _png(s.image), "seg.png": encode_label_map(s.truth)}) for i, s in scenes)
+    output.write_bytes(write_samples(samples))
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
