@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffseg.config import Dtype
+from diffseg.config import Dtype, SegmentConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -182,7 +182,11 @@ def _override(spec: BackendSpec, path: Path) -> BackendSpec:
     if unknown := sorted(set(own) - set(possible)):
         raise ValueError(f"{path} has no {unknown[0]!r}; it may have {', '.join(possible)}")
     if "thresholds" in own:
-        own["thresholds"] = tuple(float(tau) for tau in own["thresholds"])
+        own["thresholds"] = tuple(own["thresholds"])
+    try:
+        SegmentConfig(**own)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return replace(spec, **own)
 
 

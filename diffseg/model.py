@@ -86,7 +86,13 @@ class Backend:
 
     @torch.inference_mode()
     def attend(self, pixels: Float[Tensor, "B 3 H W"]) -> AttentionMaps:
-        """One pass over a batch of one size, pixels in [-1, 1], sides multiples of 64."""
+        """One pass over a batch of one size, pixels in [-1, 1], sides multiples of 64.
+
+        Raises ValueError for other sides.
+        """
+        height, width = pixels.shape[2:]
+        if height % 64 or width % 64 or not height * width:
+            raise ValueError(f"the sides of the model's input must be multiples of 64, got {height} x {width}")
         latents = self.latents(pixels)
         with capture_attention(self.unet) as store:
             self.unet(latents, self.config.timestep, **self.conditions(pixels))
