@@ -18,7 +18,7 @@ def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tens
     Ids are places in `proposals`: those that win no pixel leave gaps.
     """
     height, width = size
-    labels = torch.zeros(size, dtype=torch.int64, device=proposals.device)
+    labels = torch.zeros(size, dtype=torch.int32, device=proposals.device)
     count, h, w = proposals.shape
     if count < 2:
         return labels

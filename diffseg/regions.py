@@ -72,7 +72,7 @@ def runs_of(label_maps: Sequence[Int[Tensor, "_ _"]]) -> Runs:
     place = start - (ends - pixels)[image]
     width = torch.tensor([w for _, w in sizes], device=flat.device)[image]
     length = torch.diff(start, append=start.new_tensor([len(flat)]))
-    return Runs(start, length, flat[start], image, place // width, place % width, sizes)
+    return Runs(start, length, flat[start].long(), image, place // width, place % width, sizes)
 
 
 def paint(runs: Runs, values: Int[Tensor, " R"]) -> list[Int[Tensor, "_ _"]]:

@@ -20,6 +20,7 @@ from diffseg.config import SegmentConfig
 from diffseg.frames import Frame, frame, to_model
 from diffseg.labels import assign, place
 from diffseg.merging import Proposals, merge
+from diffseg.precision import tensor_cores
 from diffseg.quality import score
 from diffseg.refine import refine
 from diffseg.regions import Runs, Segments, connected, number, paint, runs_of, touching
@@ -173,7 +174,8 @@ def segment_attention(
 def propose(maps: AttentionMaps, config: SegmentConfig) -> Proposals:
     """Aggregate, merge, and refine where asked for."""
     attention = aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
-    proposals = merge(attention, config.thresholds or PUBLISHED_THRESHOLDS, config.anchors_per_side)
+    with tensor_cores(allowed=config.dtype not in (None, "float32")):
+        proposals = merge(attention, config.thresholds or PUBLISHED_THRESHOLDS, config.anchors_per_side)
     return refine(attention, proposals) if config.refine else proposals
 
 
