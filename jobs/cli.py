@@ -35,6 +35,9 @@ for command in (demo, label, status, verify, segment, preview, evaluate):
 UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
 
 
+INTERRUPTED = 130
+
+
 class Terminated(BaseException):
     """SIGTERM came."""
 
@@ -45,7 +48,7 @@ def main() -> NoReturn:
     code = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    if code in (4, 130, 143):
+    if code in (4, INTERRUPTED, 143):
         os._exit(code)  # threads in the middle of a forward pass would abort the interpreter's own end
     sys.exit(code)
 
@@ -55,14 +58,17 @@ def run(arguments: list[str]) -> int:
     from pipeline.errors import ConfigError, PipelineError
 
     try:
-        return int(app(arguments, standalone_mode=False, prog_name="diffseg") or 0)
+        code = int(app(arguments, standalone_mode=False, prog_name="diffseg") or 0)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into its exit code, without a word
+            raise KeyboardInterrupt
+        return code
     except UsageError as error:
         bare = type(error).__name__ == "NoArgsIsHelpError"
         console.note(error.format_message() if bare else f"diffseg: {error.format_message()}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         console.note("diffseg: interrupted; the same command resumes")
-        return 130
+        return INTERRUPTED
     except Terminated:
         console.note("diffseg: terminated; the same command resumes")
         return 143
