@@ -17,6 +17,9 @@ LAYOUT: Layout = replace(
         "attention_head_dim": [1, 2, 3, 4],  # heads of 32 channels
         "norm_num_groups": 8,  # with the usual 32, a group of one channel would forget how strong contrasts are
     },
+    text=tuple(
+        {**text, "bos_token_id": TINY.vocabulary - 2, "eos_token_id": TINY.vocabulary - 1} for text in TINY.text
+    ),
     vae={"_class_name": "AutoencoderKL", **AUTOENCODER},
 )
 DEFAULTS: dict[str, Any] = {"thresholds": [0.35, 0.35, 0.35], "timestep": 50, "image_size": 256, "dtype": "float32"}

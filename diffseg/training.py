@@ -7,7 +7,6 @@ Everything random follows from the seed and the number of the step, so that a ru
 the weights of one that was not. Letters: B scenes of a batch, K segments, c latent channels, h x w latent cells.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -43,9 +42,9 @@ class Recipe:
     steps: int
     size: int = 256
     seed: int = 0
-    batch: int = 8
+    batch: int = 6
     learning_rate: float = 1e-3
-    fresh: int = 2
+    fresh: int = 1
     pool: int = 512
     clean: float = 0.625
     denoising: float = 0.3  # weight of the noise lesson beside the grouping lesson
@@ -96,7 +95,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
         self.prompt = empty_prompt(self.checkpoint, LAYOUT.vocabulary).to(self.device)
         self.kept = _noise_schedule().to(self.device)
-        self.lessons: OrderedDict[int, Lesson] = OrderedDict()
+        self.lessons: dict[int, Lesson] = {}
         self.attention: list[AnchorAttention] = []
         recorders = {
             name: AnchorProcessor(self.attention, name) if ".attn1." in name else stock
@@ -175,12 +174,12 @@ class Trainer:
         """A draw from the pool: the last `pool` scenes so far, `fresh` of them new in this step."""
         newest = (self.step + 1) * self.recipe.fresh + self.recipe.batch * 4  # a stock before the first step
         oldest = max(0, newest - self.recipe.pool)
-        for number in range(oldest, newest):
+        for number in [number for number in self.lessons if number < oldest]:
+            del self.lessons[number]
+        drawn = torch.randint(oldest, newest, (self.recipe.batch,), generator=random).tolist()
+        for number in drawn:
             if number not in self.lessons:
                 self.lessons[number] = self._prepare(number)
-        while next(iter(self.lessons)) < oldest:
-            self.lessons.popitem(last=False)
-        drawn = torch.randint(oldest, newest, (self.recipe.batch,), generator=random).tolist()
         lessons = [self.lessons[number] for number in drawn]
         most = max(len(lesson.membership) for lesson in lessons)
         padded = [pad(lesson.membership, (0, 0, 0, 0, 0, most - len(lesson.membership))) for lesson in lessons]

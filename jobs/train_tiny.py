@@ -22,7 +22,7 @@ def train_tiny(
     output: Annotated[Path, typer.Option("--output", help="Folder for model, state, curve and pictures.")],
     size: Annotated[int, typer.Option("--size", help="Side of the scenes in pixels, a multiple of 64.")] = 256,
     seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
-    batch: Annotated[int, typer.Option("--batch", help="Scenes a step.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", help="Scenes a step.")] = 6,
     learning_rate: Annotated[float, typer.Option("--learning-rate")] = 1e-3,
     start_from: Annotated[Path | None, typer.Option("--from", help="A trained model's folder to begin with.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's state.")] = False,
