@@ -88,7 +88,7 @@ class Logged:
     def __init__(self, maps: Float[Tensor, "B P N"]) -> None:
         self.maps = maps
         self.logs = maps.log()
-        self.own = torch.linalg.vecdot(maps, self.logs)  # [B, P]
+        self.own = (maps * self.logs).sum(-1)
 
 
 def symmetric_kl(p: Logged, q: Logged) -> Float[Tensor, "B P Q"]:

@@ -28,7 +28,6 @@ from diffseg.types import AttentionError, Float, Int, Segment, Segmentation
 
 PUBLISHED_THRESHOLDS = (1.1, 1.1, 1.1)  # for COCO-Stuff; where no model brings its own
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
-CPU_BATCH, GPU_BATCH = 1, 8  # images a forward pass where nobody says; a processor gains nothing from more
 
 
 @runtime_checkable
@@ -46,18 +45,21 @@ class Model(Protocol):
     def attend(self, pixels: Float[Tensor, "B 3 H W"]) -> AttentionMaps:
         """One forward pass; pixels in [-1, 1]."""
 
+    def batch_size(self) -> int:
+        """Images that fit into one forward pass."""
+
 
 class DiffSeg:
     """Segments images with a diffusion model that was never trained to.
 
-    batch_size: images a forward pass; it changes speed and memory only.
+    batch_size: images a forward pass, as many as fit where it is None; it changes speed and memory only.
     """
 
     def __init__(self, backend: Model, batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.backend = backend
-        self.batch_size = batch_size or (CPU_BATCH if backend.device.type == "cpu" else GPU_BATCH)
+        self.batch_size = batch_size or backend.batch_size()
 
     @classmethod
     def from_pretrained(
@@ -114,7 +116,7 @@ class DiffSeg:
                 yield places[first : first + self.batch_size]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -> list[Segmentation]:
     """From the attention of a batch to its segments, each image in its own frame; config: resolved.
 
@@ -127,7 +129,7 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -
     return _to_host(runs, segments, scores)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def segment_attention(
     maps: Sequence[Tensor],
     config: SegmentConfig,

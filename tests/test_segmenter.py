@@ -147,6 +147,9 @@ class Colours:
         )
         self.passes = []
 
+    def batch_size(self):
+        return 4
+
     def attend(self, pixels):
         self.passes.append(len(pixels))
         height, width = pixels.shape[2] // 4, pixels.shape[3] // 4
