@@ -4,6 +4,7 @@ Memory: label maps stay encoded, 2 to 3 kB each: 100,000 images take about 300 M
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -12,53 +13,67 @@ from pipeline.protocols import Protocol
 from pipeline.records import OK
 from pipeline.scoring import Labelled, LeftOut
 
+REPEATS = LeftOut("a key that repeats in the run")
+
 
 class Predictions:
-    """The label maps of a run by key of the data set."""
+    """The label maps of a run. A key is found whole, or by the last part of its path where only one has that."""
 
     def __init__(self, ledger: Ledger, protocol: Protocol, *, categories: bool = False) -> None:
-        self.name, self._asked = str(ledger), set[str]()
-        self._clusters: dict[str, int] = {}
+        self.name = str(ledger)
         self._found: dict[str, Labelled | LeftOut] = {}
+        self._by_name: dict[str, str | None] = {}  # None: several keys end so
+        self._clusters: dict[str, int] = {}  # of categories, in order of appearance
+        self._asked, self._met = set[str](), set[str]()
         columns = ["key", "status", "width", "height", "label_map"] + ["segments"] * categories
         for row in ledger.rows(columns):
-            key = protocol.key_of(row["key"])
-            again = key in self._found
-            self._found[key] = LeftOut("a key that repeats in the run") if again else self._labelled(row)
+            self._add(protocol.key_of(row["key"]), row)
         if not self._found:
             raise ConfigError(f"{ledger}: the run has no rows yet, there is nothing to evaluate")
 
-    def _labelled(self, row: Mapping[str, Any]) -> Labelled | LeftOut:
+    def _add(self, key: str, row: Mapping[str, Any]) -> None:
+        if key in self._found:
+            self._found[key] = REPEATS
+            return
+        name = _last(key)
+        self._by_name[name] = None if name in self._by_name else key
         if row["status"] != OK:
-            return LeftOut("failed in the run", row["status"])
-        return Labelled(row["label_map"], (row["height"], row["width"]), self._meanings(row.get("segments")))
+            self._found[key] = LeftOut("failed in the run", row["status"])
+            return
+        clusters = self._numbered(row.get("segments") or ())
+        self._found[key] = Labelled(row["label_map"], (row["height"], row["width"]), clusters)
 
-    def _meanings(self, segments: Sequence[Mapping[str, Any]] | None) -> tuple[int, ...] | None:
-        """Categories as numbers that are the same in every image; segments without one are left unclaimed."""
-        if not any(segment["category"] for segment in segments or ()):
-            return None
-        meaning = {
-            segment["id"]: self._clusters.setdefault(segment["category"], len(self._clusters))
-            for segment in segments or ()
-            if segment["category"]
-        }
-        return tuple(meaning.get(i, -1) for i in range(1 + max(segment["id"] for segment in segments or ())))
+    def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+        """Categories as numbers that are the same in every image."""
+        named = ((segment["id"], segment["category"]) for segment in segments if segment["category"])
+        return {id_: self._clusters.setdefault(category, len(self._clusters)) for id_, category in named}
 
     def __getitem__(self, key: str) -> Labelled | LeftOut:
         """What the run has for a sample of the truth."""
         self._asked.add(key)
-        return self._found.get(key, LeftOut("no row in the run"))
+        place = key if key in self._found else self._by_name.get(_last(key), "")
+        if place is None:
+            return REPEATS
+        if place not in self._found:
+            return LeftOut("no row in the run")
+        self._met.add(place)
+        found = self._found[place]
+        return replace(found, clusters=None) if isinstance(found, Labelled) and not self._clusters else found
 
     @property
     def never_asked(self) -> int:
         """Keys without truth."""
-        return len(self._found.keys() - self._asked)
+        return len(self._found.keys() - self._met)
 
     def refuse_strangers(self) -> None:
         """Raises ConfigError where the run and the truth have no key in common."""
-        if self._asked and not self._asked & self._found.keys():
+        if self._asked and not self._met:
             ours, theirs = min(self._found), min(self._asked)
             raise ConfigError(
                 f"{self.name} has none of the {len(self._asked)} keys of the truth: keys are like {ours!r} here and "
                 f"like {theirs!r} there"
             )
+
+
+def _last(key: str) -> str:
+    return key.rpartition("/")[2]

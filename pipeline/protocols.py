@@ -86,7 +86,7 @@ class Protocol:
     classes: label values by class; None: values are regions of one image and mean nothing beyond it.
     ignore: values that are no region, where there are no classes.
     label_file, image_file: paths below the data set's folder, group 1 the key; None: named as in a WebDataset shard.
-    key: what of a run's key is the data set's key (group 1).
+    key: what of a sample's key, which may be a path, is the data set's own (group 1).
     listed: the name of a file that lists the keys to measure, one a line.
     """
 
@@ -96,7 +96,7 @@ class Protocol:
     view: Callable[[int, int], View] = whole_view
     label_file: str | None = None
     image_file: str | None = None
-    key: str = r"([^/]+)$"
+    key: str = r"(.+)$"
     listed: str | None = None
 
     @property
@@ -110,7 +110,7 @@ class Protocol:
         return "covering" if self.classes is None else "miou"
 
     def key_of(self, key: str) -> str:
-        """The data set's key for the key of a run's sample, which may be a path."""
+        """The data set's own key of a sample."""
         found = re.search(self.key, key)
         return found.group(1) if found else key
 
@@ -135,6 +135,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             view=square_view,
             label_file=r"(?:^|/|_)val2017/(\d{12})\.png$",
             image_file=r"(?:^|/)val2017/(\d{12})\.jpg$",
+            key=r"([^/]+)$",
             listed=CURATED_LIST,
         ),
         Protocol(

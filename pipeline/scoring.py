@@ -27,12 +27,12 @@ class Labelled:
     """What a run says of an image.
 
     label_map: PNG. size: height, width of the upright source image.
-    clusters: for each id of the label map what it stands for in the whole run; None where it stands for itself.
+    clusters: what ids stand for in the whole run, the others standing for nothing; None: an id stands for itself.
     """
 
     label_map: bytes
     size: tuple[int, int]
-    clusters: tuple[int, ...] | None = None
+    clusters: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,11 @@ class Scorer:
         if not self.tables or self.protocol.num_classes is None:
             return None
         labelled = work.labelled.get(method)
-        if isinstance(labelled, Labelled) and labelled.clusters:
-            meaning = np.array([*labelled.clusters, IGNORE])  # the last one is what IGNORE = -1 picks
+        if isinstance(labelled, Labelled) and labelled.clusters is not None:
+            meaning = np.full(int(prediction.max()) + 2, IGNORE)  # one more: IGNORE = -1 picks the last
+            for id_, cluster in labelled.clusters.items():
+                meaning[id_ : id_ + 1] = cluster  # an id beyond the view is none
+            meaning[-1] = IGNORE
             prediction = meaning[prediction]
         return confusion(prediction, truth, self.protocol.num_classes)
 

@@ -219,8 +219,11 @@ def test_every_sample_is_scored_or_left_out_with_its_reason(tmp_path, capsys):
         ("good", {"png": good}),
     ]
     truth = str(write_shard(tmp_path / "truth.tar", samples))
-    label_maps = {key: LEFT_RIGHT for key, _ in samples if key not in ("absent", "failed")}
-    run = labels_of(tmp_path, {**label_maps, "x/twice": LEFT_RIGHT, "failed": "undecodable", "stranger": LEFT_RIGHT})
+    label_maps = {key: LEFT_RIGHT for key, _ in samples if key not in ("absent", "failed", "twice")}
+    run = labels_of(
+        tmp_path,
+        {**label_maps, "x/twice": LEFT_RIGHT, "y/twice": LEFT_RIGHT, "failed": "undecodable", "stranger": LEFT_RIGHT},
+    )
 
     said = measured(capsys, run, "--truth", truth, "--ignore", "255", "--baseline", "one-segment")
 
@@ -238,7 +241,7 @@ def test_every_sample_is_scored_or_left_out_with_its_reason(tmp_path, capsys):
     assert said["methods"]["run"]["summary"]["images"] == 1
     assert said["methods"]["one-segment"]["summary"]["images"] == 4
     assert said["methods"]["run"]["examples"]["another size"] == "larger image (16, 24), truth (16, 60) (height, width)"
-    assert said["keys_without_truth"] == {"run": 1}
+    assert said["keys_without_truth"] == {"run": 3}
     assert cli.run(["evaluate", run, "--truth", truth]) == 0
     assert "run: 9 of 11 left out: 2 unreadable truth (such as damaged" in capsys.readouterr().out
 
@@ -280,6 +283,21 @@ def test_a_label_map_smaller_than_its_photo_is_compared_in_the_frame_of_the_trut
     assert said["methods"]["run"]["summary"]["per_image"]["covering"]["value"] == 1
 
 
+def test_keys_meet_whole_or_by_the_last_part_of_their_path(tmp_path, capsys):
+    pairs = {"a/1": LEFT_RIGHT, "b/1": TOP_BOTTOM, "c/2": LEFT_RIGHT}
+    run = labels_of(tmp_path, pairs)
+    same = truth_of(tmp_path, {key: {"seg.png": png(one)} for key, one in pairs.items()})
+    folder = lay(tmp_path / "folder", {"1.png": png(LEFT_RIGHT), "2.png": png(LEFT_RIGHT)})
+
+    whole = measured(capsys, run, "--truth", same)["methods"]["run"]
+    last = measured(capsys, run, "--truth", folder)["methods"]["run"]
+
+    assert whole["summary"]["images"] == 3
+    assert whole["summary"]["per_image"]["covering"]["value"] == 1
+    assert last["summary"]["images"] == 1
+    assert last["left_out"] == {"a key that repeats in the run": 1}
+
+
 def test_two_runs_are_compared_image_by_image(tmp_path, capsys):
     truth = truth_of(tmp_path, {key: {"seg.png": png(LEFT_RIGHT)} for key in "abc"})
     new = labels_of(tmp_path, {"a": LEFT_RIGHT, "b": TOP_BOTTOM, "c": LEFT_RIGHT}, name="new")
@@ -302,12 +320,15 @@ def test_one_matching_for_the_data_set_goes_by_categories(tmp_path, capsys):
     named = labels_of(tmp_path, {"a": LEFT_RIGHT, "b": LEFT_RIGHT}, categories=["tree", "sky"], name="named")
     options = ("--truth", truth, "--classes", "2", "--matching", "dataset")
 
+    part = labels_of(tmp_path, ids, categories=["tree", None], name="part")
+
     by_id = measured(capsys, plain, *options)["methods"]["run"]
     by_category = measured(capsys, named, *options)["methods"]["run"]
 
     assert by_id["summary"]["accuracy"]["value"] == 1
     assert by_id["dataset_matching"]["accuracy"] == pytest.approx(2 / 3)
     assert by_category["dataset_matching"] == {"accuracy": 1, "miou": 1}
+    assert measured(capsys, part, *options)["methods"]["run"]["dataset_matching"]["accuracy"] == pytest.approx(1 / 3)
 
 
 def test_the_worst_images_come_first_in_the_gallery(tmp_path, capsys):

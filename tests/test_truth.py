@@ -136,7 +136,7 @@ def test_a_shard_gives_every_annotator_in_order(tmp_path):
 
     [sample] = open_truth(url, REGIONS)
 
-    assert sample.key == "7"
+    assert sample.key == "x/7"
     assert sample.image == b"photo"
     assert [decode_truth(data, REGIONS)[0, 0] for data in sample.label_maps] == [0, 2, 10]
 
