@@ -44,6 +44,9 @@ def label(
         int | None, typer.Option("--max-attempts", help="Of a task that makes no progress.")
     ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Add shards to a run that was begun without them.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Label windows again that have rows without labels.")
+    ] = False,
     json: options.Json = False,
 ) -> int:
     """Label shards of images into a run; the same command resumes it."""
@@ -74,7 +77,8 @@ def label(
         },
     )
     with console.progress() as tick:
-        summary = label(shards, output, model, segment, run, extend=extend, hooks=Hooks(opened=_opened, tick=tick))
+        hooks = Hooks(opened=_opened, tick=tick)
+        summary = label(shards, output, model, segment, run, extend=extend, retry_failed=retry_failed, hooks=hooks)
     return report(summary, run, json)
 
 

@@ -5,11 +5,12 @@ from itertools import zip_longest
 
 from pipeline import table
 from pipeline.errors import CorruptShard, PipelineError
-from pipeline.ledger import Ledger, ShardState, WindowObject
+from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard
 from pipeline.records import Shard
+from pipeline.windows import ShardState, WindowObject
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
 

@@ -52,7 +52,7 @@ def drive(
                     raise Stopped(outcome.error)
                 case ShardFailure(kind=Drained.__name__, task=task):
                     in_flight[task.shard.id] -= 1
-                    pending.extend(still_missing(ledger, task))
+                    pending.extend(ledger.left_of(task))
                 case ShardFailure(task=task):
                     in_flight[task.shard.id] -= 1
                     tally.lost_workers += outcome.kind == WorkerLost.__name__
@@ -60,7 +60,7 @@ def drive(
                     progressed.discard(task.shard.id)
                     if outcome.retryable and fresh.attempt < max_attempts:
                         tally.retried_tasks += 1
-                        pending.extend(still_missing(ledger, fresh.retry()))
+                        pending.extend(ledger.left_of(fresh.retry()))
                     else:
                         _give_up(ledger, tally, outcome)
         tick()
@@ -68,18 +68,6 @@ def drive(
 
 def _waiting(pending: Iterable[ShardTask], task: ShardTask) -> bool:
     return any(other.shard.id == task.shard.id for other in pending)
-
-
-def still_missing(ledger: Ledger, task: ShardTask) -> list[ShardTask]:
-    """What of a task is not on storage yet."""
-    left = []
-    for gap in ledger.missing_of(task.shard):
-        first = max(gap.first_window, task.first_window)
-        ends = [end for end in (gap.last_window, task.last_window) if end is not None]
-        last = min(ends) if ends else None
-        if last is None or first <= last:
-            left.append(replace(task, first_window=first, last_window=last))
-    return left
 
 
 def _give_up(ledger: Ledger, tally: Tally, failure: ShardFailure) -> None:

@@ -49,9 +49,13 @@ def label(
     run: RunConfig,
     *,
     extend: bool = False,
+    retry_failed: bool = False,
     hooks: Hooks | None = None,
 ) -> Summary:
     """Label shards into an output folder, or finish the run that is there.
+
+    extend: shards that the run does not have yet are added to it. retry_failed: windows with rows that have no labels
+    are labelled again.
 
     Raises ConfigError before any worker starts where something is wrong with what was asked; Stopped, PipelineError
     where the run cannot go on. Whatever happens, what was committed stays and the same call resumes.
@@ -61,11 +65,14 @@ def label(
     ledger = open_run(pinned, output, model, segment, run, extend=extend)
     hooks.opened(ledger)
     states = ledger.states()
-    if totals := completed(ledger, states):
+    totals = completed(ledger, states)
+    tasks = [] if totals else ledger.missing()
+    tasks += ledger.failed() if retry_failed else []
+    if totals and not tasks:
         return Summary(str(ledger), totals, (), idle=True)
     progress, roll_up = Progress(bytes_left(ledger, states)), RollUp(ledger)
     tally, last = Tally(), None
-    if tasks := ledger.missing() or ledger.lost():
+    if tasks:
         settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
         with _pool(settings, run) as pool:
 

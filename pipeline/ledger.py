@@ -8,31 +8,32 @@ import json
 import platform
 import uuid
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from pipeline import table
-from pipeline.errors import CommitConflict, ConfigError
+from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.overlap import map_ahead
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.windows import (
+    LABELS,
+    ShardState,
+    WindowObject,
+    end_name,
+    gaps,
+    read_listing,
+    window_name,
+    window_stem,
+)
 
 THREADS = 16  # small reads side by side: the work is waiting for storage
-RUN, INPUTS, LABELS = "run.json", "inputs", "labels"
-
-
-@dataclass(frozen=True, slots=True)
-class WindowObject:
-    """A committed window as a listing shows it. generation: 0, or n for its n-th retry."""
-
-    shard: str
-    window: int
-    generation: int
-    name: str
-    size: int
+RUN, INPUTS = "run.json", "inputs"
+READERS = 32  # end records and footers read side by side: the work is waiting for storage
+ROOM = 64 << 20  # bytes an output must have left for a run to begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,6 @@ class End:
     rows: int
     size: int  # bytes read
     etag: str
-
-
-@dataclass(slots=True)
-class ShardState:
-    """What a listing shows of one shard."""
-
-    windows: dict[int, WindowObject] = field(default_factory=dict)  # the highest generation of each
-    ended: bool = False
 
 
 class Ledger:
@@ -88,72 +81,66 @@ class Ledger:
         configured otherwise, has other shards, or cannot be written.
         """
         store = Store(url)
-        there = _join(store, run, any_window)
-        pinned = {shard.id: shard for shard in _pinned(store)}
-        given = {shard.id: shard for shard in shards}
-        new = [shard for shard in shards if shard.id not in pinned]
-        if pinned and new and not extend:
-            raise ConfigError(
-                f"{store} was begun without {new[0].url} ({len(new)} such): add --extend, or another --output"
-            )
-        for shard in shards:
-            pin = pinned.get(shard.id)
-            if pin and (pin.size, pin.etag) != (shard.size, shard.etag):
-                raise ConfigError(
-                    f"{shard.url}: not the shard this run began with ({pin.size} bytes, version {pin.etag}; "
-                    f"now {shard.size} bytes, version {shard.etag}): use another --output"
-                )
-        if new:
-            generation = sum(1 for _ in store.list(f"{INPUTS}/"))
-            if not store.put_new(f"{INPUTS}/{generation}.parquet", table.encode_shards(new)):
-                pinned = {shard.id: shard for shard in _pinned(store)}
-                if any(shard.id not in pinned for shard in new):
-                    raise ConfigError(f"{store}: another driver began it with other shards")
-        opened = {**pinned, **given}  # the shards as given know how to open them; others are opened by their pinned URL
-        return cls(store, there, list(opened.values()))
+        try:
+            _check_room(store)
+            there = _join(store, run, any_window)
+            pinned = _pin(store, shards, extend)
+        except (StorageError, StorageFull) as error:
+            raise ConfigError(str(error)) from error
+        return cls(store, there, pinned)
 
     # -- what is there ----------------------------------------------------------------------------------------------
 
     def states(self, shard: str = "") -> dict[str, ShardState]:
         """What is committed, by shard id, from one listing. shard: only this one."""
-        found: dict[str, ShardState] = {}
-        for name, size in self.store.list(f"{LABELS}/{shard}{'.' if shard else ''}"):
-            owner, _, rest = name.removeprefix(f"{LABELS}/").partition(".")
-            state = found.setdefault(owner, ShardState())
-            if rest == "end.json":
-                state.ended = True
-            elif entry := _window_object(owner, rest, name, size):
-                best = state.windows.get(entry.window)
-                if best is None or best.generation < entry.generation:
-                    state.windows[entry.window] = entry
-        return found
+        return read_listing(self.store.list(f"{LABELS}/{shard}{'.' if shard else ''}"))
 
     def missing(self) -> list[ShardTask]:
-        """The windows that are not there, as tasks: runs of neighbours, the last of a shard open to its end."""
-        states = self.states()
-        return [task for shard in self.shards.values() for task in gaps(shard, states.get(shard.id, ShardState()))]
+        """The windows that are not there, as tasks: runs of neighbours, the last of a shard open to its end.
 
-    def lost(self) -> list[ShardTask]:
-        """Windows that end records count and no listing shows: labelled once, and gone since. A small read a shard."""
+        End records are read too: a window that an end speaks of and that is gone is missing.
+        """
         states = self.states()
-        ended = [shard for shard in self.shards.values() if states.get(shard.id, ShardState()).ended]
-        ends = map_ahead(lambda shard: self.end(shard.id), ended, depth=THREADS, threads=THREADS)
-        return [
-            ShardTask(shard, window, window)
-            for shard, end in zip(ended, ends, strict=True)
-            for window in range(end.windows if end else 0)
-            if window not in states[shard.id].windows
-        ]
+
+        def of(shard: Shard) -> list[ShardTask]:
+            return self._gaps(shard, states.get(shard.id, ShardState()))
+
+        found = map_ahead(of, self.shards.values(), depth=READERS, threads=READERS)
+        return [task for tasks in found for task in tasks]
 
     def missing_of(self, shard: Shard) -> list[ShardTask]:
         """The same for one shard, from a listing of its own."""
-        return gaps(shard, self.states(shard.id).get(shard.id, ShardState()))
+        return self._gaps(shard, self.states(shard.id).get(shard.id, ShardState()))
+
+    def left_of(self, task: ShardTask) -> list[ShardTask]:
+        """What of a task is not on storage yet."""
+        state = self.states(task.shard.id).get(task.shard.id, ShardState())
+        done = {n: window for n, window in state.windows.items() if window.generation >= task.generation}
+        left = []
+        for gap in self._gaps(task.shard, ShardState(done, state.ended)):
+            first = max(gap.first_window, task.first_window)
+            last = min((end for end in (gap.last_window, task.last_window) if end is not None), default=None)
+            if last is None or first <= last:
+                left.append(replace(task, first_window=first, last_window=last))
+        return left
+
+    def failed(self) -> list[ShardTask]:
+        """Windows with rows that have no labels, as tasks that label them again under the name of a retry."""
+
+        def of(window: WindowObject) -> list[ShardTask]:
+            if not self.footer(window).failed:
+                return []
+            number, generation = window.window, window.generation + 1
+            return [ShardTask(self.shards[window.shard], number, number, generation)]
+
+        return [task for tasks in map_ahead(of, self.windows(), depth=READERS, threads=READERS) for task in tasks]
+
+    def _gaps(self, shard: Shard, state: ShardState) -> list[ShardTask]:
+        end = self.end(shard.id) if state.ended else None
+        return gaps(shard, state, end.windows if end else None)
 
     def windows(self) -> Iterator[WindowObject]:
-        """Every committed window of this run, in order of shard and window, the latest generation of each.
-
-        The one place that decides which object holds a window's rows.
-        """
+        """Every committed window of this run, in order of shard and window, the latest generation of each."""
         states = self.states()
         for shard in self.shards:
             state = states.get(shard, ShardState())
@@ -174,11 +161,14 @@ class Ledger:
                 raise ValueError(f"{window.name}: {error}") from error
 
     def end(self, shard: str) -> End | None:
-        """A shard's end record; None where it is not there."""
+        """A shard's end record; None where it is not there. Raises CommitConflict where it is none of ours."""
+        name = end_name(shard)
         try:
-            return End(**json.loads(self.store.get(_end_name(shard))))
+            return End(**json.loads(self.store.get(name)))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            raise CommitConflict(f"{self}/{name}: no end record of ours: {error}") from error
 
     # -- what is added ----------------------------------------------------------------------------------------------
 
@@ -222,11 +212,13 @@ class Ledger:
 
     def _is_mine(self, name: str, footer: table.Footer) -> bool:
         """Whether the object that was there first is our own (its reply was lost) or an equal one."""
-        with self.store.reader(name) as stream:
-            try:
+        try:
+            with self.store.reader(name) as stream:
                 there = table.read_footer(stream)
-            except ValueError as error:
-                raise CommitConflict(f"{self}/{name}: {error}") from error
+        except ValueError as error:
+            raise CommitConflict(f"{self}/{name}: {error}") from error
+        except FileNotFoundError as error:
+            raise StorageError(f"{self}/{name}: refused as there already, yet not there to read") from error
         if there.identity != footer.identity:
             raise CommitConflict(f"{self}/{name}: holds {there.identity}, expected {footer.identity}")
         return there.attempt == footer.attempt
@@ -236,18 +228,19 @@ class Ledger:
 
         mine: windows the caller has committed itself and need not be looked for.
         """
-        others = (window for window in range(windows) if window not in mine)
-        if not all(self.store.exists(window_name(shard.id, window)) for window in others):
+        others = [window for window in range(windows) if window not in mine]
+        there = self.states(shard.id).get(shard.id, ShardState()).windows if others else {}
+        if any(window not in there for window in others):
             return False
         end = End(shard.id, windows, rows, shard.size, shard.etag)
         data = json.dumps(asdict(end)).encode()
-        if not self.store.put_new(_end_name(shard.id), data) and self.end(shard.id) != end:
-            raise CommitConflict(f"{self}/{_end_name(shard.id)}: says something else than {end}")
+        if not self.store.put_new(end_name(shard.id), data) and self.end(shard.id) != end:
+            raise CommitConflict(f"{self}/{end_name(shard.id)}: says something else than {end}")
         return True
 
     def commit_extra(self, task: ShardTask, window: int, data: bytes) -> None:
         """The WebDataset tar of a window; written before its Parquet, which is the commit."""
-        self.store.put_new(f"webdataset/{_stem(task.shard.id, window, task.generation)}.tar", data)
+        self.store.put_new(f"webdataset/{window_stem(task.shard.id, window, task.generation)}.tar", data)
 
     def record_failure(self, name: str, said: Mapping[str, Any]) -> None:
         """Keep what went wrong under failures/, for people."""
@@ -262,44 +255,31 @@ class Ledger:
         }
 
 
-def gaps(shard: Shard, state: ShardState) -> list[ShardTask]:
-    """The tasks that complete a shard, given what is there."""
-    tasks: list[ShardTask] = []
-    top = max(state.windows, default=-1)
-    first: int | None = None
-    for window in range(top + 2):
-        if window in state.windows or window > top:
-            if first is not None:
-                tasks.append(ShardTask(shard, first, window - 1))
-                first = None
-        elif first is None:
-            first = window
-    return tasks if state.ended else [*tasks, ShardTask(shard, top + 1, None)]
-
-
-def window_name(shard: str, window: int, generation: int = 0) -> str:
-    """Where a window's rows lie."""
-    return f"{LABELS}/{_stem(shard, window, generation)}.parquet"
-
-
-def _stem(shard: str, window: int, generation: int) -> str:
-    return f"{shard}.{window:06d}" + (f".r{generation}" if generation else "")
-
-
-def _end_name(shard: str) -> str:
-    return f"{LABELS}/{shard}.end.json"
-
-
-def _window_object(shard: str, rest: str, name: str, size: int) -> WindowObject | None:
-    number, *more = rest.removesuffix(".parquet").split(".")
-    if not rest.endswith(".parquet") or not number.isdigit() or len(more) > 1:
-        return None
-    generation = more[0].removeprefix("r") if more else "0"
-    return WindowObject(shard, int(number), int(generation), name, size) if generation.isdigit() else None
-
-
 def _pinned(store: Store) -> list[Shard]:
     return [shard for name, _ in store.list(f"{INPUTS}/") for shard in table.decode_shards(store.get(name))]
+
+
+def _pin(store: Store, shards: Sequence[Shard], extend: bool) -> list[Shard]:
+    """The shards of the run, with those it does not have yet written down where that is allowed."""
+    while True:
+        pinned = {shard.id: shard for shard in _pinned(store)}
+        new = [shard for shard in shards if shard.id not in pinned]
+        for shard in shards:
+            pin = pinned.get(shard.id)
+            if pin and (pin.size, pin.etag) != (shard.size, shard.etag):
+                raise ConfigError(
+                    f"{shard.url}: not the shard this run began with ({pin.size} bytes, version {pin.etag}; "
+                    f"now {shard.size} bytes, version {shard.etag}): use another --output"
+                )
+        if pinned and new and not extend:
+            raise ConfigError(
+                f"{store} was begun without {new[0].url} ({len(new)} such): add --extend, or another --output"
+            )
+        number = sum(1 for _ in store.list(f"{INPUTS}/"))
+        if not new or store.put_new(f"{INPUTS}/{number}.parquet", table.encode_shards(new)):
+            # the shards as given know how to open them; others are opened by their pinned URL
+            return list({**pinned, **{shard.id: shard for shard in shards}}.values())
+        # somebody else was faster, or our own reply was lost: what stands there now decides
 
 
 def _join(store: Store, run: Run, any_window: bool) -> Run:
@@ -315,3 +295,9 @@ def _join(store: Store, run: Run, any_window: bool) -> Run:
     if store.put_new(RUN, there.to_json()):
         store.create_only = False
     return there
+
+
+def _check_room(store: Store) -> None:
+    room = store.room()
+    if room is not None and room < ROOM:
+        raise ConfigError(f"{store}: only {room >> 20} MB are left on this disk")

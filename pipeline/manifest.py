@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from pipeline import table
-from pipeline.ledger import Ledger, ShardState
+from pipeline.ledger import Ledger
 from pipeline.records import Shard
+from pipeline.windows import ShardState
 
 SUCCESS = "_SUCCESS."
 

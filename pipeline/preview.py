@@ -20,10 +20,11 @@ from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.images import decode_label_map
-from pipeline.ledger import Ledger, WindowObject
+from pipeline.ledger import Ledger
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, RawSample
+from pipeline.windows import WindowObject
 
 FAILURES = 200  # failed samples listed at most
 WINDOWS = 1000  # windows read at most: beyond a million images a random share of the run tells the same in minutes

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.records import Shard
 
 LIST_SUFFIXES = (".txt", ".list")
-SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 
 
 def pin(patterns: Iterable[str]) -> list[Shard]:

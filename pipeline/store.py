@@ -5,6 +5,7 @@ create); a local one is written aside, brought to the disk, and linked to its na
 """
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -110,6 +111,13 @@ class Store:
         except FileNotFoundError as error:
             raise self._nowhere() from error
         return True
+
+    def room(self) -> int | None:
+        """Bytes left on a local disk; None where nobody can tell."""
+        if not self.local:
+            return None
+        there = next((folder for folder in (Path(self._root), *Path(self._root).parents) if folder.exists()), None)
+        return shutil.disk_usage(there).free if there else None
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""

@@ -19,6 +19,7 @@ from pipeline.records import OK, LabelRecord, Shard
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"diffseg"
+_DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
 
 _SEGMENT = pa.struct(
     [
@@ -140,20 +141,33 @@ def read_footer(stream: IO[bytes]) -> Footer:
         with pq.ParquetFile(stream) as file:
             raw = (file.schema_arrow.metadata or {}).get(FOOTER_KEY)
             rows = file.metadata.num_rows
-    except pa.ArrowInvalid as error:
+    except _DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
     if raw is None:
         raise ValueError("a Parquet file without our footer")
     said = json.loads(raw)
     known = {field.name for field in fields(Footer)}
-    footer = Footer(**{name: value for name, value in said.items() if name in known})
+    try:
+        footer = Footer(**{name: value for name, value in said.items() if name in known})
+    except TypeError as error:
+        raise ValueError(f"a footer that is not ours: {error}") from error
     if footer.rows != rows:
         raise ValueError(f"the footer says {footer.rows} rows, the file has {rows}")
     return footer
 
 
 def read_rows(stream: IO[bytes], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a window's file as dicts, in order of index. columns: only these (None: all)."""
+    """The rows of a window's file as dicts, in order of index. columns: only these (None: all).
+
+    Raises ValueError where the file is damaged.
+    """
+    try:
+        yield from _rows(stream, columns)
+    except _DAMAGE as error:
+        raise ValueError(f"damaged rows: {error}") from error
+
+
+def _rows(stream: IO[bytes], columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(stream) as file:
         for batch in file.iter_batches(batch_size=256, columns=None if columns is None else list(columns)):
             yield from batch.to_pylist()

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from pipeline.audit import audit
-from pipeline.driver import drive, still_missing
+from pipeline.driver import drive
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
@@ -128,11 +128,11 @@ def test_a_retry_is_cut_to_the_windows_that_are_missing(ledger):
     shard = next(iter(ledger.shards.values()))
     list(Worker(ledger, FakeSegmenter()).run([ShardTask(shard, 1, 1)]))
     whole, middle = ShardTask(shard, attempt=2), ShardTask(shard, 1, 1)
-    assert [(t.first_window, t.last_window, t.attempt) for t in still_missing(ledger, whole)] == [
+    assert [(t.first_window, t.last_window, t.attempt) for t in ledger.left_of(whole)] == [
         (0, 0, 2),
         (2, None, 2),
     ]
-    assert still_missing(ledger, middle) == []
+    assert ledger.left_of(middle) == []
 
 
 def test_workers_in_threads_do_the_same(ledger, build):

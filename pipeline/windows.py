@@ -1,0 +1,89 @@
+"""What a listing of `labels/` says: which windows stand there, under which names, and which are missing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.records import Shard, ShardTask
+
+LABELS = "labels"
+DIGITS = 6  # of a window's number in a name, so that names sort by it up to a billion samples a shard
+
+
+@dataclass(frozen=True, slots=True)
+class WindowObject:
+    """A committed window as a listing shows it. generation: 0, or n for its n-th retry."""
+
+    shard: str
+    window: int
+    generation: int
+    name: str
+    size: int
+
+
+@dataclass(slots=True)
+class ShardState:
+    """What a listing shows of one shard."""
+
+    windows: dict[int, WindowObject] = field(default_factory=dict)  # the highest generation of each
+    ended: bool = False
+
+
+def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
+    """What is committed, by shard id, from names below the run and their bytes; what is none of ours is passed over.
+
+    The one place that decides which object holds a window's rows.
+    """
+    found: dict[str, ShardState] = {}
+    for name, size in names:
+        owner, _, rest = name.removeprefix(f"{LABELS}/").partition(".")
+        entry = _window_object(owner, rest, name, size)
+        if rest == "end.json":
+            found.setdefault(owner, ShardState()).ended = True
+        elif entry:
+            windows = found.setdefault(owner, ShardState()).windows
+            best = windows.get(entry.window)
+            if best is None or best.generation < entry.generation:
+                windows[entry.window] = entry
+    return found
+
+
+def gaps(shard: Shard, state: ShardState, windows: int | None) -> list[ShardTask]:
+    """The tasks that complete a shard, given what is there: runs of neighbours.
+
+    windows: how many its end record says it has; None where it has none: the last task is then open to its end.
+    """
+    tasks: list[ShardTask] = []
+    next_ = 0
+    for window in sorted(state.windows):
+        if window > next_:
+            tasks.append(ShardTask(shard, next_, window - 1))
+        next_ = window + 1
+    if windows is None:
+        return [*tasks, ShardTask(shard, next_, None)]
+    return [*tasks, ShardTask(shard, next_, windows - 1)] if next_ < windows else tasks
+
+
+def window_name(shard: str, window: int, generation: int = 0) -> str:
+    """Where a window's rows lie."""
+    return f"{LABELS}/{window_stem(shard, window, generation)}.parquet"
+
+
+def window_stem(shard: str, window: int, generation: int) -> str:
+    """A window's name without folder and extension."""
+    return f"{shard}.{window:0{DIGITS}d}" + (f".r{generation}" if generation else "")
+
+
+def end_name(shard: str) -> str:
+    """Where a shard's end record lies."""
+    return f"{LABELS}/{shard}.end.json"
+
+
+def _window_object(shard: str, rest: str, name: str, size: int) -> WindowObject | None:
+    number, *more = rest.removesuffix(".parquet").split(".")
+    if not rest.endswith(".parquet") or not number.isdecimal() or len(more) > 1:
+        return None
+    generation = more[0].removeprefix("r") if more else "0"
+    if not generation.isdecimal():
+        return None
+    window = WindowObject(shard, int(number), int(generation), name, size)
+    return window if name == window_name(shard, window.window, window.generation) else None
