@@ -12,6 +12,8 @@ from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.records import OK
 from pipeline.scoring import LeftOut, Scorer, Work, decode_truths, label_map_of
 
+TRUTHS = 2  # annotators shown: more make pictures too small to see
+
 
 def worst_page(evaluation: Evaluation, scorer: Scorer, name: str) -> bytes:
     """An HTML page of the images kept as the worst, the lowest figure first. name: of what was measured."""
@@ -42,7 +44,7 @@ def _items(evaluation: Evaluation, scorer: Scorer) -> Iterator[GalleryItem]:
             image=_photo(work),
             maps=(
                 _map(label_map, f"{method}, {scorer.protocol.leading} {value:.3f}", value),
-                *(_map(truth, f"truth {number}") for number, truth in enumerate(truths, 1)),
+                *(_map(truth, f"truth {n} of {len(truths)}") for n, truth in enumerate(truths[:TRUTHS], 1)),
             ),
         )
 

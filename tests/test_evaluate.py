@@ -2,7 +2,10 @@
 
 import io
 import json
+import runpy
+import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +15,10 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from diffseg.evaluation import score_image
+from diffseg.scenes import benchmark
 from diffseg.types import Segment
 from jobs import cli
-from pipeline.images import encode_label_map
+from pipeline.images import decode_label_map, encode_label_map
 from pipeline.ledger import Ledger
 from pipeline.protocols import COCO_STUFF_27, CURATED_LIST
 from pipeline.records import OK, LabelRecord, ShardTask
@@ -344,6 +348,7 @@ def test_the_worst_images_come_first_in_the_gallery(tmp_path, capsys):
     text = page.read_text()
     assert text.index("run, covering 0.333") < text.index("run, covering 0.775")
     assert "flawless" not in text
+    assert text.count("truth 1 of 1") == 2
     assert f"wrote {page}" in capsys.readouterr().err
 
 
@@ -435,3 +440,19 @@ def test_only_humans_make_no_gallery(simple, tmp_path, capsys):
     line = refused(capsys, "--truth", truth, "--baseline", "humans", "--gallery", str(tmp_path / "page.html"))
 
     assert "--gallery shows a run or a baseline" in line
+
+
+def test_the_reporting_scenes_are_a_shard_that_is_its_own_truth(tmp_path, capsys):
+    path = Path(__file__).parents[1] / "infra" / "benchmarks" / "write_scenes.py"
+    shard = tmp_path / "scenes.tar"
+    runpy.run_path(str(path))["main"](shard, 4)
+
+    said = measured(capsys, "--truth", str(shard), "--baseline", "one-segment")
+
+    [scene] = benchmark(1)
+    whole = said["methods"]["one-segment"]["summary"]
+    assert whole["images"] == 4
+    assert whole["per_image"]["covering"]["value"] < 1
+    with tarfile.open(shard) as archive:
+        truth = decode_label_map(archive.extractfile("0000.seg.png").read())
+    assert np.array_equal(truth, scene.truth)
