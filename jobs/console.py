@@ -38,7 +38,7 @@ def note(line: str) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A small table of results."""
-    shown = Table(*columns, title=title, title_justify="left")
+    shown = Table(*columns, title=title, title_justify="left", show_header=any(columns))
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     _out.print(shown)
@@ -64,6 +64,8 @@ def size(count: float) -> str:
 
 def progress_line(snapshot: "Snapshot") -> str:
     """A run's moment in one line."""
+    if not snapshot.labelled:
+        return "starting workers"
     failed = sum(snapshot.failed.values())
     parts = [f"{snapshot.labelled:,} labelled", f"{snapshot.rows:,} committed"]
     parts += [f"{snapshot.images_per_s:.1f} images/s", f"{duration(snapshot.eta_s)} left"]
