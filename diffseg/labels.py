@@ -9,7 +9,7 @@ from torch import Tensor
 from diffseg.bilinear import bilinear
 from diffseg.types import IGNORE, Float, Int
 
-TILE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # of enlarged proposals held at a time
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # of enlarged proposals held at a time
 
 
 def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tensor, "H W"]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from diffseg.aggregate import aggregate
 from diffseg.capture import AttentionMaps
-from diffseg.cleaning import clean
 from diffseg.config import SegmentConfig
 from diffseg.frames import Frame, frame, to_model
 from diffseg.labels import assign, place
@@ -23,8 +22,9 @@ from diffseg.merging import Proposals, merge
 from diffseg.precision import tensor_cores
 from diffseg.quality import score
 from diffseg.refine import refine
-from diffseg.regions import Runs, Segments, connected, number, paint, runs_of, touching
-from diffseg.types import AttentionError, Float, Int, Segment, Segmentation
+from diffseg.regions import paint
+from diffseg.results import ids, segmentations, tidy
+from diffseg.types import AttentionError, Float, Int, Segmentation
 
 PUBLISHED_THRESHOLDS = (1.1, 1.1, 1.1)  # for COCO-Stuff; where no model brings its own
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
@@ -124,9 +124,9 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -
     """
     proposals = propose(maps, config)
     label_maps = [_in_frame(_of_image(proposals, i, maps.grid), each) for i, each in enumerate(frames)]
-    runs, segments = _regions(label_maps, config)
+    runs, segments = tidy(label_maps, config)
     scores = score(segments, runs, proposals, maps.grid, [each.window for each in frames])
-    return _to_host(runs, segments, scores)
+    return segmentations(runs, segments, scores)
 
 
 @torch.no_grad()
@@ -164,8 +164,8 @@ def segment_attention(
             refused += [inside[i] for i in error.images]
             continue
         label_maps = [assign(_of_image(proposals, i, part.grid), size) for i in range(len(inside))]
-        runs, segments = _regions(label_maps, config)
-        painted += paint(runs, _ids(segments))
+        runs, segments = tidy(label_maps, config)
+        painted += paint(runs, ids(segments))
         trace += [list(counts) for counts in proposals.trace]
     if refused:
         raise AttentionError(f"attention rows must be distributions; those of images {refused} are not", tuple(refused))
@@ -213,39 +213,6 @@ def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H
     if frame.window == (0, 0, *frame.output) and frame.antialias:
         return assign(proposals, frame.output)
     return place(assign(proposals, frame.model), frame.window, frame.output)
-
-
-def _regions(label_maps: list[Int[Tensor, "_ _"]], config: SegmentConfig) -> tuple[Runs, Segments]:
-    """Segments of finished label maps; `fast` mode cleans them up first."""
-    runs = runs_of(label_maps)
-    if config.mode == "paper":
-        return runs, number(runs, runs.label)
-    runs = clean(runs, config.min_area)
-    return runs, number(runs, connected(runs.label, touching(runs)) if config.split_components else runs.label)
-
-
-def _ids(segments: Segments) -> Int[Tensor, " R"]:
-    """What to paint each run with: ids that begin at 0 in every image, the ignore id as it is."""
-    of_run = segments.of_run
-    real = of_run >= 0
-    first = segments.first[segments.image[of_run.clamp(min=0)]]
-    return (of_run - first).where(real, of_run).int()
-
-
-def _to_host(runs: Runs, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
-    """The only large transfer of a batch: painted maps, and eight numbers a segment."""
-    label_maps = [painted.cpu().numpy() for painted in paint(runs, _ids(segments))]
-    numbers = torch.stack([segments.image, segments.area, *segments.box.T], dim=-1).tolist()
-    of_image: list[list[Segment]] = [[] for _ in label_maps]
-    for (image, area, *box), value in zip(numbers, scores.tolist(), strict=True):
-        mine = of_image[image]
-        mine.append(Segment(len(mine), area, tuple(box), value))
-    return [Segmentation(painted, tuple(own), _quality(own)) for painted, own in zip(label_maps, of_image, strict=True)]
-
-
-def _quality(segments: list[Segment]) -> float:
-    """Mean score by area."""
-    return math.fsum(each.score * each.area for each in segments) / sum(each.area for each in segments)
 
 
 def _levels(maps: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], bool]:

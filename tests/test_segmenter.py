@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
 from diffseg.capture import AttentionMaps
-from diffseg.segmenter import as_pixels
+from diffseg.frames import frame
+from diffseg.segmenter import as_pixels, label
 
 GOLDEN = Path(__file__).parent / "golden"
 make = runpy.run_path(str(GOLDEN / "make.py"))
@@ -202,6 +203,40 @@ def test_any_size_is_labelled_in_its_own_frame(mode, size):
     assert [each.area for each in result.segments] == areas.tolist()
     assert all(0 <= each.score <= 1 for each in result.segments)
     assert 0 <= result.quality <= 1
+
+
+@pytest.mark.parametrize("mode", ["paper", "fast"])
+@pytest.mark.parametrize("split", [False, True])
+def test_a_batch_labelled_in_one_piece_equals_its_images(mode, split):
+    """As on a GPU, where images are padded to the most proposals of any."""
+    config = SegmentConfig(
+        mode=mode, thresholds=(0.5, 0.5, 0.5), timestep=0, image_size=128, dtype="float32", split_components=split
+    )
+    maps = maps_of(0, 3, 7, 5)
+    frames = [frame(size, config) for size in [(50, 50), (128, 96), (30, 90), (64, 64)]]
+
+    together = label(AttentionMaps(tuple(maps), GRID), frames, config)
+
+    for i, planned in enumerate(frames):
+        [alone] = label(AttentionMaps(tuple(level[i : i + 1] for level in maps), GRID), [planned], config)
+        assert np.array_equal(together[i].label_map, alone.label_map)
+        assert [(each.area, each.box) for each in together[i].segments] == [
+            (each.area, each.box) for each in alone.segments
+        ]
+        assert [each.score for each in together[i].segments] == pytest.approx([each.score for each in alone.segments])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_labels_as_a_processor_does(dtype):
+    config = SegmentConfig(thresholds=(0.5, 0.5, 0.5), dtype=dtype)
+    maps = maps_of(*range(4))
+
+    here = segment_attention(maps, config, (256, 256))
+    there = segment_attention([level.cuda() for level in maps], config, (256, 256)).cpu()
+
+    assert (here == there).float().mean() >= 0.999
 
 
 def test_the_longer_side_of_a_label_map_is_bounded():

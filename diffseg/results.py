@@ -1,0 +1,46 @@
+"""Label maps of a batch become finished results: cleaned up, numbered, counted, and brought to the host.
+
+Letters: R runs and S segments of all images (see regions.py).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffseg.cleaning import clean
+from diffseg.config import SegmentConfig
+from diffseg.regions import Runs, Segments, connected, number, paint, runs_of, touching
+from diffseg.types import Float, Int, Segment, Segmentation
+
+
+def tidy(label_maps: list[Int[Tensor, "_ _"]], config: SegmentConfig) -> tuple[Runs, Segments]:
+    """The segments of label maps; in `fast` mode without small regions, and split into connected ones if asked."""
+    runs = runs_of(label_maps)
+    if config.mode == "paper":
+        return runs, number(runs, runs.label)
+    runs = clean(runs, config.min_area)
+    return runs, number(runs, connected(runs.label, touching(runs)) if config.split_components else runs.label)
+
+
+def ids(segments: Segments) -> Int[Tensor, " R"]:
+    """What to paint each run with: ids that begin at 0 in every image, the ignore id as it is."""
+    of_run = segments.of_run
+    first = segments.first[segments.image[of_run.clamp(min=0)]]
+    return (of_run - first).where(of_run >= 0, of_run).int()
+
+
+def segmentations(runs: Runs, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
+    """One result an image. Painted maps are the only large transfer of a batch; a segment is seven numbers."""
+    label_maps = [painted.cpu().numpy() for painted in paint(runs, ids(segments))]
+    numbers = torch.stack([segments.image, segments.area, *segments.box.T], dim=-1).tolist()
+    of_image: list[list[Segment]] = [[] for _ in label_maps]
+    for (image, area, x, y, width, height), score in zip(numbers, scores.tolist(), strict=True):
+        own = of_image[image]
+        own.append(Segment(len(own), area, (x, y, width, height), score))
+    return [Segmentation(labels, tuple(own), _quality(own)) for labels, own in zip(label_maps, of_image, strict=True)]
+
+
+def _quality(segments: list[Segment]) -> float:
+    """Mean score by area."""
+    return math.fsum(each.score * each.area for each in segments) / sum(each.area for each in segments)
