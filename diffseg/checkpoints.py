@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffseg.backends import OVERRIDES, new_part, new_text_encoder
+from diffseg.backends import BACKENDS, LATENT_SCALE, OVERRIDES, attention_levels, new_part, new_text_encoder
+from diffseg.config import SegmentConfig
+from diffseg.model import Backend, Parts
+from diffseg.weights import ModelFiles
 
 Settings = Mapping[str, Any]
 
@@ -203,10 +206,37 @@ def random_checkpoint(name: str, folder: Path | str, *, small: bool = False, see
     small: the same blocks, layers and conditions with a few channels, for tests: a few MB.
     Raises ValueError for a name that is not in the table.
     """
+    return build(layout_of(name, small), seed).save(Path(folder))
+
+
+def random_backend(
+    name: str, config: SegmentConfig | None = None, device: torch.device | str | None = None, *, small: bool = False
+) -> Backend:
+    """A named model with random weights, in memory only: its exact cost without its download.
+
+    Raises ValueError for a name that is not in the table.
+    """
+    layout = layout_of(name, small)
+    unet = new_part(layout.unet, "meta")
+    vae: Any = new_part(layout.vae, "meta")
+    vae.decoder = vae.post_quant_conv = None
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for part in (unet, vae):
+            _fill_at_random(part.to_empty(device=device or "cpu"))
+        hidden = torch.randn(1, CONTEXT, layout.unet["cross_attention_dim"])
+        pooled = torch.randn(1, layout.text[1]["projection_dim"]) if len(layout.text) == 2 else None
+    size = layout.unet["sample_size"] * LATENT_SCALE
+    spec = replace(BACKENDS[name], image_size=size, levels=attention_levels(layout.unet))
+    files = ModelFiles(f"{name}, random weights", Path(), None, "")
+    return Backend(files, spec, config or SegmentConfig(), Parts(unet, vae, hidden, pooled), device)
+
+
+def layout_of(name: str, small: bool = False) -> Layout:
+    """Raises ValueError for a name that is not in the table."""
     if name not in LAYOUTS:
         raise ValueError(f"no layout is known for {name!r}; possible are {', '.join(LAYOUTS)}")
-    layout = narrow(LAYOUTS[name]) if small else LAYOUTS[name]
-    return build(layout, seed).save(Path(folder))
+    return narrow(LAYOUTS[name]) if small else LAYOUTS[name]
 
 
 def narrow(layout: Layout) -> Layout:
@@ -226,6 +256,16 @@ def narrow(layout: Layout) -> Layout:
         unet |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 32 + 6 * 8}
     vae = {**layout.vae, "block_out_channels": [8, 16, 32, 32], "norm_num_groups": 4}
     return replace(layout, unet=unet, vae=vae, text=text, vocabulary=1000)
+
+
+def _fill_at_random(part: nn.Module) -> None:
+    """Weights that neither vanish nor explode; quicker than each layer's own way to begin."""
+    for name, weight in part.requires_grad_(False).named_parameters():
+        if weight.dim() > 1:
+            bound = weight[0].numel() ** -0.5
+            weight.uniform_(-bound, bound)
+        else:
+            weight.fill_(1.0 if name.endswith("weight") else 0.0)
 
 
 def _write_tokenizer(folder: Path, vocabulary: int, padding: str) -> None:

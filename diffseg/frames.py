@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import SegmentConfig
-from diffseg.types import Float
+from diffseg.types import Float, Int
 
 STEP = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
 ASPECT = 4.0  # beyond it an image is squashed: a strip would leave the short side with no cells to tell apart
@@ -90,7 +90,7 @@ def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
     top, left, height, width = frame.crop
     part = image[top : top + height, left : left + width]
     pixels = _average(part, frame.model) if frame.antialias else _sample(part, frame.model)
-    return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
+    return pixels.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
 
 
 def _multiples(length: float) -> tuple[int, int]:
@@ -103,12 +103,10 @@ def _centre_square(size: Size) -> Box:
     return (size[0] - side) // 2, (size[1] - side) // 2, side, side
 
 
-def _average(image: np.ndarray, size: Size) -> Float[Tensor, "H W 3"]:
+def _average(image: np.ndarray, size: Size) -> Int[Tensor, "H W 3"]:
     """Triangle filter as wide as a target pixel, in integers: the same bytes on every processor."""
-    if image.shape[:2] == size:
-        return torch.from_numpy(image.astype(np.float32))
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(resized, dtype=np.float32))
+    return torch.from_numpy(np.array(resized))
 
 
 def _sample(image: np.ndarray, size: Size) -> Float[Tensor, "H W 3"]:

@@ -1,0 +1,140 @@
+"""`diffseg bench`: how long each stage takes on this machine, and how far that is from what it could do."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from diffseg.backends import Backend
+    from jobs.stages import Measured
+
+Model = Annotated[str | None, typer.Option("--model", help="The model to time: a name, hub id, folder or URL.")]
+RandomWeights = Annotated[
+    str | None, typer.Option("--random-weights", help="Time the layout of a named model without its download.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile have the model first.")]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each stage; the median counts.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
+
+
+def bench(
+    model: Model = None,
+    random_weights: RandomWeights = None,
+    batch_size: options.BatchSize = None,
+    dtype: options.Dtype = None,
+    compile: Compile = False,
+    image_size: options.ImageSize = None,
+    mode: options.Mode = None,
+    repeats: Repeats = 5,
+    device: Device = None,
+    json: options.Json = False,
+) -> None:
+    """Time each stage of labelling an image against the machine's own limit."""
+    from pipeline.config import read_config
+    from pipeline.errors import ConfigError
+
+    if (model is None) == (random_weights is None):
+        raise ConfigError("bench times one model: give --model M, or --random-weights with a name such as sd1.5")
+    flags = {"mode": mode, "dtype": dtype, "compile": compile, "image_size": image_size}
+    settings, _ = read_config(None, flags, {})
+    from diffseg.backends import Backend
+    from diffseg.checkpoints import random_backend
+    from jobs.stages import measure
+
+    try:
+        backend = (
+            Backend.load(model, settings, device) if model else random_backend(random_weights or "", settings, device)
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    measured = measure(backend, batch_size or backend.batch_size(), repeats, structured=model is None)
+    if json:
+        console.say_json(as_dict(backend, measured))
+    else:
+        show(backend, measured)
+
+
+def as_dict(backend: "Backend", measured: "Measured") -> dict[str, Any]:
+    """Everything measured, with units in the names."""
+    import platform
+
+    import torch
+
+    limits, total = measured.limits, device_seconds(measured)
+    name = torch.cuda.get_device_name(backend.device) if backend.device.type == "cuda" else platform.processor()
+    return {
+        "model": backend.files.name,
+        "device": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": backend.config.dtype,
+        "compile": backend.config.compile,
+        "mode": backend.config.mode,
+        "image_size": backend.config.image_size,
+        "batch_size": measured.batch_size,
+        "images_per_s": 1 / measured.whole,
+        "ms_per_image": 1e3 * measured.whole,
+        "core_share": sum(stage.seconds for stage in measured.stages if is_core(stage.name)) / total,
+        "peak_bytes": measured.peak_bytes,
+        "limits": {"model_flop_s": limits.model_flop_s, "core_flop_s": limits.core_flop_s, "byte_s": limits.byte_s},
+        "decode_12_megapixels_ms": 1e3 * measured.large_decode,
+        "decode_12_megapixels_cores": measured.large_decode / measured.whole,
+        "stages": [
+            {
+                "name": stage.name,
+                "ms": 1e3 * stage.seconds,
+                "share": None if stage.host else stage.seconds / total,
+                "tflop": stage.flop / 1e12,
+                "tflop_s": stage.flop / stage.seconds / 1e12 if stage.flop and stage.seconds > 0 else None,
+                "times_limit": _over(stage.seconds, stage.limit(limits)),
+                "cores": stage.seconds / measured.whole if stage.host else None,
+            }
+            for stage in measured.stages
+        ],
+    }
+
+
+def is_core(name: str) -> bool:
+    """The stages after capture."""
+    return name in ("aggregate", "merge", "argmax", "clean")
+
+
+def device_seconds(measured: "Measured") -> float:
+    """Seconds an image of everything that does not hide beside the device."""
+    return sum(stage.seconds for stage in measured.stages if not stage.host)
+
+
+def show(backend: "Backend", measured: "Measured") -> None:
+    """A table for people."""
+    told = as_dict(backend, measured)
+    rows = [
+        [
+            stage["name"],
+            f"{stage['ms']:.2f}",
+            f"{stage['share']:.1%}" if stage["share"] is not None else f"beside it, {stage['cores']:.2f} cores",
+            f"{stage['tflop_s']:.2f}" if stage["tflop_s"] else "",
+            f"{stage['times_limit']:.1f} x" if stage["times_limit"] else "",
+        ]
+        for stage in told["stages"]
+    ]
+    title = f"{told['model']}, {told['dtype']}, {told['image_size']} px, batch {told['batch_size']}, {told['device']}"
+    console.table(title, ["stage", "ms an image", "share", "TFLOP/s", "of the limit"], rows)
+    limits = measured.limits
+    console.say(
+        f"limits measured here: {limits.model_flop_s / 1e12:.2f} TFLOP/s in {told['dtype']}, "
+        f"{limits.core_flop_s / 1e12:.2f} in the core, {limits.byte_s / 1e9:.1f} GB/s"
+    )
+    console.say(
+        f"pixels to label maps: {told['ms_per_image']:.1f} ms an image, {told['images_per_s']:.2f} images/s; "
+        f"peak memory {console.size(measured.peak_bytes)}"
+    )
+    console.say(
+        f"a JPEG of 12 megapixels takes {told['decode_12_megapixels_ms']:.0f} ms of one core: "
+        f"{told['decode_12_megapixels_cores']:.2f} cores keep this device busy"
+    )
+
+
+def _over(seconds: float, limit: float | None) -> float | None:
+    return seconds / limit if limit else None
