@@ -26,6 +26,11 @@ def verify(
     else:
         for fault in faults:
             console.say(fault)
+        repeated = sum(shard.repeated_keys or 0 for shard in checked)
+        if repeated:
+            console.say(
+                f"{repeated:,} samples repeat a key of their shard; each has its own row, told apart by its index"
+            )
         proved = f"{totals.rows:,} rows for as many samples in {totals.shards:,} shards, each exactly once"
         console.say(f"{len(faults)} faults in {ledger}" if faults else f"verified: {proved}")
     return 1 if faults else 0

@@ -1,10 +1,11 @@
 """The proof that a run is complete: every input sample has exactly one row, made from the input that was pinned."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
 
 from pipeline import table
-from pipeline.errors import CorruptShard, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
@@ -34,22 +35,25 @@ def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
 
 def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Checked:
     faults: list[str] = []
-    rows, failed = 0, dict[str, int]()
+    rows, failed = 0, Counter[str]()
     for number in sorted(state.windows):
+        window = state.windows[number]
         try:
-            footer = ledger.footer(state.windows[number])
-        except (ValueError, PipelineError) as error:
+            footer = ledger.footer(window)
+            faults += _footer_faults(ledger, shard, number, footer, last=number == max(state.windows))
+            faults += _row_faults(ledger, window, footer) if full else []
+        except (ValueError, FileNotFoundError, PipelineError) as error:
             faults.append(str(error))
             continue
-        faults += _footer_faults(ledger, shard, number, footer, last=number == max(state.windows))
-        faults += _row_faults(ledger, state.windows[number], footer) if full else []
         rows += footer.rows
-        for status, count in footer.failed.items():
-            failed[status] = failed.get(status, 0) + count
+        failed.update(footer.failed)
     faults += _end_faults(ledger, shard, state, rows)
+    repeated = None
     if full and not faults:
-        faults += _source_faults(ledger, shard, state)
-    return Checked(shard, len(state.windows), rows, failed, tuple(faults))
+        fault, repeated = _compare_with_source(ledger, shard, state)
+        faults += [fault] if fault else []
+    retries = sum(window.generation for window in state.windows.values())
+    return Checked(shard, len(state.windows), rows, dict(failed), tuple(faults), retries, repeated)
 
 
 def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: table.Footer, last: bool) -> list[str]:
@@ -68,7 +72,10 @@ def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: table.Foot
 
 def _row_faults(ledger: Ledger, window: WindowObject, footer: table.Footer) -> list[str]:
     with ledger.store.reader(window.name, window.size) as stream:
-        records = table.read_records(stream)
+        try:
+            records = table.read_records(stream)
+        except ValueError as error:
+            return [f"{window.name}: {error}"]
     indices = [record.index for record in records]
     if indices != list(range(footer.first_index, footer.first_index + footer.rows)):
         return [f"{window.name}: indices are not {footer.first_index} onwards"]
@@ -78,7 +85,10 @@ def _row_faults(ledger: Ledger, window: WindowObject, footer: table.Footer) -> l
 
 
 def _end_faults(ledger: Ledger, shard: Shard, state: ShardState, rows: int) -> list[str]:
-    end = ledger.end(shard.id) if state.ended else None
+    try:
+        end = ledger.end(shard.id) if state.ended else None
+    except PipelineError as error:
+        return [str(error)]
     if end is None:
         return [f"{shard.url}: not read to its end"]
     faults = [
@@ -96,20 +106,24 @@ def _end_faults(ledger: Ledger, shard: Shard, state: ShardState, rows: int) -> l
     return faults
 
 
-def _source_faults(ledger: Ledger, shard: Shard, state: ShardState) -> list[str]:
-    columns = ("index", "key")
+def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[str | None, int]:
+    """The first place where rows and the shard's own bytes differ, and how many keys repeat."""
+    seen, repeated = set[int](), 0
     windows = (state.windows[number] for number in sorted(state.windows))
-    rows = (row for window in windows for row in _rows(ledger, window, columns))
+    rows = (row for window in windows for row in _rows(ledger, window, ("index", "key")))
     try:
-        samples = read_shard(shard, image_key=ledger.run.image_key)
+        samples = read_shard(shard, image_key=ledger.run.image_key, whole=False)
         for sample, row in zip_longest(samples, rows):
             if sample is None or row is None or (sample.index, sample.key) != (row["index"], row["key"]):
                 found = "nothing" if sample is None else f"sample {sample.index} ({sample.key})"
                 said = "nothing" if row is None else f"row {row['index']} ({row['key']})"
-                return [f"{shard.url}: the source has {found} where the labels have {said}"]
-    except (CorruptShard, PipelineError) as error:
-        return [f"{shard.url}: {error}"]
-    return []
+                return f"{shard.url}: the source has {found} where the labels have {said}", repeated
+            mark = hash(sample.key)
+            repeated += mark in seen
+            seen.add(mark)
+    except (ValueError, FileNotFoundError, PipelineError) as error:
+        return f"{shard.url}: {error}", repeated
+    return None, repeated
 
 
 def _rows(ledger: Ledger, window: WindowObject, columns: tuple[str, ...]) -> Iterator[dict[str, object]]:

@@ -6,8 +6,9 @@ _SUCCESS.<n>           the totals; n rises when a finished run is extended or re
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from pipeline import table
 from pipeline.ledger import Ledger
@@ -26,6 +27,8 @@ class Checked:
     rows: int
     failed: dict[str, int]
     faults: tuple[str, ...]
+    retries: int = 0  # times that windows were labelled again (`--retry-failed`)
+    repeated_keys: int | None = None  # samples whose key came before in the same shard; None: not looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
             "windows": c.windows,
             "rows": c.rows,
             "failed": sum(c.failed.values()),
+            "retries": c.retries,
         }
         for c in checked
     ]
@@ -77,13 +81,21 @@ def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
     generation = _generations(ledger) - 1
     if generation < 0:
         return None
-    listed = table.decode_rows(ledger.store.get(f"manifest.{generation}.parquet"))
-    windows = {row["shard"]: row["windows"] for row in listed}
-    whole = windows.keys() == ledger.shards.keys() and all(
-        shard in states and states[shard].ended and states[shard].windows.keys() == set(range(count))
-        for shard, count in windows.items()
-    )
-    return Totals(**json.loads(ledger.store.get(f"{SUCCESS}{generation}"))) if whole else None
+    try:
+        listed = table.decode_rows(ledger.store.get(f"manifest.{generation}.parquet"))
+    except FileNotFoundError:
+        return None
+    if {row["shard"] for row in listed} != ledger.shards.keys():
+        return None
+    if not all(_stands(row, states.get(row["shard"], ShardState())) for row in listed):
+        return None
+    return Totals(**json.loads(ledger.store.get(f"{SUCCESS}{generation}")))
+
+
+def _stands(row: Mapping[str, Any], state: ShardState) -> bool:
+    there = state.windows
+    whole = state.ended and there.keys() == set(range(row["windows"]))
+    return whole and sum(window.generation for window in there.values()) == row["retries"]
 
 
 def _generations(ledger: Ledger) -> int:

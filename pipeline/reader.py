@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
-from pipeline import images, storage
+from pipeline import folders, images, storage, table
 from pipeline.errors import CorruptShard, ShardChanged, StorageError
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
 from pipeline.tars import read_samples
@@ -22,8 +22,14 @@ def read_shard(
     source = shard.source or shard.url
 
     def samples() -> Iterator[RawSample]:
+        if folders.is_folder(shard.url):
+            yield from folders.read_folder(source, first=first)
+            return
         with storage.open_ranged(source, shard.size) as stream:
-            yield from read_samples(stream, shard.url, first=first, image_key=image_key, whole=whole)
+            if shard.url.lower().endswith(".parquet"):
+                yield from table.read_images(stream, shard.url, first=first, column=image_key)
+            else:
+                yield from read_samples(stream, shard.url, first=first, image_key=image_key, whole=whole)
 
     _same_version(shard, source)
     try:
@@ -52,7 +58,7 @@ def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) ->
 
 def _same_version(shard: Shard, source: str) -> None:
     try:
-        now = storage.stat(source)
+        now = folders.stat_folder(source) if folders.is_folder(shard.url) else storage.stat(source)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ShardChanged(f"{shard.url}: gone since the run began") from error
     if (now.size, now.etag) != (shard.size, shard.etag):

@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 
 from braceexpand import braceexpand
 
-from pipeline import storage
+from pipeline import folders, storage
 from pipeline.errors import ConfigError
 from pipeline.records import Shard
 
 LIST_SUFFIXES = (".txt", ".list")
+PARQUET_SUFFIX = ".parquet"
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 
 
@@ -27,13 +28,23 @@ def pin(patterns: Iterable[str]) -> list[Shard]:
     entries: dict[str, storage.Entry] = {}
     for pattern in patterns:
         for entry in _expand(pattern, depth=0):
-            entries.setdefault(storage.canonical(entry.url), entry)
+            known = entries.setdefault(_identity(entry), entry)
+            if (known.size, known.etag) != (entry.size, entry.etag):
+                raise ConfigError(
+                    f"{storage.redact(entry.url)}: two shards that differ only in the query of their URL, which is "
+                    "not recorded; give them different paths"
+                )
     if not entries:
         raise ConfigError("no shards given: name tar files, globs or braces, for example 'photos-{00000..00009}.tar'")
     return [
         Shard(id=shard_id(url), url=url, size=entry.size, etag=entry.etag, source=entry.url)
         for url, entry in entries.items()
     ]
+
+
+def _identity(entry: storage.Entry) -> str:
+    """The canonical URL; that of a folder ends in a slash."""
+    return storage.canonical(entry.url) + ("/" if folders.is_folder(entry.url) else "")
 
 
 def shard_id(canonical_url: str) -> str:
@@ -77,15 +88,17 @@ def _stat(url: str) -> storage.Entry:
     except FileNotFoundError as error:
         raise ConfigError(f"{storage.redact(url)}: no such shard") from error
     except IsADirectoryError as error:
-        raise ConfigError(
-            f"{storage.redact(url)}: a folder; name its shards, for example {url.rstrip('/')}/*.tar"
-        ) from error
+        if files := folders.images_in(url):
+            return folders.as_shard(url, files)
+        example = f"{storage.redact(url).rstrip('/')}/*.tar"
+        raise ConfigError(f"{storage.redact(url)}: a folder without images; name its shards: {example}") from error
 
 
 def _checked(entry: storage.Entry) -> storage.Entry:
     name = storage.redact(entry.url).lower()
-    if not name.endswith(SHARD_SUFFIXES):
-        raise ConfigError(f"{storage.redact(entry.url)}: not a shard; possible are {', '.join(SHARD_SUFFIXES)}")
+    if not (folders.is_folder(name) or name.endswith((*SHARD_SUFFIXES, PARQUET_SUFFIX))):
+        possible = ", ".join((*SHARD_SUFFIXES, PARQUET_SUFFIX))
+        raise ConfigError(f"{storage.redact(entry.url)}: not a shard; possible are {possible} and folders of images")
     return entry
 
 

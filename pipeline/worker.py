@@ -105,12 +105,13 @@ class Worker:
 
     def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
         window, image_key = self.ledger.run.window, self.ledger.run.image_key
+        whole = bool(self.ledger.run.also)  # only then is more wanted of a sample than its image
         for task in tasks:
             first = task.first_window * window
             stop = None if task.last_window is None else (task.last_window + 1) * window
             count = 0
             try:
-                for raw in read_shard(task.shard, first=first, image_key=image_key):
+                for raw in read_shard(task.shard, first=first, image_key=image_key, window=window, whole=whole):
                     if stop is not None and raw.index >= stop:
                         break
                     count = raw.index + 1
