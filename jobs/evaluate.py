@@ -1,5 +1,7 @@
 """`diffseg evaluate`: a run, or a baseline, against the truth, by the field's protocols."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
@@ -61,6 +63,8 @@ def evaluate(
         raise ConfigError(f"--matching takes image, or dataset where the truth has classes, got {matching!r}")
     if gallery and methods[0] == HUMANS:
         raise ConfigError("--gallery shows a run or a baseline, and only humans are measured")
+    _refuse_unwritable(table)
+    _refuse_unwritable(gallery)
     scorer = Scorer(rules, methods, tables=matching == "dataset")
     data = open_truth(truth, rules, member=truth_key, listed=listed)
     runs = {name: Predictions(Ledger.open(where), rules, categories=scorer.tables) for name, where in urls.items()}
@@ -94,7 +98,6 @@ class _Ticker:
 
 def _write(output: str, data: bytes) -> None:
     """A file or object that appears whole. Raises ConfigError where it cannot be written."""
-    from pipeline.errors import ConfigError
     from pipeline.storage import protocol_of
     from pipeline.store import Store
 
@@ -103,15 +106,34 @@ def _write(output: str, data: bytes) -> None:
         Store(folder).replace(name, data)
         console.note(f"wrote {output}")
         return
+    with _draft(output) as (draft, target):
+        draft.write_bytes(data)
+        draft.replace(target)
+    console.note(f"wrote {output}")
+
+
+def _refuse_unwritable(output: str | None) -> None:
+    """Raises ConfigError now rather than after an hour of measuring."""
+    from pipeline.storage import protocol_of
+
+    if output is not None and protocol_of(output) == "file":
+        with _draft(output) as (draft, _):
+            draft.touch()
+
+
+@contextmanager
+def _draft(output: str) -> Iterator[tuple[Path, Path]]:
+    """A local file aside, and where it goes. Raises ConfigError where it cannot be written."""
+    from pipeline.errors import ConfigError
+
     target = Path(output.removeprefix("file://")).expanduser()
     draft = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
-        draft.replace(target)
+        yield draft, target
+        draft.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"{target}: {error.strerror or error}") from error
-    console.note(f"wrote {output}")
 
 
 def _report(done: "Evaluation", rules: "Protocol") -> None:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from diffseg.types import Integer
 from pipeline import shards, storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, CorruptShard, ShardChanged
 from pipeline.protocols import Protocol
 from pipeline.reader import read_shard
+from pipeline.records import RawSample, Shard
 from pipeline.store import Store
 from pipeline.tars import IMAGE_EXTENSIONS
 
@@ -61,7 +62,8 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
 
     source: shards (tars, globs, braces, a text file of them) or a folder. member: the extension that holds the label
     map, where a sample has several PNGs and one counts. listed: a text file with the keys to measure, one a line.
-    Raises ConfigError where nothing is found, or the list that belongs to a published folder is missing.
+    Raises ConfigError where nothing is found, where the list that belongs to a published folder is missing, and while
+    reading where a shard is damaged.
     """
     keys = None if listed is None else _read_list(listed)
     if not _names_shards(source):
@@ -69,12 +71,20 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
     pinned = shards.pin([source])
 
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
-        for raw in (raw for shard in pinned for raw in read_shard(shard)):
+        for raw in (raw for shard in pinned for raw in _read_whole(shard)):
             key = protocol.key_of(raw.key)
             if wanted is None or key in wanted:
                 yield _sample(key, raw.members, member, lambda data: data)
 
     return Truth(samples, keys)
+
+
+def _read_whole(shard: Shard) -> Iterator[RawSample]:
+    """A figure over a part of the truth would be another figure: damage is an error here."""
+    try:
+        yield from read_shard(shard)
+    except (CorruptShard, ShardChanged) as error:
+        raise ConfigError(f"{shard.url}: the truth is not whole: {error}") from error
 
 
 def decode_truth(data: bytes, protocol: Protocol) -> Integer[np.ndarray, "H W"]:

@@ -434,6 +434,23 @@ def test_an_empty_run_no_run_and_no_truth_are_refused(simple, tmp_path, capsys):
     assert "nothing to measure: name a run, or --baseline" in refused(capsys, "--truth", truth)
 
 
+def test_a_truth_cut_short_is_refused_rather_than_measured_in_part(simple, tmp_path, capsys):
+    run, truth = simple
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(Path(truth).read_bytes()[:700])
+
+    assert f"{cut}: the truth is not whole" in refused(capsys, run, "--truth", str(cut))
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(simple, tmp_path, capsys):
+    run, _ = simple
+    (tmp_path / "file").write_text("")
+
+    for option in ("--table", "--gallery"):
+        line = refused(capsys, run, "--truth", "never-read.tar", option, str(tmp_path / "file" / "out"))
+        assert f"{tmp_path}/file" in line
+
+
 def test_only_humans_make_no_gallery(simple, tmp_path, capsys):
     _, truth = simple
 
