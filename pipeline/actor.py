@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.errors import ConfigError
-from pipeline.pool import Desk, FalseStarts, Report, Station
+from pipeline.pool import STALL_S, Desk, FalseStarts, Report, Station, hung
 from pipeline.records import Outcome, ShardTask
 from pipeline.worker import WorkerSettings, build_worker
 
@@ -80,7 +80,9 @@ class RayPool:
         settings: WorkerSettings,
         workers: int | None = None,
         actor_class: type[LabelActor] = LabelActor,
+        stall_s: float = STALL_S,
     ) -> None:
+        self._stall_s = stall_s
         gpus = cluster.gpus
         self.workers = workers or gpus or cluster.cpus
         if gpus and self.workers > gpus:
@@ -113,24 +115,37 @@ class RayPool:
 
     def wait(self) -> list[Outcome]:
         """What happened, after a second at most."""
-        answered, _ = ray.wait(list(self._desks), num_returns=1, timeout=EXCHANGE_S)
+        answered, silent = ray.wait(list(self._desks), num_returns=1, timeout=EXCHANGE_S)
         outcomes: list[Outcome] = []
         for answer in answered:
             desk, actor = self._desks.pop(answer)
             try:
                 report: Report = ray.get(answer)
             except RayError as error:
-                report = Report((), desk.labelled, False, ended=f"{type(error).__name__}: {_first_line(error)}")
-            outcomes += desk.take(report)
-            if report.ended is None:
-                self._ask(desk, actor)
+                outcomes += self._replace(desk, actor, f"{type(error).__name__}: {_first_line(error)}")
                 continue
-            outcomes += desk.lose(report.ended)
-            ray.kill(actor)
-            self._gone += desk.labelled
-            self._starts.note(desk, report.ended, report.hopeless)
-            self._spawn()
+            outcomes += desk.take(report)
+            if report.ended is not None:
+                outcomes += self._replace(desk, actor, report.ended, report.hopeless)
+            elif desk.hangs(report, self._stall_s):
+                outcomes += self._replace(desk, actor, hung(report.still_s))
+            else:
+                self._ask(desk, actor)
+        for answer in silent:
+            desk, actor = self._desks[answer]
+            if desk.hangs(None, self._stall_s):
+                del self._desks[answer]
+                outcomes += self._replace(desk, actor, "no answer")
         return outcomes
+
+    def _replace(self, desk: Desk, actor: Any, reason: str, hopeless: bool = False) -> list[Outcome]:
+        """A worker is gone, or must go: what it held comes back, and another takes its place."""
+        ray.kill(actor)
+        self._gone += desk.labelled
+        lost = desk.lose(reason)
+        self._starts.note(desk, reason, hopeless)
+        self._spawn()
+        return lost
 
     def close(self) -> None:
         """Kill every actor; what was not committed is labelled again by whoever resumes."""

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from pipeline import breaker
 from pipeline.errors import Drained, Stopped, StorageFull, WorkerLost
 from pipeline.ledger import Ledger
 from pipeline.pool import Pool
@@ -28,7 +29,7 @@ def drive(
     A task that comes back unfinished is cut down to the windows that are still missing; it counts as another attempt
     only where none of its windows came in since the last. tally: kept up to date, so that a caller who is interrupted
     knows as much. tick: called at least once a second.
-    Raises Stopped where storage is full, PipelineError where no worker can start.
+    Raises Stopped where storage is full or the labels are worthless, PipelineError where no worker can start.
     """
     pending = deque(tasks)
     in_flight: Counter[str] = Counter()  # tasks by shard
@@ -43,6 +44,7 @@ def drive(
             match outcome:
                 case Receipt():
                     tally.note(outcome)
+                    breaker.check(tally)
                     progressed.add(outcome.shard)
                 case TaskDone(task=task):
                     in_flight[task.shard.id] -= 1

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Protocol
 
 from pipeline.errors import Drained, PipelineError, WorkerLost
@@ -15,6 +16,7 @@ from pipeline.records import Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.worker import Worker
 
 DRAINED = "drained"  # how a worker ends that was asked to leave
+STALL_S = 900.0  # seconds without a sample, a byte or a commit after which a worker that has work counts as hung
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
 MAX_FALSE_STARTS = 3  # workers that die before they are ready, none having been: the machine or the model is at fault
 
@@ -54,6 +56,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
     labelled: int
     ready: bool  # the model is loaded
+    still_s: float  # seconds since anything moved, the model's loading included
     ended: str | None = None
     hopeless: bool = False
 
@@ -68,12 +71,15 @@ class Station:
         self._draining = False
         self._ended: str | None = None
         self._hopeless = False
+        self._began = monotonic()
         threading.Thread(target=self._work, args=(build,), daemon=True, name="worker").start()
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """Give tasks, get what has happened since; waits up to wait_s for something to happen."""
         for task in tasks:
             self._tasks.put(task)
+        if tasks and self._worker:
+            self._worker.moved = monotonic()  # what it did not have to do does not count as standing still
         ended = self._ended  # read before the outcomes: what came first is then among them
         outcomes: list[Outcome] = []
         try:
@@ -82,7 +88,14 @@ class Station:
         except queue.Empty:
             pass
         worker = self._worker
-        return Report(tuple(outcomes), worker.labelled if worker else 0, worker is not None, ended, self._hopeless)
+        return Report(
+            outcomes=tuple(outcomes),
+            labelled=worker.labelled if worker else 0,
+            ready=worker is not None,
+            still_s=monotonic() - (worker.moved if worker else self._began),
+            ended=ended,
+            hopeless=self._hopeless,
+        )
 
     def drain(self) -> None:
         """Begin no new window; the worker ends when the one at hand is committed."""
@@ -120,6 +133,12 @@ class Desk:
     unsent: list[ShardTask] = field(default_factory=list)
     labelled: int = 0
     ready: bool = False
+    asked: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
+
+    def hangs(self, report: Report | None, stall_s: float) -> bool:
+        """Whether a worker with work in its hands has stopped moving, or (no report) answering."""
+        still = monotonic() - self.asked if report is None else report.still_s
+        return bool(self.held) and still > stall_s
 
     def free(self) -> int:
         """How many more tasks it may hold."""
@@ -133,6 +152,7 @@ class Desk:
     def send(self) -> list[ShardTask]:
         """What goes out now."""
         sent, self.unsent = self.unsent, []
+        self.asked = monotonic()
         return sent
 
     def take(self, report: Report) -> list[Outcome]:
@@ -148,6 +168,11 @@ class Desk:
         lost, self.held, self.unsent = self.held, [], []
         kind = Drained.__name__ if reason == DRAINED else WorkerLost.__name__
         return [ShardFailure(task, kind, f"{self.name}: {reason}", retryable=True) for task in lost]
+
+
+def hung(still_s: float) -> str:
+    """How the loss of a hung worker is named."""
+    return f"nothing moved for {still_s:.0f} s"
 
 
 class FalseStarts:
@@ -168,8 +193,9 @@ class FalseStarts:
 class LocalPool:
     """Workers in threads of this process: for tests, and for machines without Ray."""
 
-    def __init__(self, build: Callable[[], Worker], workers: int = 1) -> None:
+    def __init__(self, build: Callable[[], Worker], workers: int = 1, stall_s: float = STALL_S) -> None:
         self._build = build
+        self._stall_s = stall_s
         self._starts = FalseStarts()
         self._gone = 0  # samples labelled by workers that have ended
         self._desks = [(Desk(f"worker {i}"), Station(build)) for i in range(workers)]
@@ -193,9 +219,12 @@ class LocalPool:
         for place, (desk, station) in enumerate(self._desks):
             report = station.exchange(desk.send(), 0.2 / len(self._desks))
             outcomes += desk.take(report)
-            if report.ended is not None:
-                outcomes += desk.lose(report.ended)
-                self._starts.note(desk, report.ended, report.hopeless)
+            ended = report.ended
+            if ended is None and desk.hangs(report, self._stall_s):
+                ended = hung(report.still_s)  # a thread cannot be killed: it is left behind, and late commits lose
+            if ended is not None:
+                outcomes += desk.lose(ended)
+                self._starts.note(desk, ended, report.hopeless)
                 self._gone += desk.labelled
                 self._desks[place] = (Desk(desk.name), Station(self._build))
         return outcomes

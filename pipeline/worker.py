@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TypeAlias
 
 from pipeline.books import Books, TaskEnd, WindowWork
@@ -68,11 +68,13 @@ class Worker:
         self.decode_threads = max(1, min(4, len(os.sched_getaffinity(0)) - 1))
         self.books = Books(ledger)
         self.labelled = 0  # samples gone through, ever: progress between commits
+        self.moved = monotonic()  # when a stage last finished something
         self.draining = threading.Event()  # set: no new window begins
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values."""
         for outcome in map_ahead(lambda step: step(), self._steps(tasks), depth=2):
+            self.moved = monotonic()
             if outcome is not None:
                 yield outcome
 
@@ -80,6 +82,7 @@ class Worker:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
         for task, item in self._decoded(tasks):
+            self.moved = monotonic()
             number = None if isinstance(item, TaskEnd) else item.raw.index // self.ledger.run.window
             if work and work.number != number:
                 if _is_whole(item):
@@ -107,6 +110,7 @@ class Worker:
         window, image_key = self.ledger.run.window, self.ledger.run.image_key
         whole = bool(self.ledger.run.also)  # only then is more wanted of a sample than its image
         for task in tasks:
+            self.moved = monotonic()
             first = task.first_window * window
             stop = None if task.last_window is None else (task.last_window + 1) * window
             count = 0
@@ -142,6 +146,7 @@ class Worker:
         for record in label(self.segmenter, work.task, batch):
             work.records[record.index] = record
         work.seconds += perf_counter() - began
+        self.moved = monotonic()
         self.labelled += len(batch)
 
 

@@ -1,15 +1,18 @@
 """The driver: one loop that ends, with every window on storage or a record of why not."""
 
+import re
+import threading
 from collections import Counter
 
 import pytest
 
+from pipeline import breaker
 from pipeline.audit import audit
 from pipeline.driver import drive
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
-from pipeline.pool import LocalPool
+from pipeline.pool import Desk, LocalPool, Report
 from pipeline.records import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.tally import Tally
 from pipeline.worker import Worker
@@ -187,3 +190,48 @@ def test_a_shard_whose_end_is_missing_is_read_again(ledger):
     assert done == TaskDone(ShardTask(shard, 0, 2))
     drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), Tally())
     assert complete(ledger)
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_windows_are_made_elsewhere(ledger, build):
+    made, release = [], threading.Event()
+
+    def hanging():
+        worker = build()
+        made.append(worker)
+        if len(made) == 1:
+            worker.segmenter.segment = lambda images: release.wait(60)
+        return worker
+
+    pool, tally = LocalPool(hanging, stall_s=1.0), Tally()
+    drive(ledger, pool, ledger.missing(), tally)
+    release.set()
+    pool.close()
+
+    assert complete(ledger)
+    assert tally.lost_workers >= 1
+    assert len(made) == 2
+
+
+def test_a_worker_without_work_never_counts_as_hung(build):
+    desk = Desk("idle")
+    assert not desk.hangs(Report((), 0, True, still_s=1e9), stall_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "failed", "single", "reason"),
+    [
+        (999, 999, 0, None),
+        (1000, 499, 0, None),
+        (1000, 501, 0, "501 of the first 1000 rows have no labels (501 model_nan), for example s k: NaN"),
+        (2000, 0, 1800, None),
+        (2000, 0, 1801, "1801 of the first 2000 label maps are one segment"),
+    ],
+)
+def test_the_breaker_stops_a_run_of_worthless_labels_from_the_first_thousand_on(rows, failed, single, reason):
+    tally = Tally()
+    tally.note(Receipt("s", 0, rows, (("model_nan", failed),), 1, 0.1, single=single, example="k: NaN"))
+    if reason is None:
+        breaker.check(tally)
+    else:
+        with pytest.raises(Stopped, match=re.escape(reason)):
+            breaker.check(tally)
