@@ -5,7 +5,8 @@ Goes in: a UNet about to run. Comes out: one map per level, to which each layer 
 Letters: B images, H heads, n cells of a level, d channels of a head.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class AttentionMaps:
 class AttentionStore:
     """The running means of one forward pass, one a level."""
 
-    def __init__(self, layers: dict[int, int]) -> None:
+    def __init__(self, layers: Mapping[int, int]) -> None:
         self.layers = layers  # of each depth, the halvings of the latent
         self.means: dict[int, Tensor] = {}
 
@@ -83,31 +84,30 @@ class Recorder:
 @contextmanager
 def capture_attention(unet: nn.Module) -> Iterator[AttentionStore]:
     """Record attention while the block runs, then leave the model as it was."""
-    model: Any = unet
-    original = dict(model.attn_processors)
-    depths = {name: depth_of(name, len(model.down_blocks)) for name in original if ".attn1." in name}
-    layers: dict[int, int] = {}
-    for depth in depths.values():
-        layers[depth] = layers.get(depth, 0) + 1
-    store = AttentionStore(layers)
-    recorders = {name: Recorder(store, depth) for name, depth in depths.items()}
+    sites = attention_sites(unet)
+    originals = [layer.processor for _, layer in sites]
+    store = AttentionStore(Counter(depth for depth, _ in sites))
     try:
-        model.set_attn_processor(original | recorders)
+        for depth, layer in sites:
+            layer.set_processor(Recorder(store, depth))
         yield store
     finally:
-        model.set_attn_processor(original)
+        for (_, layer), original in zip(sites, originals, strict=True):
+            layer.set_processor(original)
 
 
-def depth_of(name: str, blocks: int) -> int:
-    """How often the latent was halved where this layer works."""
-    part, index = name.split(".")[:2]
-    match part:
-        case "down_blocks":
-            return int(index)
-        case "up_blocks":
-            return blocks - 1 - int(index)
-        case _:
-            return blocks - 1
+def attention_sites(unet: nn.Module) -> list[tuple[int, Any]]:
+    """Every self-attention of a UNet in the order it runs, with how often the latent was halved there."""
+    model: Any = unet
+    deepest = len(model.down_blocks) - 1
+    blocks = [*enumerate(model.down_blocks), (deepest, model.mid_block)]
+    blocks += [(deepest - place, block) for place, block in enumerate(model.up_blocks)]
+    return [
+        (depth, inner.attn1)
+        for depth, block in blocks
+        for transformer in getattr(block, "attentions", ())
+        for inner in transformer.transformer_blocks
+    ]
 
 
 def cut_after_last_attention(unet: nn.Module) -> None:

@@ -223,7 +223,7 @@ def random_backend(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for part in (unet, vae):
-            _fill_at_random(part.to_empty(device=device or "cpu"))
+            fill_at_random(part.to_empty(device=device or "cpu"))
         hidden = torch.randn(1, CONTEXT, layout.unet["cross_attention_dim"])
         pooled = torch.randn(1, layout.text[1]["projection_dim"]) if len(layout.text) == 2 else None
     size = layout.unet["sample_size"] * LATENT_SCALE
@@ -258,7 +258,7 @@ def narrow(layout: Layout) -> Layout:
     return replace(layout, unet=unet, vae=vae, text=text, vocabulary=1000)
 
 
-def _fill_at_random(part: nn.Module) -> None:
+def fill_at_random(part: nn.Module) -> None:
     """Weights that neither vanish nor explode; quicker than each layer's own way to begin."""
     for name, weight in part.requires_grad_(False).named_parameters():
         if weight.dim() > 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -142,8 +142,7 @@ def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool
     if structured:
         maps = structured_maps(maps, batch_size)
     core_stages = _core_stages(backend.config, maps, planned, clock)
-    answering: Model = Structured(backend, maps) if structured else backend
-    dressed = DiffSeg(answering, batch_size)
+    dressed = DiffSeg(cast(Model, Structured(backend, maps) if structured else backend), batch_size)
     (whole,) = clock(lambda: dressed.segment(photos))
     [result, *_] = dressed.segment(photos)
     host = Clock(torch.device("cpu"), repeats)

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffseg.attention import add_head_mean, attend_opaque, fused_attention, log_sum_exp
-from diffseg.capture import capture_attention, cut_after_last_attention, depth_of
+from diffseg.backends import attention_levels
+from diffseg.capture import capture_attention, cut_after_last_attention
 from diffseg.checkpoints import LAYOUTS, build, narrow
 
 torch.set_num_threads(1)
@@ -96,12 +97,10 @@ def test_the_unet_answers_the_same_to_the_bit_while_it_is_watched(name):
     with capture_attention(unet) as store:
         watched = unet(**given).sample
     assert torch.equal(watched, expected)
-    assert len(store.maps((16, 16)).levels) == len(
-        {depth_of(name, len(unet.down_blocks)) for name in attention_sites(unet)}
-    )
+    assert len(store.maps((16, 16)).levels) == len(attention_levels(layout.unet))
 
 
-def attention_sites(unet):
+def attention_names(unet):
     return [name for name, module in unet.named_modules() if name.endswith("attn1")]
 
 
@@ -109,7 +108,7 @@ def literal_levels(unet, given):
     """Every self-attention's own queries and keys, read by plain hooks, its softmax averaged with its level."""
     seen = {}
     hooks = []
-    for name in attention_sites(unet):
+    for name in attention_names(unet):
         for projection in ("to_q", "to_k"):
             module = unet.get_submodule(f"{name}.{projection}")
             keep = lambda module, args, output, place=(name, projection): seen.__setitem__(place, output)  # noqa: E731
@@ -118,7 +117,7 @@ def literal_levels(unet, given):
     for hook in hooks:
         hook.remove()
     by_cells = {}
-    for name in attention_sites(unet):
+    for name in attention_names(unet):
         count = unet.get_submodule(name).heads
         query, key = (seen[name, part].unflatten(-1, (count, -1)).transpose(1, 2) for part in ("to_q", "to_k"))
         by_cells.setdefault(query.shape[2], []).append(definition(query, key))
