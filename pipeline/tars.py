@@ -192,4 +192,5 @@ def _damage_named(stream: IO[bytes]) -> Iterator[None]:
         with compression.damage():
             yield
     except (tarfile.TarError, compression.Damaged) as error:
-        raise CorruptShard(str(error) or type(error).__name__, stream.tell()) from error
+        at = min(stream.tell(), stream.seek(0, io.SEEK_END))  # tarfile looks for a member where there is none any more
+        raise CorruptShard(str(error) or type(error).__name__, at) from error
