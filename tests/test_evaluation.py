@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
@@ -26,6 +27,7 @@ from diffseg.matching import Counts
 
 RECORDED = Path(__file__).parents[2] / "shared" / "reference" / "cases" / "hungarian.npz"
 
+unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 LEFT_RIGHT = np.array([[0, 0, 1, 1]] * 4)
 label_maps = arrays(np.int64, (6, 5), elements=st.integers(0, 3))
 truths = arrays(np.int64, (6, 5), elements=st.integers(-1, 3))
@@ -111,6 +113,7 @@ def test_segments_beyond_the_number_of_classes_cost_nothing_but_what_they_miss()
     assert (tp.tolist(), fp.tolist(), fn.tolist()) == ([1], [0], [15])
 
 
+@unhurried
 @given(prediction=label_maps, truth=truths)
 def test_no_other_assignment_finds_more_pixels(prediction, truth):
     tp, fp, fn, valid = hungarian_match(prediction, truth, 4)
@@ -178,11 +181,13 @@ def literal_covering(prediction, truth):
     return total / valid.sum()
 
 
+@unhurried
 @given(prediction=label_maps, truth=truths.filter(lambda t: (t >= 0).any()))
 def test_covering_is_its_definition(prediction, truth):
     assert covering(*overlaps(prediction, truth)) == pytest.approx(literal_covering(prediction, truth))
 
 
+@unhurried
 @given(prediction=label_maps, truth=truths.filter(lambda t: (t >= 0).any()))
 def test_the_adjusted_rand_index_is_that_of_scikit_learn(prediction, truth):
     valid = truth >= 0
@@ -230,6 +235,7 @@ def literal_boundary_f(prediction, truth, tolerance):
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
+@unhurried
 @given(prediction=truths, truth=truths, tolerance=st.sampled_from([0.0, 0.13, 0.2, 0.26, 0.3, 0.5, 2.0]))
 def test_boundary_f_is_its_definition(prediction, truth, tolerance):
     measured = boundary_f(Outline(prediction, tolerance), Outline(truth, tolerance))
@@ -237,10 +243,9 @@ def test_boundary_f_is_its_definition(prediction, truth, tolerance):
     assert measured == pytest.approx(literal_boundary_f(prediction, truth, tolerance))
 
 
+@unhurried
 @given(seed=st.integers(0, 9), reach=st.floats(0, 12))
 def test_near_is_the_distance_transform_cut_off(seed, reach):
-    from scipy.ndimage import distance_transform_edt
-
     mask = np.random.default_rng(seed).random((23, 17)) < 0.01
     mask[11, 8] = True
 
@@ -270,6 +275,7 @@ def test_a_boundary_moved_within_the_tolerance_is_the_same_boundary():
     assert boundary_f(far, truth) == 0
 
 
+@unhurried
 @given(truth=truths.filter(lambda t: (t >= 0).any()), other=label_maps)
 def test_the_truth_itself_scores_best(truth, other):
     perfect, score = score_image(np.maximum(truth, 0), [truth]), score_image(other, [truth])
