@@ -1,17 +1,18 @@
-"""What is known about each model, and the one doorway to diffusers.
+"""A model folder recognised by its own files, and the one doorway to diffusers, which reads or builds its parts.
 
-The table and `recognise` import no torch: a command that only plans reads them too. `Backend`, the model in memory,
-lives in `diffseg.model` and is reachable from here by name.
+Importing this needs no torch: a driver recognises models too. `Backend`, the model in memory, lives in `diffseg.model`
+and is reachable from here by name.
 """
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffseg.config import Dtype, SegmentConfig
+from diffseg.config import SegmentConfig
+from diffseg.specs import BACKENDS, BackendSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,73 +22,6 @@ if TYPE_CHECKING:
 
 OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, timestep, image_size, dtype
 LATENT_SCALE = 8  # image pixels a latent cell, in every family
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendSpec:
-    """One model as data; what it decides about labels are `config.ModelDefaults`.
-
-    levels: (side of the attention grid at `image_size`, self-attention layers on it), finest first.
-    """
-
-    name: str
-    repo: str | None
-    licence: str
-    image_size: int = 512  # pixels it was trained at
-    levels: tuple[tuple[int, int], ...] = ((64, 5), (32, 5), (16, 5), (8, 1))
-    context: int = 768  # width of the text embedding
-    added_conditions: bool = False  # pooled text and six sizes beside the prompt, as SDXL has it
-    vae_scaling: float = 0.18215
-    vae_upcast: bool = False  # the encoder overflows float16 and then runs in float32
-    thresholds: tuple[float, ...] = (1.1, 1.1, 1.1)  # published for SD 1.4 on COCO-Stuff; not tuned for the others
-    timestep: int = 300
-    dtype: Dtype = "bfloat16"  # its range fits every family; on a processor name float32, it has no fast bfloat16
-
-
-SD1_4 = BackendSpec(name="sd1.4", repo="CompVis/stable-diffusion-v1-4", licence="creativeml-openrail-m")
-SD2_BASE = replace(
-    SD1_4, name="sd2.1-base", repo="stabilityai/stable-diffusion-2-1-base", licence="openrail++", context=1024
-)
-SDXL = BackendSpec(
-    name="sdxl",
-    repo="stabilityai/stable-diffusion-xl-base-1.0",
-    licence="openrail++",
-    image_size=1024,
-    levels=((64, 10), (32, 60)),
-    context=2048,
-    added_conditions=True,
-    vae_scaling=0.13025,
-    vae_upcast=True,
-)
-BACKENDS: Mapping[str, BackendSpec] = {
-    spec.name: spec
-    for spec in (
-        SD1_4,
-        replace(SD1_4, name="sd1.5", repo="stable-diffusion-v1-5/stable-diffusion-v1-5"),
-        SD2_BASE,
-        replace(
-            SD2_BASE,
-            name="sd2.1",
-            repo="stabilityai/stable-diffusion-2-1",
-            image_size=768,
-            levels=((96, 5), (48, 5), (24, 5), (12, 1)),
-        ),
-        replace(SD2_BASE, name="sd-turbo", repo="stabilityai/sd-turbo", licence="stabilityai-community"),
-        SDXL,
-        replace(SDXL, name="ssd-1b", repo="segmind/SSD-1B", licence="apache-2.0", levels=((64, 8), (32, 26))),
-        BackendSpec(  # shipped in the package; its folder's diffseg.json has the last word
-            name="tiny",
-            repo=None,
-            licence="apache-2.0",
-            image_size=256,
-            levels=((32, 3), (16, 3), (8, 3), (4, 1)),
-            context=64,
-            thresholds=(0.4, 0.4, 0.4),
-            timestep=50,
-            dtype="float32",
-        ),
-    )
-}
 
 
 def recognise(files: "ModelFiles") -> BackendSpec:

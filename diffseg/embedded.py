@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from diffseg.checkpoints import TINY, Layout
 from diffseg.encoder import AUTOENCODER
+from diffseg.layouts import TINY, Layout
 
 LAYOUT: Layout = replace(
     TINY,
@@ -22,4 +22,4 @@ LAYOUT: Layout = replace(
     ),
     vae={"_class_name": "AutoencoderKL", **AUTOENCODER},
 )
-DEFAULTS: dict[str, Any] = {"thresholds": [0.35, 0.35, 0.35], "timestep": 50, "image_size": 256, "dtype": "float32"}
+DEFAULTS: dict[str, Any] = {"thresholds": [0.4, 0.4, 0.4], "timestep": 50, "image_size": 256, "dtype": "float32"}

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.backends import BackendSpec, read_encoder, read_prompt, read_unet, recognise
+from diffseg.backends import read_encoder, read_prompt, read_unet, recognise
 from diffseg.capture import AttentionMaps, capture_attention, cut_after_last_attention
 from diffseg.config import SegmentConfig
+from diffseg.specs import BackendSpec
 from diffseg.types import Float
 from diffseg.weights import ModelFiles, fetch
 

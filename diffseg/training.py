@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
 
-from diffseg.checkpoints import CONTEXT, SCHEDULER, Checkpoint, build
+from diffseg.checkpoints import SCHEDULER, Checkpoint, build
 from diffseg.embedded import DEFAULTS, LAYOUT
 from diffseg.encoder import AUTOENCODER, set_by_hand
 from diffseg.grouping import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
+from diffseg.layouts import CONTEXT
 from diffseg.scenes import Scene, draw_scene
 from diffseg.types import Float
 

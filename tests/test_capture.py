@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffseg.attention import add_head_mean, attend_opaque, fused_attention, log_sum_exp
 from diffseg.backends import attention_levels
 from diffseg.capture import capture_attention, cut_after_last_attention
-from diffseg.checkpoints import LAYOUTS, build, narrow
+from diffseg.checkpoints import build
+from diffseg.layouts import LAYOUTS, narrow
 
 torch.set_num_threads(1)
 
@@ -195,7 +196,8 @@ def test_nothing_larger_than_one_map_is_ever_made():
 COMPILED = """
 import torch
 from diffseg.capture import capture_attention
-from diffseg.checkpoints import LAYOUTS, build, narrow
+from diffseg.checkpoints import build
+from diffseg.layouts import LAYOUTS, narrow
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -16,7 +16,8 @@ import torch
 
 from diffseg.backends import new_part
 from diffseg.capture import capture_attention, cut_after_last_attention
-from diffseg.checkpoints import fill_at_random, layout_of
+from diffseg.checkpoints import fill_at_random
+from diffseg.layouts import layout_of
 
 
 def resident(field: str) -> int:
