@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import SegmentConfig
-from diffseg.types import Float, Int
+from diffseg.types import Float, Integer
 
 STEP = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
 ASPECT = 4.0  # beyond it an image is squashed: a strip would leave the short side with no cells to tell apart
@@ -103,7 +103,7 @@ def _centre_square(size: Size) -> Box:
     return (size[0] - side) // 2, (size[1] - side) // 2, side, side
 
 
-def _average(image: np.ndarray, size: Size) -> Int[Tensor, "H W 3"]:
+def _average(image: np.ndarray, size: Size) -> Integer[Tensor, "H W 3"]:
     """Triangle filter as wide as a target pixel, in integers: the same bytes on every processor."""
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized))
