@@ -9,6 +9,7 @@ The maps come out as densities, N times the probability, so that a flat map is o
 then centred on zero, which is what lets distances survive reduced precision; means, ratios and argmax do not notice.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Attention:
     """The aggregated attention of a batch, made where it is looked at: whole it would be 64 MB an image.
 
     finest: the finest level. scale: what brings each of its maps to its share of the whole.
-    coarser: for each other level k and its maps over the finest keys, scaled so too.
+    coarser: for other levels k and their maps over the finest keys, scaled so too.
     floor: least density.
     """
 
@@ -38,16 +39,22 @@ class Attention:
     floor: float
 
     def tiles(self) -> Iterator[Float[Tensor, "B r N"]]:
-        """The maps of all cells in order, a few rows of cells at a time; each is overwritten by the next."""
+        """The maps of all cells in order, some rows of cells at a time; each is overwritten by the next."""
         h, w = self.grid
         batch, n, _ = self.finest.shape
-        rows = min(h, max(1, TILE_BYTES[self.finest.device.type] // (4 * batch * w * n)))
+        together = math.lcm(*(k for k, _ in self.coarser))  # rows that a coarse cell cannot divide
+        fitting = TILE_BYTES[self.finest.device.type] // (4 * batch * w * n)
+        rows = min(h, max(1, fitting // together) * together)
         buffer = self.scale.new_empty(batch, rows * w, n)
         for top in range(0, h, rows):
-            tile = buffer[:, : (min(top + rows, h) - top) * w]
-            for y in range(top, min(top + rows, h)):  # a row stays in the cache while every level is added to it
-                self._row(y, tile[:, (y - top) * w : (y - top + 1) * w])
-            yield tile
+            bottom = min(top + rows, h)
+            tile = buffer[:, : (bottom - top) * w]
+            cells = slice(top * w, bottom * w)
+            torch.mul(self.finest[:, cells], self.scale[:, cells, None], out=tile)
+            for k, level in self.coarser:
+                repeated = tile.view(batch, (bottom - top) // k, k, w // k, k, n)
+                repeated += level[:, top // k : bottom // k, None, :, None]
+            yield tile.clamp_(min=self.floor) if self.floor else tile
 
     def at(self, cells: Sequence[int]) -> Float[Tensor, "B A N"]:
         """The maps of some cells."""
@@ -61,15 +68,6 @@ class Attention:
     def whole(self) -> Float[Tensor, "B N N"]:
         """All maps at once."""
         return torch.cat([tile.clone() for tile in self.tiles()], dim=1)
-
-    def _row(self, y: int, out: Float[Tensor, "B w N"]) -> None:
-        w = self.grid[1]
-        cells = slice(y * w, (y + 1) * w)
-        torch.mul(self.finest[:, cells], self.scale[:, cells, None], out=out)
-        for k, level in self.coarser:
-            out.unflatten(1, (w // k, k)).add_(level[:, y // k, :, None])
-        if self.floor:
-            out.clamp_(min=self.floor)
 
 
 def aggregate(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], floor: float = 0.0) -> Attention:
@@ -92,7 +90,7 @@ def aggregate(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], f
         (k, _on_finest_keys(level, grid, k).mul_(n * weight))
         for k, weight, level in zip(factors[1:], weights[1:], others, strict=True)
     ]
-    return Attention(grid, finest, n * weights[0] / sums[0], tuple(coarser), n * floor)
+    return Attention(grid, finest, n * weights[0] / sums[0], _folded(coarser), n * floor)
 
 
 def coarseness(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int]) -> list[int]:
@@ -121,6 +119,23 @@ def _on_finest_keys(level: Float[Tensor, "B n n"], grid: tuple[int, int], k: int
     keys = down @ (level.float().unflatten(-1, (h // k, w // k)) @ across.T)
     keys /= keys.sum((-2, -1), keepdim=True)
     return keys.flatten(2).unflatten(1, (h // k, w // k))
+
+
+def _folded(
+    levels: Sequence[tuple[int, Float[Tensor, "B _ _ N"]]],
+) -> tuple[tuple[int, Float[Tensor, "B _ _ N"]], ...]:
+    """The same sum in fewer terms: each level is added to the next finer one whose cells lie inside its own."""
+    left: list[tuple[int, Tensor]] = []
+    for place, (k, level) in reversed(list(enumerate(levels))):
+        finer = next(((other, maps) for other, maps in reversed(levels[:place]) if k % other == 0), None)
+        if finer is None:
+            left.append((k, level))
+            continue
+        other, maps = finer
+        step = k // other
+        batch, rows, columns, n = maps.shape
+        maps.view(batch, rows // step, step, columns // step, step, n).add_(level[:, :, None, :, None])
+    return tuple(left)
 
 
 def _refuse_what_is_no_distribution(sums: Sequence[Float[Tensor, "B _"]]) -> None:

@@ -5,9 +5,8 @@ N cells of the grid. Maps are densities, N times the probability (see aggregate.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: i
     """
     first, *others = (max(tau, RESOLUTION) for tau in thresholds)
     anchors = Logged(attention.at(anchor_cells(attention.grid, anchors_per_side)))
-    merged = _collect(_tiles(anchors, attention), first)
+    merged = _around_anchors(attention, anchors, first)
     kept = [np.flatnonzero(row) for row in (merged.high > 0).cpu().numpy()]
     merged = _Merged(*(_select(part, kept) for part in (merged.maps, merged.low, merged.high)))
     counts = [[len(rows) for rows in kept]]
@@ -63,7 +62,7 @@ def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: i
         logged = Logged(merged.maps)
         distance = symmetric_kl(logged, logged)
         visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
-        merged = _collect([(_select(distance, visited, padding=math.inf), merged)], tau)
+        merged = _around(_select(distance, visited, padding=math.inf), tau, merged)
         counts.append([len(rows) for rows in visited])
     stability = (merged.low / merged.high).nan_to_num(0.0)
     return Proposals(merged.maps, tuple(counts[-1]), stability, tuple(zip(*counts, strict=True)))
@@ -83,12 +82,12 @@ def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:
 
 
 class Logged:
-    """Maps with their logarithms and the sum of each times its own, which every distance needs."""
+    """Maps with their logarithms and their negative entropies, which every distance needs."""
 
     def __init__(self, maps: Float[Tensor, "B P N"]) -> None:
         self.maps = maps
         self.logs = maps.log()
-        self.own = (maps * self.logs).sum(-1)
+        self.own = (maps * self.logs).mean(-1)
 
 
 def symmetric_kl(p: Logged, q: Logged) -> Float[Tensor, "B P Q"]:
@@ -96,9 +95,9 @@ def symmetric_kl(p: Logged, q: Logged) -> Float[Tensor, "B P Q"]:
 
     Expanding the logarithm turns the P*Q*N sum into two matrix products. Not finite where either map has a zero.
     """
-    own = p.own[:, :, None] + q.own[:, None, :]
-    cross = torch.baddbmm(own, p.maps, q.logs.mT, alpha=-1).baddbmm_(p.logs, q.maps.mT, alpha=-1)
-    return cross.div_(2 * p.maps.shape[-1])
+    share = -0.5 / p.maps.shape[-1]
+    own = (p.own[:, :, None] + q.own[:, None, :]) / 2
+    return torch.baddbmm(own, p.maps, q.logs.mT, alpha=share).baddbmm_(p.logs, q.maps.mT, alpha=share)
 
 
 def visit_in_order(near: Bool[np.ndarray, "P P"]) -> Int[np.ndarray, " R"]:
@@ -118,29 +117,34 @@ def visit_in_order(near: Bool[np.ndarray, "P P"]) -> Int[np.ndarray, " R"]:
     return np.array(anchors, dtype=np.int64)
 
 
-def _tiles(anchors: Logged, attention: Attention) -> Iterator[tuple[Float[Tensor, "B A r"], _Merged]]:
-    """All maps and how far they are from each anchor; each stands for one cell at any threshold."""
+def _around_anchors(attention: Attention, anchors: Logged, tau: float) -> _Merged:
+    """The mean of all maps near each anchor; each map stands for one cell at any threshold."""
+    maps = torch.zeros_like(anchors.maps)
+    distances = []
     for tile in attention.tiles():
-        one = torch.ones((), device=tile.device).expand(tile.shape[:2])
-        yield symmetric_kl(anchors, Logged(tile)), _Merged(tile, one, one)
+        distances.append(symmetric_kl(anchors, Logged(tile)))
+        maps.baddbmm_((distances[-1] < tau).float(), tile)
+    distance = torch.cat(distances, dim=-1)
+    one = maps.new_ones(()).expand(maps.shape[0], distance.shape[-1])
+    return _counted(maps, distance, tau, one, one)
 
 
-def _collect(parts: Iterable[tuple[Float[Tensor, "B P _"], _Merged]], tau: float) -> _Merged:
-    """The mean of all inputs nearer than tau, for each row of distances; zero where there is none.
+def _around(distance: Float[Tensor, "B P Q"], tau: float, inputs: _Merged) -> _Merged:
+    """The mean of all inputs nearer than tau, for each row of distances."""
+    return _counted((distance < tau).float() @ inputs.maps, distance, tau, inputs.low, inputs.high)
 
-    parts: distances to some of the inputs, and these.
-    """
-    maps: Any = 0.0
-    count: Any = 0.0
-    low: Any = 0.0
-    high: Any = 0.0
-    for distance, inputs in parts:
-        near = (distance < tau).float()
-        maps = maps.baddbmm_(near, inputs.maps) if torch.is_tensor(maps) else near @ inputs.maps
-        count = count + near.sum(-1, keepdim=True)
-        low = low + ((distance < tau * (1 - SWING)).float() @ inputs.low[..., None])[..., 0]
-        high = high + ((distance < tau * (1 + SWING)).float() @ inputs.high[..., None])[..., 0]
-    return _Merged(maps.div_(count.clamp_(min=1)), low, high)
+
+def _counted(
+    total: Float[Tensor, "B P N"],
+    distance: Float[Tensor, "B P Q"],
+    tau: float,
+    low: Float[Tensor, "B Q"],
+    high: Float[Tensor, "B Q"],
+) -> _Merged:
+    """From sums of maps to their means, zero where nothing was near, and the cells that each stands for."""
+    near = [(distance < limit).float() for limit in (tau, tau * (1 - SWING), tau * (1 + SWING))]
+    count = near[0].sum(-1, keepdim=True).clamp_(min=1)
+    return _Merged(total / count, (near[1] @ low[..., None])[..., 0], (near[2] @ high[..., None])[..., 0])
 
 
 def _select(

@@ -58,7 +58,9 @@ def test_tiles_and_single_maps_are_parts_of_the_whole(monkeypatch):
     attention = aggregate(levels, (6, 4), floor=0.01)
     whole = attention.whole()
 
-    monkeypatch.setattr("diffseg.aggregate.TILE_BYTES", {"cpu": 4 * 4 * 24 * 4})  # four rows of cells
+    monkeypatch.setattr(
+        "diffseg.aggregate.TILE_BYTES", {"cpu": 5 * 4 * 24 * 4}
+    )  # five rows of cells: two whole coarse ones
 
     assert [tile.shape[1] for tile in attention.tiles()] == [16, 8]
     assert torch.equal(attention.whole(), whole)
