@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from pipeline.errors import ConfigError
 from pipeline.pool import STALL_S, Desk, FalseStarts, Report, Station, hung
 from pipeline.records import Outcome, ShardTask
-from pipeline.worker import WorkerSettings, build_worker
+from pipeline.worker import Worker, WorkerSettings, build_worker
 
 EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
 
@@ -27,8 +27,8 @@ EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a secon
 class LabelActor:
     """One process that labels: a station that Ray can reach."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._station = Station(lambda: build_worker(settings))
+    def __init__(self, settings: WorkerSettings, build: Callable[[WorkerSettings], Worker] = build_worker) -> None:
+        self._station = Station(lambda: build(settings))
         signal.signal(signal.SIGTERM, lambda *_: self._station.drain())
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
@@ -80,6 +80,7 @@ class RayPool:
         settings: WorkerSettings,
         workers: int | None = None,
         actor_class: type[LabelActor] = LabelActor,
+        build: Callable[[WorkerSettings], Worker] = build_worker,
         stall_s: float = STALL_S,
     ) -> None:
         self._stall_s = stall_s
@@ -91,7 +92,7 @@ class RayPool:
             {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": min(1, cluster.cpus / self.workers)}
         )
         self._actor = ray.remote(actor_class).options(max_restarts=0, max_task_retries=0, **share)
-        self._settings = settings
+        self._settings, self._build = settings, build
         self._starts = FalseStarts()
         self._gone = 0
         self._made = 0
@@ -107,6 +108,10 @@ class RayPool:
     def free(self) -> int:
         """How many more tasks can be handed over now."""
         return sum(desk.free() for desk, _ in self._desks.values())
+
+    def idle(self) -> int:
+        """How many workers have nothing to do."""
+        return sum(not desk.held for desk, _ in self._desks.values())
 
     def submit(self, task: ShardTask) -> None:
         """Hand a task to the worker that holds least, one that is ready if there is any such."""
@@ -156,7 +161,7 @@ class RayPool:
     def _spawn(self) -> None:
         desk = Desk(f"worker {self._made}")
         self._made += 1
-        self._ask(desk, self._actor.remote(self._settings))
+        self._ask(desk, self._actor.remote(self._settings, self._build))
 
     def _ask(self, desk: Desk, actor: Any) -> None:
         self._desks[actor.exchange.remote(desk.send(), EXCHANGE_S)] = (desk, actor)

@@ -1,11 +1,21 @@
 """The committing side of a worker: windows go to storage whole, in order, and a task is closed when they all are."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import CorruptShard, PipelineError
 from pipeline.ledger import Ledger
-from pipeline.records import ImageSample, LabelRecord, RawSample, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.records import (
+    ImageSample,
+    LabelRecord,
+    RawSample,
+    Receipt,
+    SampleFailure,
+    ShardFailure,
+    ShardTask,
+    TaskDone,
+)
 from pipeline.tars import write_samples
 
 
@@ -52,6 +62,15 @@ class Books:
             return failure_of(work.task, error)
         self.committed.setdefault(work.task, set()).add(work.number)
         return receipt
+
+    def quarantine(self, task: ShardTask, failure: SampleFailure) -> None:
+        """Keep the bytes of a sample that kills workers, for people, under failures/."""
+        raw = failure.raw
+        name = f"failures/{task.shard.id}.{raw.index:08d}.{failure.reason}"
+        said = {"shard": task.shard.url, "index": raw.index, "key": raw.key, "error": failure.error}
+        self.ledger.store.put_new(f"{name}.json", json.dumps(said).encode())
+        if raw.image:
+            self.ledger.store.put_new(f"{name}.{raw.image}", raw.members[raw.image])
 
     def close(self, task: ShardTask, end: TaskEnd) -> TaskDone | ShardFailure | None:
         """A task was read to its end, or as far as it went."""

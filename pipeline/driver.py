@@ -11,8 +11,11 @@ from pipeline import breaker
 from pipeline.errors import Drained, Stopped, StorageFull, WorkerLost
 from pipeline.ledger import Ledger
 from pipeline.pool import Pool
-from pipeline.records import Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.records import Beat, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.suspects import Suspects
 from pipeline.tally import Tally
+
+DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
 
 
 def drive(
@@ -26,50 +29,95 @@ def drive(
 ) -> None:
     """Have every task done, or given up with a record of why.
 
-    A task that comes back unfinished is cut down to the windows that are still missing; it counts as another attempt
-    only where none of its windows came in since the last. tally: kept up to date, so that a caller who is interrupted
-    knows as much. tick: called at least once a second.
-    Raises Stopped where storage is full or the labels are worthless, PipelineError where no worker can start.
+    A task that comes back unfinished is cut down to the windows that are still missing. A failure counts as another
+    attempt only where none of its windows came in since the last; a lost worker never does, and tells `Suspects`.
+    tally: kept up to date, so that a caller who is interrupted knows as much. tick: called at least once a second.
+    Raises Stopped where storage is full, the labels are worthless or workers keep dying, PipelineError where none can
+    start.
     """
-    pending = deque(tasks)
+    suspects = Suspects(ledger.run.window)
+    queue = Queue(suspects)
+    queue.add(tasks)
     in_flight: Counter[str] = Counter()  # tasks by shard
     progressed: set[str] = set()  # shards with a window since their last failure
+    deaths, most = 0, 0  # in a row; tasks that were ever in flight at once
 
-    while pending or in_flight.total():
-        while pending and pool.free() > 0:
-            task = pending.popleft()
+    while queue or in_flight.total():
+        while task := queue.next(pool):
             in_flight[task.shard.id] += 1
             pool.submit(task)
+        most = max(most, in_flight.total())
         for outcome in pool.wait():
             match outcome:
-                case Receipt():
+                case Receipt(shard=shard):
                     tally.note(outcome)
                     breaker.check(tally)
-                    progressed.add(outcome.shard)
+                    progressed.add(shard)
+                    suspects.forget(shard, outcome.window)
+                    deaths = 0
                 case TaskDone(task=task):
+                    deaths = 0
                     in_flight[task.shard.id] -= 1
-                    if not outcome.ended and not in_flight[task.shard.id] and not _waiting(pending, task):
-                        pending.extend(ledger.missing_of(task.shard))
+                    if not outcome.ended and not in_flight[task.shard.id] and not queue.holds(task.shard.id):
+                        queue.add(ledger.missing_of(task.shard))
                 case ShardFailure(kind=StorageFull.__name__):
                     raise Stopped(outcome.error)
                 case ShardFailure(kind=Drained.__name__, task=task):
                     in_flight[task.shard.id] -= 1
-                    pending.extend(ledger.left_of(task))
+                    queue.add(ledger.left_of(task))
+                case ShardFailure(kind=WorkerLost.__name__, task=task):
+                    in_flight[task.shard.id] -= 1
+                    left = ledger.left_of(task)
+                    if outcome.beats:
+                        tally.lost_workers += 1
+                        deaths += 1
+                        suspects.died([*_first_of(left), *outcome.beats])
+                    if deaths > DEATHS_IN_A_ROW + most:
+                        raise Stopped(f"{deaths} workers died in a row, the last: {outcome.error}")
+                    queue.add(left)
                 case ShardFailure(task=task):
                     in_flight[task.shard.id] -= 1
-                    tally.lost_workers += outcome.kind == WorkerLost.__name__
                     fresh = replace(task, attempt=0) if task.shard.id in progressed else task
                     progressed.discard(task.shard.id)
                     if outcome.retryable and fresh.attempt < max_attempts:
                         tally.retried_tasks += 1
-                        pending.extend(ledger.left_of(fresh.retry()))
+                        queue.add(ledger.left_of(fresh.retry()))
                     else:
                         _give_up(ledger, tally, outcome)
         tick()
 
 
-def _waiting(pending: Iterable[ShardTask], task: ShardTask) -> bool:
-    return any(other.shard.id == task.shard.id for other in pending)
+class Queue:
+    """What is still to be handed over: probes to idle workers first, the rest in order."""
+
+    def __init__(self, suspects: Suspects) -> None:
+        self._suspects = suspects
+        self._tasks: deque[ShardTask] = deque()
+        self._probes: deque[ShardTask] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks or self._probes)
+
+    def add(self, tasks: Iterable[ShardTask]) -> None:
+        """Put tasks at the end, suspect windows apart."""
+        for task in tasks:
+            for part in self._suspects.split(task):
+                (self._probes if part.probe else self._tasks).append(part)
+
+    def next(self, pool: Pool) -> ShardTask | None:
+        """What a worker can take now; None where nothing is left or nobody is free."""
+        if self._probes and pool.idle() > 0:
+            return self._probes.popleft()
+        return self._tasks.popleft() if self._tasks and pool.free() > 0 else None
+
+    def holds(self, shard: str) -> bool:
+        """Whether something of a shard is still to come."""
+        return any(task.shard.id == shard for task in (*self._tasks, *self._probes))
+
+
+def _first_of(left: list[ShardTask]) -> list[Beat]:
+    """The window that a task would have come to next: in hand for all that the last heartbeat could not know yet."""
+    return [Beat(task.shard.id, task.first_window, 0, 0) for task in left[:1] if not task.probe]
 
 
 def _give_up(ledger: Ledger, tally: Tally, failure: ShardFailure) -> None:

@@ -12,10 +12,11 @@ from time import monotonic
 from typing import Protocol
 
 from pipeline.errors import Drained, PipelineError, WorkerLost
-from pipeline.records import Outcome, ShardFailure, ShardTask, TaskDone
+from pipeline.records import Beat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.worker import Worker
 
 DRAINED = "drained"  # how a worker ends that was asked to leave
+PROBE_STALL_S = 120.0  # the same while a window is searched for the sample that hangs
 STALL_S = 900.0  # seconds without a sample, a byte or a commit after which a worker that has work counts as hung
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
 MAX_FALSE_STARTS = 3  # workers that die before they are ready, none having been: the machine or the model is at fault
@@ -33,8 +34,12 @@ class Pool(Protocol):
         """How many more tasks can be handed over now."""
         ...
 
+    def idle(self) -> int:
+        """How many workers have nothing to do: a probe needs one for itself."""
+        ...
+
     def submit(self, task: ShardTask) -> None:
-        """Hand over a task; only while `free` says so."""
+        """Hand over a task; only while `free` says so, or `idle` for a probe."""
         ...
 
     def wait(self) -> list[Outcome]:
@@ -57,6 +62,7 @@ class Report:
     labelled: int
     ready: bool  # the model is loaded
     still_s: float  # seconds since anything moved, the model's loading included
+    beats: tuple[Beat, ...] = ()  # what it has in hand
     ended: str | None = None
     hopeless: bool = False
 
@@ -72,12 +78,17 @@ class Station:
         self._ended: str | None = None
         self._hopeless = False
         self._began = monotonic()
+        self._told: tuple[Beat, ...] = ()  # what the last answer said of the worker's hands
+        self._awaited: Beat | None = None  # what the worker wants known before it goes on
+        self._known = threading.Event()
         threading.Thread(target=self._work, args=(build,), daemon=True, name="worker").start()
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """Give tasks, get what has happened since; waits up to wait_s for something to happen."""
         for task in tasks:
             self._tasks.put(task)
+        if self._awaited in self._told:
+            self._known.set()  # whoever asks again has read the last answer
         if tasks and self._worker:
             self._worker.moved = monotonic()  # what it did not have to do does not count as standing still
         ended = self._ended  # read before the outcomes: what came first is then among them
@@ -88,11 +99,13 @@ class Station:
         except queue.Empty:
             pass
         worker = self._worker
+        self._told = tuple(worker.hands.copy().values()) if worker else ()
         return Report(
             outcomes=tuple(outcomes),
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
             still_s=monotonic() - (worker.moved if worker else self._began),
+            beats=self._told,
             ended=ended,
             hopeless=self._hopeless,
         )
@@ -104,13 +117,21 @@ class Station:
         if self._worker:
             self._worker.draining.set()
 
+    def _announce(self, beat: Beat) -> None:
+        self._known.clear()
+        self._awaited = beat
+        self._outcomes.put(None)
+        self._known.wait()
+
     def _work(self, build: Callable[[], Worker]) -> None:
         ended = DRAINED
         try:
-            self._worker = build()
+            worker = build()
+            worker.announce = self._announce
+            self._worker = worker
             if self._draining:
-                self._worker.draining.set()
-            for outcome in self._worker.run(self._handed()):
+                worker.draining.set()
+            for outcome in worker.run(self._handed()):
                 self._outcomes.put(outcome)
         except PipelineError as error:
             ended, self._hopeless = str(error), not error.retryable
@@ -133,16 +154,21 @@ class Desk:
     unsent: list[ShardTask] = field(default_factory=list)
     labelled: int = 0
     ready: bool = False
+    beats: tuple[Beat, ...] = ()
     asked: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
 
     def hangs(self, report: Report | None, stall_s: float) -> bool:
         """Whether a worker with work in its hands has stopped moving, or (no report) answering."""
         still = monotonic() - self.asked if report is None else report.still_s
-        return bool(self.held) and still > stall_s
+        return bool(self.held) and still > (min(stall_s, PROBE_STALL_S) if self.probing() else stall_s)
+
+    def probing(self) -> bool:
+        """Whether it is looking for poison: nothing else may be in the process that is to die."""
+        return any(task.probe for task in self.held)
 
     def free(self) -> int:
         """How many more tasks it may hold."""
-        return TASKS_AHEAD - len(self.held)
+        return 0 if self.probing() else TASKS_AHEAD - len(self.held)
 
     def give(self, task: ShardTask) -> None:
         """Put a task on the desk; it goes out with the next exchange."""
@@ -157,7 +183,7 @@ class Desk:
 
     def take(self, report: Report) -> list[Outcome]:
         """Note an answer; tasks that are over leave the desk."""
-        self.labelled, self.ready = report.labelled, report.ready or self.ready
+        self.labelled, self.ready, self.beats = report.labelled, report.ready or self.ready, report.beats
         for outcome in report.outcomes:
             if isinstance(outcome, (TaskDone, ShardFailure)):
                 self.held.remove(outcome.task)
@@ -167,7 +193,11 @@ class Desk:
         """The worker is gone, and what it held with it."""
         lost, self.held, self.unsent = self.held, [], []
         kind = Drained.__name__ if reason == DRAINED else WorkerLost.__name__
-        return [ShardFailure(task, kind, f"{self.name}: {reason}", retryable=True) for task in lost]
+        first = self.beats or tuple(Beat(task.shard.id, task.first_window, 0, 0) for task in lost[:1])
+        return [
+            ShardFailure(task, kind, f"{self.name}: {reason}", True, beats=() if place or not self.ready else first)
+            for place, task in enumerate(lost)
+        ]
 
 
 def hung(still_s: float) -> str:
@@ -208,6 +238,10 @@ class LocalPool:
     def free(self) -> int:
         """How many more tasks can be handed over now."""
         return sum(desk.free() for desk, _ in self._desks)
+
+    def idle(self) -> int:
+        """How many workers have nothing to do."""
+        return sum(not desk.held for desk, _ in self._desks)
 
     def submit(self, task: ShardTask) -> None:
         """Hand a task to the worker that holds least."""

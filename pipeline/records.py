@@ -29,6 +29,26 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """How a window that kills workers is labelled: see `suspects`. Indices first..last, both included, are suspect."""
+
+    first: int
+    last: int
+    poison: tuple[int, ...] = ()  # indices known to kill
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker has in hand: indices first..last of a window. probed: said before they were touched."""
+
+    shard: str
+    window: int
+    first: int
+    last: int
+    probed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ShardTask:
     """Windows of one shard for one worker; last_window is included, None means to the end of the shard."""
 
@@ -37,6 +57,7 @@ class ShardTask:
     last_window: int | None = None
     generation: int = 0  # 0: first labelling; n: the n-th retry of these windows, under names of its own
     attempt: int = 1
+    probe: Probe | None = None  # labelled apart, piece after piece; its window is the only one
 
     def retry(self) -> "ShardTask":
         """The same work once more."""
@@ -131,6 +152,7 @@ class ShardFailure:
     error: str
     retryable: bool
     offset: int | None = None  # of damage, in bytes
+    beats: tuple[Beat, ...] = ()  # of a worker that died: what it had in hand
 
 
 Outcome: TypeAlias = Receipt | TaskDone | ShardFailure

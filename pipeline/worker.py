@@ -9,6 +9,7 @@ shard gives the same rows whoever labels it. The next shard is read while the la
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic, perf_counter
@@ -19,8 +20,9 @@ from pipeline.errors import ConfigError, CorruptShard, PipelineError
 from pipeline.ledger import Ledger
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
-from pipeline.records import ImageSample, Outcome, RawSample, SampleFailure, ShardTask
+from pipeline.records import Beat, ImageSample, Outcome, RawSample, SampleFailure, ShardTask
 from pipeline.rows import Segmenter, failed_row, label
+from pipeline.suspects import pieces
 
 Sample: TypeAlias = ImageSample | SampleFailure
 
@@ -69,6 +71,8 @@ class Worker:
         self.books = Books(ledger)
         self.labelled = 0  # samples gone through, ever: progress between commits
         self.moved = monotonic()  # when a stage last finished something
+        self.hands: dict[object, Beat] = {}  # what each stage has in hand now
+        self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
         self.draining = threading.Event()  # set: no new window begins
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
@@ -81,30 +85,45 @@ class Worker:
     def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Callable[[], Outcome | None]]:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
+        probed: list[RawSample] = []
         for task, item in self._decoded(tasks):
             self.moved = monotonic()
-            number = None if isinstance(item, TaskEnd) else item.raw.index // self.ledger.run.window
+            number = None if isinstance(item, TaskEnd | RawSample) else item.raw.index // self.ledger.run.window
             if work and work.number != number:
                 if _is_whole(item):
                     yield self._finished(work)
                 work = None
             if isinstance(item, TaskEnd):
+                if probed and _is_whole(item):
+                    yield self._probed(task, probed)
+                probed = []
                 yield partial(self.books.close, task, item)
-                continue
-            if task in self.books.failed:
-                continue
-            if work is None:
-                if self.draining.is_set():
-                    return
-                work = WindowWork(task, item.raw.index // self.ledger.run.window)
-            self._take(work, item)
+            elif isinstance(item, RawSample):
+                probed.append(item)
+            elif task not in self.books.failed:
+                if work is None:
+                    if self.draining.is_set():
+                        return
+                    work = WindowWork(task, item.raw.index // self.ledger.run.window)
+                self._take(work, item)
 
-    def _decoded(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, Sample | TaskEnd]]:
-        def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | TaskEnd]:
+    def _decoded(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, Sample | RawSample | TaskEnd]]:
+        def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | RawSample | TaskEnd]:
             task, raw = item
-            return task, raw if isinstance(raw, TaskEnd) else decode_sample(raw)
+            if isinstance(raw, TaskEnd) or task.probe:  # a probe decodes a piece when it has announced it
+                return task, raw
+            with self._in_hand(task, raw.index, raw.index):
+                return task, decode_sample(raw)
 
         return map_ahead(decode, self._read(tasks), depth=2 * self.batch_size + 2, threads=self.decode_threads)
+
+    @contextmanager
+    def _in_hand(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
+        """Says which samples this thread is at, for the case that it never comes back."""
+        thread = threading.get_ident()
+        self.hands[thread] = Beat(task.shard.id, first // self.ledger.run.window, first, last)
+        yield
+        del self.hands[thread]
 
     def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
         window, image_key = self.ledger.run.window, self.ledger.run.image_key
@@ -135,6 +154,27 @@ class Worker:
         if len(work.waiting) >= self.batch_size:
             self._label(work)
 
+    def _probed(self, task: ShardTask, raws: list[RawSample]) -> Callable[[], Outcome | None]:
+        """A window that kills workers, piece after piece, each announced before it is touched."""
+        assert task.probe is not None
+        work = WindowWork(task, task.first_window)
+        by_index = {raw.index: raw for raw in raws}
+        for index in by_index.keys() & set(task.probe.poison):
+            failure = SampleFailure(by_index[index], "poison", "killed every worker that had it alone")
+            self._take(work, failure)
+            self.books.quarantine(task, failure)
+        for piece in pieces(task.probe, by_index):
+            beat = Beat(task.shard.id, work.number, piece[0], piece[-1], probed=True)
+            self.hands["probe"] = beat
+            self.announce(beat)
+            for index in piece:
+                self._take(work, decode_sample(by_index[index]))
+            if work.waiting:
+                self._label(work)
+        self.hands.pop("probe", None)
+        work.samples.sort(key=lambda raw: raw.index)
+        return self._finished(work)
+
     def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
         if work.waiting:
             self._label(work)
@@ -143,14 +183,15 @@ class Worker:
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
         began = perf_counter()
-        for record in label(self.segmenter, work.task, batch):
-            work.records[record.index] = record
+        with self._in_hand(work.task, batch[0].raw.index, batch[-1].raw.index):
+            for record in label(self.segmenter, work.task, batch):
+                work.records[record.index] = record
         work.seconds += perf_counter() - began
         self.moved = monotonic()
         self.labelled += len(batch)
 
 
-def _is_whole(following: Sample | TaskEnd) -> bool:
+def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:
     """Whether a window is complete, given what came after it.
 
     Samples salvaged before damage are all there will ever be; a read that broke off may bring more the next time.

@@ -1,5 +1,6 @@
 """The driver: one loop that ends, with every window on storage or a record of why not."""
 
+import random
 import re
 import threading
 from collections import Counter
@@ -13,7 +14,7 @@ from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.pool import Desk, LocalPool, Report
-from pipeline.records import Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.records import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.tally import Tally
 from pipeline.worker import Worker
 
@@ -32,6 +33,8 @@ class ScriptedPool:
     def free(self):
         return 1 - len(self.outcomes)
 
+    idle = free
+
     def submit(self, task):
         self.count += 1
         spoil = self.script(self.count, task) if callable(self.script) else self.script.get(self.count)
@@ -39,7 +42,7 @@ class ScriptedPool:
             self.outcomes += list(self.worker.run([task]))
         elif spoil == "half":  # the first window is committed, then the worker dies
             self.outcomes += [o for o in self.worker.run([task]) if isinstance(o, Receipt)][:1]
-            self.outcomes.append(ShardFailure(task, "WorkerLost", "killed", retryable=True))
+            self.outcomes.append(ShardFailure(task, "StorageError", "cut off", retryable=True))
         else:
             self.outcomes.append(ShardFailure(task, *spoil))
 
@@ -51,7 +54,7 @@ class ScriptedPool:
         pass
 
 
-LOST = ("WorkerLost", "killed", True)
+CUT_OFF = ("StorageError", "the line went dead", True)
 
 
 def complete(ledger):
@@ -67,14 +70,14 @@ def test_all_shards_are_done_once(ledger):
 
 
 @pytest.mark.parametrize(("losses", "given_up"), [(0, 0), (2, 0), (3, 1)])
-def test_a_lost_worker_is_retried_until_attempts_run_out(ledger, losses, given_up):
+def test_a_task_is_tried_again_until_attempts_run_out(ledger, losses, given_up):
     first = next(iter(ledger.shards.values()))
     left = [losses]
 
     def script(count, task):
         if task.shard == first and left[0]:
             left[0] -= 1
-            return LOST
+            return CUT_OFF
         return None
 
     tally = Tally()
@@ -82,10 +85,9 @@ def test_a_lost_worker_is_retried_until_attempts_run_out(ledger, losses, given_u
 
     assert len(tally.broken) == given_up
     assert complete(ledger) == (not given_up)
-    assert tally.lost_workers == losses
 
 
-def test_losses_with_progress_between_them_never_exhaust_the_attempts(ledger):
+def test_failures_with_progress_between_them_never_exhaust_the_attempts(ledger):
     first = next(iter(ledger.shards.values()))
     tally = Tally()
     script = lambda count, task: "half" if task.shard == first and task.first_window < 2 else None  # noqa: E731
@@ -103,6 +105,22 @@ def test_a_drained_worker_costs_no_attempt(ledger):
     script = dict.fromkeys(range(1, 8), ("Drained", "spot notice", True))
     drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
     assert complete(ledger)
+
+
+def test_workers_may_be_lost_again_and_again_if_windows_come_in_between(ledger):
+    chance = random.Random(3)
+    tally, lost = Tally(), ("WorkerLost", "killed", True, None, (Beat("elsewhere", 0, 0, 0),))
+    script = lambda count, task: lost if chance.random() < 0.6 else None  # noqa: E731
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
+    assert complete(ledger)
+    assert tally.lost_workers > 3
+    assert not tally.failed
+
+
+def test_workers_that_only_die_stop_the_run(ledger):
+    always = ("WorkerLost", "killed by the machine", True, None, (Beat("elsewhere", 0, 0, 0),))
+    with pytest.raises(Stopped, match="workers died in a row, the last: killed by the machine"):
+        drive(ledger, ScriptedPool(ledger, lambda count, task: always), ledger.missing(), Tally())
 
 
 def test_what_cannot_be_retried_is_given_up_at_once_with_a_record(ledger, tmp_path):
