@@ -24,6 +24,28 @@ class Segmenter(Protocol):
         ...
 
 
+class Fitting:
+    """A segmenter that halves its batches where memory runs out, and remembers: batch_size only ever shrinks."""
+
+    def __init__(self, segmenter: Segmenter, batch_size: int) -> None:
+        self._segmenter, self.batch_size = segmenter, batch_size
+
+    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """Label a batch, in halves where it does not fit. Raises what the segmenter raises for one image alone."""
+        try:
+            return self._segmenter.segment(images)
+        except Exception as error:
+            if type(error).__name__ != "OutOfMemoryError" or len(images) == 1:
+                raise
+        half = len(images) // 2
+        self.batch_size = min(self.batch_size, half)
+        first = self.segment(images[:half])
+        try:
+            return first + self.segment(images[half:])
+        except AttentionError as error:
+            raise AttentionError(str(error), tuple(half + place for place in error.images)) from error
+
+
 def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[LabelRecord]:
     """Rows for a batch. A sample that the model cannot label gets a row with the reason; the rest is labelled again."""
     if not batch:
@@ -41,7 +63,7 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
             raise WorkerLost(f"device failed: {error}") from error
         if len(batch) == 1:
             return [failed_row(task, _failure(batch[0], "model_error", error))]
-        half = len(batch) // 2  # out of memory, or one bad sample: halves find out which
+        half = len(batch) // 2  # one bad sample: halves find out which
         return label(segmenter, task, batch[:half]) + label(segmenter, task, batch[half:])
     return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]
 

@@ -21,7 +21,7 @@ from pipeline.ledger import Ledger
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
 from pipeline.records import Beat, ImageSample, Outcome, RawSample, SampleFailure, ShardTask
-from pipeline.rows import Segmenter, failed_row, label
+from pipeline.rows import Fitting, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
 Sample: TypeAlias = ImageSample | SampleFailure
@@ -65,8 +65,8 @@ class Worker:
     """Labels tasks with one model for one run."""
 
     def __init__(self, ledger: Ledger, segmenter: Segmenter, *, batch_size: int | None = None) -> None:
-        self.ledger, self.segmenter = ledger, segmenter
-        self.batch_size = batch_size or segmenter.batch_size
+        self.ledger = ledger
+        self.segmenter = Fitting(segmenter, batch_size or segmenter.batch_size)
         self.decode_threads = max(1, min(4, len(os.sched_getaffinity(0)) - 1))
         self.books = Books(ledger)
         self.labelled = 0  # samples gone through, ever: progress between commits
@@ -115,7 +115,9 @@ class Worker:
             with self._in_hand(task, raw.index, raw.index):
                 return task, decode_sample(raw)
 
-        return map_ahead(decode, self._read(tasks), depth=2 * self.batch_size + 2, threads=self.decode_threads)
+        return map_ahead(
+            decode, self._read(tasks), depth=2 * self.segmenter.batch_size + 2, threads=self.decode_threads
+        )
 
     @contextmanager
     def _in_hand(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
@@ -151,7 +153,7 @@ class Worker:
             self.labelled += 1
             return
         work.waiting.append(item)
-        if len(work.waiting) >= self.batch_size:
+        if len(work.waiting) >= self.segmenter.batch_size:
             self._label(work)
 
     def _probed(self, task: ShardTask, raws: list[RawSample]) -> Callable[[], Outcome | None]:

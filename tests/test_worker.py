@@ -230,3 +230,41 @@ def test_a_drained_worker_finishes_the_window_at_hand_and_begins_no_other(ledger
     list(worker.run([ShardTask(shard)]))
 
     assert [row["index"] for row in rows_of(ledger)] == [0, 1, 2, 3]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_remembered(ledger):
+    shard = next(iter(ledger.shards.values()))
+    model, tried = FakeSegmenter(batch_size=4), []
+    segment = model.segment
+
+    def small_device(images):
+        tried.append(len(images))
+        if len(images) > 1:
+            raise OutOfMemoryError("CUDA out of memory")
+        return segment(images)
+
+    model.segment = small_device
+    list(Worker(ledger, model).run([ShardTask(shard)]))
+
+    assert [row["status"] for row in rows_of(ledger)] == [OK] * 10
+    assert tried == [4, 2, 1, 1, 2, 1, 1] + [1] * 6
+
+
+def test_an_image_without_attention_is_named_right_in_a_halved_batch(ledger):
+    shard = next(iter(ledger.shards.values()))
+    model = MoodyModel({3}, AttentionError)
+    segment = model.segment
+
+    def small_device(images):
+        if len(images) > 2:
+            raise OutOfMemoryError("CUDA out of memory")
+        return segment(images)
+
+    model.segment = small_device
+    list(Worker(ledger, model).run([ShardTask(shard)]))
+
+    assert [row["index"] for row in rows_of(ledger) if row["status"] != OK] == [3]
