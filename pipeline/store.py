@@ -6,15 +6,16 @@ create); a local one is written aside, brought to the disk, and linked to its na
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 from pipeline.errors import ConfigError
 from pipeline.ranges import GAP
-from pipeline.retrying import attempt
+from pipeline.retrying import attempt, translate
 from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
 
 Names: TypeAlias = list[tuple[str, int]]  # and bytes
@@ -68,23 +69,57 @@ class Store:
 
     def _link_new(self, name: str, data: bytes) -> None:
         """A local file appears under its name only when its bytes are on the disk."""
-        target = Path(self._path(name))
         draft = self._draft(data)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(draft, target)
-            except FileExistsError:
-                if draft.stat().st_nlink != 2:  # two: the link was made, only its reply was lost (network file systems)
-                    raise
-            _sync(target.parent)
+            self._link(draft, name)
         finally:
             draft.unlink()
 
-    def _draft(self, data: bytes) -> Path:
+    def _link(self, draft: Path, name: str) -> None:
+        target = Path(self._path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(draft, target)
+        except FileExistsError:
+            if draft.stat().st_nlink != 2:  # two: the link was made, only its reply was lost (network file systems)
+                raise
+        _sync(target.parent)
+
+    @contextmanager
+    def growing(self, name: str) -> Iterator[BinaryIO]:
+        """An object larger than memory: there, whole, once the block has written it without an error.
+
+        An object that is there already stays. Raises as `put_new` does.
+        """
+        folder = attempt(f"{self}/{name}", self._drafts) if self.local else None
+        with tempfile.NamedTemporaryFile(dir=folder) as draft:
+            try:
+                yield cast(BinaryIO, draft)
+                draft.flush()
+                os.fsync(draft.fileno())
+            except OSError as error:
+                raise translate(f"{self}/{name}", error) from error
+            path = Path(draft.name)
+            put = self._link if self.local else self._upload
+            try:
+                attempt(f"{self}/{name}", lambda: put(path, name))
+            except FileExistsError:
+                pass
+            except FileNotFoundError as error:
+                raise self._nowhere() from error
+
+    def _upload(self, draft: Path, name: str) -> None:
+        if self._fs.exists(self._path(name)):
+            raise FileExistsError(name)
+        self._fs.put_file(str(draft), self._path(name))  # object stores show nothing before the last byte is there
+
+    def _drafts(self) -> Path:
         folder = Path(self._path(TMP))
         folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / uuid.uuid4().hex
+        return folder
+
+    def _draft(self, data: bytes) -> Path:
+        draft = self._drafts() / uuid.uuid4().hex
         try:
             with draft.open("xb") as file:
                 file.write(data)
