@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from jobs import console
+from jobs.bench import bench
 from jobs.demo import demo
 from jobs.evaluate import evaluate
 from jobs.label import label
@@ -28,14 +29,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, label, status, verify, segment, preview, evaluate):
+for command in (demo, label, status, verify, segment, preview, evaluate, bench):
     app.command()(command)
 
 
-UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
-
-
 INTERRUPTED = 130
+UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
 
 
 class Terminated(BaseException):
