@@ -257,7 +257,13 @@ class Ledger:
 
 
 def _pinned(store: Store) -> list[Shard]:
-    return [shard for name, _ in store.list(f"{INPUTS}/") for shard in table.decode_shards(store.get(name))]
+    pinned: list[Shard] = []
+    for name, _ in store.list(f"{INPUTS}/"):
+        try:
+            pinned += table.decode_shards(store.get(name))
+        except ValueError as error:
+            raise ConfigError(f"{store}/{name}: {error}") from error
+    return pinned
 
 
 def _pin(store: Store, shards: Sequence[Shard], extend: bool) -> list[Shard]:

@@ -29,6 +29,8 @@ class Run:
     def from_json(cls, data: bytes) -> "Run":
         """Raises ValueError for what is no run.json."""
         said = json.loads(data)
+        if not isinstance(said, dict):
+            raise ValueError("no run.json of ours: not an object")
         known = {f.name for f in fields(cls)}
         values: Any = {name: value for name, value in said.items() if name in known}
         try:

@@ -193,8 +193,11 @@ def encode_shards(shards: Iterable[Shard]) -> bytes:
 
 
 def decode_shards(data: bytes) -> list[Shard]:
-    """The inverse of `encode_shards`."""
-    return [Shard(**row, source=row["url"]) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    """The inverse of `encode_shards`. Raises ValueError for what is none."""
+    try:
+        return [Shard(**row, source=row["url"]) for row in decode_rows(data)]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"no list of shards: {error}") from error
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -203,8 +206,11 @@ def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def decode_rows(data: bytes) -> list[dict[str, Any]]:
-    """The inverse of `encode_rows`."""
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    """The inverse of `encode_rows`. Raises ValueError for what is no Parquet file."""
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    except _DAMAGE as error:
+        raise ValueError(f"no Parquet file: {error}") from error
     return rows
 
 

@@ -1,0 +1,265 @@
+"""A run on storage: what is there is done, what is missing is known, nobody mixes anything in."""
+
+import json
+import threading
+from collections import namedtuple
+from dataclasses import replace
+
+import pytest
+from conftest import a_run, samples, write_shard
+
+from pipeline import ledger as module
+from pipeline import table
+from pipeline.errors import CommitConflict, ConfigError, StorageError
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import End, Ledger
+from pipeline.records import OK, LabelRecord, Shard, ShardTask
+from pipeline.shards import pin
+from pipeline.windows import ShardState, WindowObject, gaps, read_listing, window_name
+from pipeline.worker import Worker
+
+SHARD = Shard("s-1", "file:///s.tar", 10, "e")
+
+
+def rows(shard, first, count=4, status=OK):
+    return [LabelRecord(f"{i:04d}", shard.id, i, status, None, 1, 1, b"png") for i in range(first, first + count)]
+
+
+def commit(ledger, shard, window, count=4, generation=0, status=OK):
+    task = ShardTask(shard, generation=generation)
+    return ledger.commit(task, window, rows(shard, window * ledger.run.window, count, status), 0, 0.0)
+
+
+def state_of(windows, *, ended=False):
+    return ShardState({n: WindowObject("s-1", n, 0, window_name("s-1", n), 1) for n in windows}, ended)
+
+
+@pytest.mark.parametrize(
+    ("there", "count", "missing"),
+    [
+        ((), None, [(0, None)]),
+        ((0, 1), None, [(2, None)]),
+        ((1, 4), None, [(0, 0), (2, 3), (5, None)]),
+        ((0, 1), 2, []),
+        ((0, 2), 3, [(1, 1)]),
+        ((0,), 3, [(1, 2)]),
+        ((), 0, []),
+        ((), 2, [(0, 1)]),
+    ],
+)
+def test_gaps_are_what_completes_a_shard(there, count, missing):
+    found = gaps(SHARD, state_of(there, ended=count is not None), count)
+    assert [(task.first_window, task.last_window) for task in found] == missing
+
+
+def test_a_listing_gives_the_highest_retry_of_each_window_and_passes_over_strangers():
+    names = ["a.000000.parquet", "a.000000.r2.parquet", "a.000000.r10.parquet", "a.000001.parquet", "a.end.json"]
+    names += ["b.end.json", "c.000000.parquet.tmp", "c.0.parquet", "c.xyz.parquet", "c.000000.r.parquet", "notes.txt"]
+    found = read_listing((f"labels/{name}", 7) for name in names)
+    assert found.keys() == {"a", "b"}
+    assert {n: w.generation for n, w in found["a"].windows.items()} == {0: 10, 1: 0}
+    assert found["a"].ended
+    assert not found["b"].windows
+
+
+def test_a_run_is_found_again_as_it_was_begun(ledger):
+    again = Ledger.open(ledger.store.url)
+    assert again.run == ledger.run
+    assert list(again.shards.values()) == list(ledger.shards.values())
+
+
+def test_no_run_is_told_in_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="no run here"):
+        Ledger.open(str(tmp_path))
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"run\.json"):
+        Ledger.open(str(tmp_path))
+
+
+def test_a_list_of_inputs_that_is_damaged_is_told_in_one_line(ledger, tmp_path):
+    (tmp_path / "run/inputs/0.parquet").write_bytes(b"garbage")
+    with pytest.raises(ConfigError, match=r"inputs/0\.parquet"):
+        Ledger.open(ledger.store.url)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"segment": {"mode": "paper", "thresholds": [1.0]}, "fingerprint": "g"}, "mode: fast there, paper here"),
+        ({"weights_sha256": "1", "fingerprint": "g"}, "weights_sha256"),
+        ({"window": 5}, "window: 4 there, 5 here"),
+        ({"image_key": "png"}, "image_key"),
+        ({"also": ("webdataset",)}, "also"),
+    ],
+)
+def test_another_configuration_is_refused_with_what_differs(ledger, change, said):
+    with pytest.raises(ConfigError, match=said):
+        Ledger.start(ledger.store.url, a_run(**change), list(ledger.shards.values()))
+
+
+def test_shards_the_run_was_begun_without_need_extend(ledger, tmp_path):
+    write_shard(tmp_path / "more.tar", samples(3))
+    more = [*ledger.shards.values(), *pin([str(tmp_path / "more.tar")])]
+    with pytest.raises(ConfigError, match="--extend"):
+        Ledger.start(ledger.store.url, a_run(), more)
+    assert len(Ledger.start(ledger.store.url, a_run(), more, extend=True).shards) == 4
+    assert len(Ledger.open(ledger.store.url).shards) == 4
+    assert [name for name, _ in ledger.store.list("inputs/")] == ["inputs/0.parquet", "inputs/1.parquet"]
+
+
+def test_fewer_shards_than_the_run_has_are_no_other_run(ledger):
+    assert len(Ledger.start(ledger.store.url, a_run(), list(ledger.shards.values())[:1]).shards) == 3
+
+
+def test_drivers_that_extend_at_once_both_get_their_shards(ledger, tmp_path):
+    given = [write_shard(tmp_path / f"more-{i}.tar", samples(i + 1)) for i in range(6)]
+    start = threading.Barrier(6)
+
+    def extend(path):
+        start.wait()
+        Ledger.start(ledger.store.url, a_run(), pin([str(path)]), extend=True)
+
+    threads = [threading.Thread(target=extend, args=(path,)) for path in given]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Ledger.open(ledger.store.url).shards) == 9
+
+
+def test_a_shard_that_changed_since_the_run_began_is_refused(ledger):
+    shard = next(iter(ledger.shards.values()))
+    with pytest.raises(ConfigError, match="not the shard this run began with"):
+        Ledger.start(ledger.store.url, a_run(), [replace(shard, etag="other")])
+
+
+def test_a_store_that_ignores_the_condition_is_noticed(ledger, monkeypatch):
+    monkeypatch.setattr(module.Store, "put_new", lambda self, name, data: self.replace(name, data))
+    assert not Ledger.start(ledger.store.url, a_run(), list(ledger.shards.values())).store.create_only
+    monkeypatch.undo()
+    assert Ledger.start(ledger.store.url, a_run(), list(ledger.shards.values())).store.create_only
+
+
+@pytest.mark.parametrize("error", [StorageError("s3://b: away"), module.StorageFull("/x: no space left")])
+def test_storage_that_fails_at_the_start_is_a_matter_of_configuration(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(module.Store, "put_new", fail)
+    with pytest.raises(ConfigError, match=str(error)):
+        Ledger.start(str(tmp_path / "run"), a_run(), [SHARD])
+
+
+def test_a_disk_that_is_nearly_full_is_told_before_the_run_begins(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100, 99, 1))
+    with pytest.raises(ConfigError, match="only 0 MB are left"):
+        Ledger.start(str(tmp_path / "run"), a_run(), [SHARD])
+
+
+# -- commits -------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_is_committed_once_and_a_twin_counts_as_waste(ledger):
+    shard = next(iter(ledger.shards.values()))
+    first = commit(ledger, shard, 0)
+    twin = commit(Ledger.open(ledger.store.url), shard, 0)
+    assert (first.wasted, twin.wasted) == (False, True)
+    assert (first.rows, first.failed) == (4, ())
+
+
+def test_a_window_whose_reply_was_lost_is_not_waste(ledger, monkeypatch):
+    shard = next(iter(ledger.shards.values()))
+    put = ledger.store.put_new
+    monkeypatch.setattr(ledger.store, "put_new", lambda name, data: put(name, data) and False)
+    assert not commit(ledger, shard, 0).wasted
+    assert len(list(ledger.windows())) == 1
+
+
+@pytest.mark.parametrize(
+    "stranger", [{"fingerprint": "other"}, {"etag": "other"}, {"size": 1}, {"url": "file:///other.tar"}]
+)
+def test_something_else_in_a_windows_place_is_an_error(ledger, stranger):
+    shard = next(iter(ledger.shards.values()))
+    commit(ledger, shard, 0)
+    [window] = ledger.windows()
+    theirs = replace(ledger.footer(window), attempt="x", **stranger)
+    ledger.store.replace(window.name, table.encode_window(rows(shard, 0), theirs))
+    with pytest.raises(CommitConflict, match="expected"):
+        commit(ledger, shard, 0)
+
+
+def test_garbage_in_a_windows_place_is_an_error(ledger):
+    shard = next(iter(ledger.shards.values()))
+    ledger.store.put_new(window_name(shard.id, 0), b"garbage")
+    with pytest.raises(CommitConflict):
+        commit(ledger, shard, 0)
+
+
+def test_of_many_committers_of_one_window_one_wins(ledger):
+    shard = next(iter(ledger.shards.values()))
+    ledgers = [Ledger.open(ledger.store.url) for _ in range(24)]
+    start, receipts = threading.Barrier(24), []
+
+    def race(mine):
+        start.wait()
+        receipts.append(commit(mine, shard, 1))
+
+    threads = [threading.Thread(target=race, args=(mine,)) for mine in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(not receipt.wasted for receipt in receipts) == 1
+    assert len(list(ledger.rows())) == 4
+
+
+def test_an_end_is_written_only_when_its_windows_are_there(ledger):
+    shard = next(iter(ledger.shards.values()))
+    commit(ledger, shard, 0)
+    assert not ledger.commit_end(shard, 3, 10, {2})
+    assert ledger.end(shard.id) is None
+    commit(ledger, shard, 1)
+    assert ledger.commit_end(shard, 3, 10, {2})
+    assert ledger.commit_end(shard, 3, 10, {0, 1, 2})
+    assert ledger.end(shard.id) == End(shard.id, 3, 10, shard.size, shard.etag)
+    with pytest.raises(CommitConflict, match="something else"):
+        ledger.commit_end(shard, 3, 11, {0, 1, 2})
+
+
+def test_windows_that_vanish_behind_an_end_are_missing_again(ledger, tmp_path):
+    shard = next(iter(ledger.shards.values()))
+    list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
+    assert ledger.missing() == []
+    (tmp_path / "run" / window_name(shard.id, 2)).unlink()
+    assert [(t.shard.id, t.first_window, t.last_window) for t in ledger.missing()] == [(shard.id, 2, 2)]
+
+
+def test_an_end_that_is_not_ours_is_an_error(ledger):
+    shard = next(iter(ledger.shards.values()))
+    ledger.store.put_new(f"labels/{shard.id}.end.json", b"{}")
+    with pytest.raises(CommitConflict, match="no end record"):
+        ledger.end(shard.id)
+
+
+# -- retries -------------------------------------------------------------------------------------------------------
+
+
+def test_windows_with_failed_rows_are_labelled_again_under_another_name(ledger):
+    shard = next(iter(ledger.shards.values()))
+    commit(ledger, shard, 0)
+    commit(ledger, shard, 1, status="model_error")
+    [task] = ledger.failed()
+    assert (task.first_window, task.last_window, task.generation) == (1, 1, 1)
+    assert ledger.left_of(task) == [task]
+    commit(ledger, shard, 1, generation=1)
+    assert ledger.left_of(task) == []
+    assert ledger.failed() == []
+    assert {row["status"] for row in ledger.rows()} == {OK}
+    assert [w.generation for w in ledger.windows()] == [0, 1]
+
+
+def test_failures_are_kept_for_people(ledger):
+    ledger.record_failure("s-1", {"error": "why"})
+    [(name, _)] = ledger.store.list("failures/")
+    assert json.loads(ledger.store.get(name)) == {"error": "why"}

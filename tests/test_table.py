@@ -1,0 +1,170 @@
+"""Windows as Parquet: what goes in comes out, and what is no window of ours is told."""
+
+import io
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffseg.types import Segment
+from pipeline import table
+from pipeline.errors import ConfigError, CorruptShard
+from pipeline.records import OK, LabelRecord, Shard
+
+SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
+ROWS = [
+    LabelRecord("a", "s-1", 4, OK, None, 4, 4, b"png", SEGMENTS, 0.7654321, "ab"),
+    LabelRecord("b", "s-1", 5, "undecodable", "cut", 4, None),
+    LabelRecord("c", "s-1", 6, OK, None, 4, 4, b"png2", (), None, "cd"),
+]
+FOOTER = table.Footer(
+    fingerprint="f",
+    shard="s-1",
+    url="file:///s.tar",
+    size=10,
+    etag="e",
+    window=1,
+    first_index=4,
+    rows=3,
+    failed={"undecodable": 1},
+    attempt="me",
+    digest=table.digest_of(ROWS),
+    model="fake",
+    revision=None,
+    made_with={"torch": "2"},
+)
+
+
+def test_rows_and_footer_come_back_as_they_were():
+    data = table.encode_window(ROWS, FOOTER)
+    assert table.read_footer(io.BytesIO(data)) == FOOTER
+    back = table.read_records(io.BytesIO(data))
+    assert [replace(r, quality=None, segments=()) for r in back] == [
+        replace(r, quality=None, segments=()) for r in ROWS
+    ]
+    assert back[0].segments[1] == SEGMENTS[1]
+    assert back[0].segments[0].score == pytest.approx(0.123456789)
+    assert table.digest_of(back) == FOOTER.digest
+
+
+def test_columns_can_be_read_alone():
+    data = table.encode_window(ROWS, FOOTER)
+    assert list(table.read_rows(io.BytesIO(data), ["index", "status"])) == [
+        {"index": 4, "status": OK},
+        {"index": 5, "status": "undecodable"},
+        {"index": 6, "status": OK},
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS[:2],
+        [ROWS[0], ROWS[2], ROWS[1]],
+        [ROWS[0], ROWS[1], replace(ROWS[2], shard="other")],
+        [ROWS[0], ROWS[0], ROWS[2]],
+    ],
+)
+def test_a_window_that_is_not_one_row_a_sample_is_never_made(rows):
+    with pytest.raises(ValueError, match=r"consecutive|another shard"):
+        table.encode_window(rows, FOOTER)
+
+
+def test_a_digest_tells_every_difference():
+    changed = [
+        replace(ROWS[0], key="x"),
+        replace(ROWS[0], label_map=b"other"),
+        replace(ROWS[0], quality=0.5),
+        replace(ROWS[0], segments=SEGMENTS[:1]),
+        replace(ROWS[0], status="poison"),
+    ]
+    assert len({table.digest_of([row]) for row in [ROWS[0], *changed]}) == 6
+
+
+def test_what_made_the_rows_decides_whether_two_attempts_agree():
+    same = replace(FOOTER, attempt="other", made_with={}, digest="")
+    assert same.identity == FOOTER.identity
+    for change in ({"fingerprint": "g"}, {"etag": "x"}, {"size": 1}, {"url": "u"}, {"window": 2}, {"shard": "t"}):
+        assert replace(FOOTER, **change).identity != FOOTER.identity
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())
+def test_a_damaged_file_is_a_value_error_or_reads(place, value, cut):
+    data = bytearray(table.encode_window(ROWS, FOOTER))
+    data[place % len(data)] = value
+    bent = bytes(data[: place % len(data)] if cut else data)
+    for read in (table.read_footer, table.read_records):
+        try:
+            read(io.BytesIO(bent))
+        except (ValueError, UnicodeDecodeError):
+            continue
+
+
+def test_a_parquet_file_of_somebody_else_is_told():
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"x": [1]}), buffer)
+    with pytest.raises(ValueError, match="without our footer"):
+        table.read_footer(buffer)
+
+
+def test_pinned_shards_come_back_without_what_they_are_opened_by():
+    shard = Shard("s-1", "https://h/a.tar", 5, "e", "https://h/a.tar?sig=secret")
+    data = table.encode_shards([shard])
+    assert b"secret" not in data
+    assert table.decode_shards(data) == [shard]
+
+
+# -- Parquet as input ----------------------------------------------------------------------------------------------
+
+
+def parquet(table_, **options):
+    buffer = io.BytesIO()
+    pq.write_table(table_, buffer, **options)
+    return buffer
+
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def test_an_image_column_as_hugging_face_writes_it():
+    cells = [{"bytes": b"1", "path": "x/cat.7.JPG"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "far.png"}]
+    data = parquet(pa.table({"label": [1, 2, 3], "image": pa.array(cells, STRUCT)}), row_group_size=2)
+    found = list(table.read_images(data, "x.parquet"))
+    assert [(s.index, s.key, s.image) for s in found] == [
+        (0, "cat", "7.jpg"),
+        (1, "00000001", "image"),
+        (2, "far", "png"),
+    ]
+    assert [s.members[s.image] for s in found] == [b"1", b"2", b""]
+    assert found[2].problem == ("no_image", "only the path of an image: far.png")
+
+
+def test_row_groups_before_the_first_wanted_are_not_read():
+    data = parquet(pa.table({"image": [b"%d" % i for i in range(10)]}), row_group_size=2)
+    found = list(table.read_images(data, "x.parquet", first=5))
+    assert [s.index for s in found] == list(range(10))
+    assert [s.image is None for s in found] == [True] * 4 + [False] * 6
+
+
+def test_of_several_image_columns_one_must_be_named():
+    data = parquet(pa.table({"left": [b"1"], "right": [b"2"], "name": ["x"]}))
+    with pytest.raises(ConfigError, match="left"):
+        list(table.read_images(data, "x.parquet"))
+    assert [s.members["image"] for s in table.read_images(data, "x.parquet", column="right")] == [b"2"]
+    with pytest.raises(ConfigError, match="left"):
+        list(table.read_images(data, "x.parquet", column="name"))
+
+
+def test_labels_of_a_run_are_not_taken_for_images():
+    with pytest.raises(ConfigError, match="labels of a run"):
+        list(table.read_images(io.BytesIO(table.encode_window(ROWS, FOOTER)), "x.parquet"))
+
+
+def test_a_damaged_parquet_shard_is_damage():
+    data = parquet(pa.table({"image": [b"1" * 1000] * 10})).getvalue()
+    with pytest.raises(CorruptShard):
+        list(table.read_images(io.BytesIO(data[:-20]), "x.parquet"))
