@@ -40,11 +40,28 @@ class Attention:
 
     def tiles(self) -> Iterator[Float[Tensor, "B r N"]]:
         """The maps of all cells in order, some rows of cells at a time; each is overwritten by the next."""
-        h, w = self.grid
         batch, n, _ = self.finest.shape
         together = math.lcm(*(k for k, _ in self.coarser))  # rows that a coarse cell cannot divide
-        fitting = TILE_BYTES[self.finest.device.type] // (4 * batch * w * n)
-        rows = min(h, max(1, fitting // together) * together)
+        fitting = TILE_BYTES[self.finest.device.type] // (4 * batch * self.grid[1] * n)
+        yield from self._by_rows(min(self.grid[0], max(1, fitting // together) * together))
+
+    def whole(self) -> Float[Tensor, "B N N"]:
+        """All maps at once."""
+        [maps] = self._by_rows(self.grid[0])
+        return maps
+
+    def at(self, cells: Sequence[int]) -> Float[Tensor, "B A N"]:
+        """The maps of some cells."""
+        index = torch.tensor(cells, device=self.scale.device)
+        y, x = index // self.grid[1], index % self.grid[1]
+        maps = self.finest[:, index].float() * self.scale[:, index, None]
+        for k, level in self.coarser:
+            maps += level[:, y // k, x // k]
+        return maps.clamp_(min=self.floor)
+
+    def _by_rows(self, rows: int) -> Iterator[Float[Tensor, "B _ N"]]:
+        h, w = self.grid
+        batch, n, _ = self.finest.shape
         buffer = self.scale.new_empty(batch, rows * w, n)
         for top in range(0, h, rows):
             bottom = min(top + rows, h)
@@ -55,19 +72,6 @@ class Attention:
                 repeated = tile.view(batch, (bottom - top) // k, k, w // k, k, n)
                 repeated += level[:, top // k : bottom // k, None, :, None]
             yield tile.clamp_(min=self.floor) if self.floor else tile
-
-    def at(self, cells: Sequence[int]) -> Float[Tensor, "B A N"]:
-        """The maps of some cells."""
-        index = torch.tensor(cells, device=self.scale.device)
-        y, x = index // self.grid[1], index % self.grid[1]
-        maps = self.finest[:, index] * self.scale[:, index, None]
-        for k, level in self.coarser:
-            maps += level[:, y // k, x // k]
-        return maps.clamp_(min=self.floor)
-
-    def whole(self) -> Float[Tensor, "B N N"]:
-        """All maps at once."""
-        return torch.cat([tile.clone() for tile in self.tiles()], dim=1)
 
 
 def aggregate(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], floor: float = 0.0) -> Attention:

@@ -81,6 +81,15 @@ def test_thresholds_are_the_published_ones_where_none_are_given():
     assert trace == segment_attention(maps, SegmentConfig(thresholds=(1.1, 1.1, 1.1)), (64, 64), return_trace=True)[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_maps_of_any_floating_type_are_taken(dtype):
+    maps = maps_of(1, 2)
+
+    labels = segment_attention([level.to(dtype) for level in maps], FAST, (64, 64))
+
+    assert (labels == segment_attention(maps, FAST, (64, 64))).float().mean() > 0.9
+
+
 def test_known_regions_are_found():
     regions = synthetic.blobs(GRID, 4, seed=9)
     maps = [torch.from_numpy(level) for level in synthetic.attention(regions, (1, 2), seed=9, own=8.0)]
