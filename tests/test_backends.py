@@ -110,6 +110,12 @@ def test_the_literal_steps_tell_a_wrong_scaling_padding_mode_and_time_apart(chec
     assert not torch.equal(literal_output(folder, latents, hidden, pooled, timestep=50), output)
 
 
+def test_sdxl_is_told_height_before_width(checkpoints):
+    backend = Backend.load(str(checkpoints["sdxl"]), FLOAT32, device="cpu")
+    told = backend.conditions(pixels(2, 128, 192))["added_cond_kwargs"]["time_ids"]
+    assert told.tolist() == [[128, 192, 0, 0, 128, 192]] * 2
+
+
 def test_each_family_fills_the_prompt_as_its_own_tokenizer_says(checkpoints):
     def tokens(name, folder="tokenizer"):
         tokenizer = CLIPTokenizer.from_pretrained(checkpoints[name] / folder)
