@@ -131,7 +131,7 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -
 
 @torch.no_grad()
 def segment_attention(
-    maps: Sequence[Tensor],
+    maps: Sequence[Tensor | np.ndarray],
     config: SegmentConfig,
     size: tuple[int, int],
     *,
@@ -215,7 +215,7 @@ def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H
     return place(assign(proposals, frame.model), frame.window, frame.output)
 
 
-def _levels(maps: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], bool]:
+def _levels(maps: Sequence[Tensor | np.ndarray]) -> tuple[tuple[Tensor, ...], bool]:
     """Finest first, with a batch axis; whether a single image was given."""
     if len(maps) == 0:
         raise ValueError("attention maps are needed for at least one level, got an empty list")

@@ -167,13 +167,29 @@ def test_a_proposal_far_from_every_other_is_stable():
     torch.testing.assert_close(proposals.stability, torch.ones(1, 2))
 
 
-def test_a_proposal_whose_members_hang_on_the_threshold_is_not():
+@pytest.mark.parametrize(("share", "stable"), [(0.85, 1.0), (0.95, 0.5), (1.05, 0.5), (1.15, 1.0)])
+def test_a_proposal_whose_members_hang_on_the_threshold_is_not(share, stable):
     maps = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
     between = distances(densities(maps), densities(maps))[0, 0, 1].item()
 
-    stability = merge(densities(maps), (1, 2), (between,), 2).stability
+    stability = merge(densities(maps), (1, 2), (between / share,), 2).stability
+
+    torch.testing.assert_close(stability, torch.full((1, 2), stable))
+
+
+def test_what_hung_on_one_threshold_is_not_made_stable_by_the_next():
+    maps = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
+    between = distances(densities(maps), densities(maps))[0, 0, 1].item()
+
+    stability = merge(densities(maps), (1, 2), (between, between / 2), 2).stability
 
     torch.testing.assert_close(stability, torch.full((1, 2), 0.5))
+
+
+def test_a_threshold_below_rounding_keeps_every_map():
+    maps = densities(synthetic.attention(synthetic.blobs((16, 16), 3, 0), (1,), 0)[0])
+
+    assert merge(maps, (16, 16), (1e-12, 1e-12), 16).trace == ((256, 256),)
 
 
 @settings(max_examples=25, deadline=None)

@@ -73,6 +73,14 @@ def test_levels_may_come_in_any_order():
     assert torch.equal(segment_attention(maps[::-1], PAPER, (64, 64)), segment_attention(maps, PAPER, (64, 64)))
 
 
+def test_arrays_do_as_well_as_tensors():
+    maps = [level[0] for level in maps_of(5)]
+
+    labels = segment_attention([level.numpy() for level in maps], PAPER, (64, 64))
+
+    assert torch.equal(labels, segment_attention(maps, PAPER, (64, 64)))
+
+
 def test_thresholds_are_the_published_ones_where_none_are_given():
     maps = [level[0] for level in maps_of(5)]
 
@@ -246,6 +254,17 @@ def test_a_gpu_labels_as_a_processor_does(dtype):
     there = segment_attention([level.cuda() for level in maps], config, (256, 256)).cpu()
 
     assert (here == there).float().mean() >= 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("output_size", "shape"), [(1024, (768, 1024)), ("source", (6000, 8000))])
+@pytest.mark.parametrize("mode", ["paper", "fast"])
+def test_a_photo_of_48_megapixels_is_labelled(mode, output_size, shape):
+    [result] = DiffSeg(Colours(mode, output_size=output_size)).segment([halves(6000, 8000)])
+
+    assert result.label_map.shape == shape
+    half = shape[0] * (min(shape) if mode == "paper" else shape[1]) // 2
+    assert [each.area for each in result.segments] == pytest.approx([half, half], rel=0.01)
 
 
 def test_the_longer_side_of_a_label_map_is_bounded():
