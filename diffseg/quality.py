@@ -12,6 +12,8 @@ from diffseg.merging import Proposals
 from diffseg.regions import Runs, Segments
 from diffseg.types import Float
 
+PARTS = 1 << 24  # of one pixel's score: whole numbers have the same sum in whatever order a GPU adds them
+
 Box = tuple[int, int, int, int]
 
 
@@ -28,8 +30,9 @@ def score(
     margin = _sums_along_runs(margins(proposals.maps.unflatten(-1, grid)), runs, windows)
     trusted = margin * proposals.stability[runs.image, runs.label.clamp(min=0)]
     real = segments.of_run >= 0
-    total = trusted.new_zeros(len(segments.area)).scatter_add_(0, segments.of_run[real], trusted[real])
-    return (total / segments.area).clamp(0, 1)
+    whole = (trusted[real] * PARTS).round().long()
+    total = torch.zeros_like(segments.area).scatter_add_(0, segments.of_run[real], whole)
+    return (total.double() / PARTS / segments.area).clamp(0, 1)
 
 
 def margins(proposals: Float[Tensor, "B P h w"]) -> Float[Tensor, "B P h w"]:
