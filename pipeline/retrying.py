@@ -129,7 +129,9 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, whichever library put it there."""
+    """The HTTP status behind an error, whichever library put it there; None for a body that came cut."""
+    if type(error).__name__ == "ClientPayloadError":  # aiohttp gives a cut body a status that nobody sent
+        return None
     for one in (error, error.__cause__):
         reply: Any = getattr(one, "response", None)
         if isinstance(reply, dict):

