@@ -15,6 +15,7 @@ from jobs import console
 from jobs.bench import bench
 from jobs.demo import demo
 from jobs.evaluate import evaluate
+from jobs.export import export
 from jobs.label import label
 from jobs.preview import preview
 from jobs.segment import segment
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, label, status, verify, segment, preview, evaluate, bench):
+for command in (demo, label, status, verify, segment, preview, evaluate, bench, export):
     app.command()(command)
 
 

@@ -18,6 +18,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "rich": {"jobs/console.py"},
     "pydantic": {"pipeline/config.py"},
     "tenacity": {"pipeline/retrying.py"},
+    "pycocotools": {"pipeline/exports/masks.py"},
 }
 METHOD_NEEDS = {
     "torch",

@@ -1,0 +1,83 @@
+"""`diffseg export`: a run in the formats that other tools read."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from pipeline.exports.export import Exported
+
+SHOWN = 5  # missing windows named one by one
+
+Where = Annotated[
+    str | None,
+    typer.Option("--where", help="Rows wanted, such as 'quality > 0.5 and num_segments < 40'."),
+]
+MinArea = Annotated[float, typer.Option("--min-area", help="Share of the image; smaller segments are left out.")]
+MinScore = Annotated[float, typer.Option("--min-score", help="Segments of lower score are left out.")]
+Split = Annotated[float | None, typer.Option("--split", help="Share of train, by hash of the key; the rest is val.")]
+Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photos beside the labels. Default: yes.")]
+
+
+def export(
+    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    format: Annotated[str, typer.Option("--format", help="coco-segments or coco-panoptic.")],
+    output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the export.", show_default=False)],
+    where: Where = None,
+    min_area: MinArea = 0.0,
+    min_score: MinScore = 0.0,
+    limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,
+    split: Split = None,
+    images: Images = None,
+    json: options.Json = False,
+) -> None:
+    """Write what is committed of a run for other tools; the same command resumes it."""
+    from time import monotonic
+
+    from pipeline.exports.export import export
+    from pipeline.exports.samples import Selection
+    from pipeline.ledger import Ledger
+
+    selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
+    ledger, began = Ledger.open(url), monotonic()
+    done = export(
+        ledger,
+        output,
+        format,
+        selection,
+        images=images,
+        tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
+    )
+    report(done, monotonic() - began, json)
+
+
+def report(done: "Exported", seconds: float, json: bool) -> None:
+    """Say what an export came to, and what it lacks."""
+    tally = done.state.tally
+    if json:
+        console.say_json(
+            {
+                "output": done.output,
+                "images": tally.images,
+                "sides": done.state.sides,
+                "rows": tally.rows,
+                "left_out": tally.left_out,
+                "missing": done.missing,
+                "idle": done.idle,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return
+    if done.missing:
+        console.note("diffseg: the run is not finished; what is missing is not in this export:")
+        for line in done.missing[:SHOWN]:
+            console.note(f"  {line}")
+        if len(done.missing) > SHOWN:
+            console.note(f"  and {len(done.missing) - SHOWN:,} more")
+    for reason, rows in sorted(tally.left_out.items()):
+        console.note(f"left out: {rows:,} rows, {reason}")
+    sides = ", ".join(f"{images:,} {side}" for side, images in sorted(done.state.sides.items()))
+    speed = "already complete" if done.idle else f"{tally.images / seconds:.1f} images/s"
+    console.say(f"{done.output}: {tally.images:,} images ({sides or 'none wanted'}), {speed}")

@@ -1,0 +1,127 @@
+"""The two formats of COCO: annotations with masks, and panoptic label maps.
+
+annotations/segments_<side>_<part>.json              one annotation a connected component, compressed run lengths
+annotations/panoptic_<side>_<part>.json, panoptic_<side>/<name>.png    one PNG an image, ids in its three channels
+images/<side>/<name>.<extension>                     the photos
+Format: https://cocodataset.org/#format-data
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from diffseg.types import IGNORE, Int
+from pipeline.exports.masks import components, encode
+from pipeline.exports.place import Place
+from pipeline.exports.samples import Labelled, box_of
+
+Add = Callable[[Labelled], None]
+
+
+@contextmanager
+def segments(place: Place) -> Iterator[Add]:
+    """Annotations for detection and instance segmentation; components below the smallest area are left out."""
+    with _document(place, "segments") as (add_image, add_annotation):
+
+        def add(sample: Labelled) -> None:
+            add_image(sample)
+            regions, owners = components(sample.label_map)
+            boxes = ndimage.find_objects(regions + 1)
+            by_id = {segment.id: segment for segment in sample.segments}
+            for owner, box, (mask, area) in zip(owners.tolist(), boxes, encode(regions), strict=True):
+                if area < place.min_area * regions.size:
+                    continue
+                add_annotation(
+                    {
+                        "id": place.next_id(),
+                        "image_id": sample.number,
+                        "category_id": place.category_id(by_id[owner].category),
+                        "segmentation": mask,
+                        "area": area,
+                        "bbox": box_of(box),
+                        "iscrowd": 0,
+                        "score": by_id[owner].score,
+                        "segment_id": owner,
+                    }
+                )
+
+        yield add
+
+
+@contextmanager
+def panoptic(place: Place) -> Iterator[Add]:
+    """Panoptic segmentation: every pixel one segment or void."""
+    folder = f"annotations/panoptic_{place.side}"
+    with _document(place, "panoptic") as (add_image, add_annotation):
+
+        def add(sample: Labelled) -> None:
+            add_image(sample)
+            place.put(f"{folder}/{sample.name}.png", panoptic_png(sample.label_map))
+            found = [
+                {
+                    "id": segment.id + 1,
+                    "category_id": place.category_id(segment.category),
+                    "area": segment.area,
+                    "bbox": segment.box,
+                    "iscrowd": 0,
+                    "score": segment.score,
+                }
+                for segment in sample.segments
+            ]
+            add_annotation({"image_id": sample.number, "file_name": f"{sample.name}.png", "segments_info": found})
+
+        yield add
+
+
+@contextmanager
+def _document(place: Place, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
+    """One JSON file: annotations as they come, then the images, which are small, and the categories."""
+    images: list[bytes] = []
+    with place.grow(f"annotations/{kind}_{place.side}_{place.number:05}.json") as out:
+        separator = b'{"annotations": [\n'
+
+        def add_image(sample: Labelled) -> None:
+            place.put_photo(f"images/{place.side}", sample)
+            row = sample.row
+            images.append(
+                json.dumps(
+                    {
+                        "id": sample.number,
+                        "file_name": f"{sample.name}.{sample.extension}",
+                        "width": row["width"],
+                        "height": row["height"],
+                        "key": row["key"],
+                        "quality": row["quality"],
+                    }
+                ).encode()
+            )
+
+        def add_annotation(annotation: dict[str, Any]) -> None:
+            nonlocal separator
+            out.write(separator + json.dumps(annotation).encode())
+            separator = b",\n"
+
+        yield add_image, add_annotation
+        out.write(b'{"annotations": [' if separator != b",\n" else b"")
+        out.write(b'\n],\n"images": [\n' + b",\n".join(images) + b"\n],\n")
+        out.write(b'"categories": ' + json.dumps(_categories(place)).encode() + b"}\n")
+
+
+def _categories(place: Place) -> list[dict[str, Any]]:
+    place.category_id(None)
+    return [{"id": n, "name": name, "supercategory": name, "isthing": 1} for name, n in place.categories.items()]
+
+
+def panoptic_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
+    """Ids from 1 on as red + 256 green + 256² blue; black is void."""
+    ids = np.where(label_map == IGNORE, 0, label_map + 1)
+    buffer = io.BytesIO()
+    channels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+    Image.fromarray(channels).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

@@ -1,0 +1,69 @@
+"""Masks of a label map: its connected components, and run lengths as COCO writes them.
+
+Letters: K regions of a label map with ids 0..K-1.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from diffseg.types import IGNORE, Int
+from pipeline.errors import ConfigError
+
+
+def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " K"]]:
+    """Regions of one id whose pixels touch along edges: a map of their numbers, and the id of each."""
+    found = np.full(label_map.shape, IGNORE, np.int32)
+    owners: list[int] = []
+    for label, place in enumerate(ndimage.find_objects(label_map + 1)):
+        if place is None:
+            continue
+        parts, count = ndimage.label(label_map[place] == label)
+        inside = parts > 0
+        found[place][inside] = parts[inside] + len(owners) - 1
+        owners += [label] * count
+    return found, np.array(owners, np.int64)
+
+
+def encode(regions: Int[np.ndarray, "H W"]) -> Iterator[tuple[dict[str, Any], int]]:
+    """For each id from 0 on the compressed run lengths of its mask, and its area in pixels.
+
+    All masks come from one pass over the map: its runs, column by column as COCO counts them, are sorted by id.
+    """
+    height, width = regions.shape
+    flat = regions.T.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    ids = flat[starts]
+    order = np.argsort(ids, kind="stable")
+    ends = np.searchsorted(ids[order], np.arange(int(flat.max()) + 2))
+    for first, last in pairwise(ends):
+        runs = order[first:last]
+        begin, length = starts[runs], lengths[runs]
+        counts = np.empty(2 * len(runs) + 1, np.int64)  # pixels outside, inside, outside, ...
+        counts[0:-1:2] = np.diff(begin, prepend=0)
+        counts[2:-1:2] -= length[:-1]
+        counts[1::2] = length
+        counts[-1] = flat.size - (begin[-1] + length[-1]) if len(runs) else flat.size
+        yield _compressed(counts, height, width), int(length.sum())
+
+
+def _compressed(counts: Int[np.ndarray, " R"], height: int, width: int) -> dict[str, Any]:
+    trimmed = counts.tolist() if counts[-1] else counts[:-1].tolist()
+    rle = _codec().frPyObjects({"counts": trimmed, "size": [height, width]}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+@cache
+def _codec() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ConfigError(
+            "this format needs pycocotools, which is not installed: pip install 'diffseg[export]'"
+        ) from error
+    return mask

@@ -1,0 +1,176 @@
+"""Rows of a run that an export wants, as labelled samples: label map at source size, segments, and the photo.
+
+Rows come in the order of (shard, index); every shard is read through once, for its photos.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from diffseg.draw import resize_labels
+from diffseg.types import IGNORE, Int, Segment
+from pipeline import table
+from pipeline.errors import ConfigError, ShardChanged
+from pipeline.exports.names import Names, is_file_name, share
+from pipeline.images import decode_label_map
+from pipeline.ledger import Ledger
+from pipeline.overlap import map_ahead
+from pipeline.reader import read_shard
+from pipeline.records import OK, RawSample
+from pipeline.where import COLUMNS, parse_where
+from pipeline.windows import WindowObject
+
+AHEAD = 8  # samples ready before they are written: each may hold a photo and a label map of its size
+TRAIN, VAL = "train", "val"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows and segments are wanted. Raises ConfigError for values that make no sense."""
+
+    where: str | None = None  # see pipeline.where
+    min_area: float = 0.0  # of the image, in [0, 1)
+    min_score: float = 0.0  # in [0, 1]
+    limit: int | None = None  # samples
+    split: float | None = None  # share of the keys that go to `train`; the others go to `val`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_area < 1:
+            raise ConfigError(f"--min-area is a share of the image in [0, 1), got {self.min_area}")
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"--min-score lies in [0, 1], got {self.min_score}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit is a number of images, at least 1, got {self.limit}")
+        if self.split is not None and not 0 < self.split < 1:
+            raise ConfigError(f"--split is the share of `train`, between 0 and 1, got {self.split}")
+        if self.where is not None:
+            parse_where(self.where)
+
+    def side(self, key: str) -> str:
+        """`train` or `val`, by the key alone: stable over runs, exports and machines."""
+        return TRAIN if self.split is None or share(key) < self.split else VAL
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far an export is. rows: looked at; images: taken; left_out: rows by reason."""
+
+    rows: int = 0
+    images: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A sample as formats write it.
+
+    number: from 1, the place of its row among all rows of the run, whatever was selected. name: of its files, without
+    extension. side: `train` or `val`. label_map: at the size of the photo; ids as in the run, IGNORE where a segment
+    was not wanted. segments: of that label map. raw: the sample as it lies in its shard; None where no photos are
+    wanted.
+    """
+
+    number: int
+    name: str
+    side: str
+    row: Mapping[str, Any]
+    label_map: Int[np.ndarray, "H W"]
+    segments: tuple[Segment, ...]
+    raw: RawSample | None
+
+    @property
+    def photo(self) -> bytes | None:
+        """The encoded image as it was found."""
+        return self.raw.members[self.raw.image] if self.raw and self.raw.image else None
+
+    @property
+    def extension(self) -> str:
+        """Of the photo; `jpg` where photos are not read and so nobody knows."""
+        return self.raw.image.rpartition(".")[2] if self.raw and self.raw.image else "jpg"
+
+
+class Samples:
+    """The wanted samples of a run."""
+
+    def __init__(self, ledger: Ledger, selection: Selection, names: Names, *, photos: bool, whole: bool) -> None:
+        """photos: read them. whole: with the other members of their samples."""
+        self.ledger, self.selection, self.names = ledger, selection, names
+        self.photos, self.whole = photos, whole
+        self._wanted = parse_where(selection.where) if selection.where else lambda row: True
+        self._shard = ""
+        self._source: Iterator[RawSample] = iter(())
+
+    def of(self, windows: Sequence[WindowObject], tally: Tally) -> Iterator[Labelled]:
+        """The samples of these windows, until the limit is reached; counted as they come."""
+        yield from map_ahead(self._prepare, self._chosen(windows, tally), depth=AHEAD, threads=2)
+
+    def _chosen(
+        self, windows: Sequence[WindowObject], tally: Tally
+    ) -> Iterator[tuple[int, dict[str, Any], RawSample | None]]:
+        for window in windows:
+            with self.ledger.store.reader(window.name, window.size) as stream:
+                for row in table.read_rows(stream, (*COLUMNS, "status", "label_map", "segments")):
+                    if self.selection.limit is not None and tally.images >= self.selection.limit:
+                        return
+                    tally.rows += 1
+                    if reason := self._left_out(row):
+                        tally.left_out[reason] = tally.left_out.get(reason, 0) + 1
+                        continue
+                    tally.images += 1
+                    yield tally.rows, row, self._raw(row) if self.photos else None
+
+    def _left_out(self, row: Mapping[str, Any]) -> str | None:
+        if row["status"] != OK:
+            return f"without labels: {row['status']}"
+        if not self._wanted(row):
+            return "not asked for"
+        return None if is_file_name(row["key"]) else "a key that is no file name"
+
+    def _raw(self, row: Mapping[str, Any]) -> RawSample:
+        """The sample of a row in its shard, proved to be the image that was labelled."""
+        shard = self.ledger.shards[row["shard"]]
+        if shard.id != self._shard:
+            self._source = read_shard(shard, first=row["index"], image_key=self.ledger.run.image_key, whole=self.whole)
+            self._shard = shard.id
+        found = next((raw for raw in self._source if raw.index == row["index"]), None)
+        if found is None or found.key != row["key"] or found.image is None:
+            raise ShardChanged(f"{shard.url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
+        return found
+
+    def _prepare(self, chosen: tuple[int, dict[str, Any], RawSample | None]) -> Labelled:
+        number, row, raw = chosen
+        label_map = resize_labels(decode_label_map(row.pop("label_map")), (row["height"], row["width"]))
+        said = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
+        segments = self._kept(label_map, said)
+        if len(segments) < len(said):
+            label_map = _without_others(label_map, segments)
+        name = self.names.of(row["key"], row["shard"], row["index"])
+        return Labelled(number, name, self.selection.side(row["key"]), row, label_map, segments, raw)
+
+    def _kept(self, label_map: Int[np.ndarray, "H W"], said: Sequence[Segment]) -> tuple[Segment, ...]:
+        """The wanted segments, measured at source size."""
+        smallest = max(1.0, self.selection.min_area * label_map.size)
+        areas = np.bincount(label_map[label_map != IGNORE], minlength=len(said))
+        boxes = ndimage.find_objects(label_map + 1, max_label=len(areas))
+        return tuple(
+            replace(segment, area=int(areas[segment.id]), box=box_of(boxes[segment.id]))
+            for segment in said
+            if areas[segment.id] >= smallest and segment.score >= self.selection.min_score
+        )
+
+
+def box_of(place: tuple[slice, slice]) -> tuple[int, int, int, int]:
+    """x, y, width, height of a pair of slices, as COCO has it."""
+    rows, columns = place
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+
+
+def _without_others(label_map: Int[np.ndarray, "H W"], kept: Sequence[Segment]) -> Int[np.ndarray, "H W"]:
+    """Only the kept ids; every other pixel belongs to nobody."""
+    table_ = np.full(int(label_map.max()) + 2, IGNORE, np.int32)  # the last one answers for IGNORE itself
+    for segment in kept:
+        table_[segment.id] = segment.id
+    return table_[label_map]

@@ -1,0 +1,98 @@
+"""Runs with labels made by hand, for tests of what is made from finished labels."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffseg.types import IGNORE, Segment
+from pipeline.images import encode_label_map
+from pipeline.ledger import Ledger
+from pipeline.records import OK, LabelRecord, Shard, ShardTask
+from pipeline.run import Run
+from pipeline.shards import pin
+from pipeline.tars import write_samples
+
+SIZE = (18, 24)  # height and width of photos; label maps have half of it
+WINDOW = 4
+
+
+def photo(number: int) -> bytes:
+    """A PNG whose shade tells `number`."""
+    buffer = io.BytesIO()
+    Image.new("RGB", SIZE[::-1], (number % 256, number // 256, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def label_map(number: int, segments: int = 5) -> np.ndarray:
+    """Ids 0..segments-1 at random, in several components each, with pixels that belong to nobody; half of SIZE."""
+    random = np.random.default_rng(number)
+    labels = random.integers(0, segments, (3, 4)).repeat(3, 0).repeat(3, 1).astype(np.int32)
+    labels[0, :segments] = np.arange(segments)
+    labels[-1, :2] = IGNORE
+    return labels
+
+
+def record(key: str, shard: str, index: int, labels: np.ndarray) -> LabelRecord:
+    """The row of a photo with these labels; a segment's score falls with its id."""
+    segments = []
+    for number in range(int(labels.max()) + 1):
+        rows, columns = np.nonzero(labels == number)
+        box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+        segments.append(Segment(number, len(rows), box, max(0.0, 1 - number / 8)))
+    png = encode_label_map(labels)
+    return LabelRecord(key, shard, index, OK, None, SIZE[1], SIZE[0], png, tuple(segments), index / 10, "0" * 64)
+
+
+def make_run(
+    folder: Path,
+    keys: Sequence[Sequence[str]] = (tuple("abcdef"), tuple("ghi")),
+    *,
+    failed: Mapping[tuple[int, int], str] | None = None,
+    labels: Callable[[int], np.ndarray] = label_map,
+    leave_out: tuple[int, ...] = (),
+) -> Ledger:
+    """A run of one shard for each list of keys, in windows of four.
+
+    failed: statuses of rows without labels, by (shard, index). leave_out: windows of the last shard.
+    """
+    for number, names in enumerate(keys):
+        target = folder / "in" / f"s-{number}.tar"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(write_samples((key, {"png": photo(100 * number + i)}) for i, key in enumerate(names)))
+    shards = pin([str(folder / "in" / "s-*.tar")])
+    made = Run(
+        fingerprint="f", model="fake", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=WINDOW
+    )
+    ledger = Ledger.start(str(folder / "run"), made, shards)
+    for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
+        _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else ())
+    return Ledger.open(str(folder / "run"))
+
+
+def _commit(
+    ledger: Ledger,
+    shard: Shard,
+    number: int,
+    keys: Sequence[str],
+    failed: Mapping[tuple[int, int], str],
+    labels: Callable[[int], np.ndarray],
+    leave_out: tuple[int, ...],
+) -> None:
+    rows = [
+        LabelRecord(key, shard.id, index, failed[number, index], "for a reason")
+        if (number, index) in failed
+        else record(key, shard.id, index, labels(100 * number + index))
+        for index, key in enumerate(keys)
+    ]
+    windows = -(-len(rows) // WINDOW)
+    for window in set(range(windows)) - set(leave_out):
+        ledger.commit(ShardTask(shard), window, rows[window * WINDOW : (window + 1) * WINDOW], 0, 0.0)
+    ledger.commit_end(shard, windows, len(rows), ())
+
+
+def at_source(labels: np.ndarray) -> np.ndarray:
+    """A label map of half the size as exports must show it."""
+    return labels.repeat(2, 0).repeat(2, 1)
