@@ -47,6 +47,14 @@ def test_it_equals_the_literal_implementation(grid, factors):
     np.testing.assert_allclose(ours, literal.aggregate(levels, grid).reshape(n, n), rtol=2e-6)
 
 
+def test_rows_that_nearly_sum_to_one_are_made_to():
+    levels = [torch.from_numpy(level)[None] for level in synthetic.attention(synthetic.blobs((4, 4), 3, 1), (1, 2), 2)]
+
+    stray = aggregate([1.01 * levels[0], 0.99 * levels[1]], (4, 4)).whole()
+
+    torch.testing.assert_close(stray, aggregate(levels, (4, 4)).whole())
+
+
 def test_a_floor_lifts_zeros_and_nothing_else():
     level = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
 
