@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from diffseg.frames import frame, to_model
 from diffseg.labels import assign
 from diffseg.merging import Proposals, merge
 from diffseg.precision import tensor_cores
-from diffseg.segmenter import FLOOR, DiffSeg, Model, label
+from diffseg.segmenter import FLOOR, DiffSeg, label
 from pipeline.images import decode, encode_label_map
 
 PHOTOS = Path(__file__).parent / "photos"
@@ -98,6 +98,10 @@ class Structured:
         self.backend.attend(pixels)
         return self.maps
 
+    def batch_size(self) -> int:
+        """The model's own."""
+        return self.backend.batch_size()
+
 
 class Clock:
     """Times steps on one device: medians, a warm-up first, interleaved where two are compared."""
@@ -142,7 +146,7 @@ def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool
     if structured:
         maps = structured_maps(maps, batch_size)
     core_stages = _core_stages(backend.config, maps, planned, clock)
-    dressed = DiffSeg(cast(Model, Structured(backend, maps) if structured else backend), batch_size)
+    dressed = DiffSeg(Structured(backend, maps) if structured else backend, batch_size)
     (whole,) = clock(lambda: dressed.segment(photos))
     [result, *_] = dressed.segment(photos)
     host = Clock(torch.device("cpu"), repeats)
@@ -179,8 +183,8 @@ def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple
     traffic = sum(2 * 4 * n * n * k for n, k in zip(cells, layers, strict=True))  # each layer adds to its level once
     one = pixels[:1]
     stages = [
-        Stage("vae", vae / count, _flop(lambda: backend.latents(one))),
-        Stage("unet", without / count, _flop(plain) / count),
+        Stage("vae", vae / count, count_flop(lambda: backend.latents(one))),
+        Stage("unet", without / count, count_flop(plain) / count),
         Stage("capture", (with_capture - without) / count, products, traffic),
     ]
     return stages, captured()
@@ -259,7 +263,7 @@ def _attention_channels(unet: Any, depth: int) -> int:
     return int(unet.config.block_out_channels[depth])
 
 
-def _flop(step: Step) -> float:
+def count_flop(step: Step) -> float:
     """Operations of a step's products and convolutions; a multiply-add counts two."""
     counter = FlopCounterMode(
         display=False, custom_mapping={aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+import torch
+
+from diffseg.backends import new_part
+from diffseg.capture import AttentionMaps, cut_after_last_attention
+from diffseg.checkpoints import random_backend
+from diffseg.config import SegmentConfig
+from diffseg.layouts import LAYOUTS
+from jobs.cli import run
+from jobs.stages import Limits, Stage, count_flop, measure, structured_maps
+
+torch.set_num_threads(1)
+
+STAGES = ["decode", "vae", "unet", "capture", "aggregate", "merge", "argmax", "clean", "encode"]
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return random_backend("sd1.5", SegmentConfig(dtype="float32"), "cpu", small=True)
+
+
+def test_every_stage_is_timed_and_the_limits_are_measured_beside_them(backend):
+    measured = measure(backend, batch_size=2, repeats=1, structured=True)
+    assert [stage.name for stage in measured.stages] == STAGES
+    assert measured.whole > 0
+    assert measured.large_decode > next(stage.seconds for stage in measured.stages if stage.name == "decode")
+    assert min(measured.limits.model_flop_s, measured.limits.core_flop_s, measured.limits.byte_s) > 0
+
+
+def test_a_stage_is_bound_by_its_arithmetic_or_by_its_memory_whichever_is_slower():
+    limits = Limits(model_flop_s=100.0, core_flop_s=10.0, byte_s=5.0)
+    assert Stage("unet", 1.0, flop=200.0, bytes=5.0).limit(limits) == 2.0
+    assert Stage("merge", 1.0, flop=10.0, bytes=20.0).limit(limits) == 4.0
+    assert Stage("clean", 1.0).limit(limits) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "unet_tflop", "encoder_tflop"),
+    [
+        ("sd1.5", 0.80, 1.12),
+        pytest.param("sd2.1", 2.15, 2.61, marks=pytest.mark.slow),
+        pytest.param("sdxl", 6.76, 4.88, marks=pytest.mark.slow),
+    ],
+)
+def test_counted_work_is_that_of_the_exact_layouts(name, unet_tflop, encoder_tflop):
+    layout = LAYOUTS[name]
+    side = layout.unet["sample_size"]
+    unet, vae = new_part(layout.unet, "meta"), new_part(layout.vae, "meta")
+    with torch.inference_mode(), torch.device("meta"):
+        given = torch.empty(1, 4, side, side), torch.empty(1), torch.empty(1, 77, layout.unet["cross_attention_dim"])
+        added = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
+        whole = count_flop(lambda: unet(*given, added_cond_kwargs=added))
+        cut_after_last_attention(unet)
+        assert count_flop(lambda: unet(*given, added_cond_kwargs=added)) < whole
+        encoder = count_flop(lambda: vae.encode(torch.empty(1, 3, 8 * side, 8 * side)))
+    assert whole / 1e12 == pytest.approx(unet_tflop, abs=0.005)
+    assert encoder / 1e12 == pytest.approx(encoder_tflop, abs=0.005)
+
+
+def test_prepared_attention_is_a_distribution_with_regions():
+    like = AttentionMaps((torch.empty(1, 256, 256), torch.empty(1, 64, 64)), (16, 16))
+    maps = structured_maps(like, images=2)
+    assert [level.shape for level in maps.levels] == [(2, 256, 256), (2, 64, 64)]
+    for level in maps.levels:
+        assert torch.allclose(level.sum(-1), torch.ones(level.shape[:2]))
+        assert level.std() > 0
+
+
+def test_the_command_times_the_embedded_model_and_answers_in_json(capsys):
+    assert run(["bench", "--model", "tiny", "--repeats", "1", "--device", "cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in told["stages"]] == STAGES
+    assert told["model"] == "tiny"
+    assert sum(stage["share"] for stage in told["stages"] if stage["share"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "bench times one model"),
+        (["--model", "tiny", "--random-weights", "sd1.5"], "bench times one model"),
+        (["--random-weights", "sd9"], "no layout is known for 'sd9'; possible are sd1.4"),
+        (["--model", "tiny", "--dtype", "int8"], "dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
+    ],
+)
+def test_what_cannot_be_timed_is_one_line_and_exit_2(capsys, flags, line):
+    assert run(["bench", *flags]) == 2
+    assert line in capsys.readouterr().err
