@@ -7,6 +7,7 @@ Letters: B images, H heads, n cells, d channels of a head.
 """
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def add_head_mean(
     """
     # in base 2: exp2 takes a third of the time exp does
     shift = log_sum * LOG2_E - math.log2(weight / query.shape[1])
-    if query.device.type == "cuda":
+    if query.device.type == "cuda" and find_spec("triton"):  # it comes with torch wherever it can run
         from diffseg.capture_triton import add_exponentials
     else:
         add_exponentials = add_exponentials_plainly

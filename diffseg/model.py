@@ -4,6 +4,7 @@ Only the UNet and the encoder of the VAE stay; the embedding of the empty prompt
 are dropped. Nothing here knows of files of images, of segments or of runs.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
 SHARE = 0.6  # of the free memory that a batch may fill: what the estimate leaves out, and a fragmented rest
 MOST = 32  # images a batch: a GPU is busy long before
+
+logger = logging.getLogger(__name__)
 
 Device = torch.device | str | None
 
@@ -55,6 +58,8 @@ class Backend:
         self.config = config.resolve(spec)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = getattr(torch, str(self.config.dtype))
+        if where.type == "cpu" and dtype != torch.float32:
+            logger.warning("%s is slow on most processors: name dtype float32 there", self.config.dtype)
         cut_after_last_attention(parts.unet)
         self.unet = parts.unet.to(where, dtype)
         self.encoder = parts.encoder.to(where, torch.float32 if spec.vae_upcast and dtype == torch.float16 else dtype)

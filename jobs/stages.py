@@ -239,7 +239,7 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
 def measure_limits(backend: Backend) -> Limits:
     """The best of several matrix products and copies."""
     cuda = backend.device.type == "cuda"
-    side, count = (8192, 1 << 28) if cuda else (2048, 1 << 25)
+    side, count = (8192, 1 << 28) if cuda else (1024, 1 << 25)
     clock = Clock(backend.device, 7)
     rates = []
     reduced = backend.config.dtype != "float32"
