@@ -136,7 +136,7 @@ def _connected(protocol: str, options: str) -> Any:
         case "gs" if hasattr(request := type(fs)._request, "__wrapped__"):
             fs._request = MethodType(request.__wrapped__, fs)
         case "abfs":
-            fs._timeout_kwargs["retry_total"] = 0
+            fs.service_client._config.retry_policy.total_retries = 0
     return fs
 
 

