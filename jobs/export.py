@@ -23,7 +23,9 @@ Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photo
 
 def export(
     url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
-    format: Annotated[str, typer.Option("--format", help="coco-segments or coco-panoptic.")],
+    format: Annotated[
+        str, typer.Option("--format", help="coco-segments, coco-panoptic, png, webdataset, huggingface or sa1b.")
+    ],
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the export.", show_default=False)],
     where: Where = None,
     min_area: MinArea = 0.0,

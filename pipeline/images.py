@@ -100,6 +100,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def extension_of(data: bytes) -> str:
+    """The usual extension of an encoded image that `decode` takes."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        kind = str(image.format).lower()
+    return {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(kind, kind)
+
+
 def encode_label_map(label_map: np.ndarray) -> bytes:
     """A label map as PNG: 8 bit up to 255 segments, else 16; IGNORE becomes 255 or 65535.
 

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,8 @@ from pipeline.records import OK, LabelRecord, RawSample, Shard
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"diffseg"
+
+Row: TypeAlias = Mapping[str, Any]
 _DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
 
 _SEGMENT = pa.struct(
@@ -212,6 +215,52 @@ def decode_rows(data: bytes) -> list[dict[str, Any]]:
     except _DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
     return rows
+
+
+@contextmanager
+def writing_features(out: IO[bytes], features: Mapping[str, Any], group: int) -> Iterator[Callable[[Row], None]]:
+    """Rows written to a Parquet file as they come, `group` of them at a time.
+
+    features: the columns as Hugging Face's datasets describes them; they give the types and are kept in the file.
+    """
+    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    schema = pa.schema([(name, _type_of(feature)) for name, feature in features.items()], metadata=said)
+    rows: list[Row] = []
+    plain = [name for name, feature in features.items() if feature == {"_type": "Image"}]  # PNG and JPEG do not shrink
+    compression = {name: "none" if name.split(".")[0] in plain else "zstd" for name in _leaves(schema)}
+    with pq.ParquetWriter(out, schema, compression=compression, use_dictionary=False) as file:
+
+        def flush() -> None:
+            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+
+        def write(row: Row) -> None:
+            rows.append(row)
+            if len(rows) == group:
+                flush()
+
+        yield write
+        if rows:
+            flush()
+
+
+def _type_of(feature: Any) -> pa.DataType:
+    if isinstance(feature, list):
+        return pa.list_(_type_of(feature[0]))
+    match feature:
+        case {"_type": "Image"}:
+            return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        case {"_type": "Value", "dtype": dtype}:
+            return pa.type_for_alias(dtype)
+    return pa.struct([(name, _type_of(inner)) for name, inner in feature.items()])
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The paths of a schema's columns as Parquet names them."""
+    empty = io.BytesIO()
+    pq.write_table(schema.empty_table(), empty)
+    with pq.ParquetFile(empty) as file:
+        return [file.schema.column(i).path for i in range(len(file.schema))]
 
 
 def read_images(stream: IO[bytes], name: str, *, first: int = 0, column: str | None = None) -> Iterator[RawSample]:

@@ -6,7 +6,7 @@ check around it; its naming rules and its writer are used as they are.
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
@@ -144,10 +144,21 @@ def _may_be_image(extension: str, image_key: str | None) -> bool:
 def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
     """A tar of (key, members by extension): the same samples give the same bytes, so that racing writers agree."""
     buffer = io.BytesIO()
-    with TarWriter(buffer, encoder=False, mtime=0, user="", group="") as writer:
+    with writing(buffer) as write:
         for key, members in samples:
-            writer.write({"__key__": key, **members})
+            write(key, members)
     return buffer.getvalue()
+
+
+@contextmanager
+def writing(out: IO[bytes]) -> Iterator[Callable[[str, Mapping[str, bytes]], None]]:
+    """The same, sample by sample. Members without an extension have no place in such a tar and are left out."""
+    with TarWriter(out, encoder=False, keep_meta=True, mtime=0, user="", group="") as writer:
+
+        def write(key: str, members: Mapping[str, bytes]) -> None:
+            writer.write({"__key__": key, **{extension: data for extension, data in members.items() if extension}})
+
+        yield write
 
 
 def _open(stream: IO[bytes], name: str) -> tarfile.TarFile:

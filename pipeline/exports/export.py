@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.exports import coco
+from pipeline.exports import archives, coco, huggingface, png
 from pipeline.exports.names import Names
 from pipeline.exports.place import Place, writing
 from pipeline.exports.samples import Labelled, Samples, Selection, Tally
@@ -31,17 +31,23 @@ class Format:
 
     write: opens one side of one part and takes its samples. part: images of a part at most, but never less than a
     window. images: whether photos belong to it always; else they are a choice. whole: with everything of a sample.
+    finish: given the parts and sides that there are, what is written after the last of them.
     """
 
     write: Callable[[Place], AbstractContextManager[Callable[[Labelled], None]]]
     part: int
     images: bool = False
     whole: bool = False
+    finish: Callable[[Store, int, list[str]], None] | None = None
 
 
 FORMATS = {
     "coco-segments": Format(coco.segments, part=100_000),
     "coco-panoptic": Format(coco.panoptic, part=100_000),
+    "png": Format(png.pngs, part=10_000, finish=png.join_lists),
+    "webdataset": Format(archives.webdataset, part=4096, images=True, whole=True),
+    "huggingface": Format(huggingface.parquet, part=4096, images=True),
+    "sa1b": Format(archives.sa1b, part=4096, images=True),
 }
 
 
@@ -110,6 +116,8 @@ def export(
                 break
             _write_part(store, format_, samples, part, state)
             tick(state)
+        if format_.finish:
+            format_.finish(store, state.parts, sorted(state.sides))
         store.put_new(SUCCESS, state.to_json())
     return Exported(str(store), state, _missing(ledger), idle)
 
@@ -145,7 +153,7 @@ def _begin(store: Store, mine: dict[str, Any]) -> None:
 def _resumed(store: Store) -> State:
     last = None
     for name, _ in store.list(f"{PARTS}/"):
-        last = name
+        last = name if name.endswith(".json") else last
     return State.from_json(store.get(last)) if last else State()
 
 

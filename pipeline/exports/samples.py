@@ -15,11 +15,12 @@ from diffseg.types import IGNORE, Int, Segment
 from pipeline import table
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports.names import Names, is_file_name, share
-from pipeline.images import decode_label_map
+from pipeline.images import decode_label_map, extension_of
 from pipeline.ledger import Ledger
 from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard
 from pipeline.records import OK, RawSample
+from pipeline.tars import IMAGE_EXTENSIONS
 from pipeline.where import COLUMNS, parse_where
 from pipeline.windows import WindowObject
 
@@ -89,7 +90,10 @@ class Labelled:
     @property
     def extension(self) -> str:
         """Of the photo; `jpg` where photos are not read and so nobody knows."""
-        return self.raw.image.rpartition(".")[2] if self.raw and self.raw.image else "jpg"
+        if self.raw is None or self.raw.image is None:
+            return "jpg"
+        extension = self.raw.image.rpartition(".")[2]
+        return extension if extension in IMAGE_EXTENSIONS else extension_of(self.raw.members[self.raw.image])
 
 
 class Samples:

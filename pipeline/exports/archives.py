@@ -1,0 +1,92 @@
+"""Tar shards: WebDataset, with everything a sample had, and the layout of SA-1B.
+
+webdataset   <side>-<part>.tar: <name>.<original members>, <name>.label_map.png, <name>.segments.json
+sa1b         sa_<side>_<part>.tar: sa_<number>.<extension>, sa_<number>.json
+Formats: https://github.com/webdataset/webdataset, https://ai.meta.com/datasets/segment-anything-downloads/
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline import tars
+from pipeline.exports.masks import encode
+from pipeline.exports.place import Place
+from pipeline.exports.samples import Labelled
+from pipeline.images import encode_label_map
+
+
+@contextmanager
+def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
+    """The samples as they were, with labels beside their members."""
+    with place.grow(f"{place.side}-{place.number:06}.tar") as out, tars.writing(out) as write:
+
+        def add(sample: Labelled) -> None:
+            assert sample.raw is not None
+            members = dict(sample.raw.members)
+            if sample.photo is not None and sample.raw.image != sample.extension:
+                members.setdefault(sample.extension, sample.photo)  # a table's column says no extension
+            members["label_map.png"] = encode_label_map(sample.label_map)
+            members["segments.json"] = json.dumps(_said(sample)).encode()
+            write(sample.name, members)
+
+        yield add
+
+
+def _said(sample: Labelled) -> dict[str, Any]:
+    row = sample.row
+    segments = [asdict(segment) for segment in sample.segments]
+    return {**{name: row[name] for name in ("key", "width", "height", "quality")}, "segments": segments}
+
+
+@contextmanager
+def sa1b(place: Place) -> Iterator[Callable[[Labelled], None]]:
+    """A photo and a JSON of masks an image, named by number.
+
+    `predicted_iou` and `stability_score` are both a segment's score: nothing else was measured.
+    """
+    with place.grow(f"sa_{place.side}_{place.number:06}.tar") as out, tars.writing(out) as write:
+
+        def add(sample: Labelled) -> None:
+            assert sample.photo is not None
+            name = f"sa_{sample.number}"
+            image = {
+                "image_id": sample.number,
+                "width": sample.row["width"],
+                "height": sample.row["height"],
+                "file_name": f"{name}.{sample.extension}",
+                "key": sample.row["key"],
+            }
+            said = {"image": image, "annotations": list(_masks(place, sample))}
+            write(name, {sample.extension: sample.photo, "json": json.dumps(said).encode()})
+
+        yield add
+
+
+def _masks(place: Place, sample: Labelled) -> Iterator[dict[str, Any]]:
+    """One a segment, however many components it has."""
+    height, width = sample.label_map.shape
+    masks = dict(enumerate(encode(sample.label_map)))
+    for segment in sample.segments:
+        mask, area = masks[segment.id]
+        yield {
+            "id": place.next_id(),
+            "segmentation": mask,
+            "bbox": segment.box,
+            "area": area,
+            "predicted_iou": segment.score,
+            "stability_score": segment.score,
+            "crop_box": [0, 0, width, height],
+            "point_coords": [_point_in(sample, segment.id)],
+        }
+
+
+def _point_in(sample: Labelled, number: int) -> list[float]:
+    """x, y of the middle one of a segment's pixels, so that it lies on the segment whatever its shape."""
+    pixels = np.flatnonzero(sample.label_map == number)
+    y, x = divmod(int(pixels[len(pixels) // 2]), sample.label_map.shape[1])
+    return [float(x), float(y)]

@@ -1,0 +1,57 @@
+"""Parquet that Hugging Face's `datasets` loads with images, label maps and types as they are meant.
+
+data/<side>-<part>.parquet; `load_dataset` finds the splits by these names.
+Format: the `huggingface` key of the schema's metadata, as `datasets.Features` writes it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from pipeline import table
+from pipeline.exports.place import Place
+from pipeline.exports.samples import Labelled
+from pipeline.images import encode_label_map
+
+ROWS = 100  # a row group: what a reader of single rows fetches at once, a few MB of photos
+
+
+def _value(dtype: str) -> dict[str, str]:
+    return {"dtype": dtype, "_type": "Value"}
+
+
+SEGMENT = {
+    "id": _value("int32"),
+    "area": _value("int64"),
+    "box": [_value("int32")],
+    "score": _value("float32"),
+    "category": _value("string"),
+}
+FEATURES: dict[str, Any] = {
+    "image": {"_type": "Image"},
+    "label_map": {"_type": "Image"},  # ids, 255 (65535 in 16 bit) for nobody's
+    "key": _value("string"),
+    "shard": _value("string"),
+    "index": _value("int64"),
+    "width": _value("int32"),
+    "height": _value("int32"),
+    "quality": _value("float32"),
+    "segments": [SEGMENT],
+}
+
+
+@contextmanager
+def parquet(place: Place) -> Iterator[Callable[[Labelled], None]]:
+    """A row an image."""
+    name = f"data/{place.side}-{place.number:05}.parquet"
+    with place.grow(name) as out, table.writing_features(out, FEATURES, ROWS) as write:
+
+        def add(sample: Labelled) -> None:
+            row = {column: sample.row[column] for column in FEATURES if column in sample.row}
+            row["image"] = {"bytes": sample.photo, "path": f"{sample.name}.{sample.extension}"}
+            row["label_map"] = {"bytes": encode_label_map(sample.label_map), "path": f"{sample.name}.png"}
+            row["segments"] = [asdict(segment) for segment in sample.segments]
+            write(row)
+
+        yield add

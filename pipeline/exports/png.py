@@ -1,0 +1,67 @@
+"""Label maps as indexed PNGs in the folders of Pascal VOC; what reads ADE20K's pairs of folders reads these two too.
+
+JPEGImages/<name>.<extension>           the photos
+SegmentationObject/<name>.png           ids 0, 1, ... as in the run, 255 for nobody's; 16 bit beyond 255 segments
+ImageSets/Segmentation/<side>.txt       the names, one a line
+Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from diffseg.draw import IGNORED, palette
+from diffseg.types import IGNORE, Int
+from pipeline.exports.place import Place
+from pipeline.exports.samples import Labelled
+from pipeline.images import encode_label_map
+from pipeline.store import Store
+
+VOID = 255
+LISTS = "_export/lists"  # of each part; joined when all are there
+
+
+@contextmanager
+def pngs(place: Place) -> Iterator[Callable[[Labelled], None]]:
+    """A PNG an image."""
+    with place.grow(_list_name(place.side, place.number)) as names:
+
+        def add(sample: Labelled) -> None:
+            place.put_photo("JPEGImages", sample)
+            place.put(f"SegmentationObject/{sample.name}.png", indexed_png(sample.label_map))
+            names.write(f"{sample.name}\n".encode())
+
+        yield add
+
+
+def join_lists(store: Store, parts: int, sides: list[str]) -> None:
+    """One list of names a side, from those of the parts."""
+    for side in sides:
+        with store.growing(f"ImageSets/Segmentation/{side}.txt") as whole:
+            for part in range(parts):
+                if store.exists(_list_name(side, part)):
+                    whole.write(store.get(_list_name(side, part)))
+
+
+def _list_name(side: str, part: int) -> str:
+    return f"{LISTS}/{side}.{part:06}.txt"
+
+
+def indexed_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
+    """One byte a pixel with a colour for every id; what one byte cannot hold is written as `encode_label_map` does."""
+    if label_map.max(initial=0) >= VOID:
+        return encode_label_map(label_map)
+    picture = Image.fromarray(np.where(label_map == IGNORE, VOID, label_map).astype(np.uint8))
+    picture.putpalette(_colors())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+@cache
+def _colors() -> bytes:
+    return palette(VOID).tobytes() + bytes(IGNORED)
