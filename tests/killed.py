@@ -1,0 +1,123 @@
+"""A process that dies at a chosen step of a run, and another that finishes it.
+
+`python killed.py FOLDER [POINT...]` kills a run at each of these points (or at every one) and prints, one line of JSON
+a point, what the next run made of it. Children are forked from one process that has imported everything and started no thread.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pyarrow
+from conftest import a_run, samples, write_shard
+
+from pipeline import audit, images, manifest, reader, storage, store, table
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.ranges import RangedReader
+from pipeline.shards import pin
+from pipeline.store import Store
+from pipeline.worker import Worker
+
+COUNTS = (10, 7, 0, 4)  # samples of each shard; four a window
+KILLED = 9
+POINTS = {  # where a run can be killed: whose attribute, before or after the call, and at which call
+    "before run.json": (Store, "put_new", "before", 1),
+    "after run.json": (Store, "put_new", "after", 1),
+    "at the probe": (Store, "put_new", "before", 2),
+    "before the inputs are pinned": (Store, "put_new", "before", 3),
+    "after the inputs are pinned": (Store, "put_new", "after", 3),
+    "opening a shard": (storage, "open_ranged", "before", 1),
+    "opening the second shard": (storage, "open_ranged", "after", 2),
+    "reading a range": (RangedReader, "_get", "after", 1),
+    "looking whether a shard changed": (reader, "_same_version", "before", 3),
+    "decoding": (images, "decode", "before", 6),
+    "labelling": (FakeSegmenter, "segment", "before", 1),
+    "labelling a later batch": (FakeSegmenter, "segment", "after", 3),
+    "encoding a window": (table, "encode_window", "before", 1),
+    "after encoding a window": (table, "encode_window", "after", 2),
+    "before a draft is written": (Store, "_draft", "before", 4),
+    "before a draft is on the disk": (store.os, "fsync", "before", 8),
+    "after a draft is on the disk": (Store, "_draft", "after", 4),
+    "before the first window has its name": (store.os, "link", "before", 4),
+    "after the first window has its name": (store.os, "link", "after", 4),
+    "after its folder is on the disk": (store, "_sync", "after", 4),
+    "before a later window has its name": (store.os, "link", "before", 6),
+    "after a later window has its name": (store.os, "link", "after", 6),
+    "before the end of a shard": (Ledger, "commit_end", "before", 1),
+    "after the end of a shard": (Ledger, "commit_end", "after", 1),
+    "after the end of the last shard": (Ledger, "commit_end", "after", 4),
+    "before the audit": (audit, "audit", "before", 1),
+    "before the manifest": (manifest, "write_manifest", "before", 1),
+    "between the manifest and its mark": (Store, "put_new", "before", 15),
+    "after the manifest": (manifest, "write_manifest", "after", 1),
+}
+
+
+def arm(place: object, name: str, when: str, nth: int) -> None:
+    """End this process at the nth call of a function."""
+    call, left = getattr(place, name), [nth]
+
+    def armed(*args, **kwargs):
+        left[0] -= 1
+        if when == "before" and left[0] == 0:
+            os._exit(KILLED)
+        result = call(*args, **kwargs)
+        if left[0] == 0:
+            os._exit(KILLED)
+        return result
+
+    setattr(place, name, armed)
+
+
+def run(folder: Path) -> None:
+    """Begin the run, or finish it."""
+    ledger = Ledger.start(str(folder / "run"), a_run(), pin([f"{folder}/in/*.tar"]))
+    list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.missing()))
+    manifest.write_manifest(ledger, list(audit.audit(ledger)))
+
+
+def examine(folder: Path) -> dict[str, object]:
+    """What stands there after a run that was not killed."""
+    ledger = Ledger.open(str(folder / "run"))
+    faults = [fault for shard in audit.audit(ledger, full=True) for fault in shard.faults]
+    rows = [(row["shard"], row["index"]) for row in ledger.rows(["shard", "index"])]
+    missing = [task.first_window for task in ledger.missing()]
+    return {"rows": len(rows), "once": len(set(rows)) == len(rows), "faults": faults, "missing": missing}
+
+
+def in_child(step) -> int:
+    """Do a step in a process of its own; its exit code."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        step()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def main(root: Path, points: list[str]) -> None:
+    """One point after another."""
+    pyarrow.set_cpu_count(1)
+    for number, point in enumerate(points):
+        what = POINTS[point]
+        folder = root / str(number)
+        for shard, count in enumerate(COUNTS):
+            write_shard(folder / "in" / f"s-{shard}.tar", samples(count, first=100 * shard))
+
+        def die(what=what, folder=folder):
+            arm(*what)
+            run(folder)
+
+        died = in_child(die)
+        finished = in_child(lambda folder=folder: run(folder))
+        report = folder / "report.json"
+        in_child(lambda folder=folder, report=report: report.write_text(json.dumps(examine(folder))))
+        found = json.loads(report.read_text()) if report.exists() else {}
+        sys.stdout.write(json.dumps({"point": point, "died": died, "finished": finished, **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:] or list(POINTS))
