@@ -1,7 +1,8 @@
 """A process that dies at a chosen step of a run, and another that finishes it.
 
 `python killed.py FOLDER [POINT...]` kills a run at each of these points (or at every one) and prints, one line of JSON
-a point, what the next run made of it. Children are forked from one process that has imported everything and started no thread.
+a point, what the next run made of it. Children are forked from one process that has imported everything and started no
+thread.
 """
 
 import json
