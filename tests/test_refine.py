@@ -21,6 +21,12 @@ def test_centres_move_until_clusters_are_at_rest():
     assert cluster(maps, torch.tensor([[0.0], [5.0]])).tolist() == [0, 0, 0, 0, 1]
 
 
+def test_a_centre_that_no_map_is_near_stays_where_it_is():
+    maps = torch.tensor([[1.0], [9.0], [10.0]])
+
+    assert cluster(maps, torch.tensor([[100.0], [7.0]])).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_it_equals_scikit_learn(seed):
     rng = np.random.default_rng(seed)
