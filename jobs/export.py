@@ -19,6 +19,10 @@ MinArea = Annotated[float, typer.Option("--min-area", help="Share of the image; 
 MinScore = Annotated[float, typer.Option("--min-score", help="Segments of lower score are left out.")]
 Split = Annotated[float | None, typer.Option("--split", help="Share of train, by hash of the key; the rest is val.")]
 Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photos beside the labels. Default: yes.")]
+Members = Annotated[
+    bool | None,
+    typer.Option("--members/--no-members", help="webdataset: a sample's other members too. Default: yes."),
+]
 
 
 def export(
@@ -33,6 +37,7 @@ def export(
     limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,
     split: Split = None,
     images: Images = None,
+    members: Members = None,
     json: options.Json = False,
 ) -> None:
     """Write what is committed of a run for other tools; the same command resumes it."""
@@ -50,6 +55,7 @@ def export(
         format,
         selection,
         images=images,
+        members=members,
         tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
     )
     report(done, monotonic() - began, json)

@@ -53,15 +53,18 @@ def make_run(
     failed: Mapping[tuple[int, int], str] | None = None,
     labels: Callable[[int], np.ndarray] = label_map,
     leave_out: tuple[int, ...] = (),
+    beside: Mapping[str, bytes] | None = None,
 ) -> Ledger:
     """A run of one shard for each list of keys, in windows of four.
 
     failed: statuses of rows without labels, by (shard, index). leave_out: windows of the last shard.
+    beside: members of every sample, in place of the numbered photo.
     """
     for number, names in enumerate(keys):
         target = folder / "in" / f"s-{number}.tar"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(write_samples((key, {"png": photo(100 * number + i)}) for i, key in enumerate(names)))
+        samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
+        target.write_bytes(write_samples(samples))
     shards = pin([str(folder / "in" / "s-*.tar")])
     made = Run(
         fingerprint="f", model="fake", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=WINDOW

@@ -72,6 +72,25 @@ def test_samples_keep_all_their_members_and_become_several_shards(tmp_path, monk
     assert (decode_label_map(found["h"]["label_map.png"]) == at_source(label_map(101))).all()
 
 
+@pytest.mark.parametrize(
+    ("members", "there"),
+    [
+        (True, {"caption.txt", "seg.png", "jpg", "label_map.png", "segments.json"}),
+        (False, {"jpg", "label_map.png", "segments.json"}),
+    ],
+)
+def test_what_lay_beside_a_photo_comes_along_unless_it_is_not_wanted(tmp_path, members, there):
+    beside = {"caption.txt": b"a cat", "seg.png": photo(3), "jpg": photo(0)}
+    ledger = make_run(tmp_path, [["a"]], beside=beside)
+
+    export(ledger, str(tmp_path / "out"), "webdataset", Selection(), members=members)
+
+    with (tmp_path / "out" / "train-000000.tar").open("rb") as stream:
+        [sample] = read_samples(stream, "train.tar", image_key="jpg")
+    assert sample.members.keys() == there
+    assert sample.members["jpg"] == photo(0)
+
+
 def test_masks_of_sa1b_add_up_to_the_label_map(tmp_path):
     export(make_run(tmp_path), str(tmp_path / "out"), "sa1b", Selection())
 
@@ -92,6 +111,11 @@ def test_masks_of_sa1b_add_up_to_the_label_map(tmp_path):
             assert masks.toBbox([annotation["segmentation"]])[0].tolist() == annotation["bbox"]
             again[mask] = segment
         assert (again == labels).all()
+
+
+def test_a_format_without_a_place_for_other_members_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="sa1b has no place for them"):
+        export(make_run(tmp_path), str(tmp_path / "out"), "sa1b", Selection(), members=True)
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "sa1b", "huggingface"])

@@ -49,7 +49,7 @@ def test_load_dataset_finds_both_sides_of_a_split_in_all_parts(tmp_path, load, m
 
 
 def test_load_dataset_reads_the_webdataset_export_too(tmp_path, load):
-    export(make_run(tmp_path), str(tmp_path / "out"), "webdataset", Selection())
+    export(make_run(tmp_path), str(tmp_path / "out"), "webdataset", Selection(), members=False)
 
     read = load("webdataset", data_files={"train": str(tmp_path / "out" / "*.tar")})["train"]
 

@@ -18,6 +18,7 @@ from pipeline.exports.masks import encode
 from pipeline.exports.place import Place
 from pipeline.exports.samples import Labelled
 from pipeline.images import encode_label_map
+from pipeline.tars import IMAGE_EXTENSIONS
 
 
 @contextmanager
@@ -27,9 +28,10 @@ def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
 
         def add(sample: Labelled) -> None:
             assert sample.raw is not None
-            members = dict(sample.raw.members)
-            if sample.photo is not None and sample.raw.image != sample.extension:
-                members.setdefault(sample.extension, sample.photo)  # a table's column says no extension
+            assert sample.photo is not None
+            members = dict(sample.raw.members) if place.members else {}
+            if sample.raw.image not in members or sample.raw.image not in IMAGE_EXTENSIONS:
+                members[sample.extension] = sample.photo  # a table's column says no extension that readers would know
             members["label_map.png"] = encode_label_map(sample.label_map)
             members["segments.json"] = json.dumps(_said(sample)).encode()
             write(sample.name, members)

@@ -89,11 +89,14 @@ def export(
     selection: Selection,
     *,
     images: bool | None = None,
+    members: bool | None = None,
     tick: Callable[[State], None] = lambda _: None,
 ) -> Exported:
     """Write what is committed of a run in another format; the same call resumes.
 
-    kind: of FORMATS. images: whether photos lie beside the labels; None: yes. tick: told after every part.
+    kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
+    members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
+    tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
     """
     if kind not in FORMATS:
@@ -101,16 +104,18 @@ def export(
     format_ = FORMATS[kind]
     if format_.images and images is False:
         raise ConfigError(f"--no-images: photos are part of {kind}")
-    images = images is not False
+    if not format_.whole and members is not None:
+        raise ConfigError(f"--members: {kind} has no place for them, only webdataset has")
+    images, members = images is not False, format_.whole and members is not False
     windows = list(ledger.windows())
     if not windows:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to export")
     store = Store(url)
-    _begin(store, _description(ledger, windows, kind, selection, images))
+    _begin(store, _description(ledger, windows, kind, selection, images, members))
     idle = store.exists(SUCCESS)
     state = _resumed(store)
     if not idle:
-        samples = Samples(ledger, selection, Names(ledger, windows), photos=images, whole=format_.whole)
+        samples = Samples(ledger, selection, Names(ledger, windows), photos=images, whole=members)
         for part in _parts(windows, max(1, format_.part // ledger.run.window))[state.parts :]:
             if selection.limit is not None and state.tally.images >= selection.limit:
                 break
@@ -123,7 +128,7 @@ def export(
 
 
 def _description(
-    ledger: Ledger, windows: Sequence[WindowObject], kind: str, selection: Selection, images: bool
+    ledger: Ledger, windows: Sequence[WindowObject], kind: str, selection: Selection, images: bool, members: bool
 ) -> dict[str, Any]:
     listed = hashlib.blake2b("\n".join(window.name for window in windows).encode(), digest_size=8).hexdigest()
     return {
@@ -131,6 +136,7 @@ def _description(
         "run": ledger.run.fingerprint,
         "windows": f"{len(windows)} ({listed})",
         "images": images,
+        "members": members,
         **asdict(selection),
     }
 
@@ -171,6 +177,7 @@ def _write_part(store: Store, format_: Format, samples: Samples, windows: Sequen
                     side=sample.side,
                     number=state.parts,
                     images=samples.photos,
+                    members=samples.whole,
                     min_area=samples.selection.min_area,
                     ids=ids,
                     categories=state.categories,

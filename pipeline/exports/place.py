@@ -46,13 +46,15 @@ def writing(store: Store) -> Iterator[Writing]:
 class Place:
     """What a format needs to write one side of one part.
 
-    side: `train` or `val`. number: of the part. images: whether photos lie beside the labels.
+    side: `train` or `val`. number: of the part. images: whether photos lie beside the labels. members: and
+    everything else that a sample had.
     min_area: share of the image. ids: of annotations. categories: ids by name, the same in all parts.
     """
 
     side: str
     number: int
     images: bool
+    members: bool
     min_area: float
     ids: Iterator[int]
     categories: dict[str, int]
