@@ -70,7 +70,7 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
         reraise=True,
     )
     try:
-        result = retrying(call)
+        result = retrying(_honest, call)
     except Exception as error:
         meaning = translate(what, error)
         if not isinstance(meaning, StorageError):
@@ -80,6 +80,17 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
         raise meaning from error
     _memory.answered.add(place)
     return result
+
+
+def _honest(call: Callable[[], T]) -> T:
+    """fsspec says of a web server that is away or refuses that the file is not there: what the server said counts."""
+    try:
+        return call()
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if cause and type(cause).__module__.startswith("aiohttp") and _status(cause) not in (404, 410):
+            raise cause from None
+        raise
 
 
 def _count(_: RetryCallState) -> None:
@@ -99,6 +110,8 @@ def translate(what: str, error: Exception) -> Exception:
         return ConfigError(f"{what}: {_NO_CREDENTIALS[type(error).__name__]} ({_reason(error)})")
     if isinstance(error, NotImplementedError):
         return ConfigError(f"{what}: this kind of storage cannot do what is asked of it here")
+    if isinstance(error, PermissionError) or _status(error) in (401, 403):
+        return ConfigError(f"{what}: access refused: {_reason(error)}")
     if not _may_pass(error):
         return ConfigError(f"{what}: {_reason(error)}")
     return StorageError(f"{what}: {_reason(error)}")

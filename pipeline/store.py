@@ -34,6 +34,7 @@ class Store:
         self.local = protocol_of(url) == "file"
         self._fs, root = filesystem(self.url if self.local else url)
         self._root = root.rstrip("/")
+        self.writable = protocol_of(url) not in ("http", "https")
         self.create_only = True  # see Ledger.start; False where the store ignores the condition
 
     def __str__(self) -> str:
@@ -49,6 +50,8 @@ class Store:
         mean that an earlier try of this very call was stored and its reply lost: compare the content.
         Raises ConfigError where the place cannot be written to, StorageFull, StorageError.
         """
+        if not self.writable:
+            raise self._nowhere()
         if not self.create_only:
             return not self.exists(name) and self.replace(name, data)
         create = self._link_new if self.local else self._create
@@ -61,6 +64,8 @@ class Store:
         return True
 
     def _nowhere(self) -> ConfigError:
+        if not self.writable:
+            return ConfigError(f"{self}: a web server can be read from, not written to")
         missing = "cannot be made a folder" if self.local else "no such bucket or container"
         return ConfigError(f"{self}: {missing}")
 
@@ -152,7 +157,8 @@ class Store:
         if not self.local:
             return None
         there = next((folder for folder in (Path(self._root), *Path(self._root).parents) if folder.exists()), None)
-        return shutil.disk_usage(there).free if there else None
+        usage = shutil.disk_usage(there) if there else None
+        return usage.free if usage and usage.total else None  # what has no size, such as /proc, is no disk
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""

@@ -177,6 +177,26 @@ def test_what_will_not_pass_is_tried_once_and_named(error, kind):
     assert call.calls == 1
 
 
+class WebReply(Reply):
+    """As aiohttp raises it, beneath fsspec."""
+
+
+WebReply.__module__ = "aiohttp.client_exceptions"
+
+
+@pytest.mark.parametrize(("status", "tried"), [(503, 2), (404, 1)])
+def test_a_web_server_that_is_away_is_not_a_file_that_is_gone(status, tried):
+    error = FileNotFoundError("https://h/a.tar")
+    error.__cause__ = WebReply(status)
+    call = Failing(error)
+    if status == 404:
+        with pytest.raises(FileNotFoundError):
+            attempt("https://h/a.tar", call)
+    else:
+        assert attempt("https://h/a.tar", call) == "answer"
+    assert call.calls == tried
+
+
 def test_what_does_not_pass_in_time_is_a_storage_error():
     with pytest.raises(StorageError, match=r"s3://b/k: status 503"):
         attempt("s3://b/k", Failing(*[Reply(503)] * 100), deadline=0)

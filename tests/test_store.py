@@ -130,6 +130,11 @@ def test_a_place_that_cannot_be_written_to_is_named(place):
         Store(place).put_new("run.json", b"x")
 
 
+def test_a_web_server_is_no_place_for_a_run():
+    with pytest.raises(ConfigError, match="not written to"):
+        Store("https://127.0.0.1:1/run").put_new("run.json", b"x")
+
+
 class Flaky:
     """A remote file system whose store keeps what it was given and loses its reply."""
 
