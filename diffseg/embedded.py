@@ -22,4 +22,4 @@ LAYOUT: Layout = replace(
     ),
     vae={"_class_name": "AutoencoderKL", **AUTOENCODER},
 )
-DEFAULTS: dict[str, Any] = {"thresholds": [0.4, 0.4, 0.4], "timestep": 50, "image_size": 256, "dtype": "float32"}
+DEFAULTS: dict[str, Any] = {"thresholds": [0.3, 0.3, 0.3], "timestep": 50, "image_size": 256, "dtype": "float32"}

@@ -20,7 +20,7 @@ from diffseg.frames import frame, to_model
 from diffseg.model import Backend
 from diffseg.scenes import benchmark
 
-SCENES = 15  # three of every kind
+SCENES = 10  # two of every kind
 FLOOR_ARI, FLOOR_MIOU = 0.45, 0.45  # the shipped weights stand at .5x on these
 CEILING_ARI, CEILING_MIOU = 0.25, 0.35  # what random weights must stay below at any threshold
 FOLDER = Path(str(files("diffseg") / "tiny"))
@@ -80,7 +80,7 @@ def test_random_weights_find_next_to_nothing_at_any_threshold(scenes, tmp_path):
     build(LAYOUT, seed=5).unet.save_pretrained(tmp_path / "unet")
     random = DiffSeg.from_pretrained(str(tmp_path), device="cpu")
     maps = [attend(random.backend, scene.image) for scene in scenes]
-    for tau in (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0):
+    for tau in (1e-3, 0.01, 0.1, 1.0):
         label_maps = [relabel(random.config, one, tau, (256, 256)) for one in maps]
         ari, miou = agreement(label_maps, scenes)
         assert ari < CEILING_ARI
@@ -96,7 +96,7 @@ def test_a_higher_threshold_gives_fewer_segments(trained, scenes, maps):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_gives_the_same_segments(trained, scenes, dtype):
-    images = [scene.image for scene in scenes[:4]]
+    images = [scene.image for scene in scenes[:2]]
     half = DiffSeg.from_pretrained("tiny", SegmentConfig(dtype=dtype), device="cpu")
     for exact, rounded in zip(trained.segment(images), half.segment(images), strict=True):
         assert adjusted_rand(*overlaps(rounded.label_map, exact.label_map)) > 0.95
