@@ -1,0 +1,47 @@
+"""Exports on a real S3 server: the same objects as on a disk, stopped or not."""
+
+import uuid
+
+import pytest
+import servers
+from labelled import make_run
+
+from pipeline.exports import export as hub
+from pipeline.exports.export import export
+from pipeline.exports.samples import Selection
+from pipeline.store import Store
+
+
+@pytest.fixture
+def place(s3):
+    return f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
+
+
+def content(store):
+    return {name: store.get(name) for name, _ in store.list("")}
+
+
+@pytest.mark.parametrize("kind", ["coco-segments", "png", "webdataset"])
+def test_an_export_to_s3_is_the_one_on_a_disk(tmp_path, place, kind):
+    ledger = make_run(tmp_path)
+    export(ledger, str(tmp_path / "out"), kind, Selection(split=0.5))
+
+    export(ledger, place, kind, Selection(split=0.5))
+
+    assert content(Store(place)) == content(Store(str(tmp_path / "out")))
+
+
+def test_a_stopped_export_to_s3_goes_on(tmp_path, place, monkeypatch):
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(hub.coco.segments, part=4))
+    ledger = make_run(tmp_path)
+    export(ledger, str(tmp_path / "out"), "coco-segments", Selection())
+
+    def stop(state):
+        if state.parts == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(ledger, place, "coco-segments", Selection(), tick=stop)
+    export(ledger, place, "coco-segments", Selection())
+
+    assert content(Store(place)) == content(Store(str(tmp_path / "out")))
