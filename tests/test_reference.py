@@ -17,7 +17,10 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 CASES = sorted(path.stem.removeprefix("exp_") for path in REFERENCE.glob("cases/exp_*.npz"))
 QUICK = "A"  # making one input takes five seconds
 
-pytestmark = pytest.mark.skipif(not CASES, reason="the recorded results are not here")
+pytestmark = [
+    pytest.mark.skipif(not CASES, reason="the recorded results are not here"),
+    pytest.mark.timeout(600),  # making the inputs alone takes a minute where cores are shared
+]
 
 
 def marked(names):
