@@ -10,7 +10,9 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from shutil import copyfileobj
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -79,38 +81,41 @@ def panoptic(place: Place) -> Iterator[Add]:
         yield add
 
 
+class _Array:
+    """A JSON array that is written element by element."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out, self._before = out, b"[\n"
+
+    def add(self, element: dict[str, Any]) -> None:
+        self._out.write(self._before + json.dumps(element).encode())
+        self._before = b",\n"
+
+    def close(self) -> None:
+        self._out.write(b"[]" if self._before == b"[\n" else b"\n]")
+
+
 @contextmanager
 def _document(place: Place, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
-    """One JSON file: annotations as they come, then the images, which are small, and the categories."""
-    images: list[bytes] = []
-    with place.grow(f"annotations/{kind}_{place.side}_{place.number:05}.json") as out:
-        separator = b'{"annotations": [\n'
+    """One JSON file: annotations as they come, then the images, which wait on the disk, and the categories."""
+    name = f"annotations/{kind}_{place.side}_{place.number:05}.json"
+    with place.grow(name) as out, TemporaryFile() as waiting:
+        images = _Array(waiting)
 
         def add_image(sample: Labelled) -> None:
             place.put_photo(f"images/{place.side}", sample)
-            row = sample.row
-            images.append(
-                json.dumps(
-                    {
-                        "id": sample.number,
-                        "file_name": f"{sample.name}.{sample.extension}",
-                        "width": row["width"],
-                        "height": row["height"],
-                        "key": row["key"],
-                        "quality": row["quality"],
-                    }
-                ).encode()
-            )
+            said = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
+            images.add({"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **said})
 
-        def add_annotation(annotation: dict[str, Any]) -> None:
-            nonlocal separator
-            out.write(separator + json.dumps(annotation).encode())
-            separator = b",\n"
-
-        yield add_image, add_annotation
-        out.write(b'{"annotations": [' if separator != b",\n" else b"")
-        out.write(b'\n],\n"images": [\n' + b",\n".join(images) + b"\n],\n")
-        out.write(b'"categories": ' + json.dumps(_categories(place)).encode() + b"}\n")
+        out.write(b'{"annotations": ')
+        annotations = _Array(out)
+        yield add_image, annotations.add
+        annotations.close()
+        images.close()
+        waiting.seek(0)
+        out.write(b',\n"images": ')
+        copyfileobj(waiting, out)
+        out.write(b',\n"categories": ' + json.dumps(_categories(place)).encode() + b"}\n")
 
 
 def _categories(place: Place) -> list[dict[str, Any]]:
