@@ -12,10 +12,11 @@ from pipeline.driver import drive
 from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
-from pipeline.pool import LocalPool, Pool
+from pipeline.pool import TASKS_AHEAD, LocalPool, Pool
 from pipeline.progress import Progress, RollUp, Snapshot
 from pipeline.records import Shard, ShardFailure
 from pipeline.run import WINDOW, Run
+from pipeline.splitting import split
 from pipeline.status import bytes_left
 from pipeline.tally import Tally
 from pipeline.worker import WorkerSettings, build_worker
@@ -81,8 +82,9 @@ def label(
                 roll_up.write(snapshot)
                 hooks.tick(snapshot)
 
+            shared = split(tasks, pool.free() // TASKS_AHEAD, ledger.run.window)
             try:
-                drive(ledger, pool, tasks, tally, max_attempts=run.max_attempts, tick=tick)
+                drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, tick=tick)
             finally:
                 last = progress.snapshot(tally, pool.labelled)
                 roll_up.write(last, last=True)
