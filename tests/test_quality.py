@@ -17,6 +17,10 @@ def test_equals_lead_by_nothing():
     assert margins(torch.full((1, 2, 1, 1), 3.0)).flatten().tolist() == [0.0, 0.0]
 
 
+def test_where_nothing_attends_nothing_leads():
+    assert margins(torch.zeros(1, 2, 1, 1)).flatten().tolist() == [0.0, 0.0]
+
+
 def test_a_proposal_alone_leads_by_everything():
     assert margins(torch.tensor([[[[2.0, 0.0]]]])).flatten().tolist() == [1.0, 0.0]
 
