@@ -174,13 +174,19 @@ def read_rows(stream: IO[bytes], columns: Sequence[str] | None = None) -> Iterat
 
 def _rows(stream: IO[bytes], columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(stream) as file:
+        lost = {"key", "shard", "index", "status"} - set(file.schema_arrow.names)
+        if lost:
+            raise ValueError(f"no column {', '.join(sorted(lost))}")
         for batch in file.iter_batches(batch_size=256, columns=None if columns is None else list(columns)):
             yield from batch.to_pylist()
 
 
 def read_records(stream: IO[bytes]) -> list[LabelRecord]:
-    """The rows of a window's file as they were committed."""
-    return [_record(row) for row in read_rows(stream)]
+    """The rows of a window's file as they were committed. Raises ValueError where the file is damaged."""
+    try:
+        return [_record(row) for row in read_rows(stream)]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"damaged rows: {error}") from error
 
 
 def _record(row: dict[str, Any]) -> LabelRecord:
