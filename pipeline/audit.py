@@ -90,7 +90,8 @@ def _end_faults(ledger: Ledger, shard: Shard, state: ShardState, rows: int) -> l
     except PipelineError as error:
         return [str(error)]
     if end is None:
-        return [f"{shard.url}: not read to its end"]
+        reason = ledger.failure_of(shard.id)
+        return [f"{shard.url}: not read to its end" + (f"; {reason}" if reason else "")]
     faults = [
         f"{shard.id} window {number}: missing, its shard has {end.windows} windows"
         for number in range(end.windows)

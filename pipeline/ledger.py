@@ -247,6 +247,12 @@ class Ledger:
         """Keep what went wrong under failures/, for people."""
         self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(said, indent=2).encode())
 
+    def failure_of(self, shard: str) -> str | None:
+        """The last thing recorded of a shard that was given up; None where there is nothing."""
+        names = [name for name, _ in self.store.list(f"failures/{shard}.")]
+        said = [json.loads(self.store.get(name)) for name in names[-1:]]
+        return next((str(one.get("error")) for one in said), None)
+
     @cached_property
     def _made_with(self) -> dict[str, str]:
         names = ("diffseg", "torch", "diffusers", "pillow", "ray")

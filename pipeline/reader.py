@@ -40,7 +40,8 @@ def read_shard(
     except CorruptShard as damage:
         _same_version(shard, source)
         _confirm(shard, samples(), damage)
-        raise
+        said = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}"
+        raise CorruptShard(said, damage.offset) from damage
     _same_version(shard, source)
 
 

@@ -176,6 +176,12 @@ def test_a_fault_that_only_every_byte_tells_is_found_by_a_full_audit(done, plant
     assert faults(done, full=True) != []
 
 
+def test_why_a_shard_was_given_up_is_said(ledger):
+    ledger.record_failure(first(ledger).id, {"error": "damaged at byte 7"})
+    assert "not read to its end; damaged at byte 7" in faults(ledger)[0]
+    assert faults(ledger)[1].endswith("not read to its end")
+
+
 def test_repeated_keys_are_counted_not_lost(tmp_path):
     write_shard(tmp_path / "s.tar", [("a", {"jpg": jpeg(1)}), ("b", {"jpg": jpeg(2)}), ("a", {"jpg": jpeg(3)})] * 2)
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "s.tar")]))
