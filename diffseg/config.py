@@ -20,13 +20,24 @@ class ModelDefaults(Protocol):
     """What a model brings for everything the user left open."""
 
     @property
-    def thresholds(self) -> tuple[float, ...]: ...
+    def thresholds(self) -> tuple[float, ...]:
+        """Symmetric KL in nats, one an iteration."""
+        ...
+
     @property
-    def timestep(self) -> int: ...
+    def timestep(self) -> int:
+        """Diffusion time of the one pass."""
+        ...
+
     @property
-    def image_size(self) -> int: ...
+    def image_size(self) -> int:
+        """Pixels a side, of the square whose area it sees."""
+        ...
+
     @property
-    def dtype(self) -> Dtype: ...
+    def dtype(self) -> Dtype:
+        """Precision it runs in."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ BACKENDS: Mapping[str, BackendSpec] = {
             image_size=256,
             levels=((32, 3), (16, 3), (8, 3), (4, 1)),
             context=64,
-            thresholds=(0.4, 0.4, 0.4),
+            thresholds=(0.3, 0.3, 0.3),
             timestep=50,
             dtype="float32",
         ),
