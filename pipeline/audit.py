@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 from pipeline import table
 from pipeline.errors import PipelineError
+from pipeline.footer import Footer, digest_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
@@ -56,7 +57,7 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Check
     return Checked(shard, len(state.windows), rows, dict(failed), tuple(faults), retries, repeated)
 
 
-def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: table.Footer, last: bool) -> list[str]:
+def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: Footer, last: bool) -> list[str]:
     window = ledger.run.window
     first = number * window
     pin = (shard.id, shard.url, shard.size, shard.etag, number, ledger.run.fingerprint)
@@ -70,7 +71,7 @@ def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: table.Foot
     return faults
 
 
-def _row_faults(ledger: Ledger, window: WindowObject, footer: table.Footer) -> list[str]:
+def _row_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[str]:
     with ledger.store.reader(window.name, window.size) as stream:
         try:
             records = table.read_records(stream)
@@ -79,7 +80,7 @@ def _row_faults(ledger: Ledger, window: WindowObject, footer: table.Footer) -> l
     indices = [record.index for record in records]
     if indices != list(range(footer.first_index, footer.first_index + footer.rows)):
         return [f"{window.name}: indices are not {footer.first_index} onwards"]
-    if table.digest_of(records) != footer.digest:
+    if digest_of(records) != footer.digest:
         return [f"{window.name}: rows do not match their digest"]
     return []
 

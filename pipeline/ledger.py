@@ -13,8 +13,9 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from pipeline import table
+from pipeline import joining, table
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
+from pipeline.footer import Footer, digest_of
 from pipeline.overlap import map_ahead
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
 from pipeline.run import Run
@@ -31,9 +32,7 @@ from pipeline.windows import (
 )
 
 THREADS = 16  # small reads side by side: the work is waiting for storage
-RUN, INPUTS = "run.json", "inputs"
 READERS = 32  # end records and footers read side by side: the work is waiting for storage
-ROOM = 64 << 20  # bytes an output must have left for a run to begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +62,12 @@ class Ledger:
         """A run that exists. Raises ConfigError where there is none."""
         store = Store(url)
         try:
-            run = Run.from_json(store.get(RUN))
+            run = Run.from_json(store.get(joining.RUN))
         except FileNotFoundError as error:
-            raise ConfigError(f"{store}: no run here (there is no {RUN})") from error
+            raise ConfigError(f"{store}: no run here (there is no {joining.RUN})") from error
         except ValueError as error:
-            raise ConfigError(f"{store}/{RUN}: {error}") from error
-        return cls(store, run, _pinned(store))
+            raise ConfigError(f"{store}/{joining.RUN}: {error}") from error
+        return cls(store, run, joining.pinned(store))
 
     @classmethod
     def start(
@@ -82,9 +81,9 @@ class Ledger:
         """
         store = Store(url)
         try:
-            _check_room(store)
-            there = _join(store, run, any_window)
-            pinned = _pin(store, shards, extend)
+            joining.check_room(store)
+            there = joining.join(store, run, any_window)
+            pinned = joining.pin(store, shards, extend)
         except (StorageError, StorageFull) as error:
             raise ConfigError(str(error)) from error
         return cls(store, there, pinned)
@@ -152,7 +151,7 @@ class Ledger:
             with self.store.reader(window.name, window.size) as stream:
                 yield from table.read_rows(stream, columns)
 
-    def footer(self, window: WindowObject) -> table.Footer:
+    def footer(self, window: WindowObject) -> Footer:
         """What a window says of itself. Raises ValueError where it is no window of ours."""
         with self.store.reader(window.name, window.size) as stream:
             try:
@@ -182,7 +181,7 @@ class Ledger:
         for record in records:
             if record.status != OK:
                 failed[record.status] = failed.get(record.status, 0) + 1
-        footer = table.Footer(
+        footer = Footer(
             fingerprint=self.run.fingerprint,
             shard=task.shard.id,
             url=task.shard.url,
@@ -193,7 +192,7 @@ class Ledger:
             rows=len(records),
             failed=failed,
             attempt=self.attempt,
-            digest=table.digest_of(records),
+            digest=digest_of(records),
             model=self.run.model,
             revision=self.run.revision,
             made_with=self._made_with,
@@ -211,7 +210,7 @@ class Ledger:
             example=next((f"{r.key}: {r.error}"[:200] for r in records if r.status != OK), None),
         )
 
-    def _is_mine(self, name: str, footer: table.Footer) -> bool:
+    def _is_mine(self, name: str, footer: Footer) -> bool:
         """Whether the object that was there first is our own (its reply was lost) or an equal one."""
         try:
             with self.store.reader(name) as stream:
@@ -260,57 +259,3 @@ class Ledger:
             "machine": platform.machine(),
             "python": platform.python_version(),
         }
-
-
-def _pinned(store: Store) -> list[Shard]:
-    pinned: list[Shard] = []
-    for name, _ in store.list(f"{INPUTS}/"):
-        try:
-            pinned += table.decode_shards(store.get(name))
-        except ValueError as error:
-            raise ConfigError(f"{store}/{name}: {error}") from error
-    return pinned
-
-
-def _pin(store: Store, shards: Sequence[Shard], extend: bool) -> list[Shard]:
-    """The shards of the run, with those it does not have yet written down where that is allowed."""
-    while True:
-        pinned = {shard.id: shard for shard in _pinned(store)}
-        new = [shard for shard in shards if shard.id not in pinned]
-        for shard in shards:
-            pin = pinned.get(shard.id)
-            if pin and (pin.size, pin.etag) != (shard.size, shard.etag):
-                raise ConfigError(
-                    f"{shard.url}: not the shard this run began with ({pin.size} bytes, version {pin.etag}; "
-                    f"now {shard.size} bytes, version {shard.etag}): use another --output"
-                )
-        if pinned and new and not extend:
-            raise ConfigError(
-                f"{store} was begun without {new[0].url} ({len(new)} such): add --extend, or another --output"
-            )
-        number = sum(1 for _ in store.list(f"{INPUTS}/"))
-        if not new or store.put_new(f"{INPUTS}/{number}.parquet", table.encode_shards(new)):
-            # the shards as given know how to open them; others are opened by their pinned URL
-            return list({**pinned, **{shard.id: shard for shard in shards}}.values())
-        # somebody else was faster, or our own reply was lost: what stands there now decides
-
-
-def _join(store: Store, run: Run, any_window: bool) -> Run:
-    """run.json is the probe too: put twice, the second must lose."""
-    try:
-        there = Run.from_json(store.get(RUN))
-    except FileNotFoundError:
-        there = run if store.put_new(RUN, run.to_json()) else Run.from_json(store.get(RUN))
-    except ValueError as error:
-        raise ConfigError(f"{store}/{RUN}: {error}") from error
-    if differences := there.differences(replace(run, window=there.window) if any_window else run):
-        raise ConfigError(f"{store} holds another run ({'; '.join(differences)}): use another --output")
-    if store.put_new(RUN, there.to_json()):
-        store.create_only = False
-    return there
-
-
-def _check_room(store: Store) -> None:
-    room = store.room()
-    if room is not None and room < ROOM:
-        raise ConfigError(f"{store}: only {room >> 20} MB are left on this disk")

@@ -3,13 +3,11 @@
 The only file that knows pyarrow. Columns added later are nullable, so that old runs stay readable.
 """
 
-import hashlib
 import io
 import json
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias
 
@@ -18,9 +16,9 @@ import pyarrow.parquet as pq
 
 from diffseg.types import Segment
 from pipeline.errors import ConfigError, CorruptShard
+from pipeline.footer import Footer
 from pipeline.records import OK, LabelRecord, RawSample, Shard
 
-SCHEMA_VERSION = 1
 FOOTER_KEY = b"diffseg"
 
 Row: TypeAlias = Mapping[str, Any]
@@ -59,48 +57,6 @@ SHARD_SCHEMA = pa.schema(
         pa.field("etag", pa.string(), nullable=False),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footer:
-    """What a window's file says of itself. Two attempts that agree in `identity` hold the same labels."""
-
-    fingerprint: str
-    shard: str  # id
-    url: str
-    size: int
-    etag: str
-    window: int
-    first_index: int
-    rows: int
-    failed: Mapping[str, int]  # rows by status, other than ok
-    attempt: str
-    digest: str  # blake2b of the rows
-    model: str
-    revision: str | None
-    made_with: Mapping[str, str]  # versions, device, batch size: recorded, not part of the identity
-    schema: int = SCHEMA_VERSION
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """Input, window and configuration."""
-        return (self.shard, self.url, self.size, self.etag, self.window, self.fingerprint)
-
-
-def digest_of(records: Sequence[LabelRecord]) -> str:
-    """A hash of what the rows say, independent of how Parquet stores them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for record in records:
-        said = asdict(record)
-        said["quality"] = _stored(record.quality)
-        said["segments"] = [{**asdict(segment), "score": _stored(segment.score)} for segment in record.segments]
-        digest.update(repr(said).encode())
-    return digest.hexdigest()
-
-
-def _stored(value: float | None) -> float | None:
-    """A number as its float32 column gives it back."""
-    return None if value is None else struct.unpack("f", struct.pack("f", value))[0]
 
 
 def encode_window(records: Sequence[LabelRecord], footer: Footer) -> bytes:

@@ -10,6 +10,7 @@ from conftest import a_run, jpeg, samples, write_shard
 from pipeline import table
 from pipeline.audit import audit
 from pipeline.faults import FakeSegmenter
+from pipeline.footer import digest_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, total, write_manifest
 from pipeline.records import OK, LabelRecord, ShardTask
@@ -150,7 +151,7 @@ def other_key(ledger):
 
     window = next(iter(ledger.windows()))
     with ledger.store.reader(window.name) as stream:
-        digest = table.digest_of(rename(table.read_records(stream)))
+        digest = digest_of(rename(table.read_records(stream)))
     rewrite(ledger, 0, rows=rename, digest=digest)
 
 

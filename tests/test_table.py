@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from diffseg.types import Segment
 from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
+from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord, Shard
 
 SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
@@ -20,7 +21,7 @@ ROWS = [
     LabelRecord("b", "s-1", 5, "undecodable", "cut", 4, None),
     LabelRecord("c", "s-1", 6, OK, None, 4, 4, b"png2", (), None, "cd"),
 ]
-FOOTER = table.Footer(
+FOOTER = Footer(
     fingerprint="f",
     shard="s-1",
     url="file:///s.tar",
@@ -31,7 +32,7 @@ FOOTER = table.Footer(
     rows=3,
     failed={"undecodable": 1},
     attempt="me",
-    digest=table.digest_of(ROWS),
+    digest=digest_of(ROWS),
     model="fake",
     revision=None,
     made_with={"torch": "2"},
@@ -47,7 +48,7 @@ def test_rows_and_footer_come_back_as_they_were():
     ]
     assert back[0].segments[1] == SEGMENTS[1]
     assert back[0].segments[0].score == pytest.approx(0.123456789)
-    assert table.digest_of(back) == FOOTER.digest
+    assert digest_of(back) == FOOTER.digest
 
 
 def test_columns_can_be_read_alone():
@@ -81,7 +82,7 @@ def test_a_digest_tells_every_difference():
         replace(ROWS[0], segments=SEGMENTS[:1]),
         replace(ROWS[0], status="poison"),
     ]
-    assert len({table.digest_of([row]) for row in [ROWS[0], *changed]}) == 6
+    assert len({digest_of([row]) for row in [ROWS[0], *changed]}) == 6
 
 
 def test_what_made_the_rows_decides_whether_two_attempts_agree():

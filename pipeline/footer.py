@@ -1,0 +1,53 @@
+"""What a window's file says of itself, and the digest of its rows. Knows nothing of how they are stored."""
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.records import LabelRecord
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footer:
+    """What a window's file says of itself. Two attempts that agree in `identity` hold the same labels."""
+
+    fingerprint: str
+    shard: str  # id
+    url: str
+    size: int
+    etag: str
+    window: int
+    first_index: int
+    rows: int
+    failed: Mapping[str, int]  # rows by status, other than ok
+    attempt: str
+    digest: str  # blake2b of the rows
+    model: str
+    revision: str | None
+    made_with: Mapping[str, str]  # versions, device, batch size: recorded, not part of the identity
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Input, window and configuration."""
+        return (self.shard, self.url, self.size, self.etag, self.window, self.fingerprint)
+
+
+def digest_of(records: Sequence[LabelRecord]) -> str:
+    """A hash of what the rows say, independent of how Parquet stores them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for record in records:
+        said = asdict(record)
+        said["quality"] = _stored(record.quality)
+        said["segments"] = [{**asdict(segment), "score": _stored(segment.score)} for segment in record.segments]
+        digest.update(repr(said).encode())
+    return digest.hexdigest()
+
+
+def _stored(value: float | None) -> float | None:
+    """A number as its float32 column gives it back."""
+    return None if value is None else struct.unpack("f", struct.pack("f", value))[0]
