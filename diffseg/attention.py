@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diffseg.types import Float
 
-TILE = 64  # query rows a step on a processor: 1 MB of scores at 64 x 64 cells, which stays in a core's cache
+TILE = 256  # query rows a step on a processor: fewer, larger steps share better between threads
 LOG2_E = math.log2(math.e)
 
 aten = torch.ops.aten
