@@ -69,8 +69,8 @@ def _same_version(shard: Shard, source: str) -> None:
         )
 
 
-def decode_sample(raw: RawSample) -> ImageSample | SampleFailure:
-    """One sample's image; an undecodable one is a value, not an error."""
+def decode_sample(raw: RawSample, least: int | None = None) -> ImageSample | SampleFailure:
+    """One sample's image; an undecodable one is a value, not an error. least: see `images.decode_reduced`."""
     if raw.problem:
         return SampleFailure(raw, *raw.problem)
     if raw.image is None:
@@ -79,7 +79,7 @@ def decode_sample(raw: RawSample) -> ImageSample | SampleFailure:
     data = raw.members[raw.image]
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        return ImageSample(raw, images.decode(data), sha256)
+        return ImageSample(raw, *images.decode_reduced(data, least), sha256)
     except images.UndecodableImage as error:
         width, height = error.size or (None, None)
         return SampleFailure(raw, error.reason, str(error), width, height, sha256)

@@ -78,10 +78,11 @@ class RawSample:
 
 @dataclass(frozen=True, slots=True)
 class ImageSample:
-    """A decoded image, [H, W, 3] uint8, upright."""
+    """A decoded image, [H, W, 3] uint8, upright; a large one at a reduced scale."""
 
     raw: RawSample
     image: np.ndarray
+    size: tuple[int, int]  # width and height of the source, upright
     sha256: str  # of the encoded image
 
 

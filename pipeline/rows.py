@@ -69,7 +69,7 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
 
 
 def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> LabelRecord:
-    height, width = sample.image.shape[:2]
+    width, height = sample.size
     return LabelRecord(
         key=sample.raw.key,
         shard=task.shard.id,
@@ -85,7 +85,7 @@ def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> LabelRec
 
 
 def _failure(sample: ImageSample, reason: str, error: Exception) -> SampleFailure:
-    height, width = sample.image.shape[:2]
+    width, height = sample.size
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return SampleFailure(sample.raw, reason, text, width, height, sample.sha256)
 

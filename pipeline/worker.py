@@ -15,6 +15,7 @@ from functools import partial
 from time import monotonic, perf_counter
 from typing import TypeAlias
 
+from diffseg.config import SegmentConfig
 from pipeline.books import Books, TaskEnd, WindowWork
 from pipeline.errors import ConfigError, CorruptShard, PipelineError
 from pipeline.ledger import Ledger
@@ -68,6 +69,7 @@ class Worker:
         self.ledger = ledger
         self.segmenter = Fitting(segmenter, batch_size or segmenter.batch_size)
         self.decode_threads = max(1, min(4, len(os.sched_getaffinity(0)) - 1))
+        self.least = pixels_wanted(ledger.run.config)
         self.books = Books(ledger)
         self.labelled = 0  # samples gone through, ever: progress between commits
         self.moved = monotonic()  # when a stage last finished something
@@ -113,7 +115,7 @@ class Worker:
             if isinstance(raw, TaskEnd) or task.probe:  # a probe decodes a piece when it has announced it
                 return task, raw
             with self._in_hand(task, raw.index, raw.index):
-                return task, decode_sample(raw)
+                return task, decode_sample(raw, self.least)
 
         return map_ahead(
             decode, self._read(tasks), depth=2 * self.segmenter.batch_size + 2, threads=self.decode_threads
@@ -170,7 +172,7 @@ class Worker:
             self.hands["probe"] = beat
             self.announce(beat)
             for index in piece:
-                self._take(work, decode_sample(by_index[index]))
+                self._take(work, decode_sample(by_index[index], self.least))
             if work.waiting:
                 self._label(work)
         self.hands.pop("probe", None)
@@ -191,6 +193,15 @@ class Worker:
         work.seconds += perf_counter() - began
         self.moved = monotonic()
         self.labelled += len(batch)
+
+
+def pixels_wanted(config: SegmentConfig) -> int | None:
+    """Of an image's longer side, so that decoding less loses nothing: what label maps have, and twice the side of the
+    square that the model sees, which is the longest side it sees of any aspect. None: all of them.
+    """
+    if config.mode != "fast" or config.output_size == "source" or config.image_size is None:
+        return None
+    return max(config.output_size, 2 * config.image_size)
 
 
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:

@@ -1,5 +1,6 @@
 """Images: decoded as a viewer shows them, or refused with a reason; never a crash."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 from hostile import JPEG, PNG, REFUSED, SHOWN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from diffseg.types import IGNORE
 from pipeline import images
-from pipeline.images import UndecodableImage, decode, decode_label_map, encode_label_map
+from pipeline.images import UndecodableImage, decode, decode_label_map, decode_reduced, encode_label_map
 from pipeline.reader import decode_sample
 from pipeline.records import ImageSample, RawSample, SampleFailure
 
@@ -125,3 +127,46 @@ def test_label_maps_come_back_as_they_were(top, kind):
 def test_more_segments_than_16_bits_hold_are_refused():
     with pytest.raises(ValueError, match="65535"):
         encode_label_map(np.array([[65_535]], np.int32))
+
+
+def photo_of(width, height, orientation=None):
+    """A JPEG of smooth stripes, as a camera of that many pixels would give it."""
+    column = np.linspace(0, 6, width)[None, :, None] + np.linspace(0, 4, height)[:, None, None]
+    pixels = (127 + 120 * np.sin(column + np.array([0.0, 1.0, 2.0]))).astype(np.uint8)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "least", "decoded"),
+    [
+        (4000, 3000, 1024, (2000, 1500)),
+        (4096, 512, 1024, (1024, 128)),
+        (4000, 3000, 500, (500, 375)),
+        (1024, 768, 1024, (1024, 768)),
+        (1500, 1000, 1024, (1500, 1000)),
+        (4000, 3000, None, (4000, 3000)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_scale_that_leaves_what_is_wanted(width, height, least, decoded):
+    pixels, size = decode_reduced(photo_of(width, height), least)
+    assert size == (width, height)
+    assert (pixels.shape[1], pixels.shape[0]) == decoded
+
+
+def test_a_reduced_photo_looks_the_same():
+    whole = decode(photo_of(2048, 1024))
+    pixels, _ = decode_reduced(photo_of(2048, 1024), 512)
+    expected = whole.reshape(256, 4, 512, 4, 3).mean((1, 3))
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).max() < 6
+
+
+def test_a_reduced_photo_held_on_its_side_stands_upright_with_its_own_size():
+    pixels, size = decode_reduced(photo_of(4000, 3000, orientation=6), 1024)
+    assert size == (3000, 4000)
+    assert pixels.shape == (2000, 1500, 3)
