@@ -1,6 +1,7 @@
 """The shape of the tree: arrows point down only, heavy libraries have few owners, small commands import little."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,12 @@ def test_the_method_needs_neither_ray_nor_the_engine():
 def test_help_status_and_configuration_import_no_torch(code):
     heavy = {"torch", "ray", "diffusers", "transformers", "webdataset"}
     assert not heavy & modules_after(code)
+
+
+def test_the_readme_maps_every_file():
+    readme = (ROOT / "README.md").read_text()
+    tree = readme[readme.index("## The tree") :]
+    for layer in ALLOWED:
+        listed = set(re.findall(r"^  (\S+\.py) ", tree[tree.index(f"\n{layer}/ ") :].split("\n\n")[0], flags=re.M))
+        there = {path.relative_to(ROOT / layer).as_posix() for path in (ROOT / layer).rglob("*.py")}
+        assert {name for name in there if not name.endswith("__init__.py")} <= listed, f"{layer}/: make the map whole"
