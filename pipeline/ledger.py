@@ -31,7 +31,6 @@ from pipeline.windows import (
     window_stem,
 )
 
-THREADS = 16  # small reads side by side: the work is waiting for storage
 READERS = 32  # end records and footers read side by side: the work is waiting for storage
 
 
