@@ -7,20 +7,24 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice; CPU actors see no GPU either way
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WorkerLost
 from pipeline.pool import STALL_S, Desk, FalseStarts, Report, Station, hung
 from pipeline.records import Outcome, ShardTask
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
+T = TypeVar("T")
+R = TypeVar("R")
+TASK_RETRIES = 3  # of `Cluster.map`: nothing it computes is committed twice, so Ray may do this by itself
 EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
 
 
@@ -59,6 +63,27 @@ class Cluster:
         ray.shutdown()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
+        """function(item) for every item, in order, on the CPUs of the cluster; at most in_flight items are out at once.
+
+        function, items and results travel by pickle. An item whose process died is tried again, TASK_RETRIES times;
+        what function raises is raised here. in_flight: twice the CPUs where it is not given.
+        Raises WorkerLost where processes keep dying.
+        """
+        task = ray.remote(function).options(num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=False)
+        room = in_flight or 2 * self.cpus
+        out: deque[Any] = deque()
+        try:
+            for item in items:
+                if len(out) >= room:
+                    yield _result(out.popleft())
+                out.append(task.remote(item))
+            while out:
+                yield _result(out.popleft())
+        finally:
+            for reference in out:  # the caller has had enough
+                ray.cancel(reference, force=True)
 
     @property
     def gpus(self) -> int:
@@ -165,6 +190,15 @@ class RayPool:
 
     def _ask(self, desk: Desk, actor: Any) -> None:
         self._desks[actor.exchange.remote(desk.send(), EXCHANGE_S)] = (desk, actor)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise WorkerLost(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

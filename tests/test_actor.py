@@ -117,3 +117,24 @@ def test_more_workers_than_gpus_are_refused(cluster, shards, tmp_path, monkeypat
 def test_no_ray_at_an_address_is_one_line():
     with pytest.raises(ConfigError, match=r"no Ray at 127\.0\.0\.1:1"), Cluster("127.0.0.1:1"):
         pass
+
+
+@pytest.fixture
+def inverse():
+    def inverse(number):  # defined here, so that it travels whole: no worker can import a test
+        if number == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1 / number
+
+    return inverse
+
+
+def test_a_map_over_the_cluster_keeps_order_and_raises_what_was_raised(cluster, inverse):
+    assert list(cluster.map(inverse, range(1, 9), in_flight=3)) == [1 / number for number in range(1, 9)]
+    with pytest.raises(ZeroDivisionError):
+        list(cluster.map(inverse, [1, 0, 2]))
+
+
+def test_a_map_whose_processes_keep_dying_ends_with_one_line(cluster, inverse):
+    with pytest.raises(WorkerLost, match="WorkerCrashedError"):
+        list(cluster.map(inverse, [13]))
