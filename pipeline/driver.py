@@ -48,6 +48,8 @@ def drive(
             pool.submit(task)
         most = max(most, in_flight.total())
         for outcome in pool.wait():
+            if isinstance(outcome, ShardFailure):
+                tally.failures[outcome.kind] += 1
             match outcome:
                 case Receipt(shard=shard):
                     tally.note(outcome)

@@ -4,17 +4,30 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
+Waiting = Callable[[], AbstractContextManager[None]]  # its block is time spent waiting
 
 
-def map_ahead(function: Callable[[S], T], items: Iterable[S], *, depth: int, threads: int = 1) -> Iterator[T]:
+def map_ahead(
+    function: Callable[[S], T],
+    items: Iterable[S],
+    *,
+    depth: int,
+    threads: int = 1,
+    empty: Waiting = nullcontext,
+    late: Waiting = nullcontext,
+    full: Waiting = nullcontext,
+) -> Iterator[T]:
     """`map`, in order, in `threads` threads, at most about `depth` results ahead of the consumer.
 
     The items are iterated in a thread of their own, so a result is handed on as soon as it is there, even while the
     next item is still to come. What `items` or `function` raises is raised here, after the results before it.
+    empty, late: entered while the consumer waits for the next item, for its result; full: while the thread that
+    iterates waits for room.
     """
     ready: queue.Queue[Future[T] | BaseException | None] = queue.Queue(depth)
     left = threading.Event()
@@ -32,8 +45,10 @@ def map_ahead(function: Callable[[S], T], items: Iterable[S], *, depth: int, thr
         try:
             with ThreadPoolExecutor(threads) as pool:
                 for item in items:
-                    if not put(pool.submit(function, item)):
-                        return
+                    result = pool.submit(function, item)
+                    with full():
+                        if not put(result):
+                            return
         except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             put(error)
         else:
@@ -41,9 +56,15 @@ def map_ahead(function: Callable[[S], T], items: Iterable[S], *, depth: int, thr
 
     threading.Thread(target=produce, daemon=True, name=f"ahead-{getattr(function, '__name__', 'stage')}").start()
     try:
-        while (result := ready.get()) is not None:
+        while True:
+            with empty():
+                result = ready.get()
+            if result is None:
+                return
             if isinstance(result, BaseException):
                 raise result
-            yield result.result()
+            with late():
+                done = result.result()
+            yield done
     finally:
         left.set()

@@ -17,6 +17,8 @@ class Tally:
     wasted_windows: int = 0
     lost_workers: int = 0
     retried_tasks: int = 0
+    busy_s: float = 0.0  # labelling, of all workers
+    failures: Counter[str] = field(default_factory=Counter)  # tasks that stopped short, by class of error
     broken: dict[str, ShardFailure] = field(default_factory=dict)  # shards given up, by id
     examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
     bytes_done: dict[str, int] = field(default_factory=dict)  # of each shard, accounted for
@@ -30,6 +32,7 @@ class Tally:
         self.windows += 1
         self.rows += receipt.rows
         self.single += receipt.single
+        self.busy_s += receipt.seconds
         self.failed.update(dict(receipt.failed))
         if receipt.example:
             self.examples.append(f"{receipt.shard} {receipt.example}")

@@ -19,9 +19,10 @@ from diffseg.config import SegmentConfig
 from pipeline.books import Books, TaskEnd, WindowWork
 from pipeline.errors import ConfigError, CorruptShard, PipelineError
 from pipeline.ledger import Ledger
+from pipeline.meter import Meter
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
-from pipeline.records import Beat, ImageSample, Outcome, RawSample, SampleFailure, ShardTask
+from pipeline.records import Beat, ImageSample, Outcome, RawSample, Receipt, SampleFailure, ShardTask
 from pipeline.rows import Fitting, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
@@ -71,6 +72,7 @@ class Worker:
         self.decode_threads = max(1, min(4, len(os.sched_getaffinity(0)) - 1))
         self.least = pixels_wanted(ledger.run.config)
         self.books = Books(ledger)
+        self.meter = Meter()
         self.labelled = 0  # samples gone through, ever: progress between commits
         self.moved = monotonic()  # when a stage last finished something
         self.hands: dict[object, Beat] = {}  # what each stage has in hand now
@@ -79,8 +81,11 @@ class Worker:
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values."""
-        for outcome in map_ahead(lambda step: step(), self._steps(tasks), depth=2):
+        waiting = partial(self.meter.waiting, "commit")
+        for outcome in map_ahead(lambda step: step(), self._steps(tasks), depth=2, full=waiting):
             self.moved = monotonic()
+            if isinstance(outcome, Receipt) and not outcome.wasted:
+                self.meter.window()
             if outcome is not None:
                 yield outcome
 
@@ -118,7 +123,12 @@ class Worker:
                 return task, decode_sample(raw, self.least)
 
         return map_ahead(
-            decode, self._read(tasks), depth=2 * self.segmenter.batch_size + 2, threads=self.decode_threads
+            decode,
+            self._read(self.meter.handed(tasks)),
+            depth=2 * self.segmenter.batch_size + 2,
+            threads=self.decode_threads,
+            empty=partial(self.meter.waiting, "read"),
+            late=partial(self.meter.waiting, "decode"),
         )
 
     @contextmanager
@@ -152,6 +162,7 @@ class Worker:
         work.samples.append(item.raw if self.ledger.run.also else replace(item.raw, members={}))
         if isinstance(item, SampleFailure):
             work.records[item.raw.index] = failed_row(work.task, item)
+            self.meter.row(item.reason)
             self.labelled += 1
             return
         work.waiting.append(item)
@@ -190,7 +201,10 @@ class Worker:
         with self._in_hand(work.task, batch[0].raw.index, batch[-1].raw.index):
             for record in label(self.segmenter, work.task, batch):
                 work.records[record.index] = record
-        work.seconds += perf_counter() - began
+                self.meter.row(record.status)
+        seconds = perf_counter() - began
+        work.seconds += seconds
+        self.meter.busy(seconds)
         self.moved = monotonic()
         self.labelled += len(batch)
 
