@@ -18,6 +18,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import ConfigError, WorkerLost
+from pipeline.meter import Meter
+from pipeline.metrics import WorkerMetrics
 from pipeline.pool import STALL_S, Desk, FalseStarts, Report, Station, hung
 from pipeline.records import Outcome, ShardTask
 from pipeline.worker import Worker, WorkerSettings, build_worker
@@ -32,12 +34,23 @@ class LabelActor:
     """One process that labels: a station that Ray can reach."""
 
     def __init__(self, settings: WorkerSettings, build: Callable[[WorkerSettings], Worker] = build_worker) -> None:
-        self._station = Station(lambda: build(settings))
+        self._meter: Meter | None = None  # of the worker, once there is one
+        self._metrics = WorkerMetrics()
+
+        def built() -> Worker:
+            worker = build(settings)
+            self._meter = worker.meter
+            return worker
+
+        self._station = Station(built)
         signal.signal(signal.SIGTERM, lambda *_: self._station.drain())
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """See Station.exchange."""
-        return self._station.exchange(tasks, wait_s)
+        report = self._station.exchange(tasks, wait_s)
+        if self._meter:
+            self._metrics.publish(self._meter.read())
+        return report
 
 
 class Cluster:
@@ -129,6 +142,11 @@ class RayPool:
     def labelled(self) -> int:
         """Samples labelled so far, committed or not."""
         return self._gone + sum(desk.labelled for desk, _ in self._desks.values())
+
+    @property
+    def ready(self) -> int:
+        """Workers whose model is loaded."""
+        return sum(desk.ready for desk, _ in self._desks.values())
 
     def free(self) -> int:
         """How many more tasks can be handed over now."""

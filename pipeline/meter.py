@@ -1,6 +1,7 @@
 """What a worker does with its time: busy labelling, or waiting, and for which stage.
 
-Counted where it happens, for anybody to read at any time. The thread that labels is the one whose time is the price; only its waiting counts:
+Counted where it happens, for anybody to read at any time. The time of the thread that labels is the price; only its
+waiting counts:
 
     task     the reader has nothing to read: the driver has handed nothing over
     read     the next sample has not come from storage
