@@ -8,14 +8,15 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffseg.backends import OVERRIDES
+from diffseg.copies import ORIGIN, once, origin_of
 from diffseg.specs import BACKENDS
 
 HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -46,7 +47,7 @@ class ModelFiles:
 def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     """Bring a model to this machine, once, and say exactly which it is.
 
-    cache: where remote files are kept, `~/.cache/diffseg` by default; several processes may fetch at once.
+    cache: where copies from storage are kept, `~/.cache/diffseg` by default; of several processes one fetches.
     Raises ValueError where there is no usable checkpoint under that name, OSError where it cannot be reached now.
     """
     folder, revision = _locate(
@@ -54,7 +55,10 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     )
     found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
     names = needed(repr(_public(model)), [path.relative_to(folder).as_posix() for path in found])
-    return ModelFiles(_public(model), folder, revision, _digest(folder, names))
+    digest = _digest(folder, names)
+    if origin := origin_of(folder, digest):
+        revision = origin.revision
+    return ModelFiles(_public(model), folder, revision, digest)
 
 
 def needed(model: str, listing: Iterable[str]) -> list[str]:
@@ -160,7 +164,9 @@ def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
         except OSError:
             hint = "give a folder or an fsspec URL that holds the model, or fetch it once where there is a network"
-            raise OSError(f"{asked} cannot be reached ({error}) and was not fetched before; {hint}") from error
+            raise OSError(
+                f"{asked} cannot be reached ({_first_line(error)}) and was not fetched before; {hint}"
+            ) from error
         return folder, folder.name
 
 
@@ -177,33 +183,34 @@ def _from_storage(url: str, cache: Path) -> Path:
     except ImportError as error:
         raise ValueError(f"{asked} wants a package that is not installed: {error}") from error
     except Exception as error:
-        raise OSError(f"{asked} cannot be listed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise OSError(f"{asked} cannot be listed: {_said(error)}") from error
     sources = {str(PurePosixPath(path).relative_to(root)): path for path in found if path != root}
-    names = needed(asked, sources)
+    names = [*needed(asked, sources), *({ORIGIN} & sources.keys())]
     state = json.dumps([url, [(name, _state(found[sources[name]])) for name in names]])
     target = cache / f"{PurePosixPath(root).name}-{hashlib.blake2b(state.encode(), digest_size=8).hexdigest()}"
-    if not target.is_dir():
-        _copy(storage, {name: sources[name] for name in names}, target)
+    once(target, partial(_copy, storage, {name: sources[name] for name in names}))
     return target
 
 
 def _copy(storage: Any, sources: dict[str, str], target: Path) -> None:
-    """Make a folder of copies appear whole or not at all; a twin that is faster wins."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as partial:
-        whole = Path(partial) / "model"
-        for name, source in sources.items():
-            (whole / name).parent.mkdir(parents=True, exist_ok=True)
-            storage.get_file(source, str(whole / name))
-            if (whole / name).stat().st_size != storage.size(source):
-                raise OSError(
-                    f"{source} arrived short: {(whole / name).stat().st_size} of {storage.size(source)} bytes"
-                )
+    """Bring files of a storage into a folder."""
+    for name, source in sources.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            whole.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+            storage.get_file(source, str(target / name))
+            arrived, there = (target / name).stat().st_size, storage.size(source)
+        except Exception as error:  # each storage has errors of its own
+            raise OSError(f"{source} cannot be copied: {_said(error)}") from error
+        if arrived != there:
+            raise OSError(f"{source} arrived short: {arrived} of {there} bytes")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _state(info: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from jobs.bench import bench
 from jobs.demo import demo
 from jobs.evaluate import evaluate
 from jobs.export import export
+from jobs.fetch import fetch
 from jobs.label import label
 from jobs.preview import preview
 from jobs.segment import segment
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, label, status, verify, segment, preview, evaluate, bench, export):
+for command in (demo, label, status, verify, segment, preview, evaluate, bench, export, fetch):
     app.command()(command)
 
 

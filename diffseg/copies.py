@@ -1,0 +1,94 @@
+"""Copies of a model: one on this machine for all its processes, and the note that says what a copy is a copy of."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+ORIGIN = "fetched.json"  # beside the files of a copy
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What `diffseg fetch` copied. sha256: as ModelFiles has it; files: bytes of each."""
+
+    model: str
+    revision: str | None
+    sha256: str
+    files: dict[str, int]
+
+    def to_json(self) -> bytes:
+        """The note as it lies beside the files."""
+        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Origin":
+        """Raises ValueError for anything but such a note."""
+        try:
+            return cls(**json.loads(data))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{ORIGIN} is no note of `diffseg fetch`: {error}") from error
+
+
+def origin_of(folder: Path, sha256: str) -> Origin | None:
+    """What a folder is a copy of, where it is one.
+
+    Raises ValueError where its bytes are not those that were copied.
+    """
+    if not (folder / ORIGIN).is_file():
+        return None
+    origin = Origin.from_json((folder / ORIGIN).read_bytes())
+    if origin.sha256 != sha256:
+        raise ValueError(
+            f"{folder} is not the copy that {ORIGIN} tells of (sha256 {sha256[:12]}, it says {origin.sha256[:12]}): "
+            f"remove it and fetch it again, or remove {ORIGIN} where it was changed on purpose"
+        )
+    return origin
+
+
+def once(target: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder appear whole or not at all, by one process of this machine while the others wait for it.
+
+    fill: writes the content into the folder it is given. Another machine on the same disk may be faster, and wins.
+    """
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target.parent):
+        if target.is_dir():
+            return
+        mark = f".partial-{target.name}-{platform.node()}-"
+        for left in target.parent.glob(f"{mark}*"):  # by a process of this machine that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=mark, ignore_cleanup_errors=True) as partial:
+            whole = Path(partial) / "model"
+            whole.mkdir()
+            fill(whole)
+            try:
+                whole.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which the system takes back from whoever dies; where there are no locks, go on without."""
+    if sys.platform == "win32":
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)

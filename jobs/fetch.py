@@ -1,0 +1,36 @@
+"""`diffseg fetch`: a hub model copied to storage once, with its revision and hash."""
+
+from typing import Annotated
+
+import typer
+
+from jobs import console, options
+
+
+def fetch(
+    model: Annotated[str, typer.Argument(metavar="HUB_ID", help="owner/name, sd1.5, sdxl, ..., or a folder.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Folder on any storage; give it to --model afterwards.")],
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit. Default: the newest.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Copy a hub model to storage once, for clusters that then need no hub."""
+    from diffseg import weights
+    from diffseg.specs import BACKENDS
+    from pipeline.errors import ConfigError
+    from pipeline.models import copy_model
+
+    if revision and model in BACKENDS:
+        model = BACKENDS[model].repo or model
+    try:
+        files = weights.fetch(f"{model}@{revision}" if revision else model)
+        origin, written = copy_model(files, url)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    if json:
+        console.say_json({"url": url, "written": written, **{k: getattr(origin, k) for k in origin.__slots__}})
+        return
+    done = f"{console.size(written)} written" if written else "was there already"
+    commit = f" at {origin.revision}" if origin.revision else ""
+    console.say(f"{origin.model}{commit}, sha256 {origin.sha256}: {done} in {url}")
