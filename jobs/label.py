@@ -43,6 +43,7 @@ def label(
     max_attempts: Annotated[
         int | None, typer.Option("--max-attempts", help="Of a task that makes no progress.")
     ] = None,
+    price: options.Price = None,
     extend: Annotated[bool, typer.Option("--extend", help="Add shards to a run that was begun without them.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Label windows again that have rows without labels.")
@@ -74,6 +75,7 @@ def label(
             "also": tuple(also) if also else None,
             "max_failed": max_failed,
             "max_attempts": max_attempts,
+            "price": price,
         },
     )
     with console.progress() as tick:

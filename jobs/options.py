@@ -26,6 +26,7 @@ OutputSize = Annotated[
 Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-means after merging.")]
 MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
+Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
 
 

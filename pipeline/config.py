@@ -4,6 +4,7 @@
 [run]       changes only speed and cost: RunConfig
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -30,12 +31,15 @@ class RunConfig:
     max_failed: float = 0.001  # share of rows without labels that still counts as success
     image_key: str | None = None  # extension that holds the image, where samples have several
     also: tuple[Literal["webdataset"], ...] = ()
+    price: float | None = None  # of a worker's hour, for the metric of what a run has cost
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("batch_size", 1), ("window", 1), ("max_attempts", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.price is not None and not (math.isfinite(self.price) and self.price >= 0):
+            raise ValueError(f"price is what an hour of a worker costs, got {self.price}")
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"max_failed is a share in [0, 1], got {self.max_failed}")
 

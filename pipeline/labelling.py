@@ -21,6 +21,8 @@ from pipeline.status import bytes_left
 from pipeline.tally import Tally
 from pipeline.worker import WorkerSettings, build_worker
 
+Publish = Callable[[Snapshot, Tally], None]  # shows a moment to whoever watches this machine
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -71,15 +73,17 @@ def label(
     tasks += ledger.failed() if retry_failed else []
     if totals and not tasks:
         return Summary(str(ledger), totals, (), idle=True)
-    progress, roll_up = Progress(bytes_left(ledger, states)), RollUp(ledger)
+    left = bytes_left(ledger, states)
+    progress, roll_up = Progress(left), RollUp(ledger)
     tally, last = Tally(), None
     if tasks:
         settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
-        with _pool(settings, run) as pool:
+        with _pool(settings, run, left) as (pool, publish):
 
             def tick() -> None:
                 snapshot = progress.snapshot(tally, pool.labelled)
                 roll_up.write(snapshot)
+                publish(snapshot, tally)
                 hooks.tick(snapshot)
 
             shared = split(tasks, pool.free() // TASKS_AHEAD, ledger.run.window)
@@ -123,21 +127,23 @@ def open_run(
 
 
 @contextmanager
-def _pool(settings: WorkerSettings, run: RunConfig) -> Iterator[Pool]:
-    """Workers where they were asked for; none is left behind."""
+def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int) -> Iterator[tuple[Pool, Publish]]:
+    """Workers where they were asked for, and who is to be shown how far they are; none is left behind."""
     if run.workers == 0:
         local = LocalPool(lambda: build_worker(settings))
         try:
-            yield local
+            yield local, lambda snapshot, tally: None
         finally:
             local.close()
         return
     from pipeline.actor import Cluster, RayPool
+    from pipeline.metrics import DriverMetrics
 
     with Cluster(run.ray_address) as cluster:
         pool = RayPool(cluster, settings, run.workers)
+        metrics = DriverMetrics(left_bytes, run.price)
         try:
-            yield pool
+            yield pool, lambda snapshot, tally: metrics.publish(snapshot, tally, pool.ready)
         finally:
             pool.close()
 
