@@ -1,18 +1,17 @@
 """WebDataset tars: strict reading, where every byte is accounted for, and writing that repeats byte for byte.
 
 webdataset's own reader stops without a word at the first damage, so members come from the standard library with the
-check around it; its naming rules and its writer are used as they are.
+check around it; its naming rules hold, and its writer is used as it is. webdataset imports torch: it is imported when
+something is written, no sooner.
 """
 
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
-
-from webdataset import TarWriter
-from webdataset.tariterators import base_plus_ext
 
 from pipeline import compression
 from pipeline.errors import CorruptShard
@@ -25,6 +24,7 @@ IMAGE_EXTENSIONS = (
 )
 MAX_EXTENDED_HEADER = 1 << 20  # bytes of long names and attributes before a member; real ones have a few hundred
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")  # key and extension: they part at the first dot of the last component
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
@@ -91,10 +91,11 @@ def read_samples(
     try:
         with _damage_named(stream), _open(stream, name) as archive:
             for info in _members(archive):
-                prefix, extension = base_plus_ext(info.name)
-                if prefix is None:
+                name_parts = _NAME.fullmatch(info.name)
+                if name_parts is None:
                     unnamed += 1
                     continue
+                prefix, extension = name_parts.groups()
                 if prefix.startswith("__") and prefix.endswith("__"):
                     continue
                 extension = extension.lower()
@@ -153,6 +154,8 @@ def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
 @contextmanager
 def writing(out: IO[bytes]) -> Iterator[Callable[[str, Mapping[str, bytes]], None]]:
     """The same, sample by sample. Members without an extension have no place in such a tar and are left out."""
+    from webdataset import TarWriter
+
     with TarWriter(out, encoder=False, keep_meta=True, mtime=0, user="", group="") as writer:
 
         def write(key: str, members: Mapping[str, bytes]) -> None:

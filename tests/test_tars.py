@@ -10,6 +10,7 @@ from conftest import jpeg, samples
 from damage import DAMAGED, MEMBERS, SOUND, compressed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
 
 from pipeline import tars
 from pipeline.errors import CorruptShard
@@ -224,3 +225,9 @@ def test_an_image_that_was_cut_is_not_replaced_by_another_of_its_sample():
 
 def test_the_same_samples_give_the_same_bytes():
     assert write_samples(samples(4)) == write_samples(samples(4))
+
+
+@given(st.text(alphabet="ab./\n_", max_size=12))
+def test_names_part_where_webdataset_parts_them(name):
+    match = tars._NAME.fullmatch(name)
+    assert (match.groups() if match else (None, None)) == base_plus_ext(name)
