@@ -7,12 +7,12 @@ from itertools import zip_longest
 from pipeline import table
 from pipeline.errors import PipelineError
 from pipeline.footer import Footer, digest_of
-from pipeline.ledger import Ledger
+from pipeline.ledger import End, Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard
 from pipeline.records import Shard
-from pipeline.windows import ShardState, WindowObject
+from pipeline.windows import ShardState, WindowObject, gaps
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
 
@@ -48,13 +48,15 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Check
             continue
         rows += footer.rows
         failed.update(footer.failed)
-    faults += _end_faults(ledger, shard, state, rows)
+    end, problems = _end(ledger, shard, state)
+    faults += _end_faults(shard, state, end, rows) if end else problems
+    lost = gaps(shard, state, end.windows) if end else []
     repeated = None
     if full and not faults:
         fault, repeated = _compare_with_source(ledger, shard, state)
         faults += [fault] if fault else []
     retries = sum(window.generation for window in state.windows.values())
-    return Checked(shard, len(state.windows), rows, dict(failed), tuple(faults), retries, repeated)
+    return Checked(shard, len(state.windows), rows, dict(failed), tuple(faults), retries, tuple(lost), repeated)
 
 
 def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: Footer, last: bool) -> list[str]:
@@ -85,14 +87,19 @@ def _row_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[st
     return []
 
 
-def _end_faults(ledger: Ledger, shard: Shard, state: ShardState, rows: int) -> list[str]:
+def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, list[str]]:
+    """A shard's end record, or why there is none to hold windows against."""
     try:
         end = ledger.end(shard.id) if state.ended else None
     except PipelineError as error:
-        return [str(error)]
+        return None, [str(error)]
     if end is None:
         reason = ledger.failure_of(shard.id)
-        return [f"{shard.url}: not read to its end" + (f"; {reason}" if reason else "")]
+        return None, [f"{shard.url}: not read to its end" + (f"; {reason}" if reason else "")]
+    return end, []
+
+
+def _end_faults(shard: Shard, state: ShardState, end: End, rows: int) -> list[str]:
     faults = [
         f"{shard.id} window {number}: missing, its shard has {end.windows} windows"
         for number in range(end.windows)

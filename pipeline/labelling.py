@@ -14,7 +14,7 @@ from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
 from pipeline.pool import TASKS_AHEAD, LocalPool, Pool
 from pipeline.progress import Progress, RollUp, Snapshot
-from pipeline.records import Shard, ShardFailure
+from pipeline.records import Shard, ShardFailure, ShardTask
 from pipeline.run import WINDOW, Run
 from pipeline.splitting import split
 from pipeline.status import bytes_left
@@ -69,15 +69,18 @@ def label(
     hooks.opened(ledger)
     states = ledger.states()
     totals = completed(ledger, states)
-    tasks = [] if totals else ledger.missing()
+    tasks = [] if totals else ledger.unfinished()
     tasks += ledger.failed() if retry_failed else []
     if totals and not tasks:
         return Summary(str(ledger), totals, (), idle=True)
     left = bytes_left(ledger, states)
     progress, roll_up = Progress(left), RollUp(ledger)
-    tally, last = Tally(), None
-    if tasks:
-        settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
+    tally = Tally()
+    last: Snapshot | None = None
+    settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
+
+    def work(tasks: Sequence[ShardTask]) -> None:
+        nonlocal last
         with _pool(settings, run, left) as (pool, publish):
 
             def tick() -> None:
@@ -92,7 +95,14 @@ def label(
             finally:
                 last = progress.snapshot(tally, pool.labelled)
                 roll_up.write(last, last=True)
-    return _conclude(ledger, list(audit(ledger)), tally, last)
+
+    if tasks:
+        work(tasks)
+    checked = list(audit(ledger))
+    if lost := [task for shard in checked if shard.shard.id not in tally.broken for task in shard.lost]:
+        work(lost)  # a listing does not show that the last window of a finished shard is gone
+        checked = list(audit(ledger))
+    return _conclude(ledger, checked, tally, last)
 
 
 def open_run(

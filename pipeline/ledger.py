@@ -93,11 +93,18 @@ class Ledger:
         """What is committed, by shard id, from one listing. shard: only this one."""
         return read_listing(self.store.list(f"{LABELS}/{shard}{'.' if shard else ''}"))
 
-    def missing(self) -> list[ShardTask]:
-        """The windows that are not there, as tasks: runs of neighbours, the last of a shard open to its end.
+    def unfinished(self) -> list[ShardTask]:
+        """The windows that a listing shows to be missing, as tasks: runs of neighbours, the last of a shard open to its
+        end.
 
-        End records are read too: a window that an end speaks of and that is gone is missing.
+        One listing, whatever the size of the run: where a resume begins. Windows that vanished from the very end of a
+        shard that was finished show in `missing` alone.
         """
+        states = self.states()
+        return [task for shard in self.shards.values() for task in gaps(shard, states.get(shard.id, ShardState()))]
+
+    def missing(self) -> list[ShardTask]:
+        """The windows that are not there, as tasks; every end record is read too, and held against what is there."""
         states = self.states()
 
         def of(shard: Shard) -> list[ShardTask]:

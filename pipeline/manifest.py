@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import table
 from pipeline.ledger import Ledger
-from pipeline.records import Shard
+from pipeline.records import Shard, ShardTask
 from pipeline.windows import ShardState
 
 SUCCESS = "_SUCCESS."
@@ -28,6 +28,7 @@ class Checked:
     failed: dict[str, int]
     faults: tuple[str, ...]
     retries: int = 0  # times that windows were labelled again (`--retry-failed`)
+    lost: tuple[ShardTask, ...] = ()  # windows that its end record speaks of and that are gone
     repeated_keys: int | None = None  # samples whose key came before in the same shard; None: not looked for
 
 

@@ -47,10 +47,11 @@ def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
     return found
 
 
-def gaps(shard: Shard, state: ShardState, windows: int | None) -> list[ShardTask]:
+def gaps(shard: Shard, state: ShardState, windows: int | None = None) -> list[ShardTask]:
     """The tasks that complete a shard, given what is there: runs of neighbours.
 
-    windows: how many its end record says it has; None where it has none: the last task is then open to its end.
+    windows: how many its end record says it has. None: not looked up; the last task of a shard that has no end record
+    is then open to its end, one that has is taken to have had its last window.
     """
     tasks: list[ShardTask] = []
     next_ = 0
@@ -59,7 +60,7 @@ def gaps(shard: Shard, state: ShardState, windows: int | None) -> list[ShardTask
             tasks.append(ShardTask(shard, next_, window - 1))
         next_ = window + 1
     if windows is None:
-        return [*tasks, ShardTask(shard, next_, None)]
+        return tasks if state.ended else [*tasks, ShardTask(shard, next_, None)]
     return [*tasks, ShardTask(shard, next_, windows - 1)] if next_ < windows else tasks
 
 

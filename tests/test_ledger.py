@@ -45,10 +45,12 @@ def state_of(windows, *, ended=False):
         ((0,), 3, [(1, 2)]),
         ((), 0, []),
         ((), 2, [(0, 1)]),
+        ((0, 2), "ended", [(1, 1)]),
+        ((), "ended", []),
     ],
 )
 def test_gaps_are_what_completes_a_shard(there, count, missing):
-    found = gaps(SHARD, state_of(there, ended=count is not None), count)
+    found = gaps(SHARD, state_of(there, ended=count is not None), None if count == "ended" else count)
     assert [(task.first_window, task.last_window) for task in found] == missing
 
 
@@ -233,6 +235,19 @@ def test_windows_that_vanish_behind_an_end_are_missing_again(ledger, tmp_path):
     assert ledger.missing() == []
     (tmp_path / "run" / window_name(shard.id, 2)).unlink()
     assert [(t.shard.id, t.first_window, t.last_window) for t in ledger.missing()] == [(shard.id, 2, 2)]
+    assert ledger.unfinished() == []  # a listing cannot show it: the audit does
+    (tmp_path / "run" / window_name(shard.id, 0)).unlink()
+    assert [(t.first_window, t.last_window) for t in ledger.unfinished()] == [(0, 0)]
+
+
+def test_a_resume_reads_a_listing_and_nothing_else(ledger, monkeypatch):
+    list(Worker(ledger, FakeSegmenter()).run(ledger.unfinished()[:2]))
+    again, lists = Ledger.open(ledger.store.url), []
+    names = again.store.list
+    monkeypatch.setattr(again.store, "list", lambda prefix: lists.append(prefix) or names(prefix))
+    monkeypatch.setattr(again.store, "reader", lambda *_: pytest.fail("an object was read"))
+    assert [task.shard for task in again.unfinished()] == list(again.shards.values())[2:]
+    assert lists == ["labels/"]
 
 
 def test_an_end_that_is_not_ours_is_an_error(ledger):
