@@ -13,6 +13,7 @@ import typer
 
 from jobs import console
 from jobs.bench import bench
+from jobs.compact import compact
 from jobs.demo import demo
 from jobs.evaluate import evaluate
 from jobs.export import export
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, label, status, verify, segment, preview, evaluate, bench, export, fetch):
+for command in (demo, label, status, verify, segment, preview, evaluate, bench, export, compact, fetch):
     app.command()(command)
 
 

@@ -7,19 +7,21 @@ a shard. What a listing does not show is not done; no clock and no memory of a p
 import json
 import platform
 import uuid
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from pipeline import joining, table
+from pipeline.compacted import Places, Stretch, read_compacted
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.footer import Footer, digest_of
 from pipeline.overlap import map_ahead
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.where import Condition
 from pipeline.windows import (
     LABELS,
     ShardState,
@@ -151,11 +153,38 @@ class Ledger:
             state = states.get(shard, ShardState())
             yield from (state.windows[window] for window in sorted(state.windows))
 
-    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Every committed row as a dict, in order of shard and index. columns: only these (None: all)."""
-        for window in self.windows():
-            with self.store.reader(window.name, window.size) as stream:
-                yield from table.read_rows(stream, columns)
+    def rows(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        windows: Iterable[WindowObject] | None = None,
+        where: Condition | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Committed rows as dicts, in order of shard and index, from compacted files where those hold them.
+
+        The one function through which rows are read. columns: only these (None: all). windows: only of these (None:
+        of all). where: only those it is true of. Raises ConfigError where an object is damaged.
+        """
+        for part in self._places.stretches(self.windows() if windows is None else windows):
+            try:
+                with self.store.reader(part.name, part.size) as stream:
+                    yield from table.read_rows(stream, columns, first=part.first, rows=part.rows, where=where)
+            except ValueError as error:
+                raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
+
+    def categories(self, windows: Iterable[WindowObject]) -> set[str]:
+        """Every category that a segment of these windows has."""
+
+        def of(part: Stretch) -> set[str]:
+            with self.store.reader(part.name, part.size) as stream:
+                return table.categories(stream)
+
+        parts = {part.name: part for part in self._places.stretches(windows)}
+        return set[str]().union(*map_ahead(of, parts.values(), depth=READERS, threads=READERS))
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(read_compacted(self.store))
 
     def footer(self, window: WindowObject) -> Footer:
         """What a window says of itself. Raises ValueError where it is no window of ours."""

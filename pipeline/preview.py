@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 
 from diffseg.types import Segment
-from pipeline import table
 from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
@@ -112,19 +111,13 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
     places = sorted(random.Random(seed).sample(range(len(there)), min(WINDOWS, len(there))))
     read = [there[place] for place in places]
     counts = Distributions()
-    choice = choose(_rows(ledger, read, _SMALL), counts, samples, seed)
+    choice = choose(ledger.rows(_SMALL, windows=read), counts, samples, seed)
     if not counts.samples:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to show")
     lost: list[str] = []
     items = _items(ledger, read, choice, lost)
     shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), len(read) / len(there), title))
     return Shown(shown, counts.samples, tuple(lost))
-
-
-def _rows(ledger: Ledger, windows: Sequence[WindowObject], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for window in windows:
-        with ledger.store.reader(window.name, window.size) as stream:
-            yield from table.read_rows(stream, columns)
 
 
 def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None) -> GalleryPage:
@@ -154,7 +147,7 @@ def _items(ledger: Ledger, windows: Sequence[WindowObject], choice: Choice, lost
         wanted[shard, index // ledger.run.window].add(index)
     for window in windows:
         if indices := wanted.get((window.shard, window.window)):
-            rows = [row for row in _rows(ledger, [window], _LARGE) if row["index"] in indices]
+            rows = [row for row in ledger.rows(_LARGE, windows=[window]) if row["index"] in indices]
             photos = _photos(ledger, window.shard, {row["index"] for row in rows if row["status"] == OK}, lost)
             for row, photo in _pair(rows, photos):
                 yield _item(ledger, row, photo, drawn=(row["shard"], row["index"]) in choice.drawn)

@@ -152,6 +152,11 @@ class Store:
             raise self._nowhere() from error
         return True
 
+    def remove(self, name: str) -> None:
+        """Take away an object that can be made again from others; one that is gone already is fine."""
+        with suppress(FileNotFoundError):
+            attempt(f"{self}/{name}", lambda: self._fs.rm_file(self._path(name)))
+
     def room(self) -> int | None:
         """Bytes left on a local disk; None where nobody can tell."""
         if not self.local:

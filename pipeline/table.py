@@ -1,28 +1,37 @@
 """Label records as Parquet: one row per input sample, and a footer that says what the rows were made from.
 
-The only file that knows pyarrow. Columns added later are nullable, so that old runs stay readable.
+Columns added later are nullable, so that old runs stay readable. Parquet with images in it is `image_table`'s.
 """
 
 import io
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import PurePosixPath
-from typing import IO, Any, TypeAlias
+from functools import reduce
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffseg.types import Segment
-from pipeline.errors import ConfigError, CorruptShard
 from pipeline.footer import Footer
-from pipeline.records import OK, LabelRecord, RawSample, Shard
+from pipeline.records import OK, LabelRecord, Shard
+from pipeline.where import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
 
 FOOTER_KEY = b"diffseg"
 
-Row: TypeAlias = Mapping[str, Any]
-_DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
+_ALWAYS = {"key", "shard", "index", "status"}
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
 
 _SEGMENT = pa.struct(
     [
@@ -81,16 +90,18 @@ def _cell(record: LabelRecord, name: str) -> Any:
 
 def _encode(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
     buffer = io.BytesIO()
-    plain = {"label_map"} & set(table.column_names)  # PNG does not shrink further
-    compression = {name: "none" if name in plain else "zstd" for name in table.column_names}
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        buffer,
-        compression=compression,
-        use_dictionary=[name for name in ("shard", "status") if name in table.column_names],
-        write_statistics=[name for name in table.column_names if name not in plain],
-    )
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, **settings(table.column_names))
     return buffer.getvalue()
+
+
+def settings(columns: Sequence[str]) -> dict[str, Any]:
+    """How pyarrow is to write these columns."""
+    plain = {"label_map"} & set(columns)  # PNG does not shrink further
+    return {
+        "compression": {name: "none" if name in plain else "zstd" for name in columns},
+        "use_dictionary": [name for name in ("shard", "status") if name in columns],
+        "write_statistics": [name for name in columns if name not in plain],
+    }
 
 
 def read_footer(stream: IO[bytes]) -> Footer:
@@ -102,7 +113,7 @@ def read_footer(stream: IO[bytes]) -> Footer:
         with pq.ParquetFile(stream) as file:
             raw = (file.schema_arrow.metadata or {}).get(FOOTER_KEY)
             rows = file.metadata.num_rows
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
     if raw is None:
         raise ValueError("a Parquet file without our footer")
@@ -117,24 +128,79 @@ def read_footer(stream: IO[bytes]) -> Footer:
     return footer
 
 
-def read_rows(stream: IO[bytes], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a window's file as dicts, in order of index. columns: only these (None: all).
+def read_rows(
+    stream: IO[bytes],
+    columns: Sequence[str] | None = None,
+    *,
+    first: int = 0,
+    rows: int | None = None,
+    where: Condition | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of a file of windows as dicts, in order. columns: only these (None: all).
 
-    Raises ValueError where the file is damaged.
+    first, rows: which rows of the file (None: to its end). where: only rows that it is true of; where no row of a row
+    group is, its other columns are not read. Raises ValueError where the file is damaged.
     """
     try:
-        yield from _rows(stream, columns)
-    except _DAMAGE as error:
+        with pq.ParquetFile(stream) as file:
+            if lost := _ALWAYS - set(file.schema_arrow.names):
+                raise ValueError(f"no column {', '.join(sorted(lost))}")
+            last = file.metadata.num_rows if rows is None else first + rows
+            yield from _rows(file, list(columns or file.schema_arrow.names), first, last, where)
+    except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
 
 
-def _rows(stream: IO[bytes], columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(stream) as file:
-        lost = {"key", "shard", "index", "status"} - set(file.schema_arrow.names)
-        if lost:
-            raise ValueError(f"no column {', '.join(sorted(lost))}")
-        for batch in file.iter_batches(batch_size=256, columns=None if columns is None else list(columns)):
-            yield from batch.to_pylist()
+def _rows(
+    file: pq.ParquetFile, columns: list[str], first: int, last: int, where: Condition | None
+) -> Iterator[dict[str, Any]]:
+    small = sorted(columns_of(where)) if where else []
+    wanted = _expression(where) if where else None
+    at = 0
+    for group in range(file.num_row_groups):
+        begin, at = at, at + file.metadata.row_group(group).num_rows
+        if at <= first or begin >= last:
+            continue
+        if wanted is not None and small and not file.read_row_group(group, small).filter(wanted).num_rows:
+            continue
+        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=list({*columns, *small})):
+            taken = pa.Table.from_batches([batch]).slice(max(0, first - begin), max(0, last - max(begin, first)))
+            begin += len(batch)
+            yield from (taken if wanted is None else taken.filter(wanted)).select(columns).to_pylist()
+            if begin >= last:
+                break
+
+
+def categories(stream: IO[bytes]) -> set[str]:
+    """Every category that a segment of a file has. Raises ValueError where the file is damaged."""
+    found = set[str]()
+    try:
+        with pq.ParquetFile(stream) as file:
+            for batch in file.iter_batches(columns=["segments.list.element.category"]):
+                found.update(pc.struct_field(pc.list_flatten(batch["segments"]), "category").unique().to_pylist())
+    except DAMAGE as error:
+        raise ValueError(f"damaged rows: {error}") from error
+    return found - {None}
+
+
+def _expression(condition: Condition) -> pc.Expression:
+    """A condition as pyarrow has it; what is unknown stays unknown, as in SQL."""
+    match condition:
+        case Comparison(sign, left, right):
+            return _COMPARE[sign](_operand(left), _operand(right))
+        case Among(value, possible):  # is_in says no where a value is missing
+            one = _operand(value)
+            return pc.if_else(one.is_valid(), one.isin(list(possible)), pa.scalar(None, pa.bool_()))
+        case Not(part):
+            return ~_expression(part)
+        case Every(parts):
+            return reduce(operator.and_, map(_expression, parts))
+        case Some(parts):
+            return reduce(operator.or_, map(_expression, parts))
+
+
+def _operand(value: Column | Constant) -> pc.Expression:
+    return pc.field(value.name) if isinstance(value, Column) else pc.scalar(value.value)
 
 
 def read_records(stream: IO[bytes]) -> list[LabelRecord]:
@@ -174,101 +240,6 @@ def decode_rows(data: bytes) -> list[dict[str, Any]]:
     """The inverse of `encode_rows`. Raises ValueError for what is no Parquet file."""
     try:
         rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
     return rows
-
-
-@contextmanager
-def writing_features(out: IO[bytes], features: Mapping[str, Any], group: int) -> Iterator[Callable[[Row], None]]:
-    """Rows written to a Parquet file as they come, `group` of them at a time.
-
-    features: the columns as Hugging Face's datasets describes them; they give the types and are kept in the file.
-    """
-    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-    schema = pa.schema([(name, _type_of(feature)) for name, feature in features.items()], metadata=said)
-    rows: list[Row] = []
-    plain = [name for name, feature in features.items() if feature == {"_type": "Image"}]  # PNG and JPEG do not shrink
-    compression = {name: "none" if name.split(".")[0] in plain else "zstd" for name in _leaves(schema)}
-    with pq.ParquetWriter(out, schema, compression=compression, use_dictionary=False) as file:
-
-        def flush() -> None:
-            file.write_table(pa.Table.from_pylist(rows, schema=schema))
-            rows.clear()
-
-        def write(row: Row) -> None:
-            rows.append(row)
-            if len(rows) == group:
-                flush()
-
-        yield write
-        if rows:
-            flush()
-
-
-def _type_of(feature: Any) -> pa.DataType:
-    if isinstance(feature, list):
-        return pa.list_(_type_of(feature[0]))
-    match feature:
-        case {"_type": "Image"}:
-            return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        case {"_type": "Value", "dtype": dtype}:
-            return pa.type_for_alias(dtype)
-    return pa.struct([(name, _type_of(inner)) for name, inner in feature.items()])
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """The paths of a schema's columns as Parquet names them."""
-    empty = io.BytesIO()
-    pq.write_table(schema.empty_table(), empty)
-    with pq.ParquetFile(empty) as file:
-        return [file.schema.column(i).path for i in range(len(file.schema))]
-
-
-def read_images(stream: IO[bytes], name: str, *, first: int = 0, column: str | None = None) -> Iterator[RawSample]:
-    """The rows of a Parquet file with an image column as samples, as Hugging Face's datasets are laid out.
-
-    The column holds encoded images, or structs of them as `bytes` with their `path`. column: its name; None: the only
-    such column, else the one called image. The key is the name in `path`, else the number of the row.
-    Raises ConfigError where no column is meant, CorruptShard where the file is damaged.
-    """
-    try:
-        with pq.ParquetFile(stream) as file:
-            chosen = _image_column(file.schema_arrow, name, column)
-            index = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if index + rows <= first:
-                    yield from (RawSample(f"{i:08d}", i, {}, None, 0) for i in range(index, index + rows))
-                    index += rows
-                    continue
-                for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=[chosen]):
-                    for cell in batch.column(0):
-                        yield _image_sample(cell.as_py(), index, stream.tell())
-                        index += 1
-    except _DAMAGE as error:
-        raise CorruptShard(f"no sound Parquet file: {str(error).splitlines()[0]}", 0) from error
-
-
-def _image_column(schema: pa.Schema, name: str, asked: str | None) -> str:
-    def holds_images(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    if FOOTER_KEY in (schema.metadata or {}):
-        raise ConfigError(f"{name}: labels of a run, not images")
-    possible = [field.name for field in schema if holds_images(field.type)]
-    chosen = [asked] if asked else possible if len(possible) == 1 else [c for c in possible if c.lower() == "image"]
-    if len(chosen) != 1 or chosen[0] not in possible:
-        raise ConfigError(f"{name}: which column holds the images? --image-key takes one of {possible}")
-    return chosen[0]
-
-
-def _image_sample(cell: Any, index: int, end: int) -> RawSample:
-    path = cell.get("path") if isinstance(cell, dict) else None
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    key, _, extension = PurePosixPath(path or "").name.partition(".")
-    extension = extension.lower() or "image"
-    problem = None if data is not None else ("no_image", f"only the path of an image: {path}" if path else "null")
-    return RawSample(key or f"{index:08d}", index, {extension: data or b""}, extension, end, problem)

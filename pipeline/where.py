@@ -1,20 +1,18 @@
 """`--where`: a condition on rows, written as in SQL or Python, parsed and checked before any row is read.
 
-Nothing is ever evaluated as code: the text becomes a syntax tree, and only comparisons of columns with numbers and
-strings, `in`, `and`, `or` and `not` are known. As in SQL, a comparison with a missing value is unknown, and a row is
-taken only where the whole is true.
+Nothing is ever evaluated as code: the text becomes a small tree of comparisons of columns with numbers and strings,
+`in`, `and`, `or` and `not`, and `table` hands that to Parquet. As in SQL, a comparison with a missing value is unknown,
+and a row is taken only where the whole is true.
 """
 
 import ast
-import operator
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from pipeline.errors import ConfigError
 
-Row: TypeAlias = Mapping[str, Any]
-Condition: TypeAlias = Callable[[Row], bool | None]  # None: unknown
-_Value: TypeAlias = Callable[[Row], Any]
+Value: TypeAlias = float | int | str
 
 COLUMNS: dict[str, type] = {
     "key": str,
@@ -27,31 +25,98 @@ COLUMNS: dict[str, type] = {
     "image_sha256": str,
 }
 MAX_LENGTH = 10_000  # letters; beyond it the parser itself could be made to run out of stack
+MAX_INTEGER = 2**63  # what a column of whole numbers cannot hold
 
 _KINDS = {str: "strings", float: "numbers"}
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.In: lambda value, values: value in values,
-    ast.NotIn: lambda value, values: value not in values,
+_OPERATORS: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.In: "in",
+    ast.NotIn: "not in",
 }
 _EXAMPLE = "for example: quality > 0.5 and num_segments < 40"
 
 
-def parse_where(text: str) -> Callable[[Row], bool]:
-    """A test for rows. Raises ConfigError for anything but a condition on the columns that there are."""
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number or a string."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """operator: one of <, <=, >, >=, ==, !=."""
+
+    operator: str
+    left: Column | Constant
+    right: Column | Constant
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Whether a value is one of several of its kind."""
+
+    value: Column | Constant
+    possible: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite; unknown stays unknown."""
+
+    part: "Condition"
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """`and`."""
+
+    parts: tuple["Condition", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """`or`."""
+
+    parts: tuple["Condition", ...]
+
+
+Condition: TypeAlias = Comparison | Among | Not | Every | Some
+
+
+def columns_of(condition: Condition) -> set[str]:
+    """What must be read to decide."""
+    match condition:
+        case Comparison(_, left, right):
+            return {side.name for side in (left, right) if isinstance(side, Column)}
+        case Among(value, _):
+            return {value.name} if isinstance(value, Column) else set()
+        case Not(part):
+            return columns_of(part)
+        case Every(parts) | Some(parts):
+            return set[str]().union(*map(columns_of, parts))
+
+
+def parse_where(text: str) -> Condition:
+    """The condition a text means. Raises ConfigError for anything but a condition on the columns that there are."""
     try:
         if len(text) > MAX_LENGTH:
             raise _refused(text, f"longer than {MAX_LENGTH} letters")
-        tree = ast.parse(text.strip(), mode="eval").body
-        condition = _condition(tree, text)
+        return _condition(ast.parse(text.strip(), mode="eval").body, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _refused(text, f"cannot be read as a condition; {_EXAMPLE}") from error
-    return lambda row: condition(row) is True
 
 
 def _refused(text: str, reason: str) -> ConfigError:
@@ -62,85 +127,79 @@ def _refused(text: str, reason: str) -> ConfigError:
 def _condition(node: ast.expr, text: str) -> Condition:
     match node:
         case ast.BoolOp(op=ast.And(), values=values):
-            return _all([_condition(value, text) for value in values])
+            return Every(tuple(_condition(value, text) for value in values))
         case ast.BoolOp(values=values):
-            return _any([_condition(value, text) for value in values])
+            return Some(tuple(_condition(value, text) for value in values))
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return _not(_condition(operand, text))
+            return Not(_condition(operand, text))
         case ast.Compare(left=left, ops=ops, comparators=rights):
-            pairs = zip([left, *rights[:-1]], ops, rights, strict=True)
-            return _all([_comparison(one, op, other, text) for one, op, other in pairs])
+            compared = tuple(_comparisons(left, ops, rights, text))
+            return compared[0] if len(compared) == 1 else Every(compared)
     raise _refused(text, f"{ast.unparse(node)!r} is no comparison; {_EXAMPLE}")
 
 
-def _all(parts: list[Condition]) -> Condition:
-    def test(row: Row) -> bool | None:
-        found = [part(row) for part in parts]
-        return False if False in found else None if None in found else True
-
-    return test
-
-
-def _any(parts: list[Condition]) -> Condition:
-    def test(row: Row) -> bool | None:
-        found = [part(row) for part in parts]
-        return True if True in found else None if None in found else False
-
-    return test
-
-
-def _not(part: Condition) -> Condition:
-    def test(row: Row) -> bool | None:
-        found = part(row)
-        return None if found is None else not found
-
-    return test
+def _comparisons(left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr], text: str) -> Iterator[Condition]:
+    """`a < b < c` is two comparisons."""
+    for one, op, other in zip([left, *rights[:-1]], ops, rights, strict=True):
+        operator = _OPERATORS.get(type(op))
+        if operator is None:
+            raise _refused(text, f"possible are {', '.join(_OPERATORS.values())}, and, or, not")
+        value = _value(one, text)
+        if "in" not in operator:
+            right = _value(other, text)
+            _same_kind(_kind(value), _kind(right), one, other, text)
+            yield Comparison(operator, value, right)
+            continue
+        possible = _list(other, text)
+        _same_kind(_kind(value), _kind(Constant(possible[0])), one, other, text)
+        among = Among(value, possible)
+        yield among if operator == "in" else Not(among)
 
 
-def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr, text: str) -> Condition:
-    compare = _COMPARE.get(type(op))
-    if compare is None:
-        raise _refused(text, "possible are <, <=, >, >=, ==, !=, in, not in, and, or, not")
-    one, kind = _value(left, text)
-    if isinstance(op, ast.In | ast.NotIn):
-        other, other_kind = _list(right, text)
-    else:
-        other, other_kind = _value(right, text)
+def _same_kind(kind: type, other_kind: type, one: ast.expr, other: ast.expr, text: str) -> None:
     if kind is not other_kind:
-        raise _refused(text, f"{ast.unparse(left)} holds {_KINDS[kind]}, {ast.unparse(right)} {_KINDS[other_kind]}")
-
-    def test(row: Row) -> bool | None:
-        a, b = one(row), other(row)
-        return None if a is None or b is None else compare(a, b)
-
-    return test
+        raise _refused(text, f"{ast.unparse(one)} holds {_KINDS[kind]}, {ast.unparse(other)} {_KINDS[other_kind]}")
 
 
-def _value(node: ast.expr, text: str) -> tuple[_Value, type]:
-    """A column or a constant, and its kind."""
+def _kind(value: Column | Constant) -> type:
+    if isinstance(value, Column):
+        return COLUMNS[value.name]
+    return str if isinstance(value.value, str) else float
+
+
+def _value(node: ast.expr, text: str) -> Column | Constant:
     match node:
         case ast.Name(id=name) if name in COLUMNS:
-            return operator.itemgetter(name), COLUMNS[name]
+            return Column(name)
         case ast.Name(id=name):
             raise _refused(text, f"no column {name!r}; possible are {', '.join(COLUMNS)}")
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return lambda _: -number, float
-        case ast.Constant(value=str() as word):
-            return lambda _: word, str
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return lambda _: number, float
+        case ast.Constant() | ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
+            return Constant(_constant(node, text))
     raise _refused(text, f"{ast.unparse(node)!r} is neither a column nor a number nor a string in quotes")
 
 
-def _list(node: ast.expr, text: str) -> tuple[_Value, type]:
+def _constant(node: ast.expr, text: str) -> Value:
+    match node:
+        case ast.Constant(value=str() as word):
+            return word
+        case ast.UnaryOp(operand=ast.Constant(value=int() | float() as number)):
+            value: float | int = -number
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            value = number
+        case _:
+            raise _refused(text, f"{ast.unparse(node)!r} is neither a column nor a number nor a string in quotes")
+    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
+        raise _refused(text, f"{ast.unparse(node)} is larger than any value of a column")
+    return value
+
+
+def _list(node: ast.expr, text: str) -> tuple[Value, ...]:
     """The constants that `in` looks through."""
     if not isinstance(node, ast.List | ast.Tuple | ast.Set) or not node.elts:
         raise _refused(text, "`in` takes a list, such as key in ['a', 'b']")
     if not all(isinstance(element, ast.Constant) for element in node.elts):
         raise _refused(text, "the list of `in` holds numbers or strings in quotes")
-    found = [_value(element, text) for element in node.elts]
-    kinds = {kind for _, kind in found}
-    if len(kinds) > 1:
+    values = tuple(_constant(element, text) for element in node.elts)
+    if len({isinstance(value, str) for value in values}) > 1:
         raise _refused(text, "the list of `in` mixes numbers and strings")
-    values = frozenset(value({}) for value, _ in found)
-    return lambda _: values, kinds.pop()
+    return values

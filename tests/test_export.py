@@ -136,7 +136,7 @@ def test_what_an_unfinished_run_lacks_is_named(tmp_path, out, capsys):
 
 @pytest.mark.parametrize("break_at", range(3))
 def test_an_export_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, out, monkeypatch, break_at):
-    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(hub.coco.segments, part=4))
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(hub.coco.segments, part=4, categories=True))
     ledger = make_run(tmp_path)
     export(ledger, str(tmp_path / "whole"), "coco-segments", Selection(split=0.5))
 

@@ -13,7 +13,7 @@ ALLOWED = {"diffseg": {"diffseg"}, "pipeline": {"pipeline", "diffseg"}, "jobs": 
 OWNERS = {  # a heavy library, and the only files that may import it
     "ray": {"pipeline/actor.py", "pipeline/metrics.py", "jobs/bench_chaos.py"},
     "diffusers": {"diffseg/backends.py"},
-    "pyarrow": {"pipeline/table.py"},
+    "pyarrow": {"pipeline/table.py", "pipeline/image_table.py", "pipeline/joined_table.py"},
     "webdataset": {"pipeline/tars.py"},
     "fsspec": {"pipeline/storage.py", "diffseg/weights.py"},
     "rich": {"jobs/console.py"},

@@ -119,7 +119,6 @@ def _document(place: Place, kind: str) -> Iterator[tuple[Add, Callable[[dict[str
 
 
 def _categories(place: Place) -> list[dict[str, Any]]:
-    place.category_id(None)
     return [{"id": n, "name": name, "supercategory": name, "isthing": 1} for name, n in place.categories.items()]
 
 

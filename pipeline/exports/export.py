@@ -1,28 +1,30 @@
-"""A run becomes an export: parts of whole windows, one after the other, each committed before the next.
+"""A run becomes an export: parts of whole windows, each written on its own, here or on other machines.
 
 export.json           what is exported from which run, create-only: another export is refused here
-_export/<part>.json   a part is there, and how far the export is; written after everything the part holds
+_export/<part>.json   a part is there; written after everything it holds
 _SUCCESS              the last word
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.errors import ConfigError
 from pipeline.exports import archives, coco, huggingface, png
 from pipeline.exports.names import Names
 from pipeline.exports.place import Place, writing
-from pipeline.exports.samples import Labelled, Samples, Selection, Tally
+from pipeline.exports.plan import plan
+from pipeline.exports.samples import Labelled, Part, Samples, Selection, Tally
 from pipeline.ledger import Ledger
 from pipeline.store import Store
 from pipeline.windows import WindowObject
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
+ANNOTATIONS = 10**10  # ids that belong to each part: more than 100,000 images have, and 900,000 parts fit a double
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Format:
 
     write: opens one side of one part and takes its samples. part: images of a part at most, but never less than a
     window. images: whether photos belong to it always; else they are a choice. whole: with everything of a sample.
+    categories: whether it numbers them.
     finish: given the parts and sides that there are, what is written after the last of them.
     """
 
@@ -38,12 +41,13 @@ class Format:
     part: int
     images: bool = False
     whole: bool = False
+    categories: bool = False
     finish: Callable[[Store, int, list[str]], None] | None = None
 
 
 FORMATS = {
-    "coco-segments": Format(coco.segments, part=100_000),
-    "coco-panoptic": Format(coco.panoptic, part=100_000),
+    "coco-segments": Format(coco.segments, part=100_000, categories=True),
+    "coco-panoptic": Format(coco.panoptic, part=100_000, categories=True),
     "png": Format(png.pngs, part=10_000, finish=png.join_lists),
     "webdataset": Format(archives.webdataset, part=4096, images=True, whole=True),
     "huggingface": Format(huggingface.parquet, part=4096, images=True),
@@ -53,13 +57,18 @@ FORMATS = {
 
 @dataclass(slots=True)
 class State:
-    """How far an export is, as its last part says."""
+    """What has become of parts: of one, or of all up to now."""
 
     parts: int = 0
-    annotations: int = 0
     sides: dict[str, int] = field(default_factory=dict)  # images
-    categories: dict[str, int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+
+    def add(self, other: "State") -> None:
+        """Count what another has counted."""
+        self.parts += other.parts
+        self.tally.add(other.tally)
+        for side, images in sorted(other.sides.items()):
+            self.sides[side] = self.sides.get(side, 0) + images
 
     def to_json(self) -> bytes:
         """As a part's record."""
@@ -70,6 +79,21 @@ class State:
         """The inverse."""
         said = json.loads(data)
         return cls(**{**said, "tally": Tally(**said["tally"])})
+
+
+Spread: TypeAlias = Callable[[Callable[[Part], State], Iterable[Part]], Iterator[State]]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All that the parts of an export have in common; it travels to where they are written."""
+
+    kind: str
+    selection: Selection
+    images: bool
+    members: bool
+    names: Names
+    categories: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +114,15 @@ def export(
     *,
     images: bool | None = None,
     members: bool | None = None,
+    spread: Spread | None = None,
     tick: Callable[[State], None] = lambda _: None,
 ) -> Exported:
     """Write what is committed of a run in another format; the same call resumes.
 
     kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
     members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
-    tick: told after every part.
+    spread: applies a function to every part, in order, on other machines (`Cluster.map`); None: here, one after the
+    other. What is written is the same. tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
     """
     if kind not in FORMATS:
@@ -112,19 +138,18 @@ def export(
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to export")
     store = Store(url)
     _begin(store, _description(ledger, windows, kind, selection, images, members))
-    idle = store.exists(SUCCESS)
-    state = _resumed(store)
-    if not idle:
-        samples = Samples(ledger, selection, Names(ledger, windows), photos=images, whole=members)
-        for part in _parts(windows, max(1, format_.part // ledger.run.window))[state.parts :]:
-            if selection.limit is not None and state.tally.images >= selection.limit:
-                break
-            _write_part(store, format_, samples, part, state)
-            tick(state)
-        if format_.finish:
-            format_.finish(store, state.parts, sorted(state.sides))
-        store.put_new(SUCCESS, state.to_json())
-    return Exported(str(store), state, _missing(ledger), idle)
+    if store.exists(SUCCESS):
+        return Exported(str(store), State.from_json(store.get(SUCCESS)), _missing(ledger), idle=True)
+    planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), format_.categories)
+    work = Work(kind, selection, images, members, planned.names, planned.categories)
+    state = State()
+    for one in _written(ledger, store, work, planned.parts, spread):
+        state.add(one)
+        tick(state)
+    if format_.finish:
+        format_.finish(store, state.parts, sorted(state.sides))
+    store.put_new(SUCCESS, state.to_json())
+    return Exported(str(store), state, _missing(ledger), idle=False)
 
 
 def _description(
@@ -156,40 +181,51 @@ def _begin(store: Store, mine: dict[str, Any]) -> None:
         raise ConfigError(f"{store} holds another export ({'; '.join(differing)}): use another --output")
 
 
-def _resumed(store: Store) -> State:
-    last = None
-    for name, _ in store.list(f"{PARTS}/"):
-        last = name if name.endswith(".json") else last
-    return State.from_json(store.get(last)) if last else State()
+def _written(ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], spread: Spread | None) -> Iterator[State]:
+    """What became of every part, in order; those that are there already are not written again."""
+    there = {name for name, _ in store.list(f"{PARTS}/")}
+    left = [part for part in parts if _record(part) not in there]
+    run, output = ledger.store.url, store.url
+
+    def far(part: Part) -> State:
+        target = Store(output)
+        if not target.exists(EXPORT):
+            raise ConfigError(f"{target}: a machine of the cluster does not see the export that was begun there")
+        return _write_part(Ledger.open(run), target, work, part)
+
+    written = spread(far, left) if spread else (_write_part(ledger, store, work, part) for part in left)
+    for part in parts:
+        yield State.from_json(store.get(_record(part))) if _record(part) in there else next(written)
 
 
-def _parts(windows: Sequence[WindowObject], size: int) -> list[Sequence[WindowObject]]:
-    return [windows[first : first + size] for first in range(0, len(windows), size)]
+def _record(part: Part) -> str:
+    return f"{PARTS}/{part.number:06}.json"
 
 
-def _write_part(store: Store, format_: Format, samples: Samples, windows: Sequence[WindowObject], state: State) -> None:
-    ids = count(state.annotations + 1)
+def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
+    """Everything a part holds, and then its record: a function of the run and the part, wherever and whenever."""
+    samples = Samples(ledger, work.selection, work.names, photos=work.images, whole=work.members)
+    ids = count(part.number * ANNOTATIONS + 1)
     sides: dict[str, Callable[[Labelled], None]] = {}
+    state = State(parts=1)
     with writing(store) as puts, ExitStack() as opened:
-        for sample in samples.of(windows, state.tally):
+        for sample in samples.of(part, state.tally):
             if sample.side not in sides:
                 place = Place(
                     side=sample.side,
-                    number=state.parts,
-                    images=samples.photos,
-                    members=samples.whole,
-                    min_area=samples.selection.min_area,
+                    number=part.number,
+                    images=work.images,
+                    members=work.members,
+                    min_area=work.selection.min_area,
                     ids=ids,
-                    categories=state.categories,
+                    categories=work.categories,
                     puts=puts,
                 )
-                sides[sample.side] = opened.enter_context(format_.write(place))
+                sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(place))
             sides[sample.side](sample)
             state.sides[sample.side] = state.sides.get(sample.side, 0) + 1
-    state.annotations = next(ids) - 1
-    name = f"{PARTS}/{state.parts:06}.json"
-    state.parts += 1
-    store.put_new(name, state.to_json())
+    store.put_new(_record(part), state.to_json())
+    return state
 
 
 def _missing(ledger: Ledger) -> tuple[str, ...]:

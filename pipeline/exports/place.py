@@ -10,6 +10,7 @@ from typing import BinaryIO
 from pipeline.exports.samples import Labelled
 from pipeline.store import Store
 
+OBJECT = "object"  # the category of what has none
 THREADS = 16  # small objects on their way at once
 WAITING = 64  # of them in memory
 
@@ -79,4 +80,4 @@ class Place:
 
     def category_id(self, category: str | None) -> int:
         """One category `object` for all that have none."""
-        return self.categories.setdefault(category or "object", len(self.categories) + 1)
+        return self.categories[category or OBJECT]

@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
-from pipeline import table
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports.names import Names, is_file_name, share
 from pipeline.images import decode_label_map, extension_of
@@ -21,11 +20,12 @@ from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard
 from pipeline.records import OK, RawSample
 from pipeline.tars import IMAGE_EXTENSIONS
-from pipeline.where import COLUMNS, parse_where
+from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
 from pipeline.windows import WindowObject
 
 AHEAD = 8  # samples ready before they are written: each may hold a photo and a label map of its size
 TRAIN, VAL = "train", "val"
+NOT_ASKED = "not asked for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,13 @@ class Selection:
         if self.where is not None:
             parse_where(self.where)
 
+    @property
+    def condition(self) -> Condition | None:
+        """What rows are read by: those that are asked for, and those without labels, which are to be counted."""
+        if self.where is None:
+            return None
+        return Some((Comparison("!=", Column("status"), Constant(OK)), parse_where(self.where)))
+
     def side(self, key: str) -> str:
         """`train` or `val`, by the key alone: stable over runs, exports and machines."""
         return TRAIN if self.split is None or share(key) < self.split else VAL
@@ -62,6 +69,31 @@ class Tally:
     rows: int = 0
     images: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, rows: int = 1) -> None:
+        """Count rows that are not taken."""
+        if rows:
+            self.left_out[reason] = self.left_out.get(reason, 0) + rows
+
+    def add(self, other: "Tally") -> None:
+        """Count what another has counted."""
+        self.rows, self.images = self.rows + other.rows, self.images + other.images
+        for reason, rows in other.left_out.items():
+            self.leave_out(reason, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole windows that become objects of their own.
+
+    starts: for each window, the rows of the run before it. rows: of all of them. limit: images at most; None: all.
+    """
+
+    number: int
+    windows: tuple[WindowObject, ...]
+    starts: tuple[int, ...]
+    rows: int
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,42 +128,52 @@ class Labelled:
         return extension if extension in IMAGE_EXTENSIONS else extension_of(self.raw.members[self.raw.image])
 
 
+def chosen_rows(
+    ledger: Ledger, selection: Selection, part: Part, tally: Tally, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The wanted rows of a part, each with its number in the run from 1 on; counted as they come."""
+    window = ledger.run.window
+    starts = {(at.shard, at.window): start for at, start in zip(part.windows, part.starts, strict=True)}
+    seen = part.starts[0]
+    wanted = list({*columns, "key", "shard", "index", "status"})
+    for row in ledger.rows(wanted, windows=part.windows, where=selection.condition):
+        place, within = divmod(row["index"], window)
+        number = starts[row["shard"], place] + within + 1
+        tally.leave_out(NOT_ASKED, number - seen - 1)
+        tally.rows, seen = tally.rows + number - seen, number
+        if reason := _left_out(row):
+            tally.leave_out(reason)
+            continue
+        tally.images += 1
+        yield number, row
+        if tally.images == part.limit:
+            return
+    rest = part.starts[0] + part.rows - seen
+    tally.leave_out(NOT_ASKED, rest)
+    tally.rows += rest
+
+
+def _left_out(row: Mapping[str, Any]) -> str | None:
+    if row["status"] != OK:
+        return f"without labels: {row['status']}"
+    return None if is_file_name(row["key"]) else "a key that is no file name"
+
+
 class Samples:
-    """The wanted samples of a run."""
+    """The wanted samples of a part of a run."""
 
     def __init__(self, ledger: Ledger, selection: Selection, names: Names, *, photos: bool, whole: bool) -> None:
         """photos: read them. whole: with the other members of their samples."""
         self.ledger, self.selection, self.names = ledger, selection, names
         self.photos, self.whole = photos, whole
-        self._wanted = parse_where(selection.where) if selection.where else lambda row: True
         self._shard = ""
         self._source: Iterator[RawSample] = iter(())
 
-    def of(self, windows: Sequence[WindowObject], tally: Tally) -> Iterator[Labelled]:
-        """The samples of these windows, until the limit is reached; counted as they come."""
-        yield from map_ahead(self._prepare, self._chosen(windows, tally), depth=AHEAD, threads=2)
-
-    def _chosen(
-        self, windows: Sequence[WindowObject], tally: Tally
-    ) -> Iterator[tuple[int, dict[str, Any], RawSample | None]]:
-        for window in windows:
-            with self.ledger.store.reader(window.name, window.size) as stream:
-                for row in table.read_rows(stream, (*COLUMNS, "status", "label_map", "segments")):
-                    if self.selection.limit is not None and tally.images >= self.selection.limit:
-                        return
-                    tally.rows += 1
-                    if reason := self._left_out(row):
-                        tally.left_out[reason] = tally.left_out.get(reason, 0) + 1
-                        continue
-                    tally.images += 1
-                    yield tally.rows, row, self._raw(row) if self.photos else None
-
-    def _left_out(self, row: Mapping[str, Any]) -> str | None:
-        if row["status"] != OK:
-            return f"without labels: {row['status']}"
-        if not self._wanted(row):
-            return "not asked for"
-        return None if is_file_name(row["key"]) else "a key that is no file name"
+    def of(self, part: Part, tally: Tally) -> Iterator[Labelled]:
+        """The samples of a part, until its limit is reached; counted as they come."""
+        rows = chosen_rows(self.ledger, self.selection, part, tally, (*COLUMNS, "label_map", "segments"))
+        chosen = ((number, row, self._raw(row) if self.photos else None) for number, row in rows)
+        yield from map_ahead(self._prepare, chosen, depth=AHEAD, threads=2)
 
     def _raw(self, row: Mapping[str, Any]) -> RawSample:
         """The sample of a row in its shard, proved to be the image that was labelled."""

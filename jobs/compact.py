@@ -1,0 +1,33 @@
+"""`diffseg compact`: windows into files of about 256 MB, which every reader then prefers."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from pipeline.compact import Compacted
+
+
+def compact(
+    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    json: options.Json = False,
+) -> None:
+    """Join what is committed of a run into larger files; the same command resumes it, and takes in what is new."""
+    from dataclasses import asdict
+
+    from pipeline.compact import compact
+    from pipeline.ledger import Ledger
+
+    ledger = Ledger.open(url)
+    done = compact(ledger, tick=lambda state: console.note(_said(state)))
+    if json:
+        console.say_json({"output": str(ledger), **asdict(done)})
+        return
+    fresh = f"{done.written:,} written, {done.removed:,} outdated removed" if done.written else "nothing new"
+    console.say(f"{ledger}: {_said(done)}, {fresh}")
+
+
+def _said(state: "Compacted") -> str:
+    return f"{state.windows:,} windows in {state.files:,} files, {console.size(state.size)}"

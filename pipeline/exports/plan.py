@@ -1,0 +1,76 @@
+"""What an export is going to write, decided before the first part: then every part can be written on its own.
+
+One pass over small columns tells which keys repeat, where the rows of each part begin, what categories there are, and
+with a limit how many images each part may take.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipeline.exports.names import Names, hash_of
+from pipeline.exports.place import OBJECT
+from pipeline.exports.samples import Part, Selection, Tally, chosen_rows
+from pipeline.ledger import Ledger
+from pipeline.overlap import map_ahead
+from pipeline.windows import WindowObject
+
+TOGETHER = 16  # windows whose keys are read in one go
+THREADS = 8  # of them side by side: small reads are spent waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All parts, and what they must agree on. categories: ids by name."""
+
+    parts: tuple[Part, ...]
+    names: Names
+    categories: dict[str, int] = field(default_factory=dict)
+
+
+def plan(ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: bool) -> Plan:
+    """size: windows a part. categories: whether the format numbers them."""
+    hashes, starts = list[np.ndarray](), [0]
+    groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
+    for found, rows in map_ahead(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
+        hashes.append(found)
+        for count in rows:
+            starts.append(starts[-1] + count)
+    cut = [slice(first, min(first + size, len(windows))) for first in range(0, len(windows), size)]
+    parts = (
+        Part(number, tuple(windows[at]), tuple(starts[at]), starts[at.stop] - starts[at.start])
+        for number, at in enumerate(cut)
+    )
+    names = Names(np.concatenate(hashes) if hashes else np.empty(0, np.uint64))
+    return Plan(tuple(_limited(ledger, selection, parts)), names, _categories(ledger, windows) if categories else {})
+
+
+def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, list[int]]:
+    """Hashes of the keys, and rows of each window."""
+    hashes = list[int]()
+    counts = dict.fromkeys(((window.shard, window.window) for window in windows), 0)
+    for row in ledger.rows(["key", "shard", "index"], windows=windows):
+        hashes.append(hash_of(row["key"]))
+        counts[row["shard"], row["index"] // ledger.run.window] += 1
+    return np.array(hashes, np.uint64), list(counts.values())
+
+
+def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Iterator[Part]:
+    """Parts up to the limit; the last of them may take the rest of it."""
+    left = selection.limit
+    for part in parts:
+        if left is None:
+            yield part
+            continue
+        if left == 0:
+            return
+        limited = replace(part, limit=left)
+        yield limited
+        left -= sum(1 for _ in chosen_rows(ledger, selection, limited, Tally(), ["key"]))
+
+
+def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> dict[str, int]:
+    """`object`, for all that have none, then those of the run in order of name."""
+    found = sorted(ledger.categories(windows) - {OBJECT})
+    return {name: number for number, name in enumerate([OBJECT, *found], start=1)}

@@ -1,0 +1,112 @@
+"""Parquet with encoded images in it, laid out as Hugging Face's datasets are: shards to read, exports to write."""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import IO, Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, CorruptShard
+from pipeline.records import RawSample
+from pipeline.table import DAMAGE, FOOTER_KEY
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+@contextmanager
+def writing_features(out: IO[bytes], features: Mapping[str, Any], group: int) -> Iterator[Callable[[Row], None]]:
+    """Rows written to a Parquet file as they come, `group` of them at a time.
+
+    features: the columns as Hugging Face's datasets describes them; they give the types and are kept in the file.
+    """
+    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    schema = pa.schema([(name, _type_of(feature)) for name, feature in features.items()], metadata=said)
+    rows: list[Row] = []
+    plain = [name for name, feature in features.items() if feature == {"_type": "Image"}]  # PNG and JPEG do not shrink
+    compression = {name: "none" if name.split(".")[0] in plain else "zstd" for name in _leaves(schema)}
+    with pq.ParquetWriter(out, schema, compression=compression, use_dictionary=False) as file:
+
+        def flush() -> None:
+            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+
+        def write(row: Row) -> None:
+            rows.append(row)
+            if len(rows) == group:
+                flush()
+
+        yield write
+        if rows:
+            flush()
+
+
+def _type_of(feature: Any) -> pa.DataType:
+    if isinstance(feature, list):
+        return pa.list_(_type_of(feature[0]))
+    match feature:
+        case {"_type": "Image"}:
+            return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        case {"_type": "Value", "dtype": dtype}:
+            return pa.type_for_alias(dtype)
+    return pa.struct([(name, _type_of(inner)) for name, inner in feature.items()])
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The paths of a schema's columns as Parquet names them."""
+    empty = io.BytesIO()
+    pq.write_table(schema.empty_table(), empty)
+    with pq.ParquetFile(empty) as file:
+        return [file.schema.column(i).path for i in range(len(file.schema))]
+
+
+def read_images(stream: IO[bytes], name: str, *, first: int = 0, column: str | None = None) -> Iterator[RawSample]:
+    """The rows of a Parquet file with an image column as samples, as Hugging Face's datasets are laid out.
+
+    The column holds encoded images, or structs of them as `bytes` with their `path`. column: its name; None: the only
+    such column, else the one called image. The key is the name in `path`, else the number of the row.
+    Raises ConfigError where no column is meant, CorruptShard where the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(stream) as file:
+            chosen = _image_column(file.schema_arrow, name, column)
+            index = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if index + rows <= first:
+                    yield from (RawSample(f"{i:08d}", i, {}, None, 0) for i in range(index, index + rows))
+                    index += rows
+                    continue
+                for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=[chosen]):
+                    for cell in batch.column(0):
+                        yield _image_sample(cell.as_py(), index, stream.tell())
+                        index += 1
+    except DAMAGE as error:
+        raise CorruptShard(f"no sound Parquet file: {str(error).splitlines()[0]}", 0) from error
+
+
+def _image_column(schema: pa.Schema, name: str, asked: str | None) -> str:
+    def holds_images(kind: pa.DataType) -> bool:
+        if pa.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    if FOOTER_KEY in (schema.metadata or {}):
+        raise ConfigError(f"{name}: labels of a run, not images")
+    possible = [field.name for field in schema if holds_images(field.type)]
+    chosen = [asked] if asked else possible if len(possible) == 1 else [c for c in possible if c.lower() == "image"]
+    if len(chosen) != 1 or chosen[0] not in possible:
+        raise ConfigError(f"{name}: which column holds the images? --image-key takes one of {possible}")
+    return chosen[0]
+
+
+def _image_sample(cell: Any, index: int, end: int) -> RawSample:
+    path = cell.get("path") if isinstance(cell, dict) else None
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    key, _, extension = PurePosixPath(path or "").name.partition(".")
+    extension = extension.lower() or "image"
+    problem = None if data is not None else ("no_image", f"only the path of an image: {path}" if path else "null")
+    return RawSample(key or f"{index:08d}", index, {extension: data or b""}, extension, end, problem)

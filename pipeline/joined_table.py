@@ -1,0 +1,66 @@
+"""Windows joined into one larger Parquet file, with a list of them at its end."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.footer import Footer
+from pipeline.table import DAMAGE, SCHEMA, read_footer, settings
+
+HELD_KEY = b"diffseg.windows"  # in the file's metadata
+ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can still be read alone
+
+
+@contextmanager
+def joining_windows(out: IO[bytes], held: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[IO[bytes]], Footer]]:
+    """Files of windows written one after the other into one, a row group in memory.
+
+    held: what the file is to say of each, filled by the caller until the block ends. Yields a function that adds a
+    file, returns its footer, and raises ValueError where it is no whole window.
+    """
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(out, SCHEMA, **settings(SCHEMA.names)) as file:
+
+        def flush() -> None:
+            file.write_table(pa.concat_tables(waiting))
+            waiting.clear()
+
+        def add(stream: IO[bytes]) -> Footer:
+            footer = read_footer(stream)
+            waiting.append(_whole_window(stream, footer))
+            if sum(table.nbytes for table in waiting) >= ROW_GROUP:
+                flush()
+            return footer
+
+        yield add
+        if waiting:
+            flush()
+        file.add_key_value_metadata({HELD_KEY: json.dumps(held).encode()})
+
+
+def read_held(stream: IO[bytes]) -> list[dict[str, Any]]:
+    """What a compacted file says it holds; only its end is read. Raises ValueError where it is none."""
+    try:
+        with pq.ParquetFile(stream) as file:
+            raw = (file.metadata.metadata or {}).get(HELD_KEY)
+    except DAMAGE as error:
+        raise ValueError(f"no Parquet file: {error}") from error
+    if raw is None:
+        raise ValueError("a Parquet file that does not say which windows it holds")
+    return list(json.loads(raw))
+
+
+def _whole_window(stream: IO[bytes], footer: Footer) -> pa.Table:
+    try:
+        with pq.ParquetFile(stream) as file:
+            table = file.read().replace_schema_metadata(None)
+    except DAMAGE as error:
+        raise ValueError(f"damaged rows: {error}") from error
+    indices = range(footer.first_index, footer.first_index + footer.rows)
+    if table["index"].to_pylist() != list(indices) or set(table["shard"].to_pylist()) - {footer.shard}:
+        raise ValueError(f"rows are not {footer.first_index} onwards of {footer.shard}")
+    return pa.concat_tables([SCHEMA.empty_table(), table], promote_options="default").cast(SCHEMA)
