@@ -1,5 +1,7 @@
 """`diffseg export`: a run in the formats that other tools read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,7 +9,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.exports.export import Exported
+    from pipeline.exports.export import Exported, Spread
 
 SHOWN = 5  # missing windows named one by one
 
@@ -22,6 +24,12 @@ Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photo
 Members = Annotated[
     bool | None,
     typer.Option("--members/--no-members", help="webdataset: a sample's other members too. Default: yes."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", help="A running Ray, or 'local' for a private one: parts side by side. Default: none."
+    ),
 ]
 
 
@@ -38,6 +46,7 @@ def export(
     split: Split = None,
     images: Images = None,
     members: Members = None,
+    ray_address: RayAddress = None,
     json: options.Json = False,
 ) -> None:
     """Write what is committed of a run for other tools; the same command resumes it."""
@@ -49,16 +58,30 @@ def export(
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
     ledger, began = Ledger.open(url), monotonic()
-    done = export(
-        ledger,
-        output,
-        format,
-        selection,
-        images=images,
-        members=members,
-        tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
-    )
+    with _spread(ray_address) as spread:
+        done = export(
+            ledger,
+            output,
+            format,
+            selection,
+            images=images,
+            members=members,
+            spread=spread,
+            tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
+        )
     report(done, monotonic() - began, json)
+
+
+@contextmanager
+def _spread(ray_address: str | None) -> Iterator["Spread | None"]:
+    """What applies a function to many parts side by side; None: one after the other, here."""
+    if ray_address is None:
+        yield None
+        return
+    from pipeline.actor import Cluster
+
+    with Cluster(ray_address) as cluster:
+        yield cluster.map
 
 
 def report(done: "Exported", seconds: float, json: bool) -> None:

@@ -1,7 +1,11 @@
+import dataclasses
 import json
+import pickle
 
+import labelled
 import pytest
 from labelled import make_run
+from ray import cloudpickle
 
 from jobs import cli
 from pipeline.errors import ConfigError, ShardChanged
@@ -153,6 +157,56 @@ def test_an_export_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, out,
     assert content(out) == content(tmp_path / "whole")
     assert len(list((out / "_export").iterdir())) == 3
     assert done.state.tally.images == 9
+
+
+@pytest.mark.parametrize("kind", hub.FORMATS)
+def test_parts_need_nothing_of_each_other(tmp_path, out, monkeypatch, kind):
+    """Each of them, the last one first, by a function that travelled as bytes."""
+    monkeypatch.setitem(hub.FORMATS, kind, dataclasses.replace(hub.FORMATS[kind], part=4))
+    ledger = make_run(tmp_path, failed={(0, 1): "undecodable"})
+    selection = Selection(where="quality > 0.05", split=0.5, limit=6)
+    first = export(ledger, str(tmp_path / "whole"), kind, selection)
+
+    def spread(function, parts):
+        function = pickle.loads(cloudpickle.dumps(function))
+        return reversed([function(pickle.loads(pickle.dumps(part))) for part in reversed(list(parts))])
+
+    done = export(ledger, str(out), kind, selection, spread=spread)
+
+    assert content(out) == content(tmp_path / "whole")
+    assert done.state == first.state
+    assert (done.state.tally.images, done.state.parts) == (6, 3)
+    assert done.state.tally.left_out == {"without labels: undecodable": 1, "not asked for": 2}
+
+
+def test_a_machine_that_does_not_see_the_output_says_so(tmp_path, out):
+    def elsewhere(function, parts):
+        (out / "export.json").unlink()
+        return map(function, parts)
+
+    with pytest.raises(ConfigError, match="a machine of the cluster does not see"):
+        export(make_run(tmp_path), str(out), "png", Selection(), spread=elsewhere)
+
+
+def test_categories_have_the_same_numbers_in_all_parts(tmp_path, out, monkeypatch):
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", dataclasses.replace(hub.FORMATS["coco-segments"], part=4))
+    named, plain = {0: "sky", 4: "cat"}, labelled.record
+
+    def record(key, shard, index, labels):
+        made = plain(key, shard, index, labels)
+        first, *rest = made.segments
+        return dataclasses.replace(made, segments=(dataclasses.replace(first, category=named.get(index)), *rest))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("labelled.record", record, raising=True)
+        ledger = make_run(tmp_path)
+    export(ledger, str(out), "coco-segments", Selection())
+
+    for part in range(3):
+        read = document(out, part=part)
+        assert {c["name"]: c["id"] for c in read["categories"]} == {"object": 1, "cat": 2, "sky": 3}
+    assert {a["category_id"] for a in document(out, part=0)["annotations"]} == {1, 3}
+    assert {a["category_id"] for a in document(out, part=1)["annotations"]} == {1, 2}
 
 
 def test_the_same_export_again_has_nothing_to_do(tmp_path, out):
