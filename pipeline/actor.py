@@ -3,12 +3,15 @@
 Ray restarts and retries nothing here: a lost actor is a value for the driver, which alone decides.
 """
 
+import math
 import os
 import shutil
 import signal
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from time import monotonic, time
 from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -17,16 +20,21 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a n
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline.config import Device
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.meter import Meter
 from pipeline.metrics import WorkerMetrics
-from pipeline.pool import STALL_S, Desk, FalseStarts, Report, Station, hung
+from pipeline.pool import end_of
 from pipeline.records import Outcome, ShardTask
+from pipeline.staff import STALL_S, Desk, Staff
+from pipeline.station import DRAINED, Report, Station
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 T = TypeVar("T")
 R = TypeVar("R")
 TASK_RETRIES = 3  # of `Cluster.map`: nothing it computes is committed twice, so Ray may do this by itself
+NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
+LOOK_S = 2.0  # between two looks at the cluster's nodes
 EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
 
 
@@ -42,15 +50,22 @@ class LabelActor:
             self._meter = worker.meter
             return worker
 
+        if not settings.gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from an actor that asked for none
+        self._place = ray.get_runtime_context().get_node_id()
         self._station = Station(built)
-        signal.signal(signal.SIGTERM, lambda *_: self._station.drain())
+        signal.signal(signal.SIGTERM, lambda *_: self._station.drain(NOTICE_S))
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """See Station.exchange."""
         report = self._station.exchange(tasks, wait_s)
         if self._meter:
             self._metrics.publish(self._meter.read())
-        return report
+        return replace(report, place=self._place)
+
+    def drain(self, seconds: float) -> None:
+        """See Station.drain."""
+        self._station.drain(seconds)
 
 
 class Cluster:
@@ -71,6 +86,16 @@ class Cluster:
             self._folder = tempfile.mkdtemp(prefix="diffseg-ray-")
             ray.init(address="local", include_dashboard=False, _temp_dir=self._folder, **quiet)
         return self
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it was started for this `with`: nothing will join it."""
+        return self._address is None
+
+    def draining(self) -> dict[str, float]:
+        """Nodes that are about to go, by id: seconds they have left, infinite where no deadline was given."""
+        nodes = ray._private.state.state.get_draining_nodes()  # what Ray's own libraries ask; there is no public way
+        return {node: due / 1000 - time() if due else math.inf for node, due in nodes.items()}
 
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
@@ -110,7 +135,9 @@ class Cluster:
 
 
 class RayPool:
-    """One actor a worker; a dead one is replaced."""
+    """One actor a worker. One that dies is replaced, one whose node is about to go is asked to leave, one that has had
+    nothing to do gives its device back; where the cluster grows and `workers` was not given, so does the pool.
+    """
 
     def __init__(
         self,
@@ -120,94 +147,91 @@ class RayPool:
         actor_class: type[LabelActor] = LabelActor,
         build: Callable[[WorkerSettings], Worker] = build_worker,
         stall_s: float = STALL_S,
+        device: Device = "auto",
     ) -> None:
-        self._stall_s = stall_s
-        gpus = cluster.gpus
-        self.workers = workers or gpus or cluster.cpus
-        if gpus and self.workers > gpus:
-            raise ConfigError(f"{self.workers} workers asked for, the cluster has {gpus} GPUs: one worker a GPU")
-        share: dict[str, Any] = (
-            {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": min(1, cluster.cpus / self.workers)}
+        self._cluster, self._stall_s, self._build = cluster, stall_s, build
+        on_gpu = bool(cluster.gpus) if device == "auto" else device == "gpu"
+        self._grows = workers is None
+        self._settings = replace(settings, gpu=on_gpu)
+        self.staff = Staff(workers or self._room())
+        if on_gpu and cluster.is_private and self.staff.size > cluster.gpus:
+            raise ConfigError(
+                f"{self.staff.size} workers asked for, this machine has {cluster.gpus} GPUs: one worker a GPU"
+            )
+        self._actor = ray.remote(actor_class)
+        self._share: dict[str, Any] = (
+            {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": min(1, cluster.cpus / self.staff.size)}
         )
-        self._actor = ray.remote(actor_class).options(max_restarts=0, max_task_retries=0, **share)
-        self._settings, self._build = settings, build
-        self._starts = FalseStarts()
-        self._gone = 0
-        self._made = 0
-        self._desks: dict[Any, tuple[Desk, Any]] = {}  # by the answer that is awaited
-        for _ in range(self.workers):
-            self._spawn()
-
-    @property
-    def labelled(self) -> int:
-        """Samples labelled so far, committed or not."""
-        return self._gone + sum(desk.labelled for desk, _ in self._desks.values())
-
-    @property
-    def ready(self) -> int:
-        """Workers whose model is loaded."""
-        return sum(desk.ready for desk, _ in self._desks.values())
-
-    def free(self) -> int:
-        """How many more tasks can be handed over now."""
-        return sum(desk.free() for desk, _ in self._desks.values())
-
-    def idle(self) -> int:
-        """How many workers have nothing to do."""
-        return sum(not desk.held for desk, _ in self._desks.values())
-
-    def submit(self, task: ShardTask) -> None:
-        """Hand a task to the worker that holds least, one that is ready if there is any such."""
-        desks = [desk for desk, _ in self._desks.values()]
-        max(desks, key=lambda desk: (desk.free(), desk.ready)).give(task)
+        self._actors: dict[Desk, Any] = {}
+        self._asked: dict[Any, Desk] = {}  # by the answer that is awaited
+        self._looked = monotonic()  # when the cluster's nodes were last looked at
 
     def wait(self) -> list[Outcome]:
         """What happened, after a second at most."""
-        answered, silent = ray.wait(list(self._desks), num_returns=1, timeout=EXCHANGE_S)
+        self._look_around()
+        for desk in self.staff.surplus():
+            self._remove(desk)
+            self.staff.dismiss(desk, DRAINED)
+        for desk in self.staff.hire():
+            self._actors[desk] = self._start()
+        for desk in self._actors.keys() - set(self._asked.values()):
+            if not desk.left_out:
+                self._asked[self._actors[desk].exchange.remote(desk.send(), EXCHANGE_S)] = desk
+        answered, silent = ray.wait(list(self._asked), num_returns=1, timeout=EXCHANGE_S) if self._asked else ([], [])
         outcomes: list[Outcome] = []
         for answer in answered:
-            desk, actor = self._desks.pop(answer)
-            try:
-                report: Report = ray.get(answer)
-            except RayError as error:
-                outcomes += self._replace(desk, actor, f"{type(error).__name__}: {_first_line(error)}")
-                continue
-            outcomes += desk.take(report)
-            if report.ended is not None:
-                outcomes += self._replace(desk, actor, report.ended, report.hopeless)
-            elif desk.hangs(report, self._stall_s):
-                outcomes += self._replace(desk, actor, hung(report.still_s))
-            else:
-                self._ask(desk, actor)
+            outcomes += self._note(self._asked.pop(answer), answer)
         for answer in silent:
-            desk, actor = self._desks[answer]
-            if desk.hangs(None, self._stall_s):
-                del self._desks[answer]
-                outcomes += self._replace(desk, actor, "no answer")
+            if self._asked[answer].hangs(None, self._stall_s):
+                outcomes += self._replace(self._asked[answer], "no answer")
         return outcomes
 
-    def _replace(self, desk: Desk, actor: Any, reason: str, hopeless: bool = False) -> list[Outcome]:
-        """A worker is gone, or must go: what it held comes back, and another takes its place."""
-        ray.kill(actor)
-        self._gone += desk.labelled
-        lost = desk.lose(reason)
-        self._starts.note(desk, reason, hopeless)
-        self._spawn()
-        return lost
+    def _note(self, desk: Desk, answer: Any) -> list[Outcome]:
+        try:
+            report: Report = ray.get(answer)
+        except RayError as error:
+            return self._replace(desk, f"{type(error).__name__}: {_first_line(error)}")
+        outcomes = self.staff.note(desk, report)
+        ended = end_of(desk, report, self._stall_s)
+        return outcomes if ended is None else outcomes + self._replace(desk, ended, report.hopeless)
+
+    def _replace(self, desk: Desk, reason: str, hopeless: bool = False) -> list[Outcome]:
+        """A worker is gone, or must go: what it held comes back."""
+        self._remove(desk)
+        return self.staff.dismiss(desk, reason, hopeless)
+
+    def _remove(self, desk: Desk) -> None:
+        ray.kill(self._actors.pop(desk))
+        self._asked = {answer: other for answer, other in self._asked.items() if other is not desk}
+
+    def _start(self) -> Any:
+        closed = ",".join(sorted(self.staff.closed_places))
+        where = {"label_selector": {"ray.io/node-id": f"!in({closed})"}} if closed else {}
+        asked: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, **self._share, **where}
+        return self._actor.options(**asked).remote(self._settings, self._build)
+
+    def _look_around(self) -> None:
+        """Ask those to leave whose node is about to go, and see whether the cluster has grown."""
+        if monotonic() < self._looked + LOOK_S:
+            return
+        self._looked = monotonic()
+        going = self._cluster.draining()
+        for desk, actor in self._actors.items():
+            if desk.place in going and not desk.leaving:
+                desk.leaving = True
+                actor.drain.remote(going[desk.place])
+        if self._grows:
+            self.staff.size = max(self.staff.size, self._room())
+
+    def _room(self) -> int:
+        return max(1, self._cluster.gpus if self._settings.gpu else self._cluster.cpus)
 
     def close(self) -> None:
         """Kill every actor; what was not committed is labelled again by whoever resumes."""
-        for _, actor in self._desks.values():
+        for actor in self._actors.values():
             ray.kill(actor)
-        self._desks.clear()
-
-    def _spawn(self) -> None:
-        desk = Desk(f"worker {self._made}")
-        self._made += 1
-        self._ask(desk, self._actor.remote(self._settings, self._build))
-
-    def _ask(self, desk: Desk, actor: Any) -> None:
-        self._desks[actor.exchange.remote(desk.send(), EXCHANGE_S)] = (desk, actor)
+        self._actors.clear()
+        self._asked.clear()
 
 
 def _result(reference: Any) -> Any:

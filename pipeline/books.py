@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
-from pipeline.errors import CorruptShard, PipelineError
+from pipeline.errors import CorruptShard, Overtaken, PipelineError
 from pipeline.ledger import Ledger
 from pipeline.records import (
     ImageSample,
@@ -21,10 +22,14 @@ from pipeline.tars import write_samples
 
 @dataclass(frozen=True, slots=True)
 class TaskEnd:
-    """Reading of a task is over. samples: how many the shard has up to here; error: what stopped it early."""
+    """Reading of a task is over. samples: how many the shard has up to here; error: what stopped it early.
+
+    there: nothing was read, since the shard's end record stands on storage.
+    """
 
     samples: int
     error: PipelineError | None = None
+    there: bool = False
 
 
 @dataclass(slots=True)
@@ -40,17 +45,19 @@ class WindowWork:
 
 
 class Books:
-    """The committing side of a worker: what each task has on storage, and which tasks have failed there."""
+    """The committing side of a worker: what each task has on storage, and which tasks are over before their end."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.committed: dict[ShardTask, set[int]] = {}
-        self.failed: set[ShardTask] = set()
+        self.over: dict[ShardTask, ShardFailure | None] = {}  # nothing more of them is made; what is still to be said
+        self.slowest_s = 0.0  # of all commits
 
     def commit(self, work: WindowWork) -> Receipt | ShardFailure | None:
-        """Put a window on storage; nothing more of a task whose commit has failed."""
-        if work.task in self.failed:
+        """Put a window on storage; nothing more of a task whose commit has failed, or that another driver works on."""
+        if work.task in self.over:
             return None
+        began = perf_counter()
         records = [work.records[raw.index] for raw in work.samples]
         try:
             if "webdataset" in self.ledger.run.also:
@@ -58,8 +65,11 @@ class Books:
             end = work.samples[-1].end
             receipt = self.ledger.commit(work.task, work.number, records, end, work.seconds)
         except PipelineError as error:
-            self.failed.add(work.task)
+            self.over[work.task] = None
             return failure_of(work.task, error)
+        self.slowest_s = max(self.slowest_s, perf_counter() - began)
+        if receipt.wasted and work.task.last_window != work.number:
+            self.over[work.task] = failure_of(work.task, Overtaken(f"window {work.number} was there already"))
         self.committed.setdefault(work.task, set()).add(work.number)
         return receipt
 
@@ -75,9 +85,10 @@ class Books:
     def close(self, task: ShardTask, end: TaskEnd) -> TaskDone | ShardFailure | None:
         """A task was read to its end, or as far as it went."""
         mine = self.committed.pop(task, set())
-        if task in self.failed:
-            self.failed.remove(task)  # it may come back as another attempt
-            return None
+        if task in self.over:
+            return self.over.pop(task)  # it may come back as another attempt
+        if end.there:
+            return TaskDone(task, ended=True)
         if end.error:
             return failure_of(task, end.error)
         if task.last_window is not None:

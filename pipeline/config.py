@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,7 @@ from diffseg.config import SegmentConfig
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+Device: TypeAlias = Literal["auto", "gpu", "cpu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class RunConfig:
     """How a run is done. Nothing here changes a label."""
 
     workers: int | None = None  # None: one a GPU, or one a CPU where there are none; 0: in this process, without Ray
+    device: Device = "auto"  # gpu: also where the cluster has none yet and will start some; auto: if it has any
     ray_address: str | None = None  # None: RAY_ADDRESS, or a private Ray on this machine
     batch_size: int | None = None  # None: found by the model
     window: int | None = None  # samples a commit; None: as the run there has it, else WINDOW

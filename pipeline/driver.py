@@ -1,21 +1,16 @@
-"""The driver: one loop over what happens, and every fate of a task on one screen.
+"""The driver: the loop between a schedule, the workers and storage.
 
 It holds no state that matters: after its death the same command reads the run from storage and goes on.
 """
 
-from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from time import monotonic
 
-from pipeline import breaker
-from pipeline.errors import Drained, Stopped, StorageFull, WorkerLost
 from pipeline.ledger import Ledger
 from pipeline.pool import Pool
-from pipeline.records import Beat, Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.suspects import Suspects
+from pipeline.records import ShardFailure, ShardTask
+from pipeline.schedule import GiveUp, Look, Schedule
 from pipeline.tally import Tally
-
-DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
 
 
 def drive(
@@ -26,6 +21,7 @@ def drive(
     *,
     max_attempts: int = 3,
     tick: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = monotonic,
 ) -> None:
     """Have every task done, or given up with a record of why.
 
@@ -35,91 +31,24 @@ def drive(
     Raises Stopped where storage is full, the labels are worthless or workers keep dying, PipelineError where none can
     start.
     """
-    suspects = Suspects(ledger.run.window)
-    queue = Queue(suspects)
-    queue.add(tasks)
-    in_flight: Counter[str] = Counter()  # tasks by shard
-    progressed: set[str] = set()  # shards with a window since their last failure
-    deaths, most = 0, 0  # in a row; tasks that were ever in flight at once
-
-    while queue or in_flight.total():
-        while task := queue.next(pool):
-            in_flight[task.shard.id] += 1
-            pool.submit(task)
-        most = max(most, in_flight.total())
+    schedule = Schedule(ledger.run.window, tally, max_attempts)
+    schedule.add(tasks)
+    while schedule.unfinished:
+        while task := schedule.next(pool.staff.free(), pool.staff.idle(), clock()):
+            pool.staff.submit(task)
+        pool.staff.want(schedule.unfinished)
         for outcome in pool.wait():
-            if isinstance(outcome, ShardFailure):
-                tally.failures[outcome.kind] += 1
-            match outcome:
-                case Receipt(shard=shard):
-                    tally.note(outcome)
-                    breaker.check(tally)
-                    progressed.add(shard)
-                    suspects.forget(shard, outcome.window)
-                    deaths = 0
-                case TaskDone(task=task):
-                    deaths = 0
-                    in_flight[task.shard.id] -= 1
-                    if not outcome.ended and not in_flight[task.shard.id] and not queue.holds(task.shard.id):
-                        queue.add(ledger.missing_of(task.shard))
-                case ShardFailure(kind=StorageFull.__name__):
-                    raise Stopped(outcome.error)
-                case ShardFailure(kind=Drained.__name__, task=task):
-                    in_flight[task.shard.id] -= 1
-                    queue.add(ledger.left_of(task))
-                case ShardFailure(kind=WorkerLost.__name__, task=task):
-                    in_flight[task.shard.id] -= 1
-                    left = ledger.left_of(task)
-                    if outcome.beats:
-                        tally.lost_workers += 1
-                        deaths += 1
-                        suspects.died([*_first_of(left), *outcome.beats])
-                    if deaths > DEATHS_IN_A_ROW + most:
-                        raise Stopped(f"{deaths} workers died in a row, the last: {outcome.error}")
-                    queue.add(left)
-                case ShardFailure(task=task):
-                    in_flight[task.shard.id] -= 1
-                    fresh = replace(task, attempt=0) if task.shard.id in progressed else task
-                    progressed.discard(task.shard.id)
-                    if outcome.retryable and fresh.attempt < max_attempts:
-                        tally.retried_tasks += 1
-                        queue.add(ledger.left_of(fresh.retry()))
-                    else:
-                        _give_up(ledger, tally, outcome)
+            for action in schedule.note(outcome):
+                match action:
+                    case Look():
+                        schedule.looked(action, _left(ledger, action), clock())
+                    case GiveUp(failure=failure):
+                        _give_up(ledger, tally, failure)
         tick()
 
 
-class Queue:
-    """What is still to be handed over: probes to idle workers first, the rest in order."""
-
-    def __init__(self, suspects: Suspects) -> None:
-        self._suspects = suspects
-        self._tasks: deque[ShardTask] = deque()
-        self._probes: deque[ShardTask] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._tasks or self._probes)
-
-    def add(self, tasks: Iterable[ShardTask]) -> None:
-        """Put tasks at the end, suspect windows apart."""
-        for task in tasks:
-            for part in self._suspects.split(task):
-                (self._probes if part.probe else self._tasks).append(part)
-
-    def next(self, pool: Pool) -> ShardTask | None:
-        """What a worker can take now; None where nothing is left or nobody is free."""
-        if self._probes and pool.idle() > 0:
-            return self._probes.popleft()
-        return self._tasks.popleft() if self._tasks and pool.free() > 0 else None
-
-    def holds(self, shard: str) -> bool:
-        """Whether something of a shard is still to come."""
-        return any(task.shard.id == shard for task in (*self._tasks, *self._probes))
-
-
-def _first_of(left: list[ShardTask]) -> list[Beat]:
-    """The window that a task would have come to next: in hand for all that the last heartbeat could not know yet."""
-    return [Beat(task.shard.id, task.first_window, 0, 0) for task in left[:1] if not task.probe]
+def _left(ledger: Ledger, look: Look) -> list[ShardTask]:
+    return ledger.missing_of(look.task.shard) if look.whole else ledger.left_of(look.task)
 
 
 def _give_up(ledger: Ledger, tally: Tally, failure: ShardFailure) -> None:

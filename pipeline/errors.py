@@ -5,7 +5,9 @@ PipelineError
 ├── StorageError    storage refused after every retry; another attempt may pass
 ├── StorageFull     no space is left; the run stops, resumable
 ├── WorkerLost      the worker died before it answered; another attempt may pass
+├── Unfit           the worker computes otherwise than the others; it must get no work
 ├── Drained         the worker was asked to leave and did; costs no attempt
+├── Overtaken       another driver is at work on the same shard; costs no attempt
 ├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
 ├── ShardChanged    the shard is no longer the one that was pinned at the start
 ├── Stopped         going on would only burn money; the run can be resumed
@@ -39,8 +41,18 @@ class WorkerLost(PipelineError):
     retryable = True
 
 
+class Unfit(PipelineError):
+    """A worker that computes otherwise than the others."""
+
+
 class Drained(PipelineError):
     """A worker left in good order, with work still in its hands."""
+
+    retryable = True
+
+
+class Overtaken(PipelineError):
+    """A window was there already when this worker came to commit it: somebody else is at work on the same shard."""
 
     retryable = True
 

@@ -12,7 +12,7 @@ from pipeline.driver import drive
 from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
-from pipeline.pool import TASKS_AHEAD, LocalPool, Pool
+from pipeline.pool import LocalPool, Pool
 from pipeline.progress import Progress, RollUp, Snapshot
 from pipeline.records import Shard, ShardFailure, ShardTask
 from pipeline.run import WINDOW, Run
@@ -84,16 +84,16 @@ def label(
         with _pool(settings, run, left) as (pool, publish):
 
             def tick() -> None:
-                snapshot = progress.snapshot(tally, pool.labelled)
+                snapshot = progress.snapshot(tally, pool.staff.labelled)
                 roll_up.write(snapshot)
                 publish(snapshot, tally)
                 hooks.tick(snapshot)
 
-            shared = split(tasks, pool.free() // TASKS_AHEAD, ledger.run.window)
+            shared = split(tasks, pool.staff.size, ledger.run.window)
             try:
                 drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, tick=tick)
             finally:
-                last = progress.snapshot(tally, pool.labelled)
+                last = progress.snapshot(tally, pool.staff.labelled)
                 roll_up.write(last, last=True)
 
     if tasks:
@@ -150,10 +150,10 @@ def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int) -> Iterator
     from pipeline.metrics import DriverMetrics
 
     with Cluster(run.ray_address) as cluster:
-        pool = RayPool(cluster, settings, run.workers)
+        pool = RayPool(cluster, settings, run.workers, device=run.device)
         metrics = DriverMetrics(left_bytes, run.price)
         try:
-            yield pool, lambda snapshot, tally: metrics.publish(snapshot, tally, pool.ready)
+            yield pool, lambda snapshot, tally: metrics.publish(snapshot, tally, pool.staff.ready)
         finally:
             pool.close()
 

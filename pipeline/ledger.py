@@ -115,6 +115,14 @@ class Ledger:
         found = map_ahead(of, self.shards.values(), depth=READERS, threads=READERS)
         return [task for tasks in found for task in tasks]
 
+    def has(self, task: ShardTask, window: int) -> bool:
+        """Whether a window of a task is there already."""
+        return self.store.exists(window_name(task.shard.id, window, task.generation))
+
+    def ended(self, shard: Shard) -> bool:
+        """Whether a shard's end record is there."""
+        return self.store.exists(end_name(shard.id))
+
     def missing_of(self, shard: Shard) -> list[ShardTask]:
         """The same for one shard, from a listing of its own."""
         return self._gaps(shard, self.states(shard.id).get(shard.id, ShardState()))

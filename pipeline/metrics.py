@@ -88,7 +88,7 @@ class DriverMetrics:
         labelled = tally.rows - tally.failed.total()
         return {
             "images_left": None if snapshot.eta_s is None else snapshot.eta_s * snapshot.images_per_s,
-            "bytes_left": max(0, self._left_bytes - sum(tally.bytes_done.values())),
+            "bytes_left": max(0, self._left_bytes - tally.bytes_done),
             "eta_seconds": snapshot.eta_s,
             "images_per_second": snapshot.images_per_s,
             "bare_images_per_second": workers * labelled / tally.busy_s if tally.busy_s else None,

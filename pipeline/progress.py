@@ -65,7 +65,7 @@ class Progress:
         )
 
     def _eta(self, tally: Tally, labelled: int, rate: float) -> float | None:
-        done = sum(tally.bytes_done.values())
+        done = tally.bytes_done
         if not rate or not tally.rows or not done:
             return None
         expected = self.left_bytes * tally.rows / done  # rows, if the rest is like what came so far

@@ -21,11 +21,12 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)  # tasks that stopped short, by class of error
     broken: dict[str, ShardFailure] = field(default_factory=dict)  # shards given up, by id
     examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
-    bytes_done: dict[str, int] = field(default_factory=dict)  # of each shard, accounted for
+    closed_bytes: int = 0  # accounted for in shards that are over
+    open_bytes: dict[str, int] = field(default_factory=dict)  # the same in each of the others
 
     def note(self, receipt: Receipt) -> None:
         """Count a committed window."""
-        self.bytes_done[receipt.shard] = max(receipt.end, self.bytes_done.get(receipt.shard, 0))
+        self.open_bytes[receipt.shard] = max(receipt.end, self.open_bytes.get(receipt.shard, 0))
         if receipt.wasted:  # another driver committed it, and counts it
             self.wasted_windows += 1
             return
@@ -36,3 +37,12 @@ class Tally:
         self.failed.update(dict(receipt.failed))
         if receipt.example:
             self.examples.append(f"{receipt.shard} {receipt.example}")
+
+    def closed(self, shard: str) -> None:
+        """Nothing of a shard is out or queued any more: its share of memory is given back."""
+        self.closed_bytes += self.open_bytes.pop(shard, 0)
+
+    @property
+    def bytes_done(self) -> int:
+        """Of the input, accounted for by what came back."""
+        return self.closed_bytes + sum(self.open_bytes.values())

@@ -26,6 +26,7 @@ from pipeline.records import Beat, ImageSample, Outcome, RawSample, Receipt, Sam
 from pipeline.rows import Fitting, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
+MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
 Sample: TypeAlias = ImageSample | SampleFailure
 
 
@@ -37,13 +38,15 @@ class WorkerSettings:
     model: str
     batch_size: int | None = None
     create_only: bool = True  # what the driver found out of the store
+    gpu: bool = False  # one of its own was given to it
 
 
 def build_worker(settings: WorkerSettings) -> "Worker":
     """Join a run and load its model.
 
     The run is read first, through this machine's own storage: who cannot see it must not label.
-    Raises ConfigError where the run or the model is not the one the driver meant.
+    Raises ConfigError where the run, the model or the device is not the one the driver meant, Unfit where the model's
+    labels are not those of the run.
     """
     ledger = Ledger.open(settings.output)
     ledger.store.create_only = settings.create_only
@@ -51,7 +54,10 @@ def build_worker(settings: WorkerSettings) -> "Worker":
 
     from diffseg.backends import Backend
     from diffseg.segmenter import DiffSeg
+    from pipeline import reference
 
+    if settings.gpu and torch.cuda.device_count() != 1:
+        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
     try:
@@ -60,7 +66,11 @@ def build_worker(settings: WorkerSettings) -> "Worker":
         raise ConfigError(str(error)) from error
     if backend.files.sha256 != ledger.run.weights_sha256:
         raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
-    return Worker(ledger, DiffSeg(backend, settings.batch_size))
+    worker = Worker(ledger, DiffSeg(backend, settings.batch_size))
+    if settings.gpu:
+        worker.device = str(torch.cuda.get_device_properties(0).uuid)
+    reference.check(ledger, worker.segmenter)
+    return worker
 
 
 class Worker:
@@ -77,7 +87,11 @@ class Worker:
         self.moved = monotonic()  # when a stage last finished something
         self.hands: dict[object, Beat] = {}  # what each stage has in hand now
         self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
-        self.draining = threading.Event()  # set: no new window begins
+        self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
+        self.device = ""  # that no other worker may have
+        self._began = 0.0  # when the first batch was
+        self._timed = 0  # samples since
+        self._pace_s = 0.0  # of a sample, all in all
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values."""
@@ -107,12 +121,19 @@ class Worker:
                 yield partial(self.books.close, task, item)
             elif isinstance(item, RawSample):
                 probed.append(item)
-            elif task not in self.books.failed:
+            elif task not in self.books.over:
+                if self.leave_by is not None and not self._fits(work):
+                    return
                 if work is None:
-                    if self.draining.is_set():
-                        return
                     work = WindowWork(task, item.raw.index // self.ledger.run.window)
                 self._take(work, item)
+
+    def _fits(self, work: WindowWork | None) -> bool:
+        """Whether the window at hand can be on storage before this worker must leave; a new one is not begun."""
+        if work is None or self.leave_by is None:
+            return False
+        left = self.ledger.run.window - len(work.samples)
+        return monotonic() + left * self._pace_s + 2 * self.books.slowest_s + MARGIN_S < self.leave_by
 
     def _decoded(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, Sample | RawSample | TaskEnd]]:
         def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | RawSample | TaskEnd]:
@@ -148,12 +169,20 @@ class Worker:
             stop = None if task.last_window is None else (task.last_window + 1) * window
             count = 0
             try:
+                if task.last_window is None and not task.generation and self.ledger.ended(task.shard):
+                    yield task, TaskEnd(0, there=True)  # another driver has read it to its end
+                    continue
+                made = -1  # the window that was there already when this worker came to it
                 for raw in read_shard(task.shard, first=first, image_key=image_key, window=window, whole=whole):
-                    if stop is not None and raw.index >= stop:
+                    if (stop is not None and raw.index >= stop) or task in self.books.over:
                         break
                     count = raw.index + 1
-                    if raw.index >= first:
-                        yield task, raw
+                    if raw.index < first or raw.index // window == made:
+                        continue
+                    if raw.index % window == 0 and self.ledger.has(task, raw.index // window):
+                        made = raw.index // window
+                        continue
+                    yield task, raw
                 yield task, TaskEnd(count)
             except PipelineError as error:
                 yield task, TaskEnd(count, error)
@@ -197,6 +226,7 @@ class Worker:
 
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
+        self._began = self._began or monotonic()
         began = perf_counter()
         with self._in_hand(work.task, batch[0].raw.index, batch[-1].raw.index):
             for record in label(self.segmenter, work.task, batch):
@@ -207,6 +237,8 @@ class Worker:
         self.meter.busy(seconds)
         self.moved = monotonic()
         self.labelled += len(batch)
+        self._timed += len(batch)
+        self._pace_s = (self.moved - self._began) / self._timed
 
 
 def pixels_wanted(config: SegmentConfig) -> int | None:

@@ -63,7 +63,7 @@ def test_two_workers_give_the_rows_of_one_though_one_is_killed(cluster, shards, 
 
     def tick():
         if not killed and tally.windows:
-            _, actor = next(iter(pool._desks.values()))
+            actor = next(iter(pool._actors.values()))
             killed.append(actor)
             ray.kill(actor)
 
@@ -88,7 +88,7 @@ def test_sigterm_drains_a_worker_and_its_work_goes_on_elsewhere(cluster, shards,
 
     def tick():
         if not drained and tally.windows:
-            _, actor = next(iter(pool._desks.values()))
+            actor = next(iter(pool._actors.values()))
             drained.append(ray.get(actor.pid.remote()))
             os.kill(drained[0], signal.SIGTERM)
 
@@ -110,7 +110,7 @@ def test_a_model_no_worker_can_load_ends_the_run_with_one_line(cluster, shards, 
 
 def test_more_workers_than_gpus_are_refused(cluster, shards, tmp_path, monkeypatch):
     monkeypatch.setattr(Cluster, "gpus", 2)
-    with pytest.raises(ConfigError, match="3 workers asked for, the cluster has 2 GPUs"):
+    with pytest.raises(ConfigError, match="3 workers asked for, this machine has 2 GPUs"):
         RayPool(cluster, WorkerSettings(str(tmp_path), "tiny"), workers=3)
 
 

@@ -1,5 +1,6 @@
 """The driver: one loop that ends, with every window on storage or a record of why not."""
 
+import itertools
 import random
 import re
 import threading
@@ -13,8 +14,10 @@ from pipeline.driver import drive
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
-from pipeline.pool import Desk, LocalPool, Report
+from pipeline.pool import LocalPool
 from pipeline.records import Beat, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.staff import Desk
+from pipeline.station import Report
 from pipeline.tally import Tally
 from pipeline.worker import Worker
 
@@ -25,15 +28,17 @@ class ScriptedPool:
     script: what becomes of the n-th task handed over, by n; None or absent: it is done.
     """
 
-    labelled = 0
-
     def __init__(self, ledger, script):
         self.worker, self.script, self.count, self.outcomes = Worker(ledger, FakeSegmenter()), script, 0, []
+        self.staff = self
 
     def free(self):
         return 1 - len(self.outcomes)
 
     idle = free
+
+    def want(self, tasks):
+        assert tasks > 0
 
     def submit(self, task):
         self.count += 1
@@ -52,6 +57,11 @@ class ScriptedPool:
 
     def close(self):
         pass
+
+
+def quick():
+    """A clock on which a minute passes whenever it is looked at."""
+    return itertools.count(step=60).__next__
 
 
 CUT_OFF = ("StorageError", "the line went dead", True)
@@ -81,7 +91,7 @@ def test_a_task_is_tried_again_until_attempts_run_out(ledger, losses, given_up):
         return None
 
     tally = Tally()
-    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=3)
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=3, clock=quick())
 
     assert len(tally.broken) == given_up
     assert complete(ledger) == (not given_up)
@@ -94,7 +104,7 @@ def test_failures_with_progress_between_them_never_exhaust_the_attempts(ledger):
 
     pool = ScriptedPool(ledger, script)
     pool.worker.ledger = ledger
-    drive(ledger, pool, ledger.missing(), tally, max_attempts=1)
+    drive(ledger, pool, ledger.missing(), tally, max_attempts=1, clock=quick())
 
     assert complete(ledger)
     assert not tally.broken
@@ -161,7 +171,7 @@ def test_workers_in_threads_do_the_same(ledger, build):
     drive(ledger, pool, ledger.missing(), Tally())
     pool.close()
     assert complete(ledger)
-    assert pool.labelled == 17
+    assert pool.staff.labelled == 17
 
 
 def test_a_worker_that_dies_is_replaced_and_its_tasks_come_back(ledger, build):

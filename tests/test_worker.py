@@ -2,7 +2,9 @@
 
 import gc
 import io
+import math
 import threading
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -170,7 +172,7 @@ def test_a_commit_that_fails_ends_its_task_but_not_the_next(ledger, monkeypatch)
 
     assert [o.kind for o in outcomes if isinstance(o, ShardFailure)] == ["CommitConflict"]
     assert [o.task.shard for o in outcomes if isinstance(o, TaskDone)] == [other]
-    assert not worker.books.failed, "the same task may come again"
+    assert not worker.books.over, "the same task may come again"
 
 
 def test_outcomes_come_while_the_next_task_is_still_awaited(ledger):
@@ -218,18 +220,46 @@ def test_the_webdataset_tar_of_a_window_is_the_same_whoever_writes_it(tmp_path, 
     assert all(io.BytesIO(data).read(1) for data in tars[0].values())
 
 
-def test_a_drained_worker_finishes_the_window_at_hand_and_begins_no_other(ledger):
+@pytest.mark.parametrize(("seconds", "rows"), [(math.inf, 4), (60.0, 4), (0.5, 0)])
+def test_a_drained_worker_finishes_the_window_at_hand_where_there_is_time_and_begins_no_other(ledger, seconds, rows):
     shard = next(iter(ledger.shards.values()))
     worker = Worker(ledger, FakeSegmenter(batch_size=1))
     segment = worker.segmenter.segment
 
     def draining(images):
-        worker.draining.set()
+        worker.leave_by = monotonic() + seconds
         return segment(images)
 
     worker.segmenter.segment = draining
     list(worker.run([ShardTask(shard)]))
 
+    assert [row["index"] for row in rows_of(ledger)] == list(range(rows))
+
+
+def test_windows_that_are_there_are_not_labelled_again(ledger):
+    shard = next(iter(ledger.shards.values()))
+    list(Worker(ledger, FakeSegmenter()).run([ShardTask(shard, 1, 1)]))
+    worker = Worker(Ledger.open(ledger.store.url), FakeSegmenter())
+
+    outcomes = list(worker.run([ShardTask(shard)]))
+
+    assert [o.window for o in outcomes if isinstance(o, Receipt)] == [0, 2]
+    assert worker.labelled == 6
+    assert outcomes[-1] == TaskDone(ShardTask(shard), 3, ended=True)
+    assert list(worker.run([ShardTask(shard)])) == [TaskDone(ShardTask(shard), ended=True)]
+    assert worker.labelled == 6
+
+
+def test_a_worker_that_meets_another_in_a_shard_leaves_it_the_rest(ledger, monkeypatch):
+    shard = next(iter(ledger.shards.values()))
+    list(Worker(ledger, FakeSegmenter()).run([ShardTask(shard, 0, 0)]))
+    second = Ledger.open(ledger.store.url)
+    monkeypatch.setattr(second, "has", lambda task, window: False)  # both began it at the same moment
+
+    *_, receipt, left = Worker(second, FakeSegmenter()).run([ShardTask(shard)])
+
+    assert receipt.wasted
+    assert (left.kind, left.retryable, left.task) == ("Overtaken", True, ShardTask(shard))
     assert [row["index"] for row in rows_of(ledger)] == [0, 1, 2, 3]
 
 

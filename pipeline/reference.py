@@ -1,0 +1,45 @@
+"""The reference image, labelled by every worker before it gets work: a device that computes wrongly is found by it."""
+
+import numpy as np
+
+from diffseg.agreement import covering, overlaps
+from diffseg.scenes import draw_scene
+from diffseg.types import IGNORE, AttentionError
+from pipeline.errors import Unfit
+from pipeline.images import decode_label_map, encode_label_map
+from pipeline.ledger import Ledger
+from pipeline.rows import Segmenter
+
+REFERENCE = "reference.png"  # the run's first worker's labels of it
+SIDE = 256  # pixels
+SEED = 2308_12469
+LEAST = 0.9  # covering; other hardware moves borders by a pixel, a broken device moves everything
+
+
+def check(ledger: Ledger, segmenter: Segmenter) -> None:
+    """Hold a model in memory against the run's labels of the reference image; the first to come makes them.
+
+    Raises Unfit where they differ by more than rounding can explain. A model that gives no attention agrees with others
+    of its kind alone: it is for the breaker to stop a run of such.
+    """
+    mine = _labels(segmenter)
+    if ledger.store.put_new(REFERENCE, encode_label_map(mine)):
+        return
+    agreement = _agreement(mine, decode_label_map(ledger.store.get(REFERENCE)))
+    if agreement < LEAST:
+        raise Unfit(f"its labels of the reference image cover {agreement:.0%} of {ledger}/{REFERENCE}")
+
+
+def _labels(segmenter: Segmenter) -> np.ndarray:
+    image = draw_scene(np.random.default_rng(SEED), (SIDE, SIDE)).image
+    try:
+        return segmenter.segment([image])[0].label_map
+    except AttentionError:
+        return np.full((SIDE, SIDE), IGNORE, np.int32)
+
+
+def _agreement(mine: np.ndarray, theirs: np.ndarray) -> float:
+    if mine.shape != theirs.shape:
+        return 0.0
+    table, unclaimed = overlaps(mine + 1, theirs + 1)  # what has no labels counts as a segment too
+    return covering(table, unclaimed)

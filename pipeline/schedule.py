@@ -1,0 +1,201 @@
+"""What is done next, and what becomes of every task that comes back: every fate of a task on one screen.
+
+A state machine without storage, processes or a clock of its own. It hands out tasks (`next`), is told of outcomes
+(`note`) and answers with what it must know or have done: `Look` (what of a task is still missing on storage; the answer
+goes to `looked`) and `GiveUp`. It raises Stopped where going on would only burn money.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from typing import TypeAlias
+
+from pipeline import breaker
+from pipeline.errors import Drained, Overtaken, Stopped, StorageFull, WorkerLost
+from pipeline.records import Beat, Outcome, Receipt, Shard, ShardFailure, ShardTask, TaskDone
+from pipeline.suspects import Suspects
+from pipeline.tally import Tally
+
+DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
+FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again; doubled each time
+LONGEST_DELAY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is still missing of a task, or of its whole shard? beats: a worker died with this in hand.
+    delay_s: before what is left is handed out again.
+    """
+
+    task: ShardTask
+    whole: bool = False
+    beats: tuple[Beat, ...] = ()
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The task will not be tried again; its failure is to be recorded."""
+
+    failure: ShardFailure
+
+
+Action: TypeAlias = Look | GiveUp
+
+
+class Schedule:
+    """The state of a driver. window: samples; max_attempts: of a task without a window coming in.
+
+    tally: kept up to date, so that a caller who is interrupted knows as much.
+    """
+
+    def __init__(self, window: int, tally: Tally, max_attempts: int = 3) -> None:
+        self._tally, self._max_attempts = tally, max_attempts
+        self._suspects = Suspects(window)
+        self._queue = Queue()
+        self._out: Counter[str] = Counter()  # tasks by shard that are with workers, or about which storage is asked
+        self._progressed: set[str] = set()  # shards with a window since their last failure
+        self._met: Counter[str] = Counter()  # how often another driver was met in a shard
+        self._deaths, self._most = 0, 0  # in a row; tasks that were ever out at once
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks that are not over: queued, with workers, or being looked at."""
+        return len(self._queue) + self._out.total()
+
+    def add(self, tasks: Iterable[ShardTask], due: float = 0.0) -> None:
+        """Take tasks in, suspect windows apart; none is handed out before it is due."""
+        for task in tasks:
+            for part in self._suspects.split(task):
+                self._queue.put(part, due)
+
+    def next(self, free: int, idle: int, now: float) -> ShardTask | None:
+        """A task to hand over. free: how many the workers can take; idle: workers without one, as probes need."""
+        task = self._queue.take(free, idle, now)
+        if task is not None:
+            self._out[task.shard.id] += 1
+            self._most = max(self._most, self._out.total())
+        return task
+
+    def note(self, outcome: Outcome) -> list[Action]:
+        """An outcome of a task that is out."""
+        match outcome:
+            case Receipt(shard=shard):
+                self._tally.note(outcome)
+                breaker.check(self._tally)
+                self._progressed.add(shard)
+                self._suspects.forget(shard, outcome.window)
+                self._deaths = 0
+                return []
+            case TaskDone(task=task):
+                self._deaths = 0
+                if outcome.ended or self._out[task.shard.id] > 1 or self._queue.holds(task.shard.id):
+                    return self._over(task)
+                return [Look(task, whole=True)]  # every part was read, and yet the shard has no end record
+            case ShardFailure():
+                self._tally.failures[outcome.kind] += 1
+                return self._failed(outcome)
+
+    def _failed(self, failure: ShardFailure) -> list[Action]:
+        task, shard = failure.task, failure.task.shard.id
+        match failure.kind:
+            case StorageFull.__name__:
+                raise Stopped(failure.error)
+            case Drained.__name__:
+                return [Look(task)]
+            case Overtaken.__name__:
+                self._met[shard] += 1
+                return [Look(task, delay_s=_delay(self._met[shard]))]
+            case WorkerLost.__name__:
+                if failure.beats:
+                    self._tally.lost_workers += 1
+                    self._deaths += 1
+                if self._deaths > DEATHS_IN_A_ROW + self._most:
+                    raise Stopped(f"{self._deaths} workers died in a row, the last: {failure.error}")
+                return [Look(task, beats=failure.beats)]
+        fresh = replace(task, attempt=0) if shard in self._progressed else task
+        self._progressed.discard(shard)
+        if failure.retryable and fresh.attempt < self._max_attempts:
+            self._tally.retried_tasks += 1
+            return [Look(fresh.retry(), delay_s=_delay(fresh.attempt))]
+        return [*self._over(task), GiveUp(failure)]
+
+    def looked(self, look: Look, left: list[ShardTask], now: float) -> None:
+        """What storage answered: it goes back to the queue."""
+        if look.beats:
+            self._suspects.died([*_first_of(left), *look.beats])
+        self.add(left, now + look.delay_s if look.delay_s else 0.0)
+        self._over(look.task)
+
+    def _over(self, task: ShardTask) -> list[Action]:
+        shard = task.shard.id
+        self._out[shard] -= 1
+        if not self._out[shard]:
+            del self._out[shard]
+            if not self._queue.holds(shard):
+                self._progressed.discard(shard)
+                self._tally.closed(shard)
+        return []
+
+
+class Queue:
+    """What is still to be handed over: probes to idle workers first, the rest in order, each when it is due."""
+
+    def __init__(self) -> None:
+        self._fresh: deque[Shard] = deque()  # whole, never tried: the bulk of a run, and a third of a task's memory
+        self._tasks: deque[ShardTask] = deque()
+        self._probes: deque[ShardTask] = deque()
+        self._later: list[tuple[float, int, ShardTask]] = []  # a heap, by when they are due
+        self._parts: Counter[str] = Counter()  # by shard: all but the fresh ones
+        self._seen = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._tasks) + len(self._probes) + len(self._later)
+
+    def put(self, task: ShardTask, due: float) -> None:
+        """Put a task at the end."""
+        if not due and task == ShardTask(task.shard):
+            self._fresh.append(task.shard)
+            return
+        self._parts[task.shard.id] += 1
+        if task.probe:
+            self._probes.append(task)
+        elif due:
+            self._seen += 1
+            heappush(self._later, (due, self._seen, task))
+        else:
+            self._tasks.append(task)
+
+    def take(self, free: int, idle: int, now: float) -> ShardTask | None:
+        """What a worker can take now; None where nothing is due or nobody is free."""
+        task = self._first(free, idle, now)
+        if task is not None:
+            self._parts[task.shard.id] -= 1
+            if not self._parts[task.shard.id]:
+                del self._parts[task.shard.id]
+        elif free > 0 and self._fresh:
+            task = ShardTask(self._fresh.popleft())
+        return task
+
+    def _first(self, free: int, idle: int, now: float) -> ShardTask | None:
+        if self._probes and idle > 0:
+            return self._probes.popleft()
+        if self._tasks and free > 0:
+            return self._tasks.popleft()
+        if self._later and free > 0 and not self._fresh and self._later[0][0] <= now:
+            return heappop(self._later)[2]
+        return None
+
+    def holds(self, shard: str) -> bool:
+        """Whether a part of a shard is still to come; one that was never handed out has no parts."""
+        return shard in self._parts
+
+
+def _delay(times: int) -> float:
+    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (times - 1)))
+
+
+def _first_of(left: list[ShardTask]) -> list[Beat]:
+    """The window that a task would have come to next: in hand for all that the last heartbeat could not know yet."""
+    return [Beat(task.shard.id, task.first_window, 0, 0) for task in left[:1] if not task.probe]

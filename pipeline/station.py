@@ -1,0 +1,119 @@
+"""A worker in a thread of its process: it labels while the process answers for it."""
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from pipeline import retrying
+from pipeline.errors import PipelineError, Unfit
+from pipeline.records import Beat, Outcome, ShardTask
+from pipeline.worker import Worker
+
+DRAINED = "drained"  # how a worker ends that was asked to leave
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a station answers. ended: why its worker is no more; hopeless: another one would end the same way."""
+
+    outcomes: tuple[Outcome, ...]
+    labelled: int
+    ready: bool  # the model is loaded
+    still_s: float  # seconds since anything moved, the model's loading included
+    beats: tuple[Beat, ...] = ()  # what it has in hand
+    retries: int = 0  # requests to storage that its process has sent once more
+    place: str = ""  # the node it runs on, where the pool has several
+    device: str = ""  # what it labels on, where no other worker may
+    unfit: str = ""  # why it must get no work though it lives
+    ended: str | None = None
+    hopeless: bool = False
+
+
+class Station:
+    """A worker in a thread of this process: it labels while questions are answered."""
+
+    def __init__(self, build: Callable[[], Worker]) -> None:
+        self._tasks: queue.SimpleQueue[ShardTask | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._worker: Worker | None = None
+        self._leave_by: float | None = None  # when it was asked to leave: by then, on the clock of this process
+        self._ended: str | None = None
+        self._hopeless = False
+        self._unfit = ""
+        self._began = monotonic()
+        self._told: tuple[Beat, ...] = ()  # what the last answer said of the worker's hands
+        self._awaited: Beat | None = None  # what the worker wants known before it goes on
+        self._known = threading.Event()
+        threading.Thread(target=self._work, args=(build,), daemon=True, name="worker").start()
+
+    def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
+        """Give tasks, get what has happened since; waits up to wait_s for something to happen."""
+        for task in tasks:
+            self._tasks.put(task)
+        if self._awaited in self._told:
+            self._known.set()  # whoever asks again has read the last answer
+        if tasks and self._worker:
+            self._worker.moved = monotonic()  # what it did not have to do does not count as standing still
+        ended = self._ended  # read before the outcomes: what came first is then among them
+        outcomes: list[Outcome] = []
+        try:
+            while (outcome := self._outcomes.get(timeout=0 if outcomes or ended else wait_s)) is not None:
+                outcomes.append(outcome)
+        except queue.Empty:
+            pass
+        worker = self._worker
+        self._told = tuple(worker.hands.copy().values()) if worker else ()
+        return Report(
+            outcomes=tuple(outcomes),
+            labelled=worker.labelled if worker else 0,
+            ready=worker is not None,
+            still_s=monotonic() - (worker.moved if worker else self._began),
+            beats=self._told,
+            retries=retrying.retries(),
+            device=worker.device if worker else "",
+            unfit=self._unfit,
+            ended=ended,
+            hopeless=self._hopeless,
+        )
+
+    def drain(self, seconds: float = math.inf) -> None:
+        """Begin no new window. The one at hand is finished if that takes no longer than `seconds`, else it is given up;
+        then the worker ends.
+        """
+        self._leave_by = min(monotonic() + seconds, math.inf if self._leave_by is None else self._leave_by)
+        self._tasks.put(None)
+        if self._worker:
+            self._worker.leave_by = self._leave_by
+
+    def _announce(self, beat: Beat) -> None:
+        self._known.clear()
+        self._awaited = beat
+        self._outcomes.put(None)
+        self._known.wait()
+
+    def _work(self, build: Callable[[], Worker]) -> None:
+        ended = DRAINED
+        try:
+            worker = build()
+            worker.announce = self._announce
+            self._worker = worker
+            worker.leave_by = self._leave_by
+            self._outcomes.put(None)  # ready: whoever waits for an answer is told at once
+            for outcome in worker.run(self._handed()):
+                self._outcomes.put(outcome)
+        except Unfit as error:
+            self._unfit = str(error)
+            return
+        except PipelineError as error:
+            ended, self._hopeless = str(error), not error.retryable
+        except Exception as error:  # noqa: BLE001 - whatever ends a worker is for the driver to judge
+            ended = f"{type(error).__name__}: {error}"
+        self._ended = ended[:500]
+        self._outcomes.put(None)
+
+    def _handed(self) -> Iterator[ShardTask]:
+        while (task := self._tasks.get()) is not None:
+            yield task

@@ -1,0 +1,289 @@
+"""The driver's state machine, by itself: whatever order events come in, no window is lost, and it always ends."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
+from pipeline.records import Beat, Receipt, Shard, ShardFailure, ShardTask, TaskDone
+from pipeline.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Queue, Schedule
+from pipeline.suspects import pieces
+from pipeline.tally import Tally
+
+WINDOW = 4
+
+
+def shard(number):
+    return Shard(f"s{number}", f"/data/s{number}.tar", 100, "etag")
+
+
+class Storage:
+    """What is committed, and what each shard truly holds."""
+
+    def __init__(self, windows):
+        self.windows = windows  # by shard id
+        self.done = {name: set() for name in windows}
+
+    def left_of(self, task):
+        """Runs of missing windows within a task, the last open where the task was and its shard is not complete."""
+        count, done = self.windows[task.shard.id], self.done[task.shard.id]
+        last = count - 1 if task.last_window is None else min(task.last_window, count - 1)
+        missing = [window for window in range(task.first_window, last + 1) if window not in done]
+        parts = []
+        for window in missing:
+            if parts and parts[-1].last_window == window - 1:
+                parts[-1] = ShardTask(task.shard, parts[-1].first_window, window, attempt=task.attempt)
+            else:
+                parts.append(ShardTask(task.shard, window, window, attempt=task.attempt))
+        if task.last_window is None and parts:
+            parts[-1] = ShardTask(task.shard, parts[-1].first_window, None, attempt=task.attempt)
+        return parts
+
+
+class Driving(RuleBasedStateMachine):
+    """A driver whose workers commit, finish, fail, drain, meet others and die in any order; some samples kill."""
+
+    @initialize(
+        windows=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+        poison=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 15)), max_size=2),
+    )
+    def begin(self, windows, poison):
+        self.storage = Storage({f"s{number}": count for number, count in enumerate(windows)})
+        self.poison = {(f"s{n}", index) for n, index in poison if n < len(windows) and index < windows[n] * WINDOW}
+        self.tally, self.now, self.out, self.looks = Tally(), 0.0, [], []
+        self.rows, self.named, self.deaths, self.outside = Counter(), set(), Counter(), 0
+        self.schedule = Schedule(WINDOW, self.tally, max_attempts=3)
+        self.schedule.add(ShardTask(shard(number)) for number in range(len(windows)))
+
+    def heard(self, outcome):
+        for action in self.schedule.note(outcome):
+            assert isinstance(action, Look), "nothing here is beyond another attempt"
+            self.looks.append(action)
+
+    def commit(self, task, window):
+        name = task.shard.id
+        if window not in self.storage.done[name]:
+            self.storage.done[name].add(window)
+            self.rows[name, window] += 1
+            self.heard(Receipt(name, window, WINDOW, (), 10, 0.1))
+
+    def doomed(self, task):
+        """The first window of a task that holds a sample which kills and is not known to; None: it can be done."""
+        known = set(task.probe.poison) if task.probe else set()
+        for part in self.storage.left_of(task):
+            for window in range(part.first_window, self.last(part) + 1):
+                inside = range(window * WINDOW, (window + 1) * WINDOW)
+                if any((task.shard.id, index) in self.poison and index not in known for index in inside):
+                    return window
+        return None
+
+    def last(self, task):
+        return self.storage.windows[task.shard.id] - 1 if task.last_window is None else task.last_window
+
+    def take(self, data):
+        return self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+
+    @rule(workers=st.integers(1, 4))
+    def hand_over(self, workers):
+        free = 2 * workers - len(self.out)
+        while task := self.schedule.next(free, max(0, workers - len(self.out)), self.now):
+            self.out.append(task)
+            free -= 1
+
+    @rule(seconds=st.floats(0.1, 100))
+    def wait(self, seconds):
+        self.now += seconds
+
+    @precondition(lambda self: self.looks)
+    @rule(data=st.data())
+    def look(self, data):
+        self.answer(self.looks.pop(data.draw(st.integers(0, len(self.looks) - 1))))
+
+    def answer(self, look):
+        task = ShardTask(look.task.shard) if look.whole else look.task
+        self.schedule.looked(look, self.storage.left_of(task), self.now)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def work(self, data):
+        """A worker goes through a task as far as it can: to its end, or to what kills it."""
+        self.work_at(self.take(data))
+
+    def work_at(self, task):
+        if task.probe:
+            self.search(task)
+            return
+        doomed = self.doomed(task)
+        for window in range(task.first_window, min(self.last(task), self.storage.windows[task.shard.id] - 1) + 1):
+            if window == doomed:
+                self.deaths[task.shard.id, window] += 1
+                beat = Beat(task.shard.id, window, window * WINDOW, window * WINDOW + 1)
+                self.heard(ShardFailure(task, WorkerLost.__name__, "died", True, beats=(beat,)))
+                return
+            self.commit(task, window)
+        complete = len(self.storage.done[task.shard.id]) == self.storage.windows[task.shard.id]
+        self.heard(TaskDone(task, ended=complete and task.last_window is None))
+
+    def search(self, task):
+        window = task.first_window
+        indices = range(window * WINDOW, (window + 1) * WINDOW)
+        self.named |= {(task.shard.id, index) for index in task.probe.poison}
+        for piece in pieces(task.probe, indices):
+            if any((task.shard.id, index) in self.poison for index in piece):
+                self.deaths[task.shard.id, window] += 1
+                beat = Beat(task.shard.id, window, piece[0], piece[-1], probed=True)
+                self.heard(ShardFailure(task, WorkerLost.__name__, "died", True, beats=(beat,)))
+                return
+        self.commit(task, window)
+        self.heard(TaskDone(task))
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data(), kind=st.sampled_from([Drained, Overtaken, WorkerLost]), committed=st.integers(0, 2))
+    def leave(self, data, kind, committed):
+        """A worker goes in the middle of a task: it was asked to, met another driver, or was never ready."""
+        task = self.take(data)
+        doomed = self.doomed(task)
+        for window in range(task.first_window, min(self.last(task) + 1, task.first_window + committed)):
+            if task.probe or window == doomed or window >= self.storage.windows[task.shard.id]:
+                break
+            self.commit(task, window)
+        self.heard(ShardFailure(task, kind.__name__, "gone", True))
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def killed(self, data):
+        """A machine is taken away in the middle of a window; a probe's is announced, as it always is."""
+        task = self.take(data)
+        left = self.storage.left_of(task)
+        if not left or self.outside > 12:
+            self.out.append(task)
+            return
+        self.outside += 1
+        window = left[0].first_window
+        first = window * WINDOW
+        last = first + WINDOW - 1
+        beat = Beat(task.shard.id, window, first, last, probed=task.probe is not None)
+        self.heard(ShardFailure(task, WorkerLost.__name__, "machine gone", True, beats=(beat,)))
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def other_driver(self, data):
+        """Somebody else commits a window of a task that is out, which this driver learns from storage alone."""
+        task = data.draw(st.sampled_from(self.out))
+        for part in self.storage.left_of(task)[:1]:
+            self.storage.done[task.shard.id].add(part.first_window)
+
+    @invariant()
+    def no_window_is_made_twice_or_forgotten(self):
+        if not hasattr(self, "schedule"):
+            return
+        assert max(self.rows.values(), default=0) <= 1
+        if any(len(done) < self.storage.windows[name] for name, done in self.storage.done.items()):
+            assert self.schedule.unfinished
+
+    @invariant()
+    def only_true_poison_is_named(self):
+        if hasattr(self, "schedule"):
+            assert self.named <= self.poison
+
+    def teardown(self):
+        """With nothing but honest workers from here on, it ends, complete."""
+        if not hasattr(self, "schedule"):
+            return
+
+        for _ in range(10_000):
+            if not self.schedule.unfinished:
+                break
+            while self.looks:
+                self.answer(self.looks.pop())
+            self.now += 100
+            while task := self.schedule.next(2 - len(self.out), 1 - bool(self.out), self.now):
+                self.out.append(task)
+            if self.out:
+                self.work_at(self.out.pop())
+        assert not self.schedule.unfinished
+        assert all(len(done) == self.storage.windows[name] for name, done in self.storage.done.items())
+        assert all(count <= 4 + 2 + self.outside + len(self.poison) * 4 for count in self.deaths.values())
+
+
+Driving.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_any_order_of_events_loses_no_window_and_ends = Driving.TestCase
+
+
+def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
+    tally = Tally()
+    schedule = Schedule(WINDOW, tally, max_attempts=3)
+    schedule.add([ShardTask(shard(0))])
+    now = 0.0
+    for wait in (1.0, 2.0):
+        task = schedule.next(1, 1, now)
+        [look] = schedule.note(ShardFailure(task, "StorageError", "reset", True))
+        schedule.looked(look, [look.task], now)
+        assert schedule.next(1, 1, now + 0.9 * wait) is None
+        now += wait
+    task = schedule.next(1, 1, now)
+    failure = ShardFailure(task, "StorageError", "reset", True)
+    assert task.attempt == 3
+    assert schedule.note(failure) == [GiveUp(failure)]
+    assert schedule.unfinished == 0
+    assert tally.failures == {"StorageError": 3}
+
+
+def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_time():
+    schedule = Schedule(WINDOW, Tally())
+    schedule.add([ShardTask(shard(0)), ShardTask(shard(1))])
+    met = schedule.next(1, 1, 0.0)
+    [look] = schedule.note(ShardFailure(met, Overtaken.__name__, "was there", True))
+    schedule.looked(look, [met], 0.0)
+    assert schedule.next(1, 1, 5.0).shard == shard(1)
+    again = schedule.next(1, 1, 5.0)
+    assert again == met
+    [look] = schedule.note(ShardFailure(again, Overtaken.__name__, "was there", True))
+    assert look.delay_s == 2.0
+
+
+def test_deaths_without_a_window_between_them_stop_the_run():
+    schedule = Schedule(WINDOW, Tally())
+    schedule.add([ShardTask(shard(0))])
+
+    def die(times):
+        for _ in range(times):
+            task = schedule.next(1, 1, 0.0)
+            died = ShardFailure(task, WorkerLost.__name__, "fell off the bus", True, beats=(Beat("other", 0, 0, 0),))
+            [look] = schedule.note(died)
+            schedule.looked(look, [task], 0.0)
+
+    die(DEATHS_IN_A_ROW + 1)
+    with pytest.raises(Stopped, match="42 workers died in a row, the last: fell off the bus"):
+        die(1)
+
+
+def test_a_shard_that_is_over_leaves_nothing_in_memory():
+    tally = Tally()
+    schedule = Schedule(WINDOW, tally)
+    schedule.add([ShardTask(shard(0))])
+    task = schedule.next(1, 1, 0.0)
+    schedule.note(Receipt("s0", 0, 4, (), 70, 0.1))
+    assert tally.bytes_done == 70
+    schedule.note(TaskDone(task, 1, ended=True))
+    assert (tally.bytes_done, tally.open_bytes, schedule._out, schedule._progressed) == (70, {}, {}, set())
+
+
+def test_a_queue_knows_the_parts_it_holds():
+    queue = Queue()
+    part = ShardTask(shard(0), 1, 2)
+    queue.put(ShardTask(shard(1)), 0.0)
+    queue.put(part, 0.0)
+    queue.put(part, 7.0)
+    assert (len(queue), queue.holds("s0"), queue.holds("s1")) == (3, True, False)
+    assert queue.take(1, 0, 0.0) == part
+    assert queue.take(1, 0, 9.0) == ShardTask(shard(1)), "what has never been tried comes first"
+    assert queue.take(1, 0, 6.0) is None
+    assert queue.take(1, 0, 7.0) == part
+    assert not queue.holds("s0")
+    assert len(queue) == 0
