@@ -27,6 +27,7 @@ Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-mea
 MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
+Deadline = Annotated[float | None, typer.Option("--deadline", help="Hours in which the whole run is to be done.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
 
 

@@ -55,6 +55,7 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     Raises ConfigError where it is open which column of a Parquet file holds images, StorageError, ShardChanged.
     """
     found: dict[str, int] = {}
+    exact = True
     errors: list[tuple[float, float | None]] = []  # of each kind: samples, relative error
     for kind, same in _by_kind(shards).items():
         looked = list(map_ahead(lambda shard: _look(shard, image_key), _spread(same, kind), depth=8, threads=8))
@@ -64,9 +65,9 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
         of_kind = {shard.id: seen.get(shard.id, round(shard.size * each)) for shard in same}
         found |= of_kind
         known = all(look.whole for look in looked) and len(looked) == len(same)
+        exact = exact and known
         errors.append((sum(of_kind.values()), 0.0 if known else _error(looked)))
     total = sum(samples for samples, _ in errors)
-    exact = all(error == 0.0 for _, error in errors)
     rough = any(error is None for _, error in errors)
     error = None if rough else sum(samples * (error or 0.0) for samples, error in errors) / max(1, total)
     return Counts({shard.id: found[shard.id] for shard in shards}, exact, error)

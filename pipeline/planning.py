@@ -1,4 +1,4 @@
-"""What a run will take: hours of workers, money, bytes, from how much there is and how fast one worker was measured."""
+"""What a run will take: hours, money and bytes, from how much there is and how fast one worker was measured."""
 
 import json
 import math

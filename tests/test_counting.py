@@ -46,6 +46,12 @@ def test_many_tars_are_estimated_from_a_few(tmp_path, monkeypatch):
     assert 0 < counts.error < 0.2
 
 
+def test_shards_that_are_all_alike_are_still_an_estimate(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "TARS", 2)
+    counts = count(tars(tmp_path, [40, 40, 40]))
+    assert (counts.exact, counts.error) == (False, 0.0)
+
+
 def test_the_same_shards_are_counted_the_same_in_any_order(tmp_path, monkeypatch):
     monkeypatch.setattr(counting, "TARS", 2)
     shards = tars(tmp_path, [60, 40, 80, 50, 45])

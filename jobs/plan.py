@@ -1,0 +1,83 @@
+"""`diffseg plan`: what a run will take, from a pilot's speed, before anything is paid for."""
+
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from pipeline.planning import Plan, Speed
+
+
+def plan(
+    shards: Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")],
+    pilot: Annotated[str | None, typer.Option("--pilot", help="The pilot.json that `diffseg pilot` wrote.")] = None,
+    images_per_second: Annotated[
+        float | None, typer.Option("--images-per-second", help="Of one worker, in place of a pilot.")
+    ] = None,
+    image_bytes: Annotated[
+        float | None, typer.Option("--image-bytes", help="Labels of one image on storage, in place of a pilot.")
+    ] = None,
+    price: options.Price = None,
+    deadline: options.Deadline = None,
+    image_key: Annotated[str | None, typer.Option("--image-key", help="Extension or column of the image.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Say how much there is to label, and what it will take."""
+    from pipeline import counting, planning
+    from pipeline.shards import pin
+
+    speed = _speed(pilot, images_per_second, image_bytes)
+    planning.plan(counting.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
+    pinned = pin(shards)
+    counts = counting.count(pinned, image_key)
+    made = planning.plan(counts, sum(shard.size for shard in pinned), speed, price=price, deadline=deadline)
+    if json:
+        console.say_json(asdict(made))
+        return
+    console.table("", ["", ""], rows(made, speed, price))
+    command = "label --output URL" if speed else "pilot"
+    console.say(f"next: diffseg {command} --model NAME {named(shards)}")
+
+
+def named(shards: list[str]) -> str:
+    """Patterns as they stand in a command line, the first for many."""
+    return shlex.join(shards) if len(shards) < 4 else f"{shlex.quote(shards[0])} ..."
+
+
+def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[str]]:
+    """A plan as a person reads it."""
+    images = f"{made.images:,}"
+    if not made.exact:
+        near = f" ± {made.error:.0%}" if made.error is not None else ""
+        images = f"about {images}{near}, estimated from the beginnings of a few shards"
+    said = [["input", f"{made.shards:,} shards, {console.size(made.bytes)}"], ["images", images]]
+    if speed is None or made.worker_hours is None:
+        return [*said, ["hours, cost", "unknown: --pilot pilot.json, or --images-per-second"]]
+    said.append(["one worker", f"{speed.images_per_s:,.2f} images/s"])
+    said.append(["worker-hours", f"{made.worker_hours:,.1f} (of GPUs, where a worker has one)"])
+    if made.cost is not None:
+        said.append(["cost", f"{made.cost:,.2f} at {price:,.2f} an hour"])
+    if made.output_bytes is not None:
+        said.append(["output", console.size(made.output_bytes)])
+    if made.workers is not None:
+        said.append(["workers", f"{made.workers:,} to be done in {made.deadline_hours:g} hours"])
+    return said
+
+
+def _speed(pilot: str | None, images_per_second: float | None, image_bytes: float | None) -> "Speed | None":
+    from pipeline.errors import ConfigError
+    from pipeline.planning import Speed, read_pilot
+
+    if pilot is not None:
+        if images_per_second is not None or image_bytes is not None:
+            raise ConfigError("--pilot brings the speed: leave --images-per-second and --image-bytes out")
+        return read_pilot(pilot)
+    if images_per_second is None:
+        if image_bytes is not None:
+            raise ConfigError("--image-bytes goes with --images-per-second")
+        return None
+    return Speed(images_per_s=images_per_second, output_bytes=image_bytes)
