@@ -87,6 +87,8 @@ def label(
 def _opened(ledger: "Ledger") -> None:
     run, inputs = ledger.run, console.size(sum(shard.size for shard in ledger.shards.values()))
     console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, model {run.model}, mode {run.segment['mode']}")
+    for note in ledger.notes:
+        console.note(note)
     if not ledger.store.create_only:
         console.note(f"{ledger}: this store overwrites what exists; run one driver at a time on this output")
 

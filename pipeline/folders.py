@@ -1,21 +1,29 @@
 """Folders of images as shards: every image file is a sample, in order of name.
 
-A folder's version is a digest of its sorted listing, so one that gains, loses or changes a file is no longer the same.
+Samples are those of the list that was pinned (`filelists`), so that no index ever moves: a file that came later is not
+among them, one that is gone or is another now gives a row that says so.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePosixPath
 
 from pipeline import storage
-from pipeline.errors import ShardChanged
+from pipeline.errors import ShardChanged, StorageError
+from pipeline.filelists import File, FileList, files_of, pack
 from pipeline.images import MAX_BYTES
 from pipeline.overlap import map_ahead
-from pipeline.records import RawSample
+from pipeline.records import RawSample, Shard
 from pipeline.tars import IMAGE_EXTENSIONS
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Folder(storage.Entry):
+    """A folder as the one object its files are to a run: bytes of all files, and a digest of their list."""
+
+    files: bytes  # as `filelists.pack` has them
 
 
 def is_folder(url: str) -> bool:
@@ -23,65 +31,79 @@ def is_folder(url: str) -> bool:
     return url.endswith("/")
 
 
-def images_in(folder: str) -> list[storage.Entry]:
-    """The image files below a folder, in order of name."""
-    return [entry for entry in storage.walk(_root(folder)) if _extension(entry.url) in IMAGE_EXTENSIONS]
-
-
-def as_shard(folder: str, files: Iterable[storage.Entry]) -> storage.Entry:
-    """A folder as the one object its files are to a run."""
-    digest, size = hashlib.blake2b(digest_size=16), 0
+def stat_folder(folder: str) -> Folder:
+    """A folder and the image files below it now. Raises FileNotFoundError where it holds no image."""
     root = _root(folder)
-    for file in files:
-        digest.update(f"{file.url.removeprefix(root)}\0{file.size}\0{file.etag}\n".encode())
-        size += file.size
-    return storage.Entry(root, size, digest.hexdigest())
-
-
-def stat_folder(folder: str) -> storage.Entry:
-    """A folder's size and version now. Raises FileNotFoundError where it holds no image."""
-    files = images_in(folder)
-    if not files:
+    found = (File(entry.url.removeprefix(root), entry.size, entry.etag) for entry in storage.walk(root))
+    listed = pack(file for file in found if _extension(file.name) in IMAGE_EXTENSIONS)
+    if listed == NOTHING:
         raise FileNotFoundError(folder)
-    return as_shard(folder, files)
+    return Folder(root, listed.size, listed.digest, listed.data)
 
 
-def read_folder(folder: str, *, first: int = 0) -> Iterator[RawSample]:
+NOTHING: FileList = pack(())
+
+
+def read_folder(shard: Shard, *, first: int = 0) -> Iterator[RawSample]:
     """The samples of a folder in order; those before index `first` without bytes."""
-    root = _root(folder)
-    files = images_in(folder)
-    ends = _running_sum(files)
+    root = shard.source or shard.url
 
-    def read(place: tuple[int, storage.Entry, int]) -> RawSample:
+    def read(place: tuple[int, File, int]) -> RawSample:
         index, file, end = place
-        extension = _extension(file.url)
-        name = file.url.removeprefix(root)
-        path = PurePosixPath(name)
-        key = str(path.with_name(path.name.split(".")[0] or path.name))
+        extension = _extension(file.name)
+        data, problem = b"", None
         if file.size > MAX_BYTES:
-            problem = ("too_large", f"{name} has {file.size} bytes, more than the {MAX_BYTES} that are read")
-            return RawSample(key, index, {extension: b""}, extension, end, problem)
-        return RawSample(key, index, {extension: _get(file) if index >= first else b""}, extension, end)
+            said = f"{file.name} has {file.size} bytes, more than the {MAX_BYTES} that are read"
+            problem = ("too_large", said)
+        elif index >= first:
+            try:
+                data = _get(root + file.name, file)
+            except ShardChanged as error:
+                problem = ("changed", str(error))
+        return RawSample(_key(file.name), index, {extension: data}, extension, end, problem)
 
-    places = ((index, file, end) for index, (file, end) in enumerate(zip(files, ends, strict=True)))
-    for place in islice(places, min(first, len(files))):
+    places = _places(files_of(shard))
+    for place in islice(places, first):
         yield read(place)
     yield from map_ahead(read, places, depth=AHEAD, threads=AHEAD // 2)
 
 
-def _get(file: storage.Entry) -> bytes:
-    try:
-        with storage.open_ranged(file.url, file.size) as stream:
-            return stream.read()
-    except FileNotFoundError as error:
-        raise ShardChanged(f"{storage.redact(file.url)}: gone since the run began") from error
-
-
-def _running_sum(files: Iterable[storage.Entry]) -> Iterator[int]:
+def _places(files: Iterator[File]) -> Iterator[tuple[int, File, int]]:
+    """Files with their index and the bytes up to their end."""
     end = 0
-    for file in files:
+    for index, file in enumerate(files):
         end += file.size
-        yield end
+        yield index, file, end
+
+
+def _get(url: str, file: File) -> bytes:
+    """A file's bytes. Raises ShardChanged where it is not the one that was pinned.
+
+    Looked at after it was read: what is still the pinned version then was it all along.
+    """
+    data, failed = b"", None
+    try:
+        with storage.open_ranged(url, file.size) as stream:
+            data = stream.read()
+    except StorageError as error:
+        failed = error
+    try:
+        now = storage.stat(url)
+    except FileNotFoundError as error:
+        raise ShardChanged(f"{file.name}: gone since the run began") from error
+    if (now.size, now.etag) != (file.size, file.etag):
+        raise ShardChanged(
+            f"{file.name}: changed since the run began ({file.size} bytes, version {file.etag}; "
+            f"now {now.size} bytes, version {now.etag})"
+        )
+    if failed:
+        raise failed
+    return data
+
+
+def _key(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + (last.split(".")[0] or last)
 
 
 def _root(folder: str) -> str:
@@ -90,5 +112,6 @@ def _root(folder: str) -> str:
     return (storage.canonical(folder).removeprefix("file://") if local else folder.rstrip("/")) + "/"
 
 
-def _extension(url: str) -> str:
-    return PurePosixPath(url).suffix.lower().lstrip(".")
+def _extension(name: str) -> str:
+    stem, _, extension = name.rpartition("/")[2].rpartition(".")
+    return extension.lower() if stem else ""

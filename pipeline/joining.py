@@ -1,38 +1,60 @@
 """How a driver begins a run or joins the one that is there: room, configuration, pinned inputs."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline import table
+from pipeline import filelists, table
 from pipeline.errors import ConfigError
+from pipeline.folders import is_folder
 from pipeline.records import Shard
 from pipeline.run import Run
+from pipeline.shards import shard_id
 from pipeline.store import Store
 
 RUN, INPUTS = "run.json", "inputs"
+PIN = re.compile(rf"{INPUTS}/\d+\.parquet")
 ROOM = 64 << 20  # bytes an output must have left for a run to begin
 
 
 def pinned(store: Store) -> list[Shard]:
     """The inputs of a run, in the order they were added. Raises ConfigError where their list is damaged."""
+    return _read(store, _pins(store))
+
+
+def _read(store: Store, pins: Sequence[str]) -> list[Shard]:
     shards: list[Shard] = []
-    for name in sorted((name for name, _ in store.list(f"{INPUTS}/")), key=lambda name: (len(name), name)):
+    for name in pins:
         try:
             shards += table.decode_shards(store.get(name))
         except ValueError as error:
             raise ConfigError(f"{store}/{name}: {error}") from error
-    return shards
+    return [_listed(store, shard) if is_folder(shard.url) else shard for shard in shards]
 
 
-def pin(store: Store, shards: Sequence[Shard], extend: bool) -> list[Shard]:
-    """The shards of the run, with those it does not have yet written down where that is allowed.
+def _pins(store: Store) -> list[str]:
+    """`inputs/<n>.parquet`, in order of n."""
+    names = (name for name, _ in store.list(f"{INPUTS}/") if PIN.fullmatch(name))
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def _listed(store: Store, shard: Shard) -> Shard:
+    """A folder whose files are to be read in its run."""
+    return replace(shard, files=f"{store.url}/{filelists.name_of(shard)}")
+
+
+def pin(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[list[Shard], list[str]]:
+    """The shards of the run, with those it does not have yet written down where that is allowed; and what to say of
+    folders that are not what they were.
 
     Raises ConfigError for a shard that changed since it was pinned, and for a new one without `extend`.
     """
     while True:
-        there = {shard.id: shard for shard in pinned(store)}
-        new = [shard for shard in shards if shard.id not in there]
-        for shard in shards:
+        pins = _pins(store)
+        there = {shard.id: shard for shard in _read(store, pins)}
+        given, notes = _as_pinned(shards, there, extend)
+        new = [shard for shard in given if shard.id not in there]
+        for shard in given:
             known = there.get(shard.id)
             if known and (known.size, known.etag) != (shard.size, shard.etag):
                 raise ConfigError(
@@ -43,11 +65,35 @@ def pin(store: Store, shards: Sequence[Shard], extend: bool) -> list[Shard]:
             raise ConfigError(
                 f"{store} was begun without {new[0].url} ({len(new)} such): add --extend, or another --output"
             )
-        number = sum(1 for _ in store.list(f"{INPUTS}/"))
-        if not new or store.put_new(f"{INPUTS}/{number}.parquet", table.encode_shards(new)):
+        for shard in new:
+            if isinstance(shard.files, bytes):
+                store.put_new(filelists.name_of(shard), shard.files)
+        if not new or store.put_new(f"{INPUTS}/{len(pins)}.parquet", table.encode_shards(new)):
             # the shards as given know how to open them; others are opened by their pinned URL
-            return list({**there, **{shard.id: shard for shard in shards}}.values())
+            known_now = {**there, **{shard.id: shard for shard in given}}.values()
+            return [_listed(store, shard) if is_folder(shard.url) else shard for shard in known_now], notes
         # somebody else was faster, or our own reply was lost: what stands there now decides
+
+
+def _as_pinned(shards: Sequence[Shard], there: Mapping[str, Shard], extend: bool) -> tuple[list[Shard], list[str]]:
+    """The shards as the run may know them: a folder that it has as what it was then, and what came to it since."""
+    given: list[Shard] = []
+    notes: list[str] = []
+    for shard in shards:
+        parts = [part for part in there.values() if part.url == shard.url]
+        if not parts or not is_folder(shard.url) or parts[0].etag == shard.etag:
+            given.append(shard)
+            continue
+        given += [replace(part, source=shard.source) for part in parts]
+        gone, new = filelists.compare(parts, shard)
+        if new.size and extend:
+            id_ = shard_id(shard.url, len(parts))
+            given.append(replace(shard, id=id_, size=new.size, etag=new.digest, files=new.data))
+        elif new.size:
+            notes.append(f"{shard.url}: files came to it since it was pinned; --extend adds them")
+        if gone:
+            notes.append(f"{shard.url}: {gone[0]} is gone since it was pinned ({len(gone)} such); its row will say so")
+    return given, notes
 
 
 def join(store: Store, run: Run, any_window: bool) -> Run:

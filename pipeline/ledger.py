@@ -48,11 +48,12 @@ class End:
 
 
 class Ledger:
-    """One run on storage."""
+    """One run on storage. notes: what a driver that joined it should say."""
 
-    def __init__(self, store: Store, run: Run, shards: Sequence[Shard]) -> None:
+    def __init__(self, store: Store, run: Run, shards: Sequence[Shard], notes: Sequence[str] = ()) -> None:
         self.store, self.run = store, run
         self.shards = {shard.id: shard for shard in shards}
+        self.notes = tuple(notes)
         self.attempt = uuid.uuid4().hex  # names what this process commits
 
     def __str__(self) -> str:
@@ -84,10 +85,10 @@ class Ledger:
         try:
             joining.check_room(store)
             there = joining.join(store, run, any_window)
-            pinned = joining.pin(store, shards, extend)
+            pinned, notes = joining.pin(store, shards, extend)
         except (StorageError, StorageFull) as error:
             raise ConfigError(str(error)) from error
-        return cls(store, there, pinned)
+        return cls(store, there, pinned, notes)
 
     # -- what is there ----------------------------------------------------------------------------------------------
 

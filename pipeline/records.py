@@ -18,7 +18,7 @@ class Shard:
     """An input as it was pinned when the run began.
 
     url: canonical and absolute, without user info or query; recorded. source: what is opened (it may hold a signed
-    query), never recorded.
+    query), never recorded. files: of a folder, the list of what it held (`filelists`), or the URL of that list.
     """
 
     id: str
@@ -26,6 +26,7 @@ class Shard:
     size: int  # bytes
     etag: str  # the store's, or the modification time where it has none
     source: str = field(default="", repr=False, compare=False)
+    files: str | bytes = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from braceexpand import braceexpand
 
 from pipeline import folders, storage
 from pipeline.errors import ConfigError
+from pipeline.folders import Folder
 from pipeline.records import Shard
 
 LIST_SUFFIXES = (".txt", ".list")
@@ -37,7 +38,7 @@ def pin(patterns: Iterable[str]) -> list[Shard]:
     if not entries:
         raise ConfigError("no shards given: name tar files, globs or braces, for example 'photos-{00000..00009}.tar'")
     return [
-        Shard(id=shard_id(url), url=url, size=entry.size, etag=entry.etag, source=entry.url)
+        Shard(shard_id(url), url, entry.size, entry.etag, entry.url, entry.files if isinstance(entry, Folder) else "")
         for url, entry in entries.items()
     ]
 
@@ -47,9 +48,10 @@ def _identity(entry: storage.Entry) -> str:
     return storage.canonical(entry.url) + ("/" if folders.is_folder(entry.url) else "")
 
 
-def shard_id(canonical_url: str) -> str:
-    """`<stem>-<12 hex digits of the canonical URL's blake2b>`."""
-    digest = hashlib.blake2b(canonical_url.encode(), digest_size=6).hexdigest()
+def shard_id(canonical_url: str, part: int = 0) -> str:
+    """`<stem>-<12 hex digits of the canonical URL's blake2b>`. part: n for the n-th extension of a folder."""
+    named = canonical_url + (f"#{part}" if part else "")
+    digest = hashlib.blake2b(named.encode(), digest_size=6).hexdigest()
     return f"{storage.stem(canonical_url)}-{digest}"
 
 
@@ -88,10 +90,11 @@ def _stat(url: str) -> storage.Entry:
     except FileNotFoundError as error:
         raise ConfigError(f"{storage.redact(url)}: no such shard") from error
     except IsADirectoryError as error:
-        if files := folders.images_in(url):
-            return folders.as_shard(url, files)
-        example = f"{storage.redact(url).rstrip('/')}/*.tar"
-        raise ConfigError(f"{storage.redact(url)}: a folder without images; name its shards: {example}") from error
+        try:
+            return folders.stat_folder(url)
+        except FileNotFoundError:
+            example = f"{storage.redact(url).rstrip('/')}/*.tar"
+            raise ConfigError(f"{storage.redact(url)}: a folder without images; name its shards: {example}") from error
 
 
 def _checked(entry: storage.Entry) -> storage.Entry:

@@ -1,16 +1,15 @@
 """One big shard for several workers: its windows shared out where workers would else have nothing to do.
 
-Only uncompressed tars: there a window in the middle is reached by headers alone.
+Only uncompressed tars and folders: there a window in the middle is reached by headers, or names, alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from pipeline import storage
 from pipeline.errors import PipelineError
+from pipeline.reader import read_shard
 from pipeline.records import Shard, ShardTask
-from pipeline.tars import read_samples
 
 LOOKED_AT = 64  # samples at a shard's beginning that tell how large its samples are
 HEADERS_ONLY = 1 << 62  # as the first sample wanted
@@ -32,15 +31,13 @@ def split(tasks: Sequence[ShardTask], workers: int, window: int) -> list[ShardTa
 
 
 def _is_open(task: ShardTask) -> bool:
-    return task.last_window is None and task.shard.url.lower().endswith(".tar")
+    return task.last_window is None and task.shard.url.lower().endswith((".tar", "/"))
 
 
 def _windows(shard: Shard, window: int) -> int:
     """About how many windows a shard has; 0 where it cannot be read, which is for a worker to say."""
     try:
-        with storage.open_ranged(shard.source or shard.url, shard.size) as stream:
-            samples = read_samples(stream, shard.url, first=HEADERS_ONLY, whole=False)
-            first = list(islice(samples, LOOKED_AT))
+        first = list(islice(read_shard(shard, first=HEADERS_ONLY, whole=False), LOOKED_AT))
     except (PipelineError, FileNotFoundError):
         return 0
     return shard.size * len(first) // (first[-1].end * window) if first else 0

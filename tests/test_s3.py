@@ -220,8 +220,14 @@ def test_an_output_that_cannot_be_written_is_told_at_once_in_one_line(s3, change
 def test_a_folder_of_images_on_s3_is_a_shard(s3, place):
     for key, members in samples(3):
         put(place, f"photos/{key}.jpg", members["jpg"])
-    [shard] = pin([f"{place}/photos"])
-    assert [sample.key for sample in read_shard(shard)] == ["0000", "0001", "0002"]
+    shards = pin([f"{place}/photos"])
+    assert [sample.key for sample in read_shard(*shards)] == ["0000", "0001", "0002"]
+    ledger = Ledger.start(f"{place}/run", a_run(), shards)
+    put(place, "photos/0000.jpg", samples(1, first=7)[0][1]["jpg"])
+    put(place, "photos/00000.jpg", b"later")
+    list(Worker(ledger, FakeSegmenter()).run(Ledger.open(f"{place}/run").unfinished()))
+    assert [(row["key"], row["status"]) for row in ledger.rows()] == [("0000", "changed"), ("0001", OK), ("0002", OK)]
+    assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
 
 
 def test_names_that_urls_could_mistake_are_kept_apart(s3, place):
