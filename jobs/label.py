@@ -48,6 +48,10 @@ def label(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Label windows again that have rows without labels.")
     ] = False,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="About so many images, in windows drawn at random, not all.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample: the same one draws the same windows.")] = 0,
     json: options.Json = False,
 ) -> int:
     """Label shards of images into a run; the same command resumes it."""
@@ -80,7 +84,18 @@ def label(
     )
     with console.progress() as tick:
         hooks = Hooks(opened=_opened, tick=tick)
-        summary = label(shards, output, model, segment, run, extend=extend, retry_failed=retry_failed, hooks=hooks)
+        summary = label(
+            shards,
+            output,
+            model,
+            segment,
+            run,
+            extend=extend,
+            retry_failed=retry_failed,
+            sample=sample,
+            seed=seed,
+            hooks=hooks,
+        )
     return report(summary, run, json)
 
 
@@ -97,12 +112,14 @@ def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
     """Say how a run ended; the exit code."""
     totals = summary.totals
     share = totals.failed_rows / totals.rows if totals.rows else 0.0
-    code = 3 if summary.faults or share > run.max_failed else 0
+    incomplete = summary.faults or (summary.sampled and summary.broken)
+    code = 3 if incomplete or share > run.max_failed else 0
     if json:
         console.say_json(
             {
                 "output": summary.output,
-                "complete": not summary.faults,
+                "complete": not summary.faults and not summary.sampled,
+                "sampled": summary.sampled,
                 "rows": totals.rows,
                 "ok": totals.rows - totals.failed_rows,
                 "failed": totals.failed,
@@ -125,7 +142,9 @@ def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
     reasons = [f"{count:,} {status}" for status, count in sorted(totals.failed.items())]
     counts = ", ".join([f"{totals.rows:,} rows", f"{totals.rows - totals.failed_rows:,} ok", *reasons])
     state = "already complete, nothing to do" if summary.idle else "complete"
-    console.say(f"{state}: {counts} in {summary.output}")
+    console.say(f"{'sample ' if summary.sampled else ''}{state}: {counts} in {summary.output}")
+    if summary.sampled:
+        console.say("the same command without --sample labels the rest")
     if code:
         console.say(f"more failed rows ({share:.2%}) than --max-failed allows ({run.max_failed:.2%})")
     return code

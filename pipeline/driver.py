@@ -20,6 +20,7 @@ def drive(
     tally: Tally,
     *,
     max_attempts: int = 3,
+    finish: bool = True,
     tick: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = monotonic,
 ) -> None:
@@ -27,6 +28,7 @@ def drive(
 
     A task that comes back unfinished is cut down to the windows that are still missing. A failure counts as another
     attempt only where none of its windows came in since the last; a lost worker never does, and tells `Suspects`.
+    finish: windows of these shards that no task names are labelled too, so that every shard is read to its end.
     tally: kept up to date, so that a caller who is interrupted knows as much. tick: called at least once a second.
     Raises Stopped where storage is full, the labels are worthless or workers keep dying, PipelineError where none can
     start.
@@ -41,14 +43,16 @@ def drive(
             for action in schedule.note(outcome):
                 match action:
                     case Look():
-                        schedule.looked(action, _left(ledger, action), clock())
+                        schedule.looked(action, _left(ledger, action, finish), clock())
                     case GiveUp(failure=failure):
                         _give_up(ledger, tally, failure)
         tick()
 
 
-def _left(ledger: Ledger, look: Look) -> list[ShardTask]:
-    return ledger.missing_of(look.task.shard) if look.whole else ledger.left_of(look.task)
+def _left(ledger: Ledger, look: Look, finish: bool) -> list[ShardTask]:
+    if look.whole:
+        return ledger.missing_of(look.task.shard) if finish else []
+    return ledger.left_of(look.task)
 
 
 def _give_up(ledger: Ledger, tally: Tally, failure: ShardFailure) -> None:

@@ -16,6 +16,7 @@ from pipeline.pool import LocalPool, Pool
 from pipeline.progress import Progress, RollUp, Snapshot
 from pipeline.records import Shard, ShardFailure, ShardTask
 from pipeline.run import WINDOW, Run
+from pipeline.sampling import draw_sample, within
 from pipeline.splitting import split
 from pipeline.status import bytes_left
 from pipeline.tally import Tally
@@ -34,6 +35,7 @@ class Summary:
     broken: tuple[ShardFailure, ...] = ()
     last: Snapshot | None = None
     idle: bool = False
+    sampled: bool = False  # only windows of a sample were wanted: that others are missing is no fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,14 @@ def label(
     *,
     extend: bool = False,
     retry_failed: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
     hooks: Hooks | None = None,
 ) -> Summary:
     """Label shards into an output folder, or finish the run that is there.
 
     extend: shards that the run does not have yet are added to it. retry_failed: windows with rows that have no labels
-    are labelled again.
+    are labelled again. sample: label about so many images, in windows drawn by seed, in place of all.
 
     Raises ConfigError before any worker starts where something is wrong with what was asked; Stopped, PipelineError
     where the run cannot go on. Whatever happens, what was committed stays and the same call resumes.
@@ -70,10 +74,13 @@ def label(
     states = ledger.states()
     totals = completed(ledger, states)
     tasks = [] if totals else ledger.unfinished()
+    drawn = draw_sample(list(ledger.shards.values()), ledger.run, sample, seed) if sample else None
+    if drawn:
+        tasks = within(tasks, drawn.windows)
     tasks += ledger.failed() if retry_failed else []
     if totals and not tasks:
         return Summary(str(ledger), totals, (), idle=True)
-    left = bytes_left(ledger, states)
+    left = drawn.bytes if drawn else bytes_left(ledger, states)
     progress, roll_up = Progress(left), RollUp(ledger)
     tally = Tally()
     last: Snapshot | None = None
@@ -91,7 +98,7 @@ def label(
 
             shared = split(tasks, pool.staff.size, ledger.run.window)
             try:
-                drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, tick=tick)
+                drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, finish=not drawn, tick=tick)
             finally:
                 last = progress.snapshot(tally, pool.staff.labelled)
                 roll_up.write(last, last=True)
@@ -102,6 +109,8 @@ def label(
     if lost := [task for shard in checked if shard.shard.id not in tally.broken for task in shard.lost]:
         work(lost)  # a listing does not show that the last window of a finished shard is gone
         checked = list(audit(ledger))
+    if drawn:
+        return Summary(str(ledger), total(checked), (), tuple(tally.broken.values()), last, not tasks, sampled=True)
     return _conclude(ledger, checked, tally, last)
 
 

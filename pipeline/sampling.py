@@ -8,13 +8,39 @@ the same shards and seed a larger sample holds the smaller one.
 
 import random
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from pipeline.records import ShardTask
+from pipeline.counting import count
+from pipeline.records import Shard, ShardTask
+from pipeline.run import Run
 
 Windows = Mapping[str, Collection[int]]  # by shard id
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Windows that were drawn. bytes: of the input, from the beginning of each shard to the last of them."""
+
+    windows: Windows
+    bytes: int
+
+
+def draw_sample(shards: Sequence[Shard], run: Run, images: int, seed: int) -> Sample | None:
+    """Windows of a run's shards that hold about `images` samples; None where that is all of them.
+
+    Raises what counting raises: ConfigError, StorageError, ShardChanged.
+    """
+    counts = count(shards, run.image_key)
+    if images >= counts.total:
+        return None
+    windows = draw(counts.samples, run.window, images, seed)
+    size = 0.0
+    for shard in shards:
+        if numbers := windows.get(shard.id):
+            size += shard.size * min(1.0, (max(numbers) + 1) * run.window / counts.samples[shard.id])
+    return Sample(windows, round(size))
 
 
 def draw(counts: Mapping[str, int], window: int, images: int, seed: int) -> dict[str, set[int]]:
