@@ -71,6 +71,7 @@ def progress_line(snapshot: "Snapshot") -> str:
     parts += [f"{snapshot.images_per_s:.1f} images/s", f"{duration(snapshot.eta_s)} left"]
     parts += [f"{failed:,} failed"]
     parts += [f"{snapshot.lost_workers} workers lost"] if snapshot.lost_workers else []
+    parts += [f"{snapshot.retries:,} requests retried"] if snapshot.retries else []
     parts += [f"{snapshot.shards_broken} shards broken"] if snapshot.shards_broken else []
     return " | ".join(parts)
 

@@ -32,6 +32,10 @@ def label(
     ray_address: Annotated[
         str | None, typer.Option("--ray-address", help="A running Ray. Default: a private one.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="auto, cpu, or gpu: also where the cluster has none yet and will start some."),
+    ] = None,
     window: Annotated[int | None, typer.Option("--window", help="Samples a commit. Default: 1024.")] = None,
     image_key: Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")] = None,
     also: Annotated[
@@ -72,6 +76,7 @@ def label(
         ),
         {
             "workers": workers,
+            "device": device,
             "ray_address": ray_address,
             "batch_size": batch_size,
             "window": window,
@@ -127,6 +132,9 @@ def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
                 "shards": totals.shards,
                 "faults": summary.faults,
                 "idle": summary.idle,
+                "lost_workers": summary.last.lost_workers if summary.last else 0,
+                "wasted_windows": summary.last.wasted_windows if summary.last else 0,
+                "retries": summary.last.retries if summary.last else 0,
                 "exit": code,
             }
         )
@@ -141,6 +149,8 @@ def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
         return code
     reasons = [f"{count:,} {status}" for status, count in sorted(totals.failed.items())]
     counts = ", ".join([f"{totals.rows:,} rows", f"{totals.rows - totals.failed_rows:,} ok", *reasons])
+    if summary.last and summary.last.retries:
+        console.note(f"{summary.last.retries:,} requests to storage were sent again")
     state = "already complete, nothing to do" if summary.idle else "complete"
     console.say(f"{'sample ' if summary.sampled else ''}{state}: {counts} in {summary.output}")
     if summary.sampled:

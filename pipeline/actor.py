@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a n
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline import retrying
 from pipeline.config import Device
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.meter import Meter
@@ -61,7 +62,7 @@ class LabelActor:
         report = self._station.exchange(tasks, wait_s)
         if self._meter:
             self._metrics.publish(self._meter.read())
-        return replace(report, place=self._place)
+        return replace(report, place=self._place, retries=retrying.retries())
 
     def drain(self, seconds: float) -> None:
         """See Station.drain."""

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import shuffle
 
 from diffseg.config import SegmentConfig, fingerprint
-from pipeline import shards
+from pipeline import retrying, shards
 from pipeline.audit import audit
 from pipeline.config import RunConfig
 from pipeline.driver import drive
@@ -90,17 +91,21 @@ def label(
         nonlocal last
         with _pool(settings, run, left) as (pool, publish):
 
+            def snapshot() -> Snapshot:
+                return progress.snapshot(tally, pool.staff.labelled, pool.staff.retries + retrying.retries())
+
             def tick() -> None:
-                snapshot = progress.snapshot(tally, pool.staff.labelled)
-                roll_up.write(snapshot)
-                publish(snapshot, tally)
-                hooks.tick(snapshot)
+                moment = snapshot()
+                roll_up.write(moment)
+                publish(moment, tally)
+                hooks.tick(moment)
 
             shared = split(tasks, pool.staff.size, ledger.run.window)
+            shuffle(shared)  # drivers that share an output meet least when each goes its own way
             try:
                 drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, finish=not drawn, tick=tick)
             finally:
-                last = progress.snapshot(tally, pool.staff.labelled)
+                last = snapshot()
                 roll_up.write(last, last=True)
 
     if tasks:

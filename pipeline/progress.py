@@ -28,6 +28,7 @@ class Snapshot:
     wasted_windows: int
     lost_workers: int
     retried_tasks: int
+    retries: int  # requests to storage that were sent once more
     examples: tuple[str, ...] = ()
 
 
@@ -43,8 +44,8 @@ class Progress:
     def __post_init__(self) -> None:
         self.began = self.clock()
 
-    def snapshot(self, tally: Tally, labelled: int) -> Snapshot:
-        """The moment, from the tally and the workers' own count."""
+    def snapshot(self, tally: Tally, labelled: int, retries: int = 0) -> Snapshot:
+        """The moment, from the tally and the workers' own counts."""
         now = self.clock()
         if self.first is None and labelled:
             self.first = (now, labelled)
@@ -61,6 +62,7 @@ class Progress:
             wasted_windows=tally.wasted_windows,
             lost_workers=tally.lost_workers,
             retried_tasks=tally.retried_tasks,
+            retries=retries,
             examples=tuple(tally.examples),
         )
 

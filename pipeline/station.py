@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from pipeline import retrying
 from pipeline.errors import PipelineError, Unfit
 from pipeline.records import Beat, Outcome, ShardTask
 from pipeline.worker import Worker
@@ -72,7 +71,6 @@ class Station:
             ready=worker is not None,
             still_s=monotonic() - (worker.moved if worker else self._began),
             beats=self._told,
-            retries=retrying.retries(),
             device=worker.device if worker else "",
             unfit=self._unfit,
             ended=ended,
