@@ -1,0 +1,55 @@
+"""Two drivers on one output: the result of one, and little work done twice."""
+
+import random
+import threading
+
+import pytest
+from conftest import a_run, samples, write_shard
+
+from pipeline.audit import audit
+from pipeline.driver import drive
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.pool import LocalPool
+from pipeline.shards import pin
+from pipeline.tally import Tally
+from pipeline.worker import Worker
+
+SHARDS, WINDOWS, WINDOW = 25, 8, 8
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(SHARDS):
+        write_shard(folder / f"s-{number:02}.tar", samples(WINDOWS * WINDOW))
+    return pin([str(folder / "s-*.tar")])
+
+
+def work(url, seed, tally):
+    ledger = Ledger.open(url)
+    pool = LocalPool(lambda: Worker(Ledger.open(url), FakeSegmenter(0.004)), workers=2)
+    tasks = ledger.unfinished()
+    random.Random(seed).shuffle(tasks)
+    drive(ledger, pool, tasks, tally)
+    pool.close()
+
+
+def test_two_drivers_share_200_windows_and_waste_little(shards, tmp_path):
+    alone = Ledger.start(str(tmp_path / "alone"), a_run(window=WINDOW), shards)
+    drive(alone, LocalPool(lambda: Worker(alone, FakeSegmenter())), alone.unfinished(), Tally())
+    both = Ledger.start(str(tmp_path / "both"), a_run(window=WINDOW), shards)
+    tallies = [Tally(), Tally()]
+    drivers = [threading.Thread(target=work, args=(both.store.url, seed, tally)) for seed, tally in enumerate(tallies)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+
+    assert [fault for shard in audit(both, full=True) for fault in shard.faults] == []
+    assert list(both.rows()) == list(alone.rows())
+    assert sum(tally.windows for tally in tallies) == SHARDS * WINDOWS
+    assert min(tally.windows for tally in tallies) > 0.25 * SHARDS * WINDOWS
+    wasted = sum(tally.wasted_windows for tally in tallies)
+    print(f"{wasted} of {SHARDS * WINDOWS} windows made twice; each driver {[tally.windows for tally in tallies]}")
+    assert wasted < 0.15 * SHARDS * WINDOWS
