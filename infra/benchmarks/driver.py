@@ -1,0 +1,136 @@
+"""What a window costs the driver: time and resident memory, with workers that do nothing but say that it is done.
+
+    python infra/benchmarks/driver.py
+
+Every size runs in a process of its own: a run is begun with as many pinned shards as it takes, its inputs are read back
+from storage, and every window goes through the driver. Then the run is resumed from its listing.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.driver import drive
+from pipeline.ledger import Ledger
+from pipeline.records import Receipt, Shard, TaskDone
+from pipeline.run import Run
+from pipeline.tally import Tally
+from pipeline.windows import end_name, window_name
+
+SIZES = (1_000, 10_000, 100_000)
+WINDOWS_A_SHARD = (1, 10)
+AHEAD = 64  # tasks in flight: 32 workers
+
+
+class NullPool:
+    """Workers that are done at once."""
+
+    def __init__(self, windows: int) -> None:
+        self.staff, self._windows, self._held = self, windows, []
+
+    def free(self) -> int:
+        return AHEAD - len(self._held)
+
+    def idle(self) -> int:
+        return 0
+
+    def want(self, tasks: int) -> None:
+        pass
+
+    def submit(self, task) -> None:
+        self._held.append(task)
+
+    def wait(self) -> list:
+        held, self._held = self._held, []
+        done = []
+        for task in held:
+            done += [Receipt(task.shard.id, window, 1024, (), 1 << 20, 1.0) for window in range(self._windows)]
+            done.append(TaskDone(task, self._windows, ended=True))
+        return done
+
+
+def resident() -> int:
+    """Bytes this process has in memory now."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def a_run(folder: str, windows: int, per_shard: int) -> None:
+    """Pin shards named as they are on an object store."""
+    run = Run(fingerprint="0" * 16, model="null", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=1024)
+    shards = [
+        Shard(f"train-{n:06}-{n:012x}", f"s3://bucket/photos/train-{n:06}.tar", 1 << 30, f'"{n:032x}"')
+        for n in range(windows // per_shard)
+    ]
+    Ledger.start(folder, run, shards)
+
+
+def commit_all(folder: str, per_shard: int) -> None:
+    """Empty objects under the names of windows and ends: a listing sees no more."""
+    labels = Path(folder, "labels")
+    labels.mkdir()
+    for shard in Ledger.open(folder).shards:
+        for window in range(per_shard):
+            Path(folder, window_name(shard, window)).touch()
+        Path(folder, end_name(shard)).touch()
+
+
+def measure(windows: int, per_shard: int) -> dict:
+    """One size, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, "begin", folder, str(windows), str(per_shard)], check=True)
+        warm = Path(folder, "warm")
+        a_run(str(warm), per_shard, per_shard)  # what the code itself takes is there before the count
+        drive(Ledger.open(str(warm)), NullPool(per_shard), Ledger.open(str(warm)).unfinished(), Tally())
+        before = resident()
+        ledger, tally, most = Ledger.open(folder), Tally(), 0
+        tasks = ledger.unfinished()
+        began = time.perf_counter()
+        looked = 0.0
+
+        def tick() -> None:
+            nonlocal most, looked
+            if time.perf_counter() > looked + 0.2:
+                most, looked = max(most, resident()), time.perf_counter()
+
+        most = resident()
+        spent = -time.perf_counter()
+        drive(ledger, NullPool(per_shard), tasks, tally, tick=tick)
+        spent = time.perf_counter() - began
+        assert tally.windows == windows
+        most = max(most, resident())
+        commit_all(folder, per_shard)
+        began = time.perf_counter()
+        left = Ledger.open(folder).unfinished()
+        resumed = time.perf_counter() - began
+        assert not left
+        return {"us": 1e6 * spent / windows, "bytes": (most - before) / windows, "resume_s": resumed}
+
+
+def main() -> None:
+    """A line a size."""
+    if sys.argv[1:2] == ["begin"]:
+        a_run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        return
+    if sys.argv[1:2] == ["one"]:
+        sys.stdout.write(json.dumps(measure(int(sys.argv[2]), int(sys.argv[3]))))
+        return
+    print("windows | windows a shard | us a window | resident bytes a window | resume from a listing")
+    for per_shard in WINDOWS_A_SHARD:
+        for windows in SIZES:
+            made = subprocess.run(
+                [sys.executable, __file__, "one", str(windows), str(per_shard)], check=True, capture_output=True, text=True
+            )
+            got = json.loads(made.stdout)
+            print(
+                f"{windows:>7,} | {per_shard:>15} | {got['us']:>11.1f} | {got['bytes']:>23.0f} | {got['resume_s']:.2f} s"
+            )
+
+
+if __name__ == "__main__":
+    main()
