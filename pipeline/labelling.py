@@ -21,8 +21,9 @@ from pipeline.sampling import draw_sample, within
 from pipeline.splitting import split
 from pipeline.status import bytes_left
 from pipeline.tally import Tally
-from pipeline.worker import WorkerSettings, build_worker
+from pipeline.worker import Worker, WorkerSettings, build_worker
 
+Build = Callable[[WorkerSettings], Worker]
 Publish = Callable[[Snapshot, Tally], None]  # shows a moment to whoever watches this machine
 
 
@@ -72,6 +73,22 @@ def label(
     pinned = shards.pin(patterns)
     ledger = open_run(pinned, output, model, segment, run, extend=extend)
     hooks.opened(ledger)
+    return finish(ledger, model, run, retry_failed=retry_failed, sample=sample, seed=seed, hooks=hooks)
+
+
+def finish(
+    ledger: Ledger,
+    model: str,
+    run: RunConfig,
+    *,
+    retry_failed: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    hooks: Hooks | None = None,
+    build: Build = build_worker,
+) -> Summary:
+    """Label what is missing of a run that was opened. build: makes a worker in its process; the rest as in `label`."""
+    hooks = hooks or Hooks()
     states = ledger.states()
     totals = completed(ledger, states)
     tasks = [] if totals else ledger.unfinished()
@@ -89,7 +106,7 @@ def label(
 
     def work(tasks: Sequence[ShardTask]) -> None:
         nonlocal last
-        with _pool(settings, run, left) as (pool, publish):
+        with _pool(settings, run, left, build) as (pool, publish):
 
             def snapshot() -> Snapshot:
                 return progress.snapshot(tally, pool.staff.labelled, pool.staff.retries + retrying.retries())
@@ -151,10 +168,10 @@ def open_run(
 
 
 @contextmanager
-def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int) -> Iterator[tuple[Pool, Publish]]:
+def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int, build: Build) -> Iterator[tuple[Pool, Publish]]:
     """Workers where they were asked for, and who is to be shown how far they are; none is left behind."""
     if run.workers == 0:
-        local = LocalPool(lambda: build_worker(settings))
+        local = LocalPool(lambda: build(settings))
         try:
             yield local, lambda snapshot, tally: None
         finally:
@@ -164,7 +181,7 @@ def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int) -> Iterator
     from pipeline.metrics import DriverMetrics
 
     with Cluster(run.ray_address) as cluster:
-        pool = RayPool(cluster, settings, run.workers, device=run.device)
+        pool = RayPool(cluster, settings, run.workers, build=build, device=run.device)
         metrics = DriverMetrics(left_bytes, run.price)
         try:
             yield pool, lambda snapshot, tally: metrics.publish(snapshot, tally, pool.staff.ready)
