@@ -110,7 +110,7 @@ def read_samples(
                     group.members[extension] = _payload(archive, info)
                     reading = None
                 group.members.setdefault(extension, b"")
-                group.end = stream.tell()
+                group.end = stream.tell() if compression.is_compressed(name) else archive.offset
             _prove_end(archive)
             if unnamed and group is None:
                 raise CorruptShard(f"none of its {unnamed} members is named KEY.EXTENSION", archive.offset)

@@ -94,7 +94,7 @@ def test_the_method_needs_neither_ray_nor_the_engine():
     "code",
     [
         "from jobs import cli",
-        "from pipeline import status, ledger",
+        "from pipeline import compact, ledger, preview, status\nfrom pipeline.exports import export",
         "from diffseg import SegmentConfig\nimport diffseg.weights, diffseg.backends",
     ],
 )

@@ -20,6 +20,7 @@ from pipeline.exports.place import Place, writing
 from pipeline.exports.plan import plan
 from pipeline.exports.samples import Labelled, Part, Samples, Selection, Tally
 from pipeline.ledger import Ledger
+from pipeline.photos import Photos
 from pipeline.store import Store
 from pipeline.windows import WindowObject
 
@@ -204,7 +205,8 @@ def _record(part: Part) -> str:
 
 def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
     """Everything a part holds, and then its record: a function of the run and the part, wherever and whenever."""
-    samples = Samples(ledger, work.selection, work.names, photos=work.images, whole=work.members)
+    photos = Photos(ledger, whole=work.members) if work.images else None
+    samples = Samples(ledger, work.selection, work.names, photos)
     ids = count(part.number * ANNOTATIONS + 1)
     sides: dict[str, Callable[[Labelled], None]] = {}
     state = State(parts=1)

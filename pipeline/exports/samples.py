@@ -5,7 +5,7 @@ Rows come in the order of (shard, index); every shard is read through once, for 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import ndimage
@@ -17,7 +17,7 @@ from pipeline.exports.names import Names, is_file_name, share
 from pipeline.images import decode_label_map, extension_of
 from pipeline.ledger import Ledger
 from pipeline.overlap import map_ahead
-from pipeline.reader import read_shard
+from pipeline.photos import Photos
 from pipeline.records import OK, RawSample
 from pipeline.tars import IMAGE_EXTENSIONS
 from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
@@ -26,6 +26,7 @@ from pipeline.windows import WindowObject
 AHEAD = 8  # samples ready before they are written: each may hold a photo and a label map of its size
 TRAIN, VAL = "train", "val"
 NOT_ASKED = "not asked for"
+WANTED = (*COLUMNS, "label_map", "segments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,32 +163,31 @@ def _left_out(row: Mapping[str, Any]) -> str | None:
 class Samples:
     """The wanted samples of a part of a run."""
 
-    def __init__(self, ledger: Ledger, selection: Selection, names: Names, *, photos: bool, whole: bool) -> None:
-        """photos: read them. whole: with the other members of their samples."""
-        self.ledger, self.selection, self.names = ledger, selection, names
-        self.photos, self.whole = photos, whole
-        self._shard = ""
-        self._source: Iterator[RawSample] = iter(())
+    def __init__(self, ledger: Ledger, selection: Selection, names: Names, photos: Photos | None) -> None:
+        """photos: where they come from; None: they are not read."""
+        self.ledger, self.selection, self.names, self.photos = ledger, selection, names, photos
 
     def of(self, part: Part, tally: Tally) -> Iterator[Labelled]:
         """The samples of a part, until its limit is reached; counted as they come."""
-        rows = chosen_rows(self.ledger, self.selection, part, tally, (*COLUMNS, "label_map", "segments"))
-        chosen = ((number, row, self._raw(row) if self.photos else None) for number, row in rows)
-        yield from map_ahead(self._prepare, chosen, depth=AHEAD, threads=2)
+        rows = chosen_rows(self.ledger, self.selection, part, tally, WANTED)
+        chosen = self._with_photos(part, rows, self.photos) if self.photos else ((*found, None) for found in rows)
+        yield from map_ahead(lambda found: self.labelled(*found), chosen, depth=AHEAD, threads=2)
 
-    def _raw(self, row: Mapping[str, Any]) -> RawSample:
-        """The sample of a row in its shard, proved to be the image that was labelled."""
-        shard = self.ledger.shards[row["shard"]]
-        if shard.id != self._shard:
-            self._source = read_shard(shard, first=row["index"], image_key=self.ledger.run.image_key, whole=self.whole)
-            self._shard = shard.id
-        found = next((raw for raw in self._source if raw.index == row["index"]), None)
-        if found is None or found.key != row["key"] or found.image is None:
-            raise ShardChanged(f"{shard.url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
-        return found
+    def _with_photos(
+        self, part: Part, rows: Iterator[tuple[int, dict[str, Any]]], photos: Photos
+    ) -> Iterator[tuple[int, dict[str, Any], RawSample]]:
+        """Rows with their samples, from objects that are read through in order."""
+        windows = {(window.shard, window.window): window for window in part.windows}
+        opened, source = "", cast(Iterator[RawSample], iter(()))
+        for number, row in rows:
+            window = windows[row["shard"], row["index"] // self.ledger.run.window]
+            if (name := photos.object_of(window)) != opened:
+                source, opened = photos.through(window, row["index"]), name
+            found = next((raw for raw in source if raw.index == row["index"]), None)
+            yield number, row, proved(found, row, self.ledger)
 
-    def _prepare(self, chosen: tuple[int, dict[str, Any], RawSample | None]) -> Labelled:
-        number, row, raw = chosen
+    def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> Labelled:
+        """A row of WANTED columns, and its image, as formats write it."""
         label_map = resize_labels(decode_label_map(row.pop("label_map")), (row["height"], row["width"]))
         said = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
         segments = self._kept(label_map, said)
@@ -206,6 +206,14 @@ class Samples:
             for segment in said
             if areas[segment.id] >= smallest and segment.score >= self.selection.min_score
         )
+
+
+def proved(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> RawSample:
+    """The sample, if it is the one that a row speaks of. Raises ShardChanged."""
+    if raw is None or raw.key != row["key"] or raw.image is None:
+        url = ledger.shards[row["shard"]].url
+        raise ShardChanged(f"{url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
+    return raw
 
 
 def box_of(place: tuple[slice, slice]) -> tuple[int, int, int, int]:

@@ -1,0 +1,251 @@
+"""A run as torch datasets: photos with their label maps, from local disk or object storage, without an export.
+
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+    from pipeline.datasets import RunStream
+
+    def boundaries(example):  # a photo, and where in it one segment ends and another begins
+        labels = interpolate(example.label_map[None, None].float(), (128, 129))[0, 0]
+        return interpolate(example.image[None] / 255, (128, 128))[0], (labels[:, 1:] != labels[:, :-1]).float()
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(16, 1, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    stream = RunStream("s3://bucket/labels/first", where="quality > 0.2", transform=boundaries, shuffle=True)
+    for photos, truth in torch.utils.data.DataLoader(stream, batch_size=8):
+        loss = binary_cross_entropy_with_logits(model(photos)[:, 0], truth)
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+
+Pixels come from the source shards, or with `photos="webdataset"` from the tars of `label --also webdataset`. Workers
+of a DataLoader begin with `multiprocessing_context="spawn"`: a fork would share connections to storage.
+"""
+
+import os
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from diffseg.types import Int, Segment, UInt8
+from pipeline.errors import ConfigError, ShardChanged
+from pipeline.exports.names import Names
+from pipeline.exports.samples import TRAIN, VAL, WANTED, Labelled, Part, Samples, Selection, Tally, chosen_rows, proved
+from pipeline.ledger import Ledger
+from pipeline.photos import Photos
+from pipeline.reader import decode_sample
+from pipeline.records import ImageSample
+from pipeline.windows import WindowObject
+
+T = TypeVar("T")
+
+KEPT = 8  # windows whose rows a process keeps: about 3 MB each
+BUFFER = 256  # examples that a shuffled stream draws from, as they come out of `transform`
+ENOUGH = 4  # shards for every reader, or windows are shared out instead
+SOURCES = ("source", "webdataset")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled photo. label_map: at the photo's size, ids as in the run, -1 for pixels that belong to nobody."""
+
+    image: UInt8[torch.Tensor, "3 H W"]
+    label_map: Int[torch.Tensor, "H W"]  # int64, as losses take it
+    segments: tuple[Segment, ...]
+    key: str
+    shard: str
+    index: int
+
+
+def whole(example: Example) -> Any:
+    """The transform that changes nothing."""
+    return example
+
+
+class _Run(Generic[T]):
+    """What both datasets know of a run; a process opens it when it first reads."""
+
+    def __init__(
+        self, run: str, selection: Selection, side: str, photos: str, transform: Callable[[Example], T]
+    ) -> None:
+        if photos not in SOURCES:
+            raise ConfigError(f"photos={photos!r}: possible are {', '.join(SOURCES)}")
+        if side not in (TRAIN, VAL):
+            raise ConfigError(f"side={side!r}: possible are {TRAIN}, {VAL}")
+        self.url, self.selection, self.side, self.transform = run, selection, side, transform
+        self._beside = photos == "webdataset"
+        self._opened: Samples | None = None
+        self._process = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def samples(self) -> Samples:
+        """The run as this process reads it. Raises ConfigError in a fork of a process that has read from afar."""
+        if self._opened and self._process != os.getpid() and not self._opened.ledger.store.local:
+            raise ConfigError(f'{self.url}: workers must begin with multiprocessing_context="spawn", not by a fork')
+        if self._opened is None:
+            self._process = os.getpid()
+            ledger = Ledger.open(self.url)
+            photos = Photos(ledger, beside=self._beside)
+            self._opened = Samples(ledger, self.selection, Names(np.empty(0, np.uint64)), photos)
+        return self._opened
+
+    def example(self, labelled: Labelled) -> T:
+        """A sample as a trainer gets it. Raises ShardChanged where it is not what was labelled."""
+        assert labelled.raw is not None
+        row, decoded = labelled.row, decode_sample(labelled.raw)
+        if not isinstance(decoded, ImageSample) or decoded.image.shape[:2] != labelled.label_map.shape:
+            raise ShardChanged(f"{row['shard']}: sample {row['index']} is not the {row['key']!r} that was labelled")
+        image = torch.from_numpy(decoded.image.copy()).permute(2, 0, 1).contiguous()
+        label_map = torch.from_numpy(labelled.label_map.astype(np.int64))
+        found = Example(image, label_map, labelled.segments, row["key"], row["shard"], row["index"])
+        return self.transform(found)
+
+
+def _part(windows: Iterable[WindowObject], size: int) -> Part:
+    chosen = tuple(windows)
+    return Part(0, chosen, tuple(size * place for place in range(len(chosen))), size * len(chosen))
+
+
+class RunDataset(_Run[T], Dataset[T]):
+    """Map-style: any sample at any time, in order of shard and index.
+
+    What is wanted is found when it is made, from small columns: twelve bytes a sample, copied to every worker. Reading
+    at random costs a window of rows a sample once more than KEPT are in use: for runs beyond memory take RunStream.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        where: str | None = None,
+        min_area: float = 0.0,
+        min_score: float = 0.0,
+        split: float | None = None,
+        side: str = TRAIN,
+        photos: str = "source",
+        transform: Callable[[Example], T] = whole,
+    ) -> None:
+        """Arguments as those of `diffseg export`. Raises ConfigError for what makes no sense."""
+        selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
+        super().__init__(run, selection, side, photos, transform)
+        ledger = self.samples.ledger
+        self.windows = list(ledger.windows())
+        numbers = {(window.shard, window.window): number for number, window in enumerate(self.windows)}
+        places, indices, size = list[int](), list[int](), ledger.run.window
+        for _, row in (
+            chosen_rows(ledger, selection, _part(self.windows, size), Tally(), ["key"]) if self.windows else ()
+        ):
+            if selection.side(row["key"]) == side:
+                places.append(numbers[row["shard"], row["index"] // size])
+                indices.append(row["index"])
+        self._places, self._indices = np.array(places, np.int32), np.array(indices, np.int64)
+        self._rows: OrderedDict[int, dict[int, dict[str, Any]]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rows": OrderedDict()}
+
+    def _rows_of(self, place: int) -> dict[int, dict[str, Any]]:
+        """The rows of a window by index; those of the last few windows are kept."""
+        if place not in self._rows:
+            found = self.samples.ledger.rows(WANTED, windows=[self.windows[place]])
+            self._rows[place] = {row["index"]: row for row in found}
+        self._rows.move_to_end(place)
+        while len(self._rows) > KEPT:
+            self._rows.popitem(last=False)
+        return self._rows[place]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> T:
+        place, index = int(self._places[number]), int(self._indices[number])
+        row = self._rows_of(place)[index]
+        photos = self.samples.photos
+        assert photos is not None
+        raw = proved(photos.at(self.windows[place], index), row, self.samples.ledger)
+        return self.example(self.samples.labelled(0, dict(row), raw))
+
+
+class RunStream(_Run[T], IterableDataset[T]):
+    """Iterable: a run read through, shared out among ranks and workers so that nobody gets a sample twice.
+
+    Whole shards are shared out where there are enough, else windows; ranks may get unequal numbers of samples. With
+    `shuffle`, their order and a buffer of examples are drawn from seed and epoch: call `set_epoch` before each.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        where: str | None = None,
+        min_area: float = 0.0,
+        min_score: float = 0.0,
+        split: float | None = None,
+        side: str = TRAIN,
+        photos: str = "source",
+        transform: Callable[[Example], T] = whole,
+        shuffle: bool = False,
+        seed: int = 0,
+        buffer: int = BUFFER,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        """rank, world_size: as torch.distributed has them now, where they are not given; 0 of 1 without it."""
+        selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
+        super().__init__(run, selection, side, photos, transform)
+        there = distributed.is_available() and distributed.is_initialized()
+        self.rank = rank if rank is not None else distributed.get_rank() if there else 0
+        self.world_size = world_size if world_size is not None else distributed.get_world_size() if there else 1
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank={self.rank} of world_size={self.world_size}: ranks begin at 0")
+        self.shuffle, self.seed, self.buffer = shuffle, seed, buffer
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order, the same on every rank, from the next iteration on."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[T]:
+        worker = get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        readers, reader = self.world_size * workers, self.rank * workers + own
+        luck = f"{self.seed} {int(self._epoch)}"
+        units = self._units(readers)
+        if self.shuffle:
+            random.Random(luck).shuffle(units)
+        examples = self._examples(units[reader::readers])
+        return _drawn(examples, random.Random(f"{luck} {reader}"), self.buffer) if self.shuffle else examples
+
+    def _units(self, readers: int) -> list[list[WindowObject]]:
+        windows = list(self.samples.ledger.windows())
+        shards: dict[str, list[WindowObject]] = {}
+        for window in windows:
+            shards.setdefault(window.shard, []).append(window)
+        if not self._beside and len(shards) >= ENOUGH * readers:
+            return list(shards.values())
+        return [[window] for window in windows]
+
+    def _examples(self, units: Iterable[list[WindowObject]]) -> Iterator[T]:
+        for unit in units:
+            for labelled in self.samples.of(_part(unit, self.samples.ledger.run.window), Tally()):
+                if labelled.side == self.side:
+                    yield self.example(labelled)
+
+
+def _drawn(examples: Iterator[T], luck: random.Random, size: int) -> Iterator[T]:
+    """The same in another order: each is drawn from the next `size`."""
+    waiting = list(islice(examples, size))
+    for example in examples:
+        place = luck.randrange(len(waiting))
+        yield waiting[place]
+        waiting[place] = example
+    luck.shuffle(waiting)
+    yield from waiting

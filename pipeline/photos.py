@@ -1,0 +1,107 @@
+"""The images of a run, in order or one by one: from the shards it was made from, or from its own tars.
+
+A shard's tar is walked by its headers once before single samples are taken out of it; other shards (compressed tars,
+folders, Parquet) are read up to the sample.
+"""
+
+import io
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from typing import BinaryIO
+
+from pipeline import storage
+from pipeline.errors import ConfigError, CorruptShard, ShardChanged
+from pipeline.ledger import Ledger
+from pipeline.reader import read_shard
+from pipeline.records import RawSample, Shard
+from pipeline.splitting import HEADERS_ONLY
+from pipeline.tars import image_of, read_samples
+from pipeline.windows import WindowObject, window_stem
+
+WALKED = 256  # tars whose samples' places are remembered: eight bytes a sample
+END_MARK = bytes(1024)  # what makes a piece of a tar a tar
+LABEL_MAP = "label_map.png"  # what `--also webdataset` puts beside the members of a sample
+
+
+class Photos:
+    """Where the encoded images of a run come from."""
+
+    def __init__(self, ledger: Ledger, *, beside: bool = False, whole: bool = False) -> None:
+        """beside: from the tars that `--also webdataset` wrote. whole: with the other members of a sample.
+
+        Raises ConfigError where the run has no tars and they are asked for.
+        """
+        if beside and "webdataset" not in ledger.run.also:
+            raise ConfigError(f"{ledger}: has no tars of its own, it was made without --also webdataset")
+        self.ledger, self.beside, self.whole = ledger, beside, whole
+        self._ends = lru_cache(WALKED)(self._walk)
+
+    def object_of(self, window: WindowObject) -> str:
+        """What holds the images of a window: the id of its shard, or the name of its tar."""
+        if not self.beside:
+            return window.shard
+        return f"webdataset/{window_stem(window.shard, window.window, window.generation)}.tar"
+
+    def through(self, window: WindowObject, first: int) -> Iterator[RawSample]:
+        """Samples in order, those before index `first` without bytes, to the end of the object that holds them."""
+        image_key = self.ledger.run.image_key
+        if not self.beside:
+            shard = self.ledger.shards[window.shard]
+            yield from read_shard(shard, first=first, image_key=image_key, whole=self.whole)
+            return
+        base = self._base(window)
+        with self._open(window) as stream:
+            for raw in read_samples(stream, "window.tar", first=first - base):
+                yield self._own(raw, base + raw.index)
+
+    def at(self, window: WindowObject, index: int) -> RawSample:
+        """One sample. Raises ShardChanged where it is not there."""
+        shard = self.ledger.shards[window.shard]
+        if self.beside:
+            base, ends = self._base(window), self._ends(window.shard, window.window, window.generation)
+        elif shard.url.lower().endswith(".tar"):
+            base, ends = 0, self._ends(window.shard, 0, 0)
+        else:
+            return _there((raw for raw in self.through(window, index) if raw.index == index), shard, index)
+        place = index - base
+        if place >= len(ends):
+            return _there(iter(()), shard, index)
+        start = ends[place - 1] if place else 0
+        with self._open(window) as stream:
+            stream.seek(start)
+            piece = io.BytesIO(stream.read(ends[place] - start) + END_MARK)
+        image_key = None if self.beside else self.ledger.run.image_key
+        raw = _there(read_samples(piece, "piece.tar", image_key=image_key), shard, index)
+        return self._own(raw, index) if self.beside else replace(raw, index=index)
+
+    def _open(self, window: WindowObject) -> BinaryIO:
+        if self.beside:
+            return self.ledger.store.reader(self.object_of(window))
+        shard = self.ledger.shards[window.shard]
+        return storage.open_ranged(shard.source or shard.url, shard.size)
+
+    def _base(self, window: WindowObject) -> int:
+        return window.window * self.ledger.run.window
+
+    def _own(self, raw: RawSample, index: int) -> RawSample:
+        """A sample of our own tar as it was before there were labels beside it."""
+        members = {extension: data for extension, data in raw.members.items() if extension != LABEL_MAP}
+        return replace(raw, index=index, members=members, image=image_of(members, self.ledger.run.image_key))
+
+    def _walk(self, shard: str, window: int, generation: int) -> "array[int]":
+        """Where the samples of a tar end, in bytes."""
+        ends = array("q")
+        with suppress(CorruptShard):  # what lies before the damage was labelled
+            for raw in self.through(WindowObject(shard, window, generation, "", 0), HEADERS_ONLY):
+                ends.append(raw.end)
+        return ends
+
+
+def _there(found: Iterator[RawSample], shard: Shard, index: int) -> RawSample:
+    raw = next(found, None)
+    if raw is None:
+        raise ShardChanged(f"{shard.url}: has no sample {index} any more")
+    return raw
