@@ -1,25 +1,36 @@
 """`diffseg status`: how far a run is, from storage alone."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import console, options
 
+if TYPE_CHECKING:
+    from pipeline.detail import Detail
+
+BAR = 40  # letters of the longest bar
+
 
 def status(
     url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    detail: Annotated[
+        bool, typer.Option("--detail", help="Read rows too: samples by status, segments, areas, quality, storage.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
+    from pipeline.detail import detail as detail_of
     from pipeline.ledger import Ledger
     from pipeline.status import status
 
     ledger = Ledger.open(url)
     seen = status(ledger)
+    more = detail_of(ledger) if detail else None
     if json:
-        console.say_json({"output": str(ledger), "fingerprint": ledger.run.fingerprint, **asdict(seen)})
+        said = {"output": str(ledger), "fingerprint": ledger.run.fingerprint, **asdict(seen)}
+        console.say_json({**said, "detail": _as_json(more)} if more else said)
         return
     failed = sum(seen.failed.values())
     state = "complete" if seen.complete else f"{seen.drivers} drivers at work" if seen.drivers else "not at work"
@@ -35,3 +46,33 @@ def status(
     rows += [[f"  {reason}", f"{count:,}"] for reason, count in sorted(seen.failed.items())]
     rows += [["  for example", example] for example in seen.examples]
     console.table(str(ledger), ["", ""], rows)
+    if more:
+        _show(more)
+
+
+def _as_json(detail: "Detail") -> dict[str, Any]:
+    counts = detail.counts
+    return {
+        "share_read": detail.share,
+        "samples": counts.samples,
+        "by_status": dict(counts.by_status()),
+        "segments_mean": counts.mean_segments,
+        "quality_mean": counts.mean_quality,
+        "histograms": [{"title": one.title, "edges": one.edges, "counts": one.counts} for one in counts.histograms()],
+        "storage": {folder: asdict(holding) for folder, holding in detail.storage.items()},
+    }
+
+
+def _show(detail: "Detail") -> None:
+    counts = detail.counts
+    read = f", read from {detail.share:.1%} of the run, drawn at random" if detail.share < 1 else ""
+    samples = max(1, counts.samples)
+    rows = [[status, f"{number:,}", f"{number / samples:.2%}"] for status, number in counts.by_status()]
+    console.table(f"{counts.samples:,} samples by status{read}", ["", "", ""], rows)
+    for one in counts.histograms():
+        most = max(1, *one.counts)
+        bins = zip(one.ticks, one.ticks[1:], one.counts, strict=False)
+        rows = [[f"{low} to {high}", f"{count:,}", "█" * round(BAR * count / most)] for low, high, count in bins]
+        console.table(f"{one.title}: {one.note}", ["", "", ""], rows)
+    stored = [[folder, f"{h.objects:,} objects", console.size(h.size)] for folder, h in detail.storage.items()]
+    console.table("on storage", ["", "", ""], stored)

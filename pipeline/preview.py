@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 
 from diffseg.types import Segment
+from pipeline.detail import some_windows
 from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
@@ -26,7 +27,6 @@ from pipeline.records import OK, ImageSample, RawSample
 from pipeline.windows import WindowObject
 
 FAILURES = 200  # failed samples listed at most
-WINDOWS = 1000  # windows read at most: beyond a million images a random share of the run tells the same in minutes
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
 _LARGE = ("key", "shard", "index", "status", "error", "width", "height", "label_map", "segments", "quality")
 
@@ -107,16 +107,14 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
 
     Raises ConfigError where nothing is committed yet, StorageError.
     """
-    there = list(ledger.windows())
-    places = sorted(random.Random(seed).sample(range(len(there)), min(WINDOWS, len(there))))
-    read = [there[place] for place in places]
+    read, share = some_windows(ledger, seed)
     counts = Distributions()
     choice = choose(ledger.rows(_SMALL, windows=read), counts, samples, seed)
     if not counts.samples:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to show")
     lost: list[str] = []
     items = _items(ledger, read, choice, lost)
-    shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), len(read) / len(there), title))
+    shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), share, title))
     return Shown(shown, counts.samples, tuple(lost))
 
 
