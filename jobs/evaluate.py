@@ -43,6 +43,9 @@ def evaluate(
     gallery: Annotated[str | None, typer.Option("--gallery", help="Write an HTML page of the worst images.")] = None,
     worst: Annotated[int, typer.Option("--worst", help="Images in the gallery.", min=1)] = 24,
     processes: Annotated[int, typer.Option("--processes", help="Processes that score, beside this one.", min=0)] = 0,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="A running Ray whose CPUs score, instead of processes here.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
@@ -52,6 +55,7 @@ def evaluate(
     from pipeline.predictions import Predictions
     from pipeline.protocols import protocol_named
     from pipeline.scoring import AGAINST, HUMANS, RUN, Scorer, check_methods
+    from pipeline.spreading import spreading
     from pipeline.table import encode_rows
     from pipeline.truth import open_truth
     from pipeline.worst import worst_page
@@ -69,7 +73,8 @@ def evaluate(
     data = open_truth(truth, rules, member=truth_key, listed=listed)
     runs = {name: Predictions(Ledger.open(where), rules, categories=scorer.tables) for name, where in urls.items()}
     kept = worst if gallery else 0
-    done = evaluate(data, runs, scorer, processes=processes, worst=kept, on_image=_Ticker().tick)
+    with spreading(processes, ray_address) as spread:
+        done = evaluate(data, runs, scorer, spread=spread, worst=kept, on_image=_Ticker().tick)
     if not any(result.scores for result in done.results.values()):
         raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")
     if table:

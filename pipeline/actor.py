@@ -110,7 +110,9 @@ class Cluster:
         what function raises is raised here. in_flight: twice the CPUs where it is not given.
         Raises WorkerLost where processes keep dying.
         """
-        task = ray.remote(function).options(num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=False)
+        task = ray.remote(lambda item: function(item)).options(
+            num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=False
+        )
         room = in_flight or 2 * self.cpus
         out: deque[Any] = deque()
         try:

@@ -4,12 +4,8 @@ The truth streams by; what stays is a row a sample and method, and the label map
 """
 
 import heapq
-import multiprocessing
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +14,10 @@ import numpy as np
 from diffseg.bootstrap import Interval, mean_interval
 from diffseg.evaluation import MEASURES, DatasetMatching, ImageScore, Summary, summarise
 from diffseg.matching import Counts
-from pipeline.errors import WorkerLost
-from pipeline.overlap import map_ahead
 from pipeline.predictions import Predictions
 from pipeline.scoring import LeftOut, Outcome, Scored, Scorer, Work
+from pipeline.spreading import Spread, here
 from pipeline.truth import Truth
-
-AHEAD = 8  # samples a process that are read before they are scored
 
 
 @dataclass(slots=True)
@@ -94,13 +87,13 @@ def evaluate(
     runs: Mapping[str, Predictions],
     scorer: Scorer,
     *,
-    processes: int = 0,
+    spread: Spread = here,
     worst: int = 0,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Measure every sample of the truth with every method of the scorer.
 
-    runs: by the name they have among the methods. processes: beside this one; 0 scores here.
+    runs: by the name they have among the methods. spread: where samples are scored.
     worst: how many of the images that the first method does worst on to keep, by the protocol's leading figure.
     Raises ConfigError where no key of the truth is a key of the run.
     """
@@ -110,16 +103,15 @@ def evaluate(
         for result in evaluation.results.values():
             result.matching = DatasetMatching(protocol.num_classes)
     least = _Least(worst)
-    with _scoring(scorer, processes) as score:
-        for work, outcomes in map_ahead(
-            score, _pair(truth, runs), depth=AHEAD * max(1, processes), threads=max(1, processes)
-        ):
-            for method, outcome in outcomes.items():
-                evaluation.results[method].add(method, work.truth.key, outcome)
-            first = outcomes[scorer.methods[0]]
-            if isinstance(first, Scored):
-                least.offer(getattr(first.score, protocol.leading), work)
-            on_image()
+    out: deque[Work] = deque()  # read and not scored yet
+    for outcomes in spread(scorer, _noted(_pair(truth, runs), out)):
+        work = out.popleft()
+        for method, outcome in outcomes.items():
+            evaluation.results[method].add(method, work.truth.key, outcome)
+        first = outcomes[scorer.methods[0]]
+        if isinstance(first, Scored):
+            least.offer(getattr(first.score, protocol.leading), work)
+        on_image()
     for name, predictions in runs.items():
         predictions.refuse_strangers()
         evaluation.no_truth[name] = predictions.never_asked
@@ -136,16 +128,11 @@ def _pair(truth: Truth, runs: Mapping[str, Predictions]) -> Iterator[Work]:
         yield Work(sample, labelled, LeftOut("a key that repeats in the truth") if again else None)
 
 
-@contextmanager
-def _scoring(scorer: Scorer, processes: int) -> Iterator[Callable[[Work], tuple[Work, dict[str, Outcome]]]]:
-    if processes == 0:
-        yield lambda work: (work, scorer(work))
-        return
-    try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            yield lambda work: (work, pool.submit(scorer, work).result())
-    except BrokenProcessPool as error:
-        raise WorkerLost(f"one of {processes} scoring processes died; try fewer, memory may be short") from error
+def _noted(works: Iterator[Work], out: deque[Work]) -> Iterator[Work]:
+    """The same, each written down as it is handed out: images need not travel back with their scores."""
+    for work in works:
+        out.append(work)
+        yield work
 
 
 class _Least:

@@ -363,13 +363,34 @@ def test_an_image_beside_the_truth_that_cannot_be_decoded_stops_nothing(tmp_path
     assert said["methods"]["run"]["summary"]["images"] == 2
 
 
-@pytest.mark.slow
-def test_processes_change_nothing_but_the_time(tmp_path, capsys):
+@pytest.fixture
+def twenty(tmp_path):
+    """What measures twenty images with a baseline: the arguments."""
     truth = truth_of(tmp_path, {f"{i}": {"jpg": jpeg(i), "seg.png": png(LEFT_RIGHT)} for i in range(20)})
     run = labels_of(tmp_path, {f"{i}": np.roll(LEFT_RIGHT, i, 1) for i in range(20)})
-    options = (run, "--truth", truth, "--baseline", "kmeans")
+    return (run, "--truth", truth, "--baseline", "kmeans")
 
-    assert measured(capsys, *options, "--processes", "2") == measured(capsys, *options)
+
+@pytest.mark.slow
+def test_processes_change_nothing_but_the_time(twenty, capsys):
+    here = measured(capsys, *twenty)
+    assert measured(capsys, *twenty, "--processes", "2") == here
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_ray_changes_nothing_but_the_place(twenty, capsys, monkeypatch):
+    from pipeline.actor import Cluster
+
+    here = measured(capsys, *twenty)
+    with Cluster() as private, monkeypatch.context() as patch:
+        patch.setattr(Cluster, "__enter__", lambda self: private)  # one that is there already
+        patch.setattr(Cluster, "__exit__", lambda *_: None)
+        assert measured(capsys, *twenty, "--ray-address", "there") == here
+
+
+def test_processes_and_a_ray_at_once_are_refused(twenty, capsys):
+    assert "--processes 2" in refused(capsys, *twenty, "--processes", "2", "--ray-address", "127.0.0.1:1")
 
 
 def test_humans_agree_with_each_other_on_real_photos(photos, tmp_path, capsys):
