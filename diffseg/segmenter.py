@@ -89,22 +89,32 @@ class DiffSeg:
         Raises ValueError for anything else, AttentionError naming the images that the model made no sense of; the
         others can be segmented without them.
         """
+        [results] = self.compare(images, [self.config.thresholds])
+        return results
+
+    def compare(
+        self, images: Sequence[Image.Image | np.ndarray], thresholds: Sequence[tuple[float, ...] | None]
+    ) -> list[list[Segmentation]]:
+        """The same at several thresholds, from one pass of the model: a list of results for each of them."""
+        configs = [replace(self.config, thresholds=each) for each in thresholds]
         pixels = [as_pixels(image) for image in images]
         frames = [frame(image.shape[:2], self.config) for image in pixels]
-        results: dict[int, Segmentation] = {}
+        results: list[dict[int, Segmentation]] = [{} for _ in configs]
         refused: list[int] = []
         for places in self._batches(frames):
             maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in places]))
             for inside, part in _parts(maps):
                 mine = [places[i] for i in inside]
+                planned = [frames[i] for i in mine]
                 try:
-                    results.update(zip(mine, label(part, [frames[i] for i in mine], self.config), strict=True))
+                    for found, config in zip(results, configs, strict=True):
+                        found.update(zip(mine, label(part, planned, config), strict=True))
                 except AttentionError as error:
                     refused += [mine[i] for i in error.images]
         if refused:
             refused.sort()
             raise AttentionError(f"the model's attention is no distribution for images {refused}", tuple(refused))
-        return [results[i] for i in range(len(images))]
+        return [[found[i] for i in range(len(images))] for found in results]
 
     def _batches(self, frames: Sequence[Frame]) -> Iterator[list[int]]:
         """Places of images that can share a forward pass."""

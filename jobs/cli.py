@@ -19,6 +19,7 @@ from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.fetch import fetch
 from jobs.label import label
+from jobs.pilot import pilot
 from jobs.plan import plan
 from jobs.preview import preview
 from jobs.segment import segment
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, plan, label, status, verify, segment, preview, evaluate, bench, export, compact, fetch):
+for command in (demo, pilot, plan, label, status, verify, segment, preview, evaluate, bench, export, compact, fetch):
     app.command()(command)
 
 

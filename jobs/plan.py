@@ -50,6 +50,8 @@ def named(shards: list[str]) -> str:
 
 def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[str]]:
     """A plan as a person reads it."""
+    from pipeline.planning import EFFICIENCY
+
     images = f"{made.images:,}"
     if not made.exact:
         near = f" ± {made.error:.0%}" if made.error is not None else ""
@@ -57,8 +59,8 @@ def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[
     said = [["input", f"{made.shards:,} shards, {console.size(made.bytes)}"], ["images", images]]
     if speed is None or made.worker_hours is None:
         return [*said, ["hours, cost", "unknown: --pilot pilot.json, or --images-per-second"]]
-    said.append(["one worker", f"{speed.images_per_s:,.2f} images/s"])
-    said.append(["worker-hours", f"{made.worker_hours:,.1f} (of GPUs, where a worker has one)"])
+    said.append(["one worker", f"{speed.images_per_s:,.2f} images/s, {EFFICIENCY:.0%} of the time"])
+    said.append(["worker-hours", f"{_hours(made.worker_hours)} (of GPUs, where a worker has one)"])
     if made.cost is not None:
         said.append(["cost", f"{made.cost:,.2f} at {price:,.2f} an hour"])
     if made.output_bytes is not None:
@@ -66,6 +68,10 @@ def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[
     if made.workers is not None:
         said.append(["workers", f"{made.workers:,} to be done in {made.deadline_hours:g} hours"])
     return said
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _speed(pilot: str | None, images_per_second: float | None, image_bytes: float | None) -> "Speed | None":

@@ -41,23 +41,30 @@ def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 
     """
     from pipeline.ledger import Ledger
     from pipeline.preview import write_page
+
+    ledger = Ledger.open(run)
+    with appearing(output) as out:
+        return write_page(ledger, out, samples=samples, seed=seed, title=title)
+
+
+@contextmanager
+def appearing(output: str) -> Iterator[BinaryIO]:
+    """A file at a path or URL that is there only when it is whole. Raises ConfigError where it cannot be written."""
     from pipeline.storage import protocol_of
     from pipeline.store import Store
 
-    ledger = Ledger.open(run)
     if protocol_of(output) == "file":
         with _appearing(Path(output.removeprefix("file://")).expanduser()) as out:
-            return write_page(ledger, out, samples=samples, seed=seed, title=title)
+            yield out
+        return
     folder, _, name = output.rpartition("/")
     page = io.BytesIO()
-    shown = write_page(ledger, page, samples=samples, seed=seed, title=title)
+    yield page
     Store(folder).replace(name, page.getvalue())
-    return shown
 
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[BinaryIO]:
-    """A file that is there only when it is whole. Raises ConfigError where it cannot be written."""
     from pipeline.errors import ConfigError
 
     draft = target.with_name(f".{target.name}.part")

@@ -79,7 +79,7 @@ class Worker:
     def __init__(self, ledger: Ledger, segmenter: Segmenter, *, batch_size: int | None = None) -> None:
         self.ledger = ledger
         self.segmenter = Fitting(segmenter, batch_size or segmenter.batch_size)
-        self.decode_threads = max(1, min(4, len(os.sched_getaffinity(0)) - 1))
+        self.decode_threads = decode_threads()
         self.least = pixels_wanted(ledger.run.config)
         self.books = Books(ledger)
         self.meter = Meter()
@@ -239,6 +239,11 @@ class Worker:
         self.labelled += len(batch)
         self._timed += len(batch)
         self._pace_s = (self.moved - self._began) / self._timed
+
+
+def decode_threads() -> int:
+    """Threads that decode in one worker of this machine."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
 
 
 def pixels_wanted(config: SegmentConfig) -> int | None:

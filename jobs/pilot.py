@@ -1,0 +1,219 @@
+"""`diffseg pilot`: some images at several thresholds, side by side, with speed and cost: before the bill."""
+
+import json as json_format
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console, options
+from jobs.plan import named
+from jobs.plan import rows as plan_rows
+
+if TYPE_CHECKING:
+    from diffseg.backends import Backend
+    from pipeline.piloting import Pilot
+    from pipeline.planning import Speed
+
+AROUND = (0.8, 1.0, 1.2)  # of the model's own thresholds, where none are given
+
+
+def pilot(
+    shards: Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")],
+    model: options.Model,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images, drawn from all shards.")] = 500,
+    threshold: Annotated[
+        str | None,
+        typer.Option("--threshold", help="To compare: 0.7,0.9,1.1. Default: the model's own, 20 % less and more."),
+    ] = None,
+    output: Annotated[str, typer.Option("--output", help="The gallery; its figures go beside it.")] = "pilot.html",
+    price: options.Price = None,
+    deadline: options.Deadline = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which images are drawn.")] = 0,
+    config: options.ConfigFile = None,
+    mode: options.Mode = None,
+    timestep: options.Timestep = None,
+    image_size: options.ImageSize = None,
+    output_size: options.OutputSize = None,
+    refine: options.Refine = None,
+    min_area: options.MinArea = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = None,
+    image_key: Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Label a sample at several thresholds: a gallery to choose by, and what a whole run would take."""
+    from pipeline import counting, planning
+    from pipeline.config import read_config
+    from pipeline.errors import ConfigError
+    from pipeline.shards import pin
+
+    given: dict[str, Any] = {
+        "timestep": timestep,
+        "image_size": image_size,
+        "refine": refine,
+        "min_area": min_area,
+        "dtype": dtype,
+    }
+    flags = options.segment_flags(mode=mode, thresholds=None, output_size=output_size, **given)
+    segment, run = read_config(config, flags, {"batch_size": batch_size, "image_key": image_key, "price": price})
+    asked = _thresholds(threshold)
+    planning.plan(counting.Counts({}, exact=True), 0, None, price=run.price, deadline=deadline)  # refuses what is amiss
+    if PurePosixPath(output).suffix != ".html":
+        raise ConfigError(f"--output is a gallery, a file that ends in .html, got {output}")
+    pinned = pin(shards)
+    backend, size = _load(model, segment, run.batch_size)
+
+    from pipeline.piloting import pilot
+    from pipeline.worker import decode_threads
+
+    made = pilot(
+        pinned,
+        backend,
+        asked or _around(backend),
+        samples=samples,
+        seed=seed,
+        decode_threads=decode_threads(),
+        batch_size=size,
+        image_key=run.image_key,
+        tick=_ticking(samples),
+    )
+    speed = planning.Speed(images_per_s=made.rates.worker, output_bytes=max(at.output_bytes for at in made.at))
+    plan = planning.plan(made.counts, made.input_bytes, speed, price=run.price, deadline=deadline)
+    said = {"model": model, "device": _device(backend), "seed": seed} | _document(made, speed) | {"plan": asdict(plan)}
+    figures = _write(made, output, backend.files.name, said)
+    if json:
+        console.say_json(said | {"gallery": output})
+        return
+    _report(made, f"{model} on {said['device']}")
+    console.table("The whole run", ["", ""], plan_rows(plan, speed, run.price))
+    console.say(f"{output}: look at it and choose a threshold; figures for `diffseg plan --pilot` in {figures}")
+    kept = {"config": config, "mode": mode, **given, "output_size": output_size, "image_key": image_key}
+    console.say(f"next: {_next(shards, model, kept, made)}")
+
+
+def _thresholds(text: str | None) -> list[tuple[float, ...]]:
+    """Each counts for all three iterations. Raises ConfigError for numbers that are none."""
+    from diffseg.config import SegmentConfig
+    from pipeline.errors import ConfigError
+
+    if text is None:
+        return []
+    try:
+        values = [float(part) for part in text.split(",")]
+        return [SegmentConfig(thresholds=(value,) * 3).thresholds or () for value in dict.fromkeys(values)]
+    except ValueError as error:
+        raise ConfigError(f"--threshold takes numbers above 0 to compare, such as 0.7,0.9,1.1, got {text!r}") from error
+
+
+def _around(backend: "Backend") -> list[tuple[float, ...]]:
+    own = backend.config.thresholds or ()
+    return [tuple(float(f"{share * one:.3g}") for one in own) for share in AROUND]
+
+
+def _load(model: str, segment: Any, batch_size: int | None) -> tuple["Backend", int]:
+    """The model, and how many images a pass takes. On a processor as a worker there: with a single thread."""
+    import torch
+
+    from diffseg.backends import Backend
+    from diffseg.segmenter import DiffSeg
+    from pipeline.errors import ConfigError
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    try:
+        backend = Backend.load(model, segment)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    return backend, DiffSeg(backend, batch_size).batch_size
+
+
+def _device(backend: "Backend") -> str:
+    import torch
+
+    return torch.cuda.get_device_name(backend.device) if backend.device.type == "cuda" else "one core of this processor"
+
+
+def _ticking(samples: int) -> Callable[[int], None]:
+    due = monotonic() + console.PLAIN_LINE_S
+
+    def tick(labelled: int) -> None:
+        nonlocal due
+        if monotonic() >= due:
+            due = monotonic() + console.PLAIN_LINE_S
+            console.note(f"{labelled:,} of {samples:,} images")
+
+    return tick
+
+
+def _document(made: "Pilot", speed: "Speed") -> dict[str, Any]:
+    """The figures, as pilot.json keeps them."""
+    return {
+        "images": len(made.samples),
+        "statuses": made.statuses,
+        "unread": made.unread,
+        "images_per_s": speed.images_per_s,
+        "output_bytes": speed.output_bytes,
+        "stages_images_per_s": asdict(made.rates),
+        "thresholds": [asdict(at) for at in made.at],
+    }
+
+
+def _write(made: "Pilot", output: str, model: str, said: dict[str, Any]) -> str:
+    """The gallery, and its figures beside it; the name of these."""
+    from jobs.preview import appearing
+    from pipeline.pilot_page import write_pilot
+
+    figures = output.removesuffix(".html") + ".json"
+    with appearing(output) as out:
+        write_pilot(made, out, model)
+    with appearing(figures) as out:
+        out.write(json_format.dumps(said, indent=2).encode())
+    return figures
+
+
+def _report(made: "Pilot", title: str) -> None:
+    shown = []
+    for at in made.at:
+        segments, stored = (
+            f"{at.segments:.1f}, median {at.segments_median:g}",
+            f"{console.size(at.output_bytes)} an image",
+        )
+        shown.append([at.name, segments, f"{at.single:.1%}", f"{at.quality:.3f}", stored])
+    columns = ["threshold", "segments an image", "one alone", "quality", "labels"]
+    console.table(f"{len(made.samples):,} images, {title}", columns, shown)
+    rates = made.rates
+    threads = f"{rates.decode_threads} threads" if rates.decode_threads > 1 else "one thread"
+    stages = {
+        "read, from cold": rates.read,
+        f"decode, {threads}": rates.decode * rates.decode_threads,
+        "model": rates.model,
+        "merge, at one threshold": rates.merge,
+        "encode": rates.encode,
+        "all of it": rates.worker,
+    }
+    said = [[name, f"{rate:,.2f}"] for name, rate in stages.items() if rate is not None]
+    console.table("One worker", ["stage", "images/s"], said)
+    failed = {status: count for status, count in made.statuses.items() if status != "ok"}
+    if failed:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in sorted(failed.items()))
+        console.note(f"{sum(failed.values()):,} of {len(made.samples):,} images have no labels: {reasons}")
+    for reason in made.unread[:5]:
+        console.note(f"not read: {reason}")
+
+
+def _next(shards: list[str], model: str, kept: dict[str, Any], made: "Pilot") -> str:
+    """The command that labels everything as the pilot did."""
+    choice = made.at[0].name if len(made.at) == 1 else "X"
+    flags = [f"--threshold {choice}"]
+    for name, value in kept.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{dashed}" if value else f"--no-{dashed}")
+        elif value is not None:
+            flags.append(f"--{dashed} {shlex.quote(str(value))}")
+    return f"diffseg label --output URL --model {shlex.quote(model)} {' '.join(flags)} {named(shards)}"

@@ -1,0 +1,207 @@
+"""Images labelled at several thresholds from one pass of the model each, with every stage timed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diffseg.capture import AttentionMaps
+from diffseg.config import SegmentConfig
+from diffseg.segmenter import DiffSeg, Model
+from diffseg.types import Float, Segmentation, UInt8
+from pipeline.gallery import PICTURE_SIDE
+from pipeline.images import encode_label_map
+from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard, ShardTask
+from pipeline.rows import Fitting, failed_row, label
+
+PILOT = Shard("pilot", "", 0, "")  # rows of a pilot are those of one window, whatever shards they come from
+
+Thresholds = tuple[float, ...]
+
+
+def named(thresholds: Thresholds) -> str:
+    """As `--threshold` takes it: one number where all iterations share it."""
+    return f"{thresholds[0]:g}" if len(set(thresholds)) == 1 else ",".join(f"{one:g}" for one in thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Images a second of each stage in one worker; merge: at one threshold. read: from cold, a job reads faster."""
+
+    read: float | None
+    decode: float  # of one thread
+    decode_threads: int
+    model: float
+    merge: float
+    encode: float
+    shared_core: bool  # no GPU: the stages share the core of their worker
+
+    @property
+    def label(self) -> float:
+        """Of the stage that the others hide behind."""
+        return 1 / (1 / self.model + 1 / self.merge + 1 / self.encode)
+
+    @property
+    def worker(self) -> float:
+        """Of a worker that never waits for storage."""
+        if self.shared_core:
+            return 1 / (1 / self.label + 1 / self.decode)
+        return min(self.label, self.decode * self.decode_threads)
+
+
+class Timed:
+    """A model whose passes are timed."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.seconds = 0.0
+
+    @property
+    def config(self) -> SegmentConfig:
+        """The model's own."""
+        return self._model.config
+
+    @property
+    def device(self) -> torch.device:
+        """The model's own."""
+        return self._model.device
+
+    def batch_size(self) -> int:
+        """The model's own."""
+        return self._model.batch_size()
+
+    def attend(self, pixels: Float[torch.Tensor, "B 3 H W"]) -> AttentionMaps:
+        """One forward pass."""
+        began = perf_counter()
+        maps = self._model.attend(pixels)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += perf_counter() - began
+        return maps
+
+
+class Comparing:
+    """A segmenter that labels at every threshold, answers with the first and keeps the others. seconds: all of it."""
+
+    def __init__(self, segmenter: DiffSeg, thresholds: Sequence[Thresholds]) -> None:
+        self._segmenter, self.thresholds = segmenter, thresholds
+        self.batch_size = segmenter.batch_size
+        self.kept: dict[int, list[Segmentation]] = {}  # by the identity of the image
+        self.seconds = 0.0
+
+    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """Label a batch."""
+        began = perf_counter()
+        results = self._segmenter.compare(images, self.thresholds)
+        self.seconds += perf_counter() - began
+        for image, *of_image in zip(images, *results, strict=True):
+            self.kept[id(image)] = of_image
+        return results[0]
+
+
+@dataclass(slots=True)
+class _Spent:
+    """Seconds up to a moment, and the images they went to."""
+
+    model: float = 0.0
+    compare: float = 0.0
+    encode: float = 0.0
+    images: int = 0
+
+
+class Labelling:
+    """Samples become rows at every threshold, batch after batch. sources: of each, the shard's URL and its index in it.
+
+    photo_every: of so many samples one keeps its photo.
+    """
+
+    def __init__(self, timed: Timed, comparing: Comparing, photo_every: int = 1) -> None:
+        self._timed, self._comparing, self._photo_every = timed, comparing, photo_every
+        self._fitting = Fitting(comparing, comparing.batch_size)
+        self._batch: list[ImageSample] = []
+        self._encode_s = 0.0
+        self._warm: _Spent | None = None  # what the first batch took
+        self._rows: dict[int, tuple[LabelRecord, ...]] = {}
+        self._photos: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        self.sources: list[tuple[str, int]] = []
+        self.images = 0
+
+    @property
+    def rows(self) -> list[tuple[LabelRecord, ...]]:
+        """Of each sample in the order taken, a row at each threshold; a single one where there are no labels."""
+        return [self._rows[position] for position in range(len(self._rows))]
+
+    @property
+    def photos(self) -> list[UInt8[np.ndarray, "H W 3"] | None]:
+        """Of each sample, small; None for those that are not kept."""
+        return [self._photos.get(position) for position in range(len(self._rows))]
+
+    def take(self, shard: Shard, sample: ImageSample | SampleFailure) -> None:
+        """The next sample; it is labelled when a batch is full."""
+        raw = replace(sample.raw, index=len(self.sources), members={})
+        self.sources.append((shard.url, sample.raw.index))
+        if isinstance(sample, SampleFailure):
+            self._rows[raw.index] = (failed_row(ShardTask(PILOT), replace(sample, raw=raw)),)
+            return
+        self._batch.append(replace(sample, raw=raw))
+        if len(self._batch) >= self._fitting.batch_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Label what waits."""
+        batch, self._batch = self._batch, []
+        images = {sample.raw.index: sample.image for sample in batch}
+        for record in label(self._fitting, ShardTask(PILOT), batch):
+            image = images[record.index]
+            self._rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))
+            if record.index % self._photo_every == 0:
+                self._photos[record.index] = _small(image)
+        self._comparing.kept.clear()
+        self.images += len(batch)
+        if self._warm is None and batch:
+            self._warm = self._spent()
+
+    def _at_each(self, record: LabelRecord, results: Sequence[Segmentation]) -> tuple[LabelRecord, ...]:
+        if record.status != OK:
+            return (record,)
+        began = perf_counter()
+        rows = tuple(
+            replace(record, label_map=encode_label_map(one.label_map), segments=one.segments, quality=one.quality)
+            for one in results
+        )
+        self._encode_s += perf_counter() - began
+        return rows
+
+    def _spent(self) -> _Spent:
+        return _Spent(self._timed.seconds, self._comparing.seconds, self._encode_s, self.images)
+
+    def rates(self, read_s: Sequence[float], decode_s: Sequence[float], threads: int, *, shared_core: bool) -> Rates:
+        """What was measured, after the first batch. read_s, decode_s: seconds of single images, in one thread."""
+        now, warm = self._spent(), self._warm
+        if warm is None or warm.images == now.images:
+            warm = _Spent()  # a single batch: better with its warming up than not at all
+        images, thresholds = now.images - warm.images, len(self._comparing.thresholds)
+        model, compare = now.model - warm.model, now.compare - warm.compare
+        return Rates(
+            read=1 / fmean(read_s) if read_s else None,
+            decode=1 / fmean(decode_s),
+            decode_threads=threads,
+            model=_rate(images, model),
+            merge=_rate(images * thresholds, compare - model),
+            encode=_rate(images * thresholds, now.encode - warm.encode),
+            shared_core=shared_core,
+        )
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / max(seconds, 1e-9)
+
+
+def _small(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    picture = Image.fromarray(image)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(picture)

@@ -1,0 +1,67 @@
+"""A pilot for people: every image with its labels at each threshold, side by side in the gallery."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import BinaryIO
+
+from pipeline.comparing import named
+from pipeline.distributions import Distributions, Histogram
+from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.images import decode_label_map
+from pipeline.piloting import Pilot, Sampled
+from pipeline.records import OK
+
+
+def write_pilot(pilot: Pilot, out: BinaryIO, model: str) -> int:
+    """Write the page; how many images it shows: those whose photos were kept, and those without labels."""
+    many = len(pilot.at)
+    page = GalleryPage(
+        title=f"Pilot of {model}" + (f" at {many} thresholds" if many > 1 else f" at threshold {pilot.at[0].name}"),
+        facts=(
+            ("images", f"{len(pilot.samples):,}"),
+            ("one worker", f"{pilot.rates.worker:,.2f} images/s"),
+            *((f"segments at {at.name}", f"{at.segments:.1f}, {at.single:.0%} with one") for at in pilot.at),
+        ),
+        statuses=tuple(sorted(pilot.statuses.items(), key=lambda pair: (pair[0] != OK, -pair[1]))),
+        histograms=tuple(_histograms(pilot)),
+    )
+    return write_gallery(out, _items(pilot), page)
+
+
+def _items(pilot: Pilot) -> Iterator[GalleryItem]:
+    for sample in pilot.samples:
+        if sample.photo is not None or sample.rows[0].status != OK:
+            yield _item(sample, [named(at.thresholds) for at in pilot.at])
+
+
+def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
+    first = sample.rows[0]
+    return GalleryItem(
+        key=first.key,
+        shard=sample.shard,
+        index=sample.index,
+        status=first.status,
+        error=first.error,
+        size=(first.width, first.height) if first.width and first.height else None,
+        image=sample.photo,
+        maps=tuple(
+            GalleryMap(decode_label_map(row.label_map), row.segments, row.quality, f"threshold {caption}")
+            for row, caption in zip(sample.rows, captions, strict=False)  # one row alone where there are no labels
+            if row.label_map
+        ),
+        random=True,
+    )
+
+
+def _histograms(pilot: Pilot) -> Iterator[Histogram]:
+    """Segments an image at each threshold."""
+    for place, at in enumerate(pilot.at):
+        counts = Distributions()
+        for sample in pilot.samples:
+            if sample.rows[0].status == OK:
+                row = sample.rows[place]
+                counts.add(
+                    {"status": OK, "quality": row.quality, "segments": [asdict(segment) for segment in row.segments]}
+                )
+        segments = next(histogram for histogram in counts.histograms() if histogram.filter == "segments")
+        yield replace(segments, title=f"{segments.title} at threshold {at.name}", filter=None)

@@ -1,0 +1,195 @@
+"""A pilot: some images of all shards labelled at several thresholds, to see what a run would make and take.
+
+Images are drawn by seed, in places of a few neighbours. The model sees each of them once, whatever the thresholds;
+every stage is timed as a worker runs it, without the model's loading and its first batch.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean, median
+from time import perf_counter
+
+import numpy as np
+
+from diffseg.segmenter import DiffSeg, Model
+from diffseg.types import UInt8
+from pipeline import table
+from pipeline.comparing import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
+from pipeline.counting import Counts, count
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.footer import Footer
+from pipeline.overlap import map_ahead
+from pipeline.reader import decode_sample, read_shard
+from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
+from pipeline.sampling import draw
+from pipeline.worker import pixels_wanted
+
+PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
+READERS = 4  # places read side by side
+SHOWN = 600  # samples whose photos are kept for the gallery: about 60 MB of HTML
+
+
+@dataclass(frozen=True, slots=True)
+class AtThreshold:
+    """What the labels are like at one threshold. single: share of images that are one segment."""
+
+    thresholds: Thresholds
+    segments: float  # an image, mean
+    segments_median: float
+    single: float
+    quality: float
+    output_bytes: float  # an image
+
+    @property
+    def name(self) -> str:
+        """As `--threshold` takes it."""
+        return named(self.thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One image. rows: at each threshold, a single one where there are no labels."""
+
+    shard: str  # URL
+    index: int
+    rows: tuple[LabelRecord, ...]
+    photo: UInt8[np.ndarray, "H W 3"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What a pilot has found. statuses: images by status; unread: why shards or parts of them were left out."""
+
+    counts: Counts
+    input_bytes: int
+    samples: tuple[Sampled, ...]
+    statuses: dict[str, int]
+    rates: Rates
+    at: tuple[AtThreshold, ...]
+    unread: tuple[str, ...]
+
+
+def pilot(
+    shards: Sequence[Shard],
+    model: Model,
+    thresholds: Sequence[Thresholds],
+    *,
+    samples: int,
+    seed: int,
+    decode_threads: int,
+    batch_size: int | None = None,
+    image_key: str | None = None,
+    tick: Callable[[int], None] = lambda labelled: None,
+) -> Pilot:
+    """Label `samples` images of all shards at every threshold. tick: told how many are done, after every batch.
+
+    Raises ConfigError where none of them could be labelled, StorageError.
+    """
+    counts = count(shards, image_key)
+    places = draw(counts.samples, PLACE, samples, seed)
+    timed = Timed(model)
+    comparing = Comparing(DiffSeg(timed, batch_size), thresholds)
+    source = _Source(shards, places, image_key, pixels_wanted(model.config))
+    labelled = Labelling(timed, comparing, photo_every=-(-samples // SHOWN))
+    for shard, sample in islice(source.decoded(2 * comparing.batch_size + 2, decode_threads), samples):
+        labelled.take(shard, sample)
+        tick(labelled.images)
+    labelled.flush()
+    rows = labelled.rows
+    statuses = Counter(of_sample[0].status for of_sample in rows)
+    if not statuses[OK]:
+        reason = next((one[0].error for one in rows), None) or next(iter(source.unread), "the shards hold none")
+        raise ConfigError(f"none of {len(rows)} images could be labelled, for example: {reason}")
+    found = tuple(
+        Sampled(shard, index, of_sample, photo)
+        for (shard, index), of_sample, photo in zip(labelled.sources, rows, labelled.photos, strict=True)
+    )
+    return Pilot(
+        counts,
+        sum(shard.size for shard in shards),
+        found,
+        dict(statuses),
+        labelled.rates(source.read_s, source.decode_s, decode_threads, shared_core=model.device.type == "cpu"),
+        tuple(_at(each, [one[min(n, len(one) - 1)] for one in rows]) for n, each in enumerate(thresholds)),
+        tuple(source.unread),
+    )
+
+
+class _Source:
+    """The drawn samples, read and decoded ahead. unread: why some are not there."""
+
+    def __init__(
+        self, shards: Sequence[Shard], places: Mapping[str, set[int]], image_key: str | None, least: int | None
+    ) -> None:
+        self._shards, self._places, self._image_key, self._least = shards, places, image_key, least
+        self.unread: list[str] = []
+        self.read_s: list[float] = []  # of single samples, but the first of a place
+        self.decode_s: list[float] = []
+
+    def decoded(self, depth: int, threads: int) -> Iterator[tuple[Shard, ImageSample | SampleFailure]]:
+        """In order of shard and index."""
+        return map_ahead(self._decode, self._raw(), depth=depth, threads=threads)
+
+    def _decode(self, place: tuple[Shard, RawSample]) -> tuple[Shard, ImageSample | SampleFailure]:
+        shard, raw = place
+        began = perf_counter()
+        sample = decode_sample(raw, self._least)
+        self.decode_s.append(perf_counter() - began)
+        return shard, sample
+
+    def _raw(self) -> Iterator[tuple[Shard, RawSample]]:
+        places = [(shard, place) for shard in self._shards for place in sorted(self._places.get(shard.id, ()))]
+        for shard, raws in map_ahead(self._read, places, depth=READERS, threads=READERS):
+            yield from ((shard, raw) for raw in raws)
+
+    def _read(self, place: tuple[Shard, int]) -> tuple[Shard, list[RawSample]]:
+        shard, number = place
+        first, raws = number * PLACE, list[RawSample]()
+        began = perf_counter()
+        try:
+            for raw in read_shard(shard, first=first, image_key=self._image_key, whole=False):
+                if raw.index < first:
+                    continue
+                self.read_s += [perf_counter() - began] if raws else []
+                raws.append(raw)
+                if len(raws) == PLACE:
+                    break
+                began = perf_counter()
+        except PipelineError as error:
+            self.unread.append(f"{shard.url}: {error}")
+        return shard, raws
+
+
+def _at(thresholds: Thresholds, rows: Sequence[LabelRecord]) -> AtThreshold:
+    segments = [row.num_segments for row in rows if row.num_segments is not None]
+    return AtThreshold(
+        thresholds=thresholds,
+        segments=fmean(segments),
+        segments_median=median(segments),
+        single=sum(count == 1 for count in segments) / len(segments),
+        quality=fmean(row.quality for row in rows if row.quality is not None),
+        output_bytes=len(_as_window(rows)) / len(rows),
+    )
+
+
+def _as_window(rows: Sequence[LabelRecord]) -> bytes:
+    """As a run would store them."""
+    footer = Footer(
+        fingerprint="",
+        shard=PILOT.id,
+        url="",
+        size=0,
+        etag="",
+        window=0,
+        first_index=0,
+        rows=len(rows),
+        failed={},
+        attempt="",
+        digest="",
+        model="",
+        revision=None,
+        made_with={},
+    )
+    return table.encode_window(rows, footer)
