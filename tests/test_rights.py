@@ -1,0 +1,48 @@
+"""The roles of infra/storage: a run can do what it needs, and no more."""
+
+import fnmatch
+import json
+import re
+import shlex
+
+from test_infra import INFRA, documents, ray_objects
+
+
+def test_a_run_on_s3_can_do_what_it_needs_and_no_more():
+    role = json.loads((INFRA / "storage" / "s3-role.json").read_text())
+    bucket = json.loads((INFRA / "storage" / "s3-bucket.json").read_text())
+
+    def may(action, key):
+        return any(
+            action in _list(statement["Action"])
+            and any(
+                fnmatch.fnmatchcase(f"arn:aws:s3:::example-bucket/{key}", one) for one in _list(statement["Resource"])
+            )
+            for statement in role["Statement"]
+        )
+
+    arguments = shlex.split(ray_objects()[0]["spec"]["entrypoint"])
+    for read in (word.removeprefix("s3://example-bucket/") for word in arguments if word.startswith("s3://")):
+        assert may("s3:GetObject", read if read.endswith(".txt") else f"{read}/x")
+    assert may("s3:GetObject", "train-00001.tar")
+    assert may("s3:PutObject", "labels/first/labels/a.000000.parquet")
+    assert not may("s3:PutObject", "train-00001.tar")
+    assert not may("s3:PutObject", "models/sd15/unet/config.json")
+    assert not re.search('Delete|\\*"', json.dumps([statement["Action"] for statement in role["Statement"]]))
+    denied = {statement["Sid"]: statement for statement in bucket["Statement"]}
+    assert {statement["Effect"] for statement in denied.values()} == {"Deny"}
+    assert denied["LabelsAreCreatedAndNeverReplaced"]["Condition"]["Null"] == {"s3:if-none-match": "true"}
+
+
+def _list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def test_no_role_may_delete():
+    [google] = documents(INFRA / "storage" / "gcs-role.yaml")
+    assert not [one for one in google["includedPermissions"] if one.endswith((".delete", ".update", ".*"))]
+    [binding] = documents(INFRA / "storage" / "gcs-binding.yaml")
+    for one in binding["bindings"]:
+        assert one["role"].endswith("/diffsegWorker") or "/status/" in one["condition"]["expression"]
+    azure = json.loads((INFRA / "storage" / "azure-role.json").read_text())
+    assert not [one for one in azure["DataActions"] if "delete" in one or one.endswith("*")]
