@@ -1,35 +1,116 @@
-"""What tests and benches put in the place of a model: a segmenter of a set speed whose labels anyone can check."""
+"""What tests and benches put in the place of a model: a segmenter of a set speed whose labels anyone can check, and
+samples that make it raise, crash, hang or take all memory.
 
+Storage that breaks is in `bad_storage`.
+"""
+
+import ctypes
+import io
+import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from diffseg.types import Segment, Segmentation
 
+MARKS = {  # the one colour of a marked image, by what it does to whoever labels it
+    "raise": (255, 0, 1),
+    "segfault": (255, 0, 2),
+    "hang": (255, 0, 3),
+    "memory": (255, 0, 4),
+}
+STEP_BYTES = 64 << 20  # of memory, taken at a time
+
 
 class FakeSegmenter:
-    """Two segments an image, dark and bright, at a set speed. seconds: of labelling, an image."""
+    """Two segments an image, dark and bright, at a set speed. seconds: an image, the labels' own making included.
+
+    Most of that time it sleeps, as a processor does while its GPU works.
+    """
 
     def __init__(self, seconds: float = 0.0, batch_size: int = 4) -> None:
         self.seconds, self.batch_size = seconds, batch_size
 
     def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
         """Label by brightness alone."""
-        if self.seconds:
-            time.sleep(self.seconds * len(images))
-        return [by_brightness(image) for image in images]
+        due = time.perf_counter() + self.seconds * len(images)
+        labels = [by_brightness(image) for image in images]
+        time.sleep(max(0.0, due - time.perf_counter()))
+        return labels
 
 
 def by_brightness(image: np.ndarray) -> Segmentation:
-    """The labels FakeSegmenter gives: ids in order of the first pixel of each half of the grey scale."""
-    bright = image.mean(-1) >= 128
-    ids, first, label_map = np.unique(bright, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))
-    label_map = order[label_map.reshape(bright.shape)].astype(np.int32)
+    """The labels FakeSegmenter gives: ids in order of the first pixel of each half of the scale of green."""
+    bright = image[..., 1] >= 128
+    label_map = (bright != bright[0, 0]).astype(np.int32)
     segments = []
-    for number in range(len(ids)):
-        rows, columns = np.nonzero(label_map == number)
-        box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-        segments.append(Segment(number, len(rows), box, 1.0))
+    for number in range(1 + int(label_map.any())):
+        member = label_map == number
+        rows, columns = np.flatnonzero(member.any(1)), np.flatnonzero(member.any(0))
+        box = (int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+        segments.append(Segment(number, int(np.count_nonzero(member)), box, 1.0))
     return Segmentation(label_map, tuple(segments), 1.0)
+
+
+class Labels(Protocol):
+    """What can be given marked samples; every model of the engine can."""
+
+    batch_size: int
+
+    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """Label a batch."""
+        ...
+
+
+class Vulnerable:
+    """A segmenter that does what marked images tell it to. most_bytes: taken by `memory` before the kill."""
+
+    def __init__(self, segmenter: Labels, most_bytes: int = 1 << 30) -> None:
+        self._segmenter, self._most_bytes = segmenter, most_bytes
+        self.batch_size = segmenter.batch_size
+
+    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """Label a batch, if there is no mark in it."""
+        for image in images:
+            match mark_of(image):
+                case "raise":
+                    raise RuntimeError("a sample marked to raise")
+                case "segfault":
+                    ctypes.string_at(0)
+                case "hang":
+                    threading.Event().wait()
+                case "memory":
+                    exhaust_memory(self._most_bytes)
+        return self._segmenter.segment(images)
+
+
+def marked(what: str, size: tuple[int, int] = (24, 16)) -> bytes:
+    """An image, as PNG, that does something to a Vulnerable segmenter: one of MARKS."""
+    if what not in MARKS:
+        raise ValueError(f"a sample can be marked with {', '.join(MARKS)}, got {what!r}")
+    buffer = io.BytesIO()
+    Image.new("RGB", size, MARKS[what]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def mark_of(image: np.ndarray) -> str | None:
+    """What an image was marked with; None for one that was not."""
+    first = tuple(image[0, 0].tolist())
+    mark = next((name for name, colour in MARKS.items() if colour == first), None)
+    return mark if mark and (image == image[0, 0]).all() else None
+
+
+def exhaust_memory(most_bytes: int) -> None:
+    """Take memory until there is none, or `most_bytes` are taken; then end as the kernel ends a process that did.
+
+    The bound keeps the machine for whoever else is on it.
+    """
+    taken: list[bytes] = []
+    while len(taken) * STEP_BYTES < most_bytes:
+        taken.append(b"\x01" * STEP_BYTES)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -70,7 +70,7 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
         reraise=True,
     )
     try:
-        result = retrying(_honest, call)
+        result = retrying(request, what, call)
     except Exception as error:
         meaning = translate(what, error)
         if not isinstance(meaning, StorageError):
@@ -82,7 +82,7 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
     return result
 
 
-def _honest(call: Callable[[], T]) -> T:
+def _honest(_: str, call: Callable[[], Any]) -> Any:
     """fsspec says of a web server that is away or refuses that the file is not there: what the server said counts."""
     try:
         return call()
@@ -91,6 +91,9 @@ def _honest(call: Callable[[], T]) -> T:
         if cause and type(cause).__module__.startswith("aiohttp") and _status(cause) not in (404, 410):
             raise cause from None
         raise
+
+
+request: Callable[[str, Callable[[], Any]], Any] = _honest  # how each is made: `bad_storage` takes its place
 
 
 def _count(_: RetryCallState) -> None:

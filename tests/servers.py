@@ -92,7 +92,7 @@ def seaweedfs(folder: Path) -> Iterator[str]:
     ports = dict(zip((*names, "s3.port", "s3.port.grpc"), free_ports(8), strict=True))
     command = [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]
     command += ["-master.volumeSizeLimitMB=64", "-volume.max=100", f"-s3.config={folder / 's3.json'}"]
-    command += ["-s3.port.iceberg=0"]  # else a port of its own choice, which a second server here would want too
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # else ports of its own choice, taken where another one runs
     command += [f"-{name}={port}" for name, port in ports.items()]
     with running(command, ports["s3.port"], folder) as address:
         _make_bucket(address)
