@@ -75,7 +75,7 @@ def test_components_touch_along_edges_and_belong_to_one_id():
 
 def test_pycocotools_reads_segments_that_add_up_to_the_label_map(tmp_path, out, capsys):
     exported(tmp_path, "coco-segments")
-    coco = opened(out / "annotations" / "segments_train_00000.json", capsys)
+    coco = opened(out / "annotations" / "instances_train.json", capsys)
 
     assert [image["id"] for image in coco.dataset["images"]] == list(range(1, 10))
     assert [image["file_name"] for image in coco.dataset["images"]] == [f"{key}.png" for key in "abcdefghi"]
@@ -98,7 +98,7 @@ def test_supervision_loads_the_segments_with_their_photos(tmp_path, out):
     exported(tmp_path, "coco-segments")
 
     read = supervision.DetectionDataset.from_coco(
-        str(out / "images" / "train"), str(out / "annotations" / "segments_train_00000.json"), force_masks=True
+        str(out / "images" / "train"), str(out / "annotations" / "instances_train.json"), force_masks=True
     )
 
     assert len(read) == 9
@@ -111,7 +111,7 @@ def test_supervision_loads_the_segments_with_their_photos(tmp_path, out):
 
 def test_panoptic_pictures_say_what_their_annotations_say(tmp_path, out):
     exported(tmp_path, "coco-panoptic")
-    document = json.loads((out / "annotations" / "panoptic_train_00000.json").read_text())
+    document = json.loads((out / "annotations" / "panoptic_train.json").read_text())
     images = {image["id"]: image for image in document["images"]}
 
     assert {"id": 1, "name": "object", "supercategory": "object", "isthing": 1} in document["categories"]
@@ -146,14 +146,12 @@ def test_an_export_without_photos_has_annotations_alone(tmp_path, out):
     export(ledger, str(out), "coco-segments", Selection(), images=False)
 
     assert not (out / "images").exists()
-    assert (
-        json.loads((out / "annotations" / "segments_train_00000.json").read_text())["images"][0]["file_name"] == "a.jpg"
-    )
+    assert json.loads((out / "annotations" / "instances_train.json").read_text())["images"][0]["file_name"] == "a.jpg"
 
 
 def test_small_components_and_doubtful_segments_are_left_out(tmp_path, out):
     exported(tmp_path, "coco-segments", Selection(min_area=0.1, min_score=0.7))
-    document = json.loads((out / "annotations" / "segments_train_00000.json").read_text())
+    document = json.loads((out / "annotations" / "instances_train.json").read_text())
 
     assert document["annotations"]
     assert min(annotation["area"] for annotation in document["annotations"]) >= 0.1 * 18 * 24
@@ -163,4 +161,4 @@ def test_small_components_and_doubtful_segments_are_left_out(tmp_path, out):
 def test_a_document_without_annotations_is_still_one(tmp_path, out, capsys):
     exported(tmp_path, "coco-segments", Selection(min_area=0.99))
 
-    assert opened(out / "annotations" / "segments_train_00000.json", capsys).getAnnIds() == []
+    assert opened(out / "annotations" / "instances_train.json", capsys).getAnnIds() == []

@@ -1,8 +1,9 @@
 """The two formats of COCO: annotations with masks, and panoptic label maps.
 
-annotations/segments_<side>_<part>.json              one annotation a connected component, compressed run lengths
-annotations/panoptic_<side>_<part>.json, panoptic_<side>/<name>.png    one PNG an image, ids in its three channels
-images/<side>/<name>.<extension>                     the photos
+annotations/instances_<side>.json                      one annotation a connected component, compressed run lengths
+annotations/panoptic_<side>.json, panoptic_<side>/<name>.png    one PNG an image, ids in its three channels
+images/<side>/<name>.<extension>                       the photos
+An export of several parts has documents instances_<side>_<part>.json; readers find both by these names.
 Format: https://cocodataset.org/#format-data
 """
 
@@ -29,7 +30,7 @@ Add = Callable[[Labelled], None]
 @contextmanager
 def segments(place: Place) -> Iterator[Add]:
     """Annotations for detection and instance segmentation; components below the smallest area are left out."""
-    with _document(place, "segments") as (add_image, add_annotation):
+    with _document(place, "instances") as (add_image, add_annotation):
 
         def add(sample: Labelled) -> None:
             add_image(sample)
@@ -98,7 +99,7 @@ class _Array:
 @contextmanager
 def _document(place: Place, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
     """One JSON file: annotations as they come, then the images, which wait on the disk, and the categories."""
-    name = f"annotations/{kind}_{place.side}_{place.number:05}.json"
+    name = f"annotations/{kind}_{place.side}{place.suffix}.json"
     with place.grow(name) as out, TemporaryFile() as waiting:
         images = _Array(waiting)
 

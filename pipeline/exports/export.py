@@ -90,6 +90,7 @@ class Work:
     """All that the parts of an export have in common; it travels to where they are written."""
 
     kind: str
+    parts: int
     selection: Selection
     images: bool
     members: bool
@@ -142,7 +143,7 @@ def export(
     if store.exists(SUCCESS):
         return Exported(str(store), State.from_json(store.get(SUCCESS)), _missing(ledger), idle=True)
     planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), format_.categories)
-    work = Work(kind, selection, images, members, planned.names, planned.categories)
+    work = Work(kind, len(planned.parts), selection, images, members, planned.names, planned.categories)
     state = State()
     for one in _written(ledger, store, work, planned.parts, spread):
         state.add(one)
@@ -216,6 +217,7 @@ def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
                 place = Place(
                     side=sample.side,
                     number=part.number,
+                    alone=work.parts == 1,
                     images=work.images,
                     members=work.members,
                     min_area=work.selection.min_area,

@@ -47,19 +47,25 @@ def writing(store: Store) -> Iterator[Writing]:
 class Place:
     """What a format needs to write one side of one part.
 
-    side: `train` or `val`. number: of the part. images: whether photos lie beside the labels. members: and
-    everything else that a sample had.
-    min_area: share of the image. ids: of annotations. categories: ids by name, the same in all parts.
+    side: `train` or `val`. number: of the part. alone: there is no other part. images: whether photos lie beside the
+    labels. members: and everything else that a sample had. min_area: share of the image. ids: of annotations.
+    categories: ids by name, the same in all parts.
     """
 
     side: str
     number: int
+    alone: bool
     images: bool
     members: bool
     min_area: float
     ids: Iterator[int]
     categories: dict[str, int]
     puts: Writing
+
+    @property
+    def suffix(self) -> str:
+        """What tells the names of parts apart; nothing where there is one."""
+        return "" if self.alone else f"_{self.number:05}"
 
     def grow(self, name: str) -> AbstractContextManager[BinaryIO]:
         """An object that is written bit by bit."""
