@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -78,6 +79,7 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         if self._address:
             try:
                 ray.init(address=self._address, **quiet)
@@ -86,6 +88,8 @@ class Cluster:
         else:
             self._folder = tempfile.mkdtemp(prefix="diffseg-ray-")
             ray.init(address="local", include_dashboard=False, _temp_dir=self._folder, **quiet)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process with 15
         return self
 
     @property
