@@ -316,6 +316,22 @@ def test_an_image_the_model_cannot_make_sense_of_is_named_and_the_others_can_go_
     assert all(math.isfinite(result.quality) for result in rest)
 
 
+def test_several_thresholds_are_compared_in_one_pass_and_give_what_each_gives_alone():
+    images, thresholds = [halves(40, 60), halves(64, 64), halves(40, 60)], [(0.01, 0.01), (0.5, 0.5), (99.0, 99.0)]
+    model = Colours()
+
+    compared = DiffSeg(model).compare(images, thresholds)
+
+    assert model.passes == [3]
+    for results, threshold in zip(compared, thresholds, strict=True):
+        model.config = SegmentConfig(thresholds=threshold, timestep=0, image_size=64, dtype="float32")
+        alone = DiffSeg(model).segment(images)
+        assert [(each.label_map.tobytes(), each.segments, each.quality) for each in results] == [
+            (each.label_map.tobytes(), each.segments, each.quality) for each in alone
+        ]
+    assert len({len(results[0].segments) for results in compared}) > 1
+
+
 def test_pil_images_of_any_mode_are_taken_as_colour():
     image = Image.fromarray(halves(40, 60))
     expected = DiffSeg(Colours()).segment([image.convert("RGBA"), image.convert("P"), image])
