@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import console, options
+from jobs.bench_chaos import chaos
 
 if TYPE_CHECKING:
     from diffseg.backends import Backend
@@ -18,8 +19,13 @@ Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile have
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each stage; the median counts.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
 
+app = typer.Typer(rich_markup_mode=None)
+app.command()(chaos)
 
+
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     model: Model = None,
     random_weights: RandomWeights = None,
     batch_size: options.BatchSize = None,
@@ -31,7 +37,9 @@ def bench(
     device: Device = None,
     json: options.Json = False,
 ) -> None:
-    """Time each stage of labelling an image against the machine's own limit."""
+    """Time each stage of labelling an image against the machine's own limit; `job` and `chaos`: the engine."""
+    if context.invoked_subcommand is not None:
+        return
     from pipeline.config import read_config
     from pipeline.errors import ConfigError
 

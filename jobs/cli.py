@@ -11,8 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from jobs import console
-from jobs.bench import bench
+from jobs import bench, console
 from jobs.compact import compact
 from jobs.demo import demo
 from jobs.evaluate import evaluate
@@ -34,8 +33,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, pilot, plan, label, status, verify, segment, preview, evaluate, bench, export, compact, fetch):
+for command in (demo, pilot, plan, label, status, verify, segment, preview, evaluate, export, compact, fetch):
     app.command()(command)
+app.add_typer(bench.app, name="bench")
 
 
 INTERRUPTED = 130

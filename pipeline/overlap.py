@@ -29,6 +29,7 @@ def map_ahead(
     empty, late: entered while the consumer waits for the next item, for its result; full: while the thread that
     iterates waits for room.
     """
+    name = getattr(function, "__name__", "stage")
     ready: queue.Queue[Future[T] | BaseException | None] = queue.Queue(depth)
     left = threading.Event()
 
@@ -43,7 +44,7 @@ def map_ahead(
 
     def produce() -> None:
         try:
-            with ThreadPoolExecutor(threads) as pool:
+            with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
                 for item in items:
                     result = pool.submit(function, item)
                     with full():
@@ -54,7 +55,7 @@ def map_ahead(
         else:
             put(None)
 
-    threading.Thread(target=produce, daemon=True, name=f"ahead-{getattr(function, '__name__', 'stage')}").start()
+    threading.Thread(target=produce, daemon=True, name=f"ahead-{name}").start()
     try:
         while True:
             with empty():

@@ -26,6 +26,7 @@ from pipeline.records import Beat, ImageSample, Outcome, RawSample, Receipt, Sam
 from pipeline.rows import Fitting, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
+WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
 Sample: TypeAlias = ImageSample | SampleFailure
 
@@ -89,14 +90,18 @@ class Worker:
         self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
         self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
         self.device = ""  # that no other worker may have
+        self._at_hand = threading.Semaphore(WINDOWS_AT_HAND)
         self._began = 0.0  # when the first batch was
         self._timed = 0  # samples since
         self._pace_s = 0.0  # of a sample, all in all
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values."""
-        waiting = partial(self.meter.waiting, "commit")
-        for outcome in map_ahead(lambda step: step(), self._steps(tasks), depth=2, full=waiting):
+
+        def commit(step: Callable[[], Outcome | None]) -> Outcome | None:
+            return step()
+
+        for outcome in map_ahead(commit, self._steps(tasks), depth=2, full=partial(self.meter.waiting, "commit")):
             self.moved = monotonic()
             if isinstance(outcome, Receipt) and not outcome.wasted:
                 self.meter.window()
@@ -113,6 +118,8 @@ class Worker:
             if work and work.number != number:
                 if _is_whole(item):
                     yield self._finished(work)
+                else:
+                    self._at_hand.release()
                 work = None
             if isinstance(item, TaskEnd):
                 if probed and _is_whole(item):
@@ -125,7 +132,7 @@ class Worker:
                 if self.leave_by is not None and not self._fits(work):
                     return
                 if work is None:
-                    work = WindowWork(task, item.raw.index // self.ledger.run.window)
+                    work = self._begun(task, item.raw.index // self.ledger.run.window)
                 self._take(work, item)
 
     def _fits(self, work: WindowWork | None) -> bool:
@@ -201,7 +208,7 @@ class Worker:
     def _probed(self, task: ShardTask, raws: list[RawSample]) -> Callable[[], Outcome | None]:
         """A window that kills workers, piece after piece, each announced before it is touched."""
         assert task.probe is not None
-        work = WindowWork(task, task.first_window)
+        work = self._begun(task, task.first_window)
         by_index = {raw.index: raw for raw in raws}
         for index in by_index.keys() & set(task.probe.poison):
             failure = SampleFailure(by_index[index], "poison", "killed every worker that had it alone")
@@ -222,7 +229,19 @@ class Worker:
     def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
         if work.waiting:
             self._label(work)
-        return partial(self.books.commit, work)
+        return partial(self._commit, work)
+
+    def _begun(self, task: ShardTask, number: int) -> WindowWork:
+        """A window to be filled, once no more than one other is on its way to storage."""
+        with self.meter.waiting("commit"):
+            self._at_hand.acquire()
+        return WindowWork(task, number)
+
+    def _commit(self, work: WindowWork) -> Outcome | None:
+        try:
+            return self.books.commit(work)
+        finally:
+            self._at_hand.release()
 
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []

@@ -1,0 +1,83 @@
+"""A Ray of several nodes on this machine, each a process group of its own, so that one can go as a machine goes."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STORE_BYTES = 80_000_000  # of a node's object store: no pixels pass through it
+
+
+@dataclass
+class Nodes:
+    """A head that labels nothing, and nodes of one CPU each by number, which Ray knows as the resource `node-<n>`."""
+
+    folder: Path
+    port: int
+    running: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    started: int = 0
+
+    @property
+    def address(self) -> str:
+        """Where drivers connect to."""
+        return f"127.0.0.1:{self.port}"
+
+    def add(self) -> int:
+        """Start a node; it is there some seconds later."""
+        number = self.started
+        self.started += 1
+        self._start(number, f"--address={self.address}", "--num-cpus=1", f'--resources={{"node-{number}": 1}}')
+        return number
+
+    def add_head(self) -> None:
+        """Start the head."""
+        self._start(-1, "--head", "--num-cpus=0", f"--port={self.port}", "--include-dashboard=false")
+
+    def _start(self, number: int, *arguments: str) -> None:
+        command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats"]
+        command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={STORE_BYTES}", "--num-gpus=0"]
+        command += [f"--temp-dir={self.folder}/ray"] if number < 0 else []
+        with (self.folder / f"node-{number}.log").open("wb") as log:
+            self.running[number] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self, number: int) -> None:
+        """The machine is gone: every process of the node at once."""
+        node = self.running.pop(number)
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+    def said(self) -> str:
+        """The last words of every node."""
+        return "\n".join(log.read_text()[-800:] for log in sorted(self.folder.glob("node-*.log")))
+
+
+@contextmanager
+def private_nodes() -> Iterator[Nodes]:
+    """A head, gone with everything that was added to it when the block ends. Sets the token of this process' Ray."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    before = {name: os.environ.get(name) for name in token}
+    os.environ.update(token)
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:  # sockets want short paths
+        nodes = Nodes(Path(folder), _free_port())
+        try:
+            nodes.add_head()
+            yield nodes
+        finally:
+            for number in sorted(nodes.running, reverse=True):
+                nodes.kill(number)
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({name: value} if value is not None else {})
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

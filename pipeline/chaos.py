@@ -1,0 +1,88 @@
+"""The proof of what a tormented run came through: conservation from its rows, wasted work from its witnesses.
+
+A witness writes down every window before it labels the first sample of it. What it began and never committed is work
+that others had to do again.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.audit import audit
+from pipeline.books import WindowWork
+from pipeline.ledger import Ledger
+from pipeline.records import OK
+from pipeline.worker import Worker
+
+BEGUN = "begun"  # folder of a run: <attempt id>/<shard id>.<window>.<which time>, empty
+MOST_WASTED = 2  # windows a lost worker: one being committed, one being labelled
+
+
+class Witness(Worker):
+    """A worker that writes down what it begins."""
+
+    def _label(self, work: WindowWork) -> None:
+        if not any(record.status == OK for record in work.records.values()):
+            time = uuid.uuid4().hex[:8]  # it may begin one twice
+            name = f"{BEGUN}/{self.ledger.attempt}/{work.task.shard.id}.{work.number:06d}.{time}"
+            self.ledger.store.put_new(name, b"")
+        super()._label(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a run. wasted: windows begun and never committed, by worker; only those that wasted any."""
+
+    samples: int
+    rows: int
+    lost: int
+    twice: int
+    statuses: dict[str, int]  # other than ok
+    faults: tuple[str, ...]  # of the audit, everything read again
+    windows: int
+    workers: int
+    wasted: tuple[int, ...]
+
+    def broken(self, lost_workers: int) -> Iterator[str]:
+        """The laws that do not hold. lost_workers: how many were killed."""
+        if self.lost:
+            yield f"{self.lost} samples have no row"
+        if self.twice:
+            yield f"{self.twice} rows are there twice or belong to no sample"
+        if self.statuses:
+            yield f"rows without labels though nothing was wrong with a sample: {self.statuses}"
+        yield from self.faults
+        worst, total = max(self.wasted, default=0), sum(self.wasted)
+        if worst > MOST_WASTED:
+            yield f"a worker took {worst} windows with it, at most {MOST_WASTED} are allowed"
+        if total > MOST_WASTED * lost_workers:
+            yield f"{total} windows were labelled again for {lost_workers} lost workers, {MOST_WASTED} each are allowed"
+
+
+def prove(ledger: Ledger, images: int) -> Verdict:
+    """Read everything again. images: samples of every shard."""
+    expected = Counter((shard, index) for shard in ledger.shards for index in range(images))
+    found: Counter[tuple[str, int]] = Counter()
+    statuses: Counter[str] = Counter()
+    for row in ledger.rows(["shard", "index", "status"]):
+        found[row["shard"], row["index"]] += 1
+        statuses[row["status"]] += row["status"] != OK
+    begun = _begun(ledger)
+    wasted = begun - Counter(ledger.footer(window).attempt for window in ledger.windows())
+    return Verdict(
+        samples=expected.total(),
+        rows=found.total(),
+        lost=(expected - found).total(),
+        twice=(found - expected).total(),
+        statuses=dict(+statuses),
+        faults=tuple(fault for shard in audit(ledger, full=True) for fault in shard.faults),
+        windows=sum(1 for _ in ledger.windows()),
+        workers=len(begun),
+        wasted=tuple(wasted.values()),
+    )
+
+
+def _begun(ledger: Ledger) -> Counter[str]:
+    """Windows begun, by attempt id."""
+    return Counter(name.split("/")[1] for name, _ in ledger.store.list(f"{BEGUN}/"))

@@ -1,0 +1,131 @@
+"""A labelling job that benches run: the engine as it is, over generated photos, with a fake model or a real one.
+
+A trial is told as JSON, so that a driver in another process, started again and again, does the same.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+
+from diffseg.config import SegmentConfig
+from diffseg.scenes import draw_scene
+from pipeline import labelling, shards
+from pipeline.bad_storage import BadStorage, breaking
+from pipeline.config import RunConfig
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.rows import Segmenter
+from pipeline.run import Run
+from pipeline.store import Store
+from pipeline.tars import write_samples
+from pipeline.worker import Worker, WorkerSettings, build_worker
+
+SCENES = 8  # drawn; every photo is one of them, shifted and perhaps mirrored, and no two are alike
+PHOTOS = "photos"
+FAKE = "fake"  # what such a run says of its model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is labelled, by whom, how fast, and how much of its storage's answers are faults."""
+
+    photos: tuple[str, ...]
+    output: str
+    workers: int
+    window: int
+    model: str | None = None  # None: the fake one
+    seconds: float = 0.02  # of the fake model, an image
+    batch_size: int = 8
+    ray_address: str | None = None
+    storage_faults: float = 0.0  # share of requests
+    outage_s: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def from_json(cls, said: str) -> "Trial":
+        """What `to_json` wrote."""
+        values = json.loads(said)
+        return cls(**{**values, "photos": tuple(values["photos"])})
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Makes a worker of a trial in its process. kind: a Worker that tells more than others."""
+
+    trial: Trial
+    kind: type[Worker] = Worker
+
+    def __call__(self, settings: WorkerSettings) -> Worker:
+        """Break the storage of this process as the trial wants it, and load the model."""
+        break_storage(self.trial, ExitStack())
+        if self.trial.model:
+            real = build_worker(settings)
+            worker = self.kind(real.ledger, real.segmenter)
+            worker.device = real.device
+            return worker
+        ledger = Ledger.open(settings.output)
+        ledger.store.create_only = settings.create_only
+        fake: Segmenter = FakeSegmenter(self.trial.seconds, self.trial.batch_size)
+        return self.kind(ledger, fake)
+
+
+def break_storage(trial: Trial, until: ExitStack) -> None:
+    """Have this process' storage fail until the stack is closed; each process by luck of its own."""
+    if trial.storage_faults:
+        luck = int(np.random.default_rng().integers(1 << 32))
+        until.enter_context(breaking(BadStorage(trial.storage_faults, trial.seed ^ luck, trial.outage_s)))
+
+
+def open_trial(trial: Trial) -> Ledger:
+    """Begin the run of a trial, or join it. Raises ConfigError."""
+    pinned = shards.pin(trial.photos)
+    if trial.model:
+        return labelling.open_run(pinned, trial.output, trial.model, SegmentConfig(), RunConfig(window=trial.window))
+    segment = {"mode": "fast", "thresholds": [1.0]}
+    made = Run(fingerprint=FAKE, model=FAKE, revision=None, weights_sha256="", segment=segment, window=trial.window)
+    return Ledger.start(trial.output, made, pinned)
+
+
+def run_trial(trial: Trial, kind: type[Worker] = Worker, hooks: labelling.Hooks | None = None) -> labelling.Summary:
+    """Be the driver of a trial to its end."""
+    with ExitStack() as sound_again:
+        break_storage(trial, sound_again)
+        run = RunConfig(
+            workers=trial.workers,
+            ray_address=trial.ray_address,
+            batch_size=trial.batch_size if trial.model else None,
+            device="auto" if trial.model else "cpu",
+        )
+        return labelling.finish(open_trial(trial), trial.model or FAKE, run, hooks=hooks, build=Build(trial, kind))
+
+
+def write_photos(output: str, count: int, images: int, size: tuple[int, int], seed: int) -> tuple[str, ...]:
+    """Shards of generated JPEGs below an output, the same for the same seed; their URLs. size: height and width."""
+    store = Store(output)
+    random = np.random.default_rng(seed)
+    scenes = [draw_scene(random, size).image for _ in range(SCENES)]
+    names = [f"{PHOTOS}/p-{number:05d}.tar" for number in range(count)]
+    for number, name in enumerate(names):
+        store.put_new(name, write_samples(_samples(scenes, number * images, images)))
+    return tuple(f"{store}/{name}" for name in names)
+
+
+def _samples(scenes: Sequence[np.ndarray], first: int, count: int) -> list[tuple[str, dict[str, bytes]]]:
+    return [(f"{number:08d}", {"jpg": _jpeg(scenes, number)}) for number in range(first, first + count)]
+
+
+def _jpeg(scenes: Sequence[np.ndarray], number: int) -> bytes:
+    scene = scenes[number % len(scenes)]
+    turned, shift = scene[:, :: -1 if number // len(scenes) % 2 else 1], number // len(scenes) // 2
+    buffer = io.BytesIO()
+    Image.fromarray(np.roll(turned, shift, (0, 1))).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
