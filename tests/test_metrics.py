@@ -68,7 +68,7 @@ def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_
         progress, metrics = Progress(left), DriverMetrics(left, price=3600.0)
 
         def tick() -> None:
-            metrics.publish(progress.snapshot(tally, pool.labelled), tally, pool.ready)
+            metrics.publish(progress.snapshot(tally, pool.staff.labelled), tally, pool.staff.ready)
 
         drive(ledger, pool, [*ledger.missing(), ShardTask(missing)], tally, max_attempts=1, tick=tick)
         tick()
