@@ -1,6 +1,7 @@
 """`diffseg status`: how far a run is, from storage alone."""
 
 from dataclasses import asdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from jobs import console, options
 
 if TYPE_CHECKING:
     from pipeline.detail import Detail
+    from pipeline.distributions import Histogram
 
 BAR = 40  # letters of the longest bar
 
@@ -74,5 +76,13 @@ def _show(detail: "Detail") -> None:
         bins = zip(one.ticks, one.ticks[1:], one.counts, strict=False)
         rows = [[f"{low} to {high}", f"{count:,}", "█" * round(BAR * count / most)] for low, high, count in bins]
         console.table(f"{one.title}: {one.note}", ["", "", ""], rows)
-    stored = [[folder, f"{h.objects:,} objects", console.size(h.size)] for folder, h in detail.storage.items()]
-    console.table("on storage", ["", "", ""], stored)
+    stored = [[folder, f"{held.objects:,}", console.size(held.size)] for folder, held in detail.storage.items()]
+    console.table("on storage", ["folder", "objects", "bytes"], stored)
+
+
+def _bins(histogram: "Histogram") -> list[str]:
+    """What people call the bins: whole numbers by those that fall into them, others by their edges."""
+    edges = histogram.edges
+    if all(isinstance(edge, int) for edge in edges):
+        return [f"{low}" if high - low == 1 else f"{low} to {high - 1}" for low, high in pairwise(edges)]
+    return [f"{low} to {high}" for low, high in pairwise(histogram.ticks)]

@@ -43,7 +43,11 @@ class GalleryMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryItem:
-    """A sample to show. maps: several are shown side by side, none is a sample without labels."""
+    """A sample to show.
+
+    maps: labellings of the same photo, side by side in their order, told apart by their captions; a pilot gives one a
+    threshold. Sorting and filtering go by the first. None: a sample without labels.
+    """
 
     key: str
     shard: str

@@ -34,6 +34,9 @@ function histogram(spec, choose) {
   const svg = drawing("svg", { viewBox: `0 0 ${width} ${height + bottom}`, role: "img", "aria-label": spec.title });
   const top = roundUp(Math.max(2, ...spec.counts));
   const step = (width - left) / spec.counts.length;
+  const counted = spec.filter === "segments"; // whole numbers: a bin is named by those that fall into it
+  const last = (at) => spec.edges[at + 1] - 1;
+  const range = (at) => (!counted ? `${spec.ticks[at]} – ${spec.ticks[at + 1]}` : last(at) > spec.edges[at] ? `${spec.edges[at]} – ${last(at)}` : spec.ticks[at]);
   for (const part of [0, 0.5, 1]) {
     const y = 10 + (height - 10) * (1 - part);
     svg.append(drawing("line", { x1: left, x2: width, y1: y, y2: y }));
@@ -42,19 +45,21 @@ function histogram(spec, choose) {
   spec.counts.forEach((count, at) => {
     const bar = ((height - 10) * count) / top;
     const bin = drawing("g", spec.filter ? { class: "bin", tabindex: 0, role: "button" } : { class: "bin" });
-    bin.append(drawing("title", {}, `${spec.ticks[at]} – ${spec.ticks[at + 1]}: ${whole.format(count)}`));
+    bin.append(drawing("title", {}, `${range(at)}: ${whole.format(count)}`));
     bin.append(drawing("rect", { class: "hit", x: left + at * step, y: 0, width: step, height }));
     bin.append(drawing("rect", { class: "bar", x: left + at * step + 1, y: height - bar, width: Math.max(1, step - 2), height: bar, rx: Math.min(2, bar) }));
     if (spec.filter) {
-      const go = () => choose(spec.filter, spec.edges[at], spec.edges[at + 1] - (spec.filter === "segments" ? 1 : 0));
+      const go = () => choose(spec.filter, spec.edges[at], counted ? last(at) : spec.edges[at + 1]);
       bin.addEventListener("click", go);
       bin.addEventListener("keydown", (event) => event.key === "Enter" && go());
     }
     svg.append(bin);
   });
   spec.ticks.forEach((tick, at) => {
-    const anchor = at === spec.counts.length ? "end" : "middle";
-    if (at % spec.every === 0) svg.append(drawing("text", { x: left + at * step, y: height + 16, "text-anchor": anchor }, tick));
+    const end = at === spec.counts.length;
+    if (at % spec.every || (counted && end)) return;
+    const x = left + (counted ? at + 0.5 : at) * step;
+    svg.append(drawing("text", { x, y: height + 16, "text-anchor": end ? "end" : "middle" }, counted ? range(at) : tick));
   });
   panel.append(svg);
   return panel;
