@@ -13,6 +13,7 @@ import typer
 from jobs import console, options
 from jobs.plan import named
 from jobs.plan import rows as plan_rows
+from jobs.preview import appearing
 
 if TYPE_CHECKING:
     from diffseg.backends import Backend
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.planning import Speed
 
 AROUND = (0.8, 1.0, 1.2)  # of the model's own thresholds, where none are given
+_TOLD = ("worker-hours", "cost", "output")  # of the plan, at the top of the gallery
 
 
 def pilot(
@@ -66,31 +68,37 @@ def pilot(
     if PurePosixPath(output).suffix != ".html":
         raise ConfigError(f"--output is a gallery, a file that ends in .html, got {output}")
     pinned = pin(shards)
-    backend, size = _load(model, segment, run.batch_size)
+    figures = output.removesuffix(".html") + ".json"
+    with appearing(output) as page, appearing(figures) as sheet:  # refused before anything is labelled
+        backend, size = _load(model, segment, run.batch_size)
 
-    from pipeline.piloting import pilot
-    from pipeline.worker import decode_threads
+        from pipeline.pilot_page import write_pilot
+        from pipeline.piloting import pilot
+        from pipeline.worker import decode_threads
 
-    made = pilot(
-        pinned,
-        backend,
-        asked or _around(backend),
-        samples=samples,
-        seed=seed,
-        decode_threads=decode_threads(),
-        batch_size=size,
-        image_key=run.image_key,
-        tick=_ticking(samples),
-    )
-    speed = planning.Speed(images_per_s=made.rates.worker, output_bytes=max(at.output_bytes for at in made.at))
-    plan = planning.plan(made.counts, made.input_bytes, speed, price=run.price, deadline=deadline)
-    said = {"model": model, "device": _device(backend), "seed": seed} | _document(made, speed) | {"plan": asdict(plan)}
-    figures = _write(made, output, backend.files.name, said)
+        made = pilot(
+            pinned,
+            backend,
+            asked or _around(backend),
+            samples=samples,
+            seed=seed,
+            decode_threads=decode_threads(),
+            batch_size=size,
+            image_key=run.image_key,
+            tick=_ticking(samples),
+        )
+        speed = planning.Speed(images_per_s=made.rates.worker, output_bytes=max(at.output_bytes for at in made.at))
+        plan = planning.plan(made.counts, made.input_bytes, speed, price=run.price, deadline=deadline)
+        whole = plan_rows(plan, speed, run.price)
+        said = {"model": model, "device": _device(backend), "seed": seed} | _document(made, speed)
+        said |= {"plan": asdict(plan)}
+        sheet.write(json_format.dumps(said, indent=2).encode())
+        write_pilot(made, page, backend.files.name, [(name, text) for name, text in whole if name in _TOLD])
     if json:
         console.say_json(said | {"gallery": output})
         return
     _report(made, f"{model} on {said['device']}")
-    console.table("The whole run", ["", ""], plan_rows(plan, speed, run.price))
+    console.table("The whole run", ["", ""], whole)
     console.say(f"{output}: look at it and choose a threshold; figures for `diffseg plan --pilot` in {figures}")
     kept = {"config": config, "mode": mode, **given, "output_size": output_size, "image_key": image_key}
     console.say(f"next: {_next(shards, model, kept, made)}")
@@ -161,19 +169,6 @@ def _document(made: "Pilot", speed: "Speed") -> dict[str, Any]:
         "stages_images_per_s": asdict(made.rates),
         "thresholds": [asdict(at) for at in made.at],
     }
-
-
-def _write(made: "Pilot", output: str, model: str, said: dict[str, Any]) -> str:
-    """The gallery, and its figures beside it; the name of these."""
-    from jobs.preview import appearing
-    from pipeline.pilot_page import write_pilot
-
-    figures = output.removesuffix(".html") + ".json"
-    with appearing(output) as out:
-        write_pilot(made, out, model)
-    with appearing(figures) as out:
-        out.write(json_format.dumps(said, indent=2).encode())
-    return figures
 
 
 def _report(made: "Pilot", title: str) -> None:

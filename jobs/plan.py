@@ -60,7 +60,7 @@ def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[
     if speed is None or made.worker_hours is None:
         return [*said, ["hours, cost", "unknown: --pilot pilot.json, or --images-per-second"]]
     said.append(["one worker", f"{speed.images_per_s:,.2f} images/s, {EFFICIENCY:.0%} of the time"])
-    said.append(["worker-hours", f"{_hours(made.worker_hours)} (of GPUs, where a worker has one)"])
+    said.append(["worker-hours", _hours(made.worker_hours)])
     if made.cost is not None:
         said.append(["cost", f"{made.cost:,.2f} at {price:,.2f} an hour"])
     if made.output_bytes is not None:

@@ -1,6 +1,6 @@
 """A pilot for people: every image with its labels at each threshold, side by side in the gallery."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import BinaryIO
 
@@ -12,14 +12,18 @@ from pipeline.piloting import Pilot, Sampled
 from pipeline.records import OK
 
 
-def write_pilot(pilot: Pilot, out: BinaryIO, model: str) -> int:
-    """Write the page; how many images it shows: those whose photos were kept, and those without labels."""
+def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[str, str]] = ()) -> int:
+    """Write the page; how many images it shows: those whose photos were kept, and those without labels.
+
+    facts: more to be said at its top.
+    """
     many = len(pilot.at)
     page = GalleryPage(
         title=f"Pilot of {model}" + (f" at {many} thresholds" if many > 1 else f" at threshold {pilot.at[0].name}"),
         facts=(
             ("images", f"{len(pilot.samples):,}"),
             ("one worker", f"{pilot.rates.worker:,.2f} images/s"),
+            *facts,
             *((f"segments at {at.name}", f"{at.segments:.1f}, {at.single:.0%} with one") for at in pilot.at),
         ),
         statuses=tuple(sorted(pilot.statuses.items(), key=lambda pair: (pair[0] != OK, -pair[1]))),

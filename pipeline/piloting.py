@@ -100,7 +100,9 @@ def pilot(
     rows = labelled.rows
     statuses = Counter(of_sample[0].status for of_sample in rows)
     if not statuses[OK]:
-        reason = next((one[0].error for one in rows), None) or next(iter(source.unread), "the shards hold none")
+        reason = next((one[0].error for one in rows), None) or next(
+            iter(source.unread.values()), "the shards hold none"
+        )
         raise ConfigError(f"none of {len(rows)} images could be labelled, for example: {reason}")
     found = tuple(
         Sampled(shard, index, of_sample, photo)
@@ -113,18 +115,18 @@ def pilot(
         dict(statuses),
         labelled.rates(source.read_s, source.decode_s, decode_threads, shared_core=model.device.type == "cpu"),
         tuple(_at(each, [one[min(n, len(one) - 1)] for one in rows]) for n, each in enumerate(thresholds)),
-        tuple(source.unread),
+        tuple(source.unread.values()),
     )
 
 
 class _Source:
-    """The drawn samples, read and decoded ahead. unread: why some are not there."""
+    """The drawn samples, read and decoded ahead. unread: why some are not there, by the shard's URL."""
 
     def __init__(
         self, shards: Sequence[Shard], places: Mapping[str, set[int]], image_key: str | None, least: int | None
     ) -> None:
         self._shards, self._places, self._image_key, self._least = shards, places, image_key, least
-        self.unread: list[str] = []
+        self.unread: dict[str, str] = {}
         self.read_s: list[float] = []  # of single samples, but the first of a place
         self.decode_s: list[float] = []
 
@@ -158,7 +160,8 @@ class _Source:
                     break
                 began = perf_counter()
         except PipelineError as error:
-            self.unread.append(f"{shard.url}: {error}")
+            said = str(error)
+            self.unread.setdefault(shard.url, said if shard.url in said else f"{shard.url}: {said}")
         return shard, raws
 
 

@@ -134,6 +134,7 @@ def test_a_pilot_says_what_to_choose_from_what_it_costs_and_what_comes_next(phot
         assert part in said
     assert "next: diffseg label --output URL --model tiny --threshold X --image-size 64 " in said
     assert output.stat().st_size > 50_000
+    assert "worker-hours" in output.read_text()
 
     speed = read_pilot(str(output.with_suffix(".json")))
     assert cli.run(["plan", photos_in_tars, "--pilot", str(output.with_suffix(".json")), "--json"]) == 0
@@ -159,6 +160,7 @@ def test_a_pilot_as_json_compares_the_models_own_threshold_and_two_around_it(pho
         (["--model", "tiny", "--threshold", "much"], "'much'"),
         (["--model", "tiny", "--threshold", "0.5,-1"], "'0.5,-1'"),
         (["--model", "tiny", "--output", "pilot.txt"], "ends in .html, got pilot.txt"),
+        (["--model", "sd9", "--output", "/proc/pilot/p.html"], "/proc/pilot"),
         (["--model", "tiny", "--samples", "0"], "--samples"),
         (["--model", "tiny", "--price", "-2"], "-2"),
         (["--model", "tiny", "--deadline", "0"], "--deadline"),
