@@ -105,7 +105,7 @@ def label(
 
 
 def _opened(ledger: "Ledger") -> None:
-    run, inputs = ledger.run, console.size(sum(shard.size for shard in ledger.shards.values()))
+    run, inputs = ledger.run, console.size(ledger.shards.bytes)
     console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, model {run.model}, mode {run.segment['mode']}")
     for note in ledger.notes:
         console.note(note)

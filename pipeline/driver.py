@@ -33,7 +33,7 @@ def drive(
     Raises Stopped where storage is full, the labels are worthless or workers keep dying, PipelineError where none can
     start.
     """
-    schedule = Schedule(ledger.run.window, tally, max_attempts)
+    schedule = Schedule(ledger.shards, ledger.run.window, tally, max_attempts)
     schedule.add(tasks)
     while schedule.unfinished:
         while task := schedule.next(pool.staff.free(), pool.staff.idle(), clock()):

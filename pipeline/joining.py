@@ -1,7 +1,7 @@
 """How a driver begins a run or joins the one that is there: room, configuration, pinned inputs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline import filelists, table
@@ -17,19 +17,18 @@ PIN = re.compile(rf"{INPUTS}/\d+\.parquet")
 ROOM = 64 << 20  # bytes an output must have left for a run to begin
 
 
-def pinned(store: Store) -> list[Shard]:
+def pinned(store: Store) -> Iterator[Shard]:
     """The inputs of a run, in the order they were added. Raises ConfigError where their list is damaged."""
     return _read(store, _pins(store))
 
 
-def _read(store: Store, pins: Sequence[str]) -> list[Shard]:
-    shards: list[Shard] = []
+def _read(store: Store, pins: Sequence[str]) -> Iterator[Shard]:
     for name in pins:
         try:
-            shards += table.decode_shards(store.get(name))
+            for shard in table.decode_shards(store.get(name)):
+                yield _listed(store, shard) if is_folder(shard.url) else shard
         except ValueError as error:
             raise ConfigError(f"{store}/{name}: {error}") from error
-    return [_listed(store, shard) if is_folder(shard.url) else shard for shard in shards]
 
 
 def _pins(store: Store) -> list[str]:

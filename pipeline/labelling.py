@@ -1,9 +1,9 @@
 """The main job, step by step: pin the input, know the model, open the run, do what is missing, prove it complete."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from random import shuffle
+from itertools import chain
 
 from diffseg.config import SegmentConfig, fingerprint
 from pipeline import retrying, shards
@@ -91,20 +91,23 @@ def finish(
     hooks = hooks or Hooks()
     states = ledger.states()
     totals = completed(ledger, states)
-    tasks = [] if totals else ledger.unfinished()
+    left = bytes_left(ledger, states)
+    del states  # as large as the run
+    tasks: Iterable[ShardTask] = [] if totals else ledger.unfinished()
     drawn = draw_sample(list(ledger.shards.values()), ledger.run, sample, seed) if sample else None
     if drawn:
         tasks = within(tasks, drawn.windows)
-    tasks += ledger.failed() if retry_failed else []
-    if totals and not tasks:
+    rest = chain(tasks, ledger.failed() if retry_failed else ())
+    first = next(rest, None)
+    if totals and first is None:
         return Summary(str(ledger), totals, (), idle=True)
-    left = drawn.bytes if drawn else bytes_left(ledger, states)
+    left = drawn.bytes if drawn else left
     progress, roll_up = Progress(left), RollUp(ledger)
     tally = Tally()
     last: Snapshot | None = None
     settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
 
-    def work(tasks: Sequence[ShardTask]) -> None:
+    def work(tasks: Iterable[ShardTask]) -> None:
         nonlocal last
         with _pool(settings, run, left, build) as (pool, publish):
 
@@ -118,21 +121,20 @@ def finish(
                 hooks.tick(moment)
 
             shared = split(tasks, pool.staff.size, ledger.run.window)
-            shuffle(shared)  # drivers that share an output meet least when each goes its own way
             try:
                 drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, finish=not drawn, tick=tick)
             finally:
                 last = snapshot()
                 roll_up.write(last, last=True)
 
-    if tasks:
-        work(tasks)
+    if first is not None:
+        work(chain([first], rest))
     checked = list(audit(ledger))
     if lost := [task for shard in checked if shard.shard.id not in tally.broken for task in shard.lost]:
         work(lost)  # a listing does not show that the last window of a finished shard is gone
         checked = list(audit(ledger))
     if drawn:
-        return Summary(str(ledger), total(checked), (), tuple(tally.broken.values()), last, not tasks, sampled=True)
+        return Summary(str(ledger), total(checked), (), tuple(tally.broken.values()), last, first is None, sampled=True)
     return _conclude(ledger, checked, tally, last)
 
 

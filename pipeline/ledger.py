@@ -18,6 +18,7 @@ from pipeline.compacted import Places, Stretch, read_compacted
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.footer import Footer, digest_of
 from pipeline.overlap import map_ahead
+from pipeline.pins import Pins
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
 from pipeline.run import Run
 from pipeline.store import Store
@@ -50,9 +51,9 @@ class End:
 class Ledger:
     """One run on storage. notes: what a driver that joined it should say."""
 
-    def __init__(self, store: Store, run: Run, shards: Sequence[Shard], notes: Sequence[str] = ()) -> None:
+    def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
         self.store, self.run = store, run
-        self.shards = {shard.id: shard for shard in shards}
+        self.shards = Pins(shards)
         self.notes = tuple(notes)
         self.attempt = uuid.uuid4().hex  # names what this process commits
 
@@ -96,7 +97,7 @@ class Ledger:
         """What is committed, by shard id, from one listing. shard: only this one."""
         return read_listing(self.store.list(f"{LABELS}/{shard}{'.' if shard else ''}"))
 
-    def unfinished(self) -> list[ShardTask]:
+    def unfinished(self) -> Iterator[ShardTask]:
         """The windows that a listing shows to be missing, as tasks: runs of neighbours, the last of a shard open to its
         end.
 
@@ -104,7 +105,8 @@ class Ledger:
         shard that was finished show in `missing` alone.
         """
         states = self.states()
-        return [task for shard in self.shards.values() for task in gaps(shard, states.get(shard.id, ShardState()))]
+        for shard in self.shards.values():
+            yield from gaps(shard, states.pop(shard.id, ShardState()))
 
     def missing(self) -> list[ShardTask]:
         """The windows that are not there, as tasks; every end record is read too, and held against what is there."""
@@ -180,6 +182,10 @@ class Ledger:
                     yield from table.read_rows(stream, columns, first=part.first, rows=part.rows, where=where)
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
+
+    def is_compacted(self, window: WindowObject) -> bool:
+        """Whether readers take its rows from a compacted file."""
+        return window in self._places
 
     def categories(self, windows: Iterable[WindowObject]) -> set[str]:
         """Every category that a segment of these windows has."""

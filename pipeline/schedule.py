@@ -5,18 +5,22 @@ A state machine without storage, processes or a clock of its own. It hands out t
 goes to `looked`) and `GiveUp`. It raises Stopped where going on would only burn money.
 """
 
+from array import array
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from typing import TypeAlias
+from random import Random
+from typing import TypeAlias, TypeVar
 
 from pipeline import breaker
 from pipeline.errors import Drained, Overtaken, Stopped, StorageFull, WorkerLost
-from pipeline.records import Beat, Outcome, Receipt, Shard, ShardFailure, ShardTask, TaskDone
+from pipeline.pins import Pins
+from pipeline.records import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.suspects import Suspects
 from pipeline.tally import Tally
 
+T = TypeVar("T")
 DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
 FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again; doubled each time
 LONGEST_DELAY_S = 60.0
@@ -45,15 +49,18 @@ Action: TypeAlias = Look | GiveUp
 
 
 class Schedule:
-    """The state of a driver. window: samples; max_attempts: of a task without a window coming in.
+    """The state of a driver. shards: that tasks are of; window: samples; max_attempts: of a task without a window
+    coming in; luck: the order of tasks, which every driver of a run should have for itself.
 
     tally: kept up to date, so that a caller who is interrupted knows as much.
     """
 
-    def __init__(self, window: int, tally: Tally, max_attempts: int = 3) -> None:
+    def __init__(
+        self, shards: Pins, window: int, tally: Tally, max_attempts: int = 3, luck: Random | None = None
+    ) -> None:
         self._tally, self._max_attempts = tally, max_attempts
         self._suspects = Suspects(window)
-        self._queue = Queue()
+        self._queue = Queue(shards, luck or Random())
         self._out: Counter[str] = Counter()  # tasks by shard that are with workers, or about which storage is asked
         self._progressed: set[str] = set()  # shards with a window since their last failure
         self._met: Counter[str] = Counter()  # how often another driver was met in a shard
@@ -140,11 +147,12 @@ class Schedule:
 
 
 class Queue:
-    """What is still to be handed over: probes to idle workers first, the rest in order, each when it is due."""
+    """What is still to be handed over: probes to idle workers first, the rest as luck has it, each when it is due."""
 
-    def __init__(self) -> None:
-        self._fresh: deque[Shard] = deque()  # whole, never tried: the bulk of a run, and a third of a task's memory
-        self._tasks: deque[ShardTask] = deque()
+    def __init__(self, shards: Pins, luck: Random) -> None:
+        self._shards, self._luck = shards, luck
+        self._fresh = array("L")  # places of shards that are whole and were never tried: the bulk of a run
+        self._tasks: list[ShardTask] = []
         self._probes: deque[ShardTask] = deque()
         self._later: list[tuple[float, int, ShardTask]] = []  # a heap, by when they are due
         self._parts: Counter[str] = Counter()  # by shard: all but the fresh ones
@@ -156,7 +164,7 @@ class Queue:
     def put(self, task: ShardTask, due: float) -> None:
         """Put a task at the end."""
         if not due and task == ShardTask(task.shard):
-            self._fresh.append(task.shard)
+            self._fresh.append(self._shards.place(task.shard.id))
             return
         self._parts[task.shard.id] += 1
         if task.probe:
@@ -175,17 +183,23 @@ class Queue:
             if not self._parts[task.shard.id]:
                 del self._parts[task.shard.id]
         elif free > 0 and self._fresh:
-            task = ShardTask(self._fresh.popleft())
+            task = ShardTask(self._shards.at(self._drawn(self._fresh)))
         return task
 
     def _first(self, free: int, idle: int, now: float) -> ShardTask | None:
         if self._probes and idle > 0:
             return self._probes.popleft()
         if self._tasks and free > 0:
-            return self._tasks.popleft()
+            return self._drawn(self._tasks)
         if self._later and free > 0 and not self._fresh and self._later[0][0] <= now:
             return heappop(self._later)[2]
         return None
+
+    def _drawn(self, items: MutableSequence[T]) -> T:
+        """One of them, taken out."""
+        place = self._luck.randrange(len(items))
+        items[place], items[-1] = items[-1], items[place]
+        return items.pop()
 
     def holds(self, shard: str) -> bool:
         """Whether a part of a shard is still to come; one that was never handed out has no parts."""

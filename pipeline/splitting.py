@@ -3,7 +3,7 @@
 Only uncompressed tars and folders: there a window in the middle is reached by headers, or names, alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -15,19 +15,20 @@ LOOKED_AT = 64  # samples at a shard's beginning that tell how large its samples
 HEADERS_ONLY = 1 << 62  # as the first sample wanted
 
 
-def split(tasks: Sequence[ShardTask], workers: int, window: int) -> list[ShardTask]:
+def split(tasks: Iterable[ShardTask], workers: int, window: int) -> Iterator[ShardTask]:
     """The same work in at least as many tasks as there are workers, if it can be shared.
 
     window: samples. How many windows a tar has is only estimated: a task beyond its end finds nothing, the last one is
     open to the end.
     """
-    spare = workers - len(tasks)
-    total = sum(task.shard.size for task in tasks)
-    shared: list[ShardTask] = []
-    for task in tasks:
+    source = iter(tasks)
+    first = list(islice(source, workers))
+    spare = workers - len(first)
+    total = sum(task.shard.size for task in first)
+    for task in first:
         extra = -(-spare * task.shard.size // total) if spare > 0 and _is_open(task) else 0
-        shared += _pieces(task, 1 + extra, _windows(task.shard, window) if extra else 0)
-    return shared
+        yield from _pieces(task, 1 + extra, _windows(task.shard, window) if extra else 0)
+    yield from source
 
 
 def _is_open(task: ShardTask) -> bool:

@@ -20,6 +20,8 @@ from pipeline.footer import Footer
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.where import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
 
+pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it frees, in processes that live for days
+
 FOOTER_KEY = b"diffseg"
 
 _ALWAYS = {"key", "shard", "index", "status"}
@@ -31,6 +33,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+SHARDS_AT_ONCE = 4096  # pinned inputs in memory as Python objects
 DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
 
 _SEGMENT = pa.struct(
@@ -206,12 +209,13 @@ def _operand(value: Column | Constant) -> pc.Expression:
 def read_records(stream: IO[bytes]) -> list[LabelRecord]:
     """The rows of a window's file as they were committed. Raises ValueError where the file is damaged."""
     try:
-        return [_record(row) for row in read_rows(stream)]
+        return [as_record(row) for row in read_rows(stream)]
     except (TypeError, KeyError) as error:
         raise ValueError(f"damaged rows: {error}") from error
 
 
-def _record(row: dict[str, Any]) -> LabelRecord:
+def as_record(row: dict[str, Any]) -> LabelRecord:
+    """A row of all columns as it was committed."""
     segments = tuple(Segment(**{**s, "box": tuple(s["box"])}) for s in row.pop("segments") or ())
     row.pop("num_segments")
     return LabelRecord(**row, segments=segments)
@@ -223,11 +227,12 @@ def encode_shards(shards: Iterable[Shard]) -> bytes:
     return _encode(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), {})
 
 
-def decode_shards(data: bytes) -> list[Shard]:
-    """The inverse of `encode_shards`. Raises ValueError for what is none."""
+def decode_shards(data: bytes) -> Iterator[Shard]:
+    """The inverse of `encode_shards`, a batch in memory at a time. Raises ValueError for what is none."""
     try:
-        return [Shard(**row, source=row["url"]) for row in decode_rows(data)]
-    except (TypeError, KeyError) as error:
+        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE):
+            yield from (Shard(**row, source=row["url"]) for row in batch.to_pylist())
+    except (*DAMAGE, TypeError, KeyError) as error:
         raise ValueError(f"no list of shards: {error}") from error
 
 

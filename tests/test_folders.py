@@ -75,7 +75,7 @@ def test_a_folder_is_pinned_with_its_files(folder):
 
 def test_a_file_that_comes_later_is_not_of_this_run_and_said(folder):
     ledger = start(folder)
-    list(Worker(ledger, FakeSegmenter()).run([replace(ledger.unfinished()[0], last_window=0)]))
+    list(Worker(ledger, FakeSegmenter()).run([replace(next(ledger.unfinished()), last_window=0)]))
     (folder / "0/00a.jpg").write_bytes(jpeg(50))  # second in order of name
     again = start(folder)
     assert again.notes == (f"file://{folder}/: files came to it since it was pinned; --extend adds them",)
@@ -94,7 +94,7 @@ def test_extend_adds_the_files_that_came_as_a_shard_of_their_own(folder):
     assert [shard.url for shard in last.shards.values()] == [f"file://{folder}/"] * 3
     assert len(set(keys(last).values())) == len(keys(last)) == 13
     again = start(folder, extend=True)
-    assert (len(again.shards), again.notes, again.unfinished()) == (3, (), [])
+    assert (len(again.shards), again.notes, list(again.unfinished())) == (3, (), [])
 
 
 def test_drivers_that_extend_a_folder_at_once_add_each_file_once(folder):
@@ -161,7 +161,7 @@ def test_a_folder_is_shared_by_workers_that_would_be_idle(folder):
     for number in range(10, 41):
         put(folder, number)
     ledger = start(folder)
-    tasks = split(ledger.unfinished(), 3, ledger.run.window)
+    tasks = list(split(ledger.unfinished(), 3, ledger.run.window))
     assert len(tasks) == 3
     drive(ledger, LocalPool(lambda: Worker(ledger, FakeSegmenter(batch_size=3))), tasks, Tally())
     assert faults(finish(ledger)) == []

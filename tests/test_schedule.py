@@ -1,6 +1,7 @@
 """The driver's state machine, by itself: whatever order events come in, no window is lost, and it always ends."""
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
+from pipeline.pins import Pins
 from pipeline.records import Beat, Receipt, Shard, ShardFailure, ShardTask, TaskDone
 from pipeline.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Queue, Schedule
 from pipeline.suspects import pieces
@@ -18,6 +20,9 @@ WINDOW = 4
 
 def shard(number):
     return Shard(f"s{number}", f"/data/s{number}.tar", 100, "etag")
+
+
+PINS = Pins(map(shard, range(4)))
 
 
 class Storage:
@@ -55,7 +60,9 @@ class Driving(RuleBasedStateMachine):
         self.poison = {(f"s{n}", index) for n, index in poison if n < len(windows) and index < windows[n] * WINDOW}
         self.tally, self.now, self.out, self.looks = Tally(), 0.0, [], []
         self.rows, self.named, self.deaths, self.outside = Counter(), set(), Counter(), 0
-        self.schedule = Schedule(WINDOW, self.tally, max_attempts=3)
+        self.schedule = Schedule(
+            Pins(map(shard, range(len(windows)))), WINDOW, self.tally, max_attempts=3, luck=Random(1)
+        )
         self.schedule.add(ShardTask(shard(number)) for number in range(len(windows)))
 
     def heard(self, outcome):
@@ -217,7 +224,7 @@ test_any_order_of_events_loses_no_window_and_ends = Driving.TestCase
 
 def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
     tally = Tally()
-    schedule = Schedule(WINDOW, tally, max_attempts=3)
+    schedule = Schedule(PINS, WINDOW, tally, max_attempts=3)
     schedule.add([ShardTask(shard(0))])
     now = 0.0
     for wait in (1.0, 2.0):
@@ -235,7 +242,7 @@ def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
 
 
 def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_time():
-    schedule = Schedule(WINDOW, Tally())
+    schedule = Schedule(PINS, WINDOW, Tally())
     schedule.add([ShardTask(shard(0)), ShardTask(shard(1))])
     met = schedule.next(1, 1, 0.0)
     [look] = schedule.note(ShardFailure(met, Overtaken.__name__, "was there", True))
@@ -248,7 +255,7 @@ def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_tim
 
 
 def test_deaths_without_a_window_between_them_stop_the_run():
-    schedule = Schedule(WINDOW, Tally())
+    schedule = Schedule(PINS, WINDOW, Tally())
     schedule.add([ShardTask(shard(0))])
 
     def die(times):
@@ -265,7 +272,7 @@ def test_deaths_without_a_window_between_them_stop_the_run():
 
 def test_a_shard_that_is_over_leaves_nothing_in_memory():
     tally = Tally()
-    schedule = Schedule(WINDOW, tally)
+    schedule = Schedule(PINS, WINDOW, tally)
     schedule.add([ShardTask(shard(0))])
     task = schedule.next(1, 1, 0.0)
     schedule.note(Receipt("s0", 0, 4, (), 70, 0.1))
@@ -275,7 +282,7 @@ def test_a_shard_that_is_over_leaves_nothing_in_memory():
 
 
 def test_a_queue_knows_the_parts_it_holds():
-    queue = Queue()
+    queue = Queue(PINS, Random(1))
     part = ShardTask(shard(0), 1, 2)
     queue.put(ShardTask(shard(1)), 0.0)
     queue.put(part, 0.0)

@@ -33,7 +33,7 @@ def test_a_shard_is_shared_by_workers_that_would_be_idle(ledger):
 
 
 def test_nothing_is_shared_where_every_worker_has_a_task(ledger):
-    assert split(ledger.missing(), 1, 4) == ledger.missing()
+    assert list(split(ledger.missing(), 1, 4)) == ledger.missing()
 
 
 def test_what_is_closed_compressed_or_small_stays_whole(ledger):
@@ -41,7 +41,7 @@ def test_what_is_closed_compressed_or_small_stays_whole(ledger):
     closed = ShardTask(shard, 3, 5)
     packed = ShardTask(Shard("p", "file:///p.tar.gz", 10, "e"))
     gone = ShardTask(Shard("g", "file:///gone.tar", 10, "e"))
-    assert split([closed, packed, gone], 9, 4) == [closed, packed, gone]
+    assert list(split([closed, packed, gone], 9, 4)) == [closed, packed, gone]
     assert ranges(split([ShardTask(shard)], 9, 1000)) == [(0, None)]
 
 

@@ -116,7 +116,7 @@ def test_pinned_shards_come_back_without_what_they_are_opened_by():
     shard = Shard("s-1", "https://h/a.tar", 5, "e", "https://h/a.tar?sig=secret")
     data = table.encode_shards([shard])
     assert b"secret" not in data
-    assert table.decode_shards(data) == [shard]
+    assert list(table.decode_shards(data)) == [shard]
 
 
 # -- Parquet as input ----------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def measure(windows: int, per_shard: int) -> dict:
         most = max(most, resident())
         commit_all(folder, per_shard)
         began = time.perf_counter()
-        left = Ledger.open(folder).unfinished()
+        left = list(Ledger.open(folder).unfinished())
         resumed = time.perf_counter() - began
         assert not left
         return {"us": 1e6 * spent / windows, "bytes": (most - before) / windows, "resume_s": resumed}

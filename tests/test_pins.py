@@ -1,0 +1,30 @@
+"""The shards of a run, packed: what comes out is what went in, in order."""
+
+import pytest
+
+from pipeline.pins import Pins
+from pipeline.records import Shard
+
+SHARDS = [
+    Shard("b-1", "s3://bucket/b.tar", 10, '"e"', "s3://bucket/b.tar"),
+    Shard("a-2", "https://host/ä.tar", 0, "", "https://host/ä.tar?signed=1"),
+    Shard("c-3", "file:///photos", 7, "digest", "file:///photos", b"\x00list"),
+]
+
+
+def test_every_shard_comes_out_as_it_went_in_and_in_order():
+    pins = Pins(SHARDS)
+    assert list(pins.values()) == SHARDS
+    assert [(s.source, s.files) for s in pins.values()] == [(s.source, s.files) for s in SHARDS]
+    assert list(pins) == ["b-1", "a-2", "c-3"]
+    assert [pins.at(pins.place(shard.id)) for shard in SHARDS] == SHARDS
+    assert (len(pins), pins.bytes) == (3, 17)
+
+
+def test_what_is_not_there_is_a_key_error():
+    for strange in ("", "a", "a-20", "d"):
+        assert strange not in Pins(SHARDS)
+        with pytest.raises(KeyError, match=repr(strange)):
+            Pins(SHARDS)[strange]
+    assert len(Pins()) == 0
+    assert "a" not in Pins()
