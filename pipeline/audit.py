@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from pipeline import table
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.footer import Footer, digest_of
 from pipeline.ledger import End, Ledger
 from pipeline.manifest import Checked
@@ -84,6 +84,17 @@ def _row_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[st
         return [f"{window.name}: indices are not {footer.first_index} onwards"]
     if digest_of(records) != footer.digest:
         return [f"{window.name}: rows do not match their digest"]
+    return _copy_faults(ledger, window, footer) if ledger.is_compacted(window) else []
+
+
+def _copy_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[str]:
+    """Whether readers find the same rows where they look first."""
+    try:
+        records = [table.as_record(row) for row in ledger.rows(windows=[window])]
+    except (ConfigError, TypeError, KeyError) as error:
+        return [str(error)]
+    if digest_of(records) != footer.digest:
+        return [f"{window.name}: its rows in compacted/ are others; remove that folder and compact again"]
     return []
 
 

@@ -76,6 +76,9 @@ class Places:
                 self._places[held.shard, held.window, held.generation] = place
                 first += held.rows
 
+    def __contains__(self, window: WindowObject) -> bool:
+        return (window.shard, window.window, window.generation) in self._places
+
     def stretches(self, windows: Iterable[WindowObject]) -> Iterator[Stretch]:
         """The rows of these windows, in their order, in as few reads as can be."""
         last: Stretch | None = None

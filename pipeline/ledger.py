@@ -187,6 +187,10 @@ class Ledger:
         """Whether readers take its rows from a compacted file."""
         return window in self._places
 
+    def is_compacted(self, window: WindowObject) -> bool:
+        """Whether readers take its rows from a compacted file."""
+        return window in self._places
+
     def categories(self, windows: Iterable[WindowObject]) -> set[str]:
         """Every category that a segment of these windows has."""
 

@@ -236,6 +236,24 @@ def test_what_is_no_compacted_file_is_passed_over_by_readers_and_named_by_compac
         compact(again(ledger))
 
 
+def test_verify_compares_the_copies_too(ledger):
+    compact(ledger)
+    [(name, _)] = files(ledger)
+    path = Path(str(ledger)) / name
+    table = pq.read_table(path)
+    keys = ["stranger", *table["key"].to_pylist()[1:]]
+    other = table.set_column(0, "key", [keys]).cast(pq.read_schema(path))
+    held = pq.ParquetFile(path).metadata.metadata
+    with pq.ParquetWriter(path, other.schema) as out:
+        out.write_table(other)
+        out.add_key_value_metadata({b"diffseg.windows": held[b"diffseg.windows"]})
+
+    faults = [fault for checked in audit(again(ledger), full=True) for fault in checked.faults]
+
+    assert len(faults) == 1
+    assert "its rows in compacted/ are others" in faults[0]
+
+
 def test_a_damaged_window_is_named(ledger):
     name = list(ledger.windows())[4].name
     (Path(str(ledger)) / name).write_bytes(b"garbage")
