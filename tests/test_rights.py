@@ -4,8 +4,17 @@ import fnmatch
 import json
 import re
 import shlex
+import uuid
 
+import servers
+from conftest import samples
 from test_infra import INFRA, documents, ray_objects
+
+from diffseg.config import SegmentConfig
+from pipeline.config import RunConfig
+from pipeline.labelling import label
+from pipeline.store import Store
+from pipeline.tars import write_samples
 
 
 def test_a_run_on_s3_can_do_what_it_needs_and_no_more():
@@ -46,3 +55,15 @@ def test_no_role_may_delete():
         assert one["role"].endswith("/diffsegWorker") or "/status/" in one["condition"]["expression"]
     azure = json.loads((INFRA / "storage" / "azure-role.json").read_text())
     assert not [one for one in azure["DataActions"] if "delete" in one or one.endswith("*")]
+
+
+def test_a_whole_run_deletes_nothing_and_writes_only_below_its_output(s3):
+    place = f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
+    Store(place).put_new("train-0.tar", write_samples(samples(4)))
+    s3.requests.clear()
+    label([f"{place}/train-0.tar"], f"{place}/run", "tiny", SegmentConfig(), RunConfig(workers=0, window=2))
+    methods = {method for method, _ in s3.requests}
+    assert methods == {"GET", "HEAD", "PUT"}
+    written = [path for method, path in s3.requests if method == "PUT"]
+    assert any("/run/_SUCCESS" in path for path in written)
+    assert [path for path in written if "/run/" not in path] == []
