@@ -37,13 +37,16 @@ def test_many_tars_are_estimated_from_a_few(tmp_path, monkeypatch):
     monkeypatch.setattr(counting, "TARS", 3)
     opened = []
     monkeypatch.setattr(storage, "open_ranged", lambda *a, real=storage.open_ranged: opened.append(a) or real(*a))
-    shards = tars(tmp_path, [60, 40, 80, 60, 40, 80, 60])
+    for number in range(7):  # the later the shard, the larger its samples
+        content = [(key, {**members, "bin": bytes(512 * number)}) for key, members in samples(60)]
+        write_shard(tmp_path / f"t-{number:03d}.tar", content)
+    shards = pin([str(tmp_path / "t-*.tar")])
     counts = count(shards)
     assert len(opened) == 3
     assert list(counts.samples) == [shard.id for shard in shards]
-    assert counts.total == pytest.approx(420, rel=0.1)
+    assert counts.total == pytest.approx(420, rel=0.3)
     assert not counts.exact
-    assert 0 < counts.error < 0.2
+    assert 0.1 < counts.error < 1
 
 
 def test_shards_that_are_all_alike_are_still_an_estimate(tmp_path, monkeypatch):
