@@ -6,6 +6,7 @@ import typer
 
 from jobs import console, options
 from jobs.bench_chaos import chaos
+from jobs.bench_job import job
 
 if TYPE_CHECKING:
     from diffseg.backends import Backend
@@ -20,6 +21,7 @@ Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of ea
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
 
 app = typer.Typer(rich_markup_mode=None)
+app.command()(job)
 app.command()(chaos)
 
 

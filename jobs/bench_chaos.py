@@ -96,6 +96,8 @@ def chaos(
 def _monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]) -> Iterator["Monkey"]:
     import ray
 
+    from pipeline.actor import keep_stdout
+
     for attempt in range(60):  # the head needs some seconds
         try:
             ray.init(address=trial.ray_address, logging_level="ERROR", log_to_driver=False)
@@ -104,6 +106,7 @@ def _monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: Seque
             if not nodes or attempt == 59:
                 raise
             sleep(1)
+    keep_stdout()
     try:
         monkey = Monkey(trial, nodes, luck, targets)
         for count in range(trial.workers if nodes else 0):
@@ -119,6 +122,7 @@ class Monkey:
     def __init__(self, trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]) -> None:
         self.trial, self._nodes, self._luck, self._targets = trial, nodes, luck, targets
         self.rounds: list[Round] = []
+        self._gone: set[str | int] = set()  # nodes and processes that Ray may take for alive for some seconds more
 
     def torment(self, rounds: int, images: int) -> Iterator["Ended"]:
         """Run after run, until there were so many rounds."""
@@ -183,13 +187,15 @@ class Monkey:
             return target, len(victims)
         if target == "node" and self._kill_node(victim):
             return target, sum(other.node == victim.node for other in victims)
+        self._gone.add(victim.pid)
         self._kill_worker(victim)
         return "worker", 1
 
     def _victims(self, driver: "subprocess.Popen[bytes]") -> list[Victim]:
         """The driver's workers, once it has some; none where it ended before."""
         while driver.poll() is None:
-            if found := _workers_of(driver.pid):
+            found = [v for v in _workers_of(driver.pid) if not {v.node, v.pid} & self._gone]
+            if found:
                 return found
             sleep(LOOK_S)
         return []
@@ -204,12 +210,13 @@ class Monkey:
         """False where it may not go: the head, the one we are on, the last one."""
         import ray
 
-        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._gone]
         here = ray.get_runtime_context().get_node_id()
         node = next((node for node in alive if node["NodeID"] == victim.node), None)
         spare = [other for other in alive if other["Resources"].get("CPU", 0) >= 1 and other is not node]
         if node is None or victim.node == here or "node:__internal_head__" in node["Resources"] or not spare:
             return False
+        self._gone.add(victim.node)
         if self._nodes:
             number = next(int(name[5:]) for name in node["Resources"] if name.startswith("node-"))
             self._nodes.kill(number)

@@ -90,6 +90,7 @@ class Cluster:
             ray.init(address="local", include_dashboard=False, _temp_dir=self._folder, **quiet)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process with 15
+        keep_stdout()
         return self
 
     @property
@@ -239,6 +240,11 @@ class RayPool:
             ray.kill(actor)
         self._actors.clear()
         self._asked.clear()
+
+
+def keep_stdout() -> None:
+    """Ray tells of lost nodes on stdout, which belongs to results; it has no setting for it."""
+    ray._private.worker._worker_logs_enabled = False
 
 
 def _result(reference: Any) -> Any:

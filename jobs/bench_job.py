@@ -1,0 +1,181 @@
+"""`diffseg bench job`: the engine against the bare loop of the same fake model, and against a plain Ray Data job."""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter, process_time, time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console, options
+
+if TYPE_CHECKING:
+    from pipeline.clocked import Spent
+    from pipeline.trial import Trial
+
+PHOTO = (321, 481)  # height and width, as those of BSDS
+BARE_IMAGES = 100  # of the bare loop
+
+
+@dataclass(frozen=True)
+class Bare:
+    """One fake model alone, given decoded images. cpu_s: of the processor, an image."""
+
+    images_per_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class JobSpeed:
+    """Images/s from the first batch to the last commit, and what a worker did with its time, an image."""
+
+    seconds: float  # of the fake model, an image
+    images: int
+    workers: int
+    start_s: float  # from the command to the first batch
+    images_per_s: float
+    bare_images_per_s: float  # of one worker
+    efficiency: float  # images_per_s / (workers * bare_images_per_s)
+    waited_ms: dict[str, float]
+    cpu_ms: dict[str, float]
+    cores: float  # of all workers
+    ray_data_images_per_s: float | None = None
+    ray_data_start_s: float | None = None
+    times_ray_data: float | None = None
+
+
+def job(
+    seconds: Annotated[
+        list[float] | None, typer.Option("--seconds", help="Of the fake model, an image; default: 0.02 and 0.005.")
+    ] = None,
+    shards: Annotated[int, typer.Option("--shards", min=1)] = 24,
+    images: Annotated[int, typer.Option("--images", min=1, help="Of a shard.")] = 100,
+    workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,
+    window: Annotated[int, typer.Option("--window", min=1, help="Samples a commit.")] = 1024,
+    ray_data: Annotated[
+        bool, typer.Option("--ray-data/--no-ray-data", help="Do the same as a plain Ray Data job beside it.")
+    ] = True,
+    json: options.Json = False,
+) -> None:
+    """Measure the engine with a fake model of a set speed: its share of workers times the bare model."""
+    from pipeline.trial import Trial, write_photos
+
+    found = []
+    with tempfile.TemporaryDirectory(prefix="diffseg-bench-") as folder:
+        photos = write_photos(folder, shards, images, PHOTO, seed=0)
+        for number, each in enumerate(seconds or (0.02, 0.005)):
+            trial = Trial(
+                photos=photos, output=f"{folder}/run-{number}", workers=workers, window=window, seconds=each,
+                batch_size=batch_size,
+            )  # fmt: skip
+            found.append(measure(trial, images * shards, ray_data))
+            if not json:
+                show(found[-1])
+    if json:
+        console.say_json([asdict(speed) for speed in found])
+
+
+def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
+    """One run, and what it is held against."""
+    from pipeline.clocked import Clocked, spent
+    from pipeline.ledger import Ledger
+    from pipeline.trial import run_trial
+
+    alone = bare(trial)
+    beside = by_ray_data(trial) if ray_data else None
+    began = time()
+    summary = run_trial(trial, Clocked)
+    if summary.totals.rows != images or summary.faults:
+        raise RuntimeError(f"{summary.totals.rows} rows of {images} images, {summary.faults}")
+    notes = [note for note in spent(Ledger.open(trial.output)) if note.rows]
+    first, last = min(note.began for note in notes), max(note.ended for note in notes)
+    rate = images / (last - first)
+    return JobSpeed(
+        seconds=trial.seconds,
+        images=images,
+        workers=trial.workers,
+        start_s=first - began,
+        images_per_s=rate,
+        bare_images_per_s=alone.images_per_s,
+        efficiency=rate / (trial.workers * alone.images_per_s),
+        waited_ms=_by_image([note.waited_s for note in notes], images),
+        cpu_ms=_by_image([_without_fake(note, alone) for note in notes], images),
+        cores=sum(sum(note.cpu_s.values()) for note in notes) / (last - first),
+        ray_data_images_per_s=beside["images_per_s"] if beside else None,
+        ray_data_start_s=beside["start_s"] if beside else None,
+        times_ray_data=rate / beside["images_per_s"] if beside else None,
+    )
+
+
+def bare(trial: "Trial") -> Bare:
+    """The fake model in a loop, batch after batch, with nothing to wait for."""
+    from pipeline.faults import FakeSegmenter
+    from pipeline.images import decode
+    from pipeline.store import Store
+    from pipeline.tars import read_samples
+
+    model, batch = FakeSegmenter(trial.seconds, trial.batch_size), []
+    place, _, name = trial.photos[0].rpartition("/")
+    with Store(place).reader(name) as stream:
+        for sample in read_samples(stream, name):
+            batch.append(decode(sample.members["jpg"]))
+            if len(batch) == trial.batch_size:
+                break
+    model.segment(batch)
+    rounds = -(-BARE_IMAGES // len(batch))
+    began, cpu = perf_counter(), process_time()
+    for _ in range(rounds):
+        model.segment(batch)
+    done = rounds * len(batch)
+    return Bare(done / (perf_counter() - began), (process_time() - cpu) / done)
+
+
+def by_ray_data(trial: "Trial") -> dict[str, float] | None:
+    """The same photos through a plain Ray Data job, in a process of its own; None where it cannot run."""
+    import json
+    import os
+
+    words = [str(Path(trial.photos[0]).parent), f"{trial.output}-ray-data", str(trial.seconds), str(trial.workers)]
+    words += [str(trial.batch_size), str(max(trial.workers + 1, os.cpu_count() or 1))]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.bench_ray_data", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        console.note(f"no plain Ray Data job beside it (it needs ray[data]): {last}")
+        return None
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def show(speed: JobSpeed) -> None:
+    """A few lines for people."""
+    console.say(
+        f"fake model at {1e3 * speed.seconds:g} ms an image, {speed.images:,} photos, {speed.workers} workers: "
+        f"{speed.images_per_s:.1f} images/s = {speed.efficiency:.3f} x {speed.workers} x {speed.bare_images_per_s:.1f}"
+    )
+    console.say(f"  start-up, not counted: {speed.start_s:.1f} s")
+    waited = ", ".join(f"{stage} {ms:.2f}" for stage, ms in speed.waited_ms.items())
+    console.say(f"  a worker waited, ms an image: {waited}")
+    cpu = ", ".join(f"{stage} {ms:.2f}" for stage, ms in speed.cpu_ms.items())
+    console.say(f"  processor, ms an image: {cpu}; {speed.cores:.2f} cores busy of all workers")
+    if speed.times_ray_data:
+        console.say(
+            f"  the plain Ray Data job: {speed.ray_data_images_per_s:.1f} images/s "
+            f"(start-up {speed.ray_data_start_s:.1f} s); ours is {speed.times_ray_data:.2f} times as fast"
+        )
+
+
+def _by_image(notes: "list[dict[str, float]]", images: int) -> dict[str, float]:
+    return {stage: 1e3 * sum(note.get(stage, 0.0) for note in notes) / images for stage in notes[0]}
+
+
+def _without_fake(note: "Spent", alone: Bare) -> dict[str, float]:
+    """The processor's time by stage, with what the fake model takes itself apart from the encoding."""
+    fake: dict[str, Any] = {"fake model": note.rows * alone.cpu_s}
+    encode = {"encode": note.cpu_s.get("label and encode", 0.0) - fake["fake model"]}
+    return {**{stage: s for stage, s in note.cpu_s.items() if stage != "label and encode"}, **encode, **fake}

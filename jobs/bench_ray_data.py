@@ -1,0 +1,63 @@
+"""`python -m jobs.bench_ray_data`: the labelling job that a user would write with Ray Data, to hold ours against.
+
+Reads shards, labels in actors, writes Parquet; it needs `ray[data]`, which nothing else here does. What it leaves out:
+resuming, retries, a row for what fails, segments with boxes and areas of their own type.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from pipeline.faults import FakeSegmenter
+from pipeline.images import encode_label_map
+
+
+class Labeller:
+    """One actor: labels and encodes a batch that Ray Data has decoded."""
+
+    def __init__(self, seconds: float) -> None:
+        self._segmenter = FakeSegmenter(seconds)
+        self._first = 0.0
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Rows of a batch, with the time its actor began."""
+        self._first = self._first or time.time()
+        results = self._segmenter.segment(list(batch["jpg"]))
+        return {
+            "key": list(batch["__key__"]),
+            "label_map": [encode_label_map(result.label_map) for result in results],
+            "num_segments": [len(result.segments) for result in results],
+            "began": [self._first] * len(results),
+        }
+
+
+def main(photos: str, output: str, seconds: float, workers: int, batch: int, cpus: int) -> dict[str, float]:
+    """Label every `*.tar` below `photos`; images/s from the first batch to the last file."""
+    import ray
+    import ray.data
+
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    began = time.time()
+    rows = ray.data.read_webdataset(photos, file_extensions=["tar"])
+    labelled = rows.map_batches(
+        Labeller, fn_constructor_args=(seconds,), batch_size=batch, concurrency=workers, num_cpus=1
+    )
+    labelled.write_parquet(output)
+    ended = time.time()
+    times = [row["began"] for row in ray.data.read_parquet(output).select_columns(["began"]).take_all()]
+    first, count = min(times), len(times)
+    ray.shutdown()
+    return {
+        "rows": count,
+        "start_s": first - began,
+        "seconds": ended - first,
+        "images_per_s": count / (ended - first),
+    }
+
+
+if __name__ == "__main__":
+    photos, output, seconds, workers, batch, cpus = sys.argv[1:]
+    figures = main(photos, output, float(seconds), int(workers), int(batch), int(cpus))
+    sys.stdout.write(json.dumps(figures) + "\n")
