@@ -1,8 +1,10 @@
 """`diffseg pilot`: a drawn sample at several thresholds, its gallery, and what its figures say of the whole run."""
 
 import json
+import uuid
 
 import pytest
+import servers
 from conftest import jpeg, samples, write_shard
 from test_cli import PHOTOS, small
 from test_segmenter import Colours
@@ -14,6 +16,7 @@ from pipeline.piloting import pilot
 from pipeline.planning import read_pilot
 from pipeline.records import OK
 from pipeline.shards import pin
+from pipeline.store import Store
 
 LOW, HIGH = (0.01, 0.01), (9.0, 9.0)
 
@@ -180,3 +183,16 @@ def test_a_mistake_is_one_clear_line_and_exit_2(options, expected, tmp_path, cap
 def test_shards_that_are_not_there_are_told_before_the_model_is_loaded(tmp_path, capsys):
     assert cli.run(["pilot", str(tmp_path / "none.tar"), "--model", "sd9"]) == 2
     assert "none.tar: no such shard" in capsys.readouterr().err
+
+
+def test_a_pilot_of_shards_on_s3_leaves_its_gallery_and_figures_there(s3, tmp_path, capsys):
+    place = f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
+    content = [(path.stem, {"jpg": small(path)}) for path in PHOTOS[:3]]
+    Store(place).put_new("in/p-0.tar", write_shard(tmp_path / "p-0.tar", content).read_bytes())
+    options = ["--model", "tiny", "--image-size", "64", "--threshold", "0.2", "--output", f"{place}/pilot.html"]
+
+    assert cli.run(["pilot", f"{place}/in/p-*.tar", *options]) == 0
+
+    assert "--threshold 0.2 " in capsys.readouterr().out
+    assert b"threshold 0.2" in Store(place).get("pilot.html")
+    assert read_pilot(f"{place}/pilot.json").images_per_s > 0
