@@ -34,7 +34,8 @@ def is_folder(url: str) -> bool:
 def stat_folder(folder: str) -> Folder:
     """A folder and the image files below it now. Raises FileNotFoundError where it holds no image."""
     root = _root(folder)
-    found = (File(entry.url.removeprefix(root), entry.size, entry.etag) for entry in storage.walk(root))
+    named = storage.redact(root)  # as a listing names what it finds
+    found = (File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in storage.walk(root))
     listed = pack(file for file in found if _extension(file.name) in IMAGE_EXTENSIONS)
     if listed == NOTHING:
         raise FileNotFoundError(folder)
@@ -107,9 +108,11 @@ def _key(name: str) -> str:
 
 
 def _root(folder: str) -> str:
-    """As the names of its files begin."""
-    local = storage.protocol_of(folder) == "file"
-    return (storage.canonical(folder).removeprefix("file://") if local else folder.rstrip("/")) + "/"
+    """What the names of its files are appended to."""
+    protocol = storage.protocol_of(folder)
+    if protocol == "file":
+        return storage.canonical(folder).removeprefix("file://").rstrip("/") + "/"
+    return f"{protocol}://{folder.partition('://')[2].rstrip('/')}/"
 
 
 def _extension(name: str) -> str:

@@ -1,6 +1,7 @@
 """What tests share: tiny shards with known images, runs of a fake model, and the way to the data beside the project."""
 
 import io
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from proxy import Proxy, proxy
 
+from pipeline import retrying
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.records import Shard
@@ -104,3 +106,16 @@ def s3(s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
         monkeypatch.setenv(name, value)
     s3_proxy.calm()
     return s3_proxy
+
+
+@pytest.fixture
+def place(s3: Proxy) -> str:
+    """A prefix of the S3 bucket that nobody else uses."""
+    return f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage is tried again after a tenth of the time, so that many failures take seconds."""
+    wait = retrying.wait_random_exponential
+    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))

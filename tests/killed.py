@@ -1,17 +1,17 @@
 """A process that dies at a chosen step of a run, and another that finishes it.
 
-`python killed.py FOLDER [POINT...]` kills a run at each of these points (or at every one) and prints, one line of JSON
-a point, what the next run made of it. Children are forked from one process that has imported everything and started no
-thread.
+`python killed.py PLACE [POINT...]` kills a run at each of these points (or at every one) and prints, one line of JSON
+a point, what the next run made of it. PLACE is a folder or the URL of a prefix that holds inputs and output. Children
+are forked from one process that has imported everything and started no thread.
 """
 
 import json
 import os
 import sys
-from pathlib import Path
 
 import pyarrow
-from conftest import a_run, samples, write_shard
+import s3fs  # noqa: F401 - so that no child has to
+from conftest import a_run, samples
 
 from pipeline import audit, images, manifest, reader, storage, store, table
 from pipeline.faults import FakeSegmenter
@@ -19,6 +19,7 @@ from pipeline.ledger import Ledger
 from pipeline.ranges import RangedReader
 from pipeline.shards import pin
 from pipeline.store import Store
+from pipeline.tars import write_samples
 from pipeline.worker import Worker
 
 COUNTS = (10, 7, 0, 4)  # samples of each shard; four a window
@@ -33,19 +34,11 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
     "opening the second shard": (storage, "open_ranged", "after", 2),
     "reading a range": (RangedReader, "_get", "after", 1),
     "looking whether a shard changed": (reader, "_same_version", "before", 3),
-    "decoding": (images, "decode", "before", 6),
+    "decoding": (images, "decode_reduced", "before", 6),
     "labelling": (FakeSegmenter, "segment", "before", 1),
     "labelling a later batch": (FakeSegmenter, "segment", "after", 3),
     "encoding a window": (table, "encode_window", "before", 1),
     "after encoding a window": (table, "encode_window", "after", 2),
-    "before a draft is written": (Store, "_draft", "before", 4),
-    "before a draft is on the disk": (store.os, "fsync", "before", 8),
-    "after a draft is on the disk": (Store, "_draft", "after", 4),
-    "before the first window has its name": (store.os, "link", "before", 4),
-    "after the first window has its name": (store.os, "link", "after", 4),
-    "after its folder is on the disk": (store, "_sync", "after", 4),
-    "before a later window has its name": (store.os, "link", "before", 6),
-    "after a later window has its name": (store.os, "link", "after", 6),
     "before the end of a shard": (Ledger, "commit_end", "before", 1),
     "after the end of a shard": (Ledger, "commit_end", "after", 1),
     "after the end of the last shard": (Ledger, "commit_end", "after", 4),
@@ -54,6 +47,29 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
     "between the manifest and its mark": (Store, "put_new", "before", 15),
     "after the manifest": (manifest, "write_manifest", "after", 1),
 }
+ON_A_DISK = {
+    "before a draft is written": (Store, "_draft", "before", 4),
+    "before a draft is on the disk": (store.os, "fsync", "before", 8),
+    "after a draft is on the disk": (Store, "_draft", "after", 4),
+    "before the first window has its name": (store.os, "link", "before", 4),
+    "after the first window has its name": (store.os, "link", "after", 4),
+    "after its folder is on the disk": (store, "_sync", "after", 4),
+    "before a later window has its name": (store.os, "link", "before", 6),
+    "after a later window has its name": (store.os, "link", "after", 6),
+}
+IN_A_BUCKET = {
+    "before the first window is put": (Store, "_create", "before", 4),
+    "after the first window is put": (Store, "_create", "after", 4),
+    "before a later window is put": (Store, "_create", "before", 6),
+    "after a later window is put": (Store, "_create", "after", 6),
+    "before an end is put": (Store, "_create", "before", 7),
+    "after an end is put": (Store, "_create", "after", 7),
+}
+
+
+def points(place: str) -> dict[str, tuple]:
+    """Every point there is on this kind of storage."""
+    return {**POINTS, **(IN_A_BUCKET if "://" in place else ON_A_DISK)}
 
 
 def arm(place: object, name: str, when: str, nth: int) -> None:
@@ -72,16 +88,22 @@ def arm(place: object, name: str, when: str, nth: int) -> None:
     setattr(place, name, armed)
 
 
-def run(folder: Path) -> None:
+def lay_out(place: str) -> None:
+    """The inputs of a run."""
+    for shard, count in enumerate(COUNTS):
+        Store(place).replace(f"in/s-{shard}.tar", write_samples(samples(count, first=100 * shard)))
+
+
+def run(place: str) -> None:
     """Begin the run, or finish it."""
-    ledger = Ledger.start(str(folder / "run"), a_run(), pin([f"{folder}/in/*.tar"]))
-    list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.missing()))
+    ledger = Ledger.start(f"{place}/run", a_run(), pin([f"{place}/in/*.tar"]))
+    list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.unfinished()))
     manifest.write_manifest(ledger, list(audit.audit(ledger)))
 
 
-def examine(folder: Path) -> dict[str, object]:
+def examine(place: str) -> dict[str, object]:
     """What stands there after a run that was not killed."""
-    ledger = Ledger.open(str(folder / "run"))
+    ledger = Ledger.open(f"{place}/run")
     faults = [fault for shard in audit.audit(ledger, full=True) for fault in shard.faults]
     rows = [(row["shard"], row["index"]) for row in ledger.rows(["shard", "index"])]
     missing = [task.first_window for task in ledger.missing()]
@@ -99,26 +121,29 @@ def in_child(step) -> int:
         os._exit(1)
 
 
-def main(root: Path, points: list[str]) -> None:
+def report(place: str, *so_far: object) -> None:
+    """One line."""
+    point, died, finished = so_far
+    found = examine(place)
+    sys.stdout.write(json.dumps({"point": point, "died": died, "finished": finished, **found}) + "\n")
+    sys.stdout.flush()
+
+
+def main(root: str, chosen: list[str]) -> None:
     """One point after another."""
     pyarrow.set_cpu_count(1)
-    for number, point in enumerate(points):
-        what = POINTS[point]
-        folder = root / str(number)
-        for shard, count in enumerate(COUNTS):
-            write_shard(folder / "in" / f"s-{shard}.tar", samples(count, first=100 * shard))
+    for number, point in enumerate(chosen or points(root)):
+        place, what = f"{root}/{number}", points(root)[point]
 
-        def die(what=what, folder=folder):
+        def die(place=place, what=what):
             arm(*what)
-            run(folder)
+            run(place)
 
+        in_child(lambda place=place: lay_out(place))
         died = in_child(die)
-        finished = in_child(lambda folder=folder: run(folder))
-        report = folder / "report.json"
-        in_child(lambda folder=folder, report=report: report.write_text(json.dumps(examine(folder))))
-        found = json.loads(report.read_text()) if report.exists() else {}
-        sys.stdout.write(json.dumps({"point": point, "died": died, "finished": finished, **found}) + "\n")
+        finished = in_child(lambda place=place: run(place))
+        in_child(lambda so_far=(place, point, died, finished): report(*so_far))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or list(POINTS))
+    main(sys.argv[1], sys.argv[2:])

@@ -1,15 +1,14 @@
 """The same guarantees on Google's and Azure's emulators as on S3."""
 
 import importlib.util
-import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
 import servers
 from conftest import a_run, samples
 from damage import SOUND
+from promises import expect_objects_created_once_and_listed_by_prefix, expect_one_winner_of_24, put
 from proxy import SOUND as NO_FAULT
 from proxy import Proxy, proxy
 
@@ -67,40 +66,16 @@ def cloud(request):
 
 
 def test_objects_are_created_once_and_listed_by_prefix(cloud):
-    _, place = cloud
-    store = Store(f"{place}/run")
-    assert store.put_new("labels/a.000000.parquet", b"first")
-    assert not store.put_new("labels/a.000000.parquet", b"second")
-    store.put_new("labels/ab.000000.parquet", b"x")
-    store.put_new("_SUCCESS.0", b"1")
-    assert store.get("labels/a.000000.parquet") == b"first"
-    assert list(store.list("labels/a.")) == [("labels/a.000000.parquet", 5)]
-    assert list(store.list("_SUCCESS.")) == [("_SUCCESS.0", 1)]
-    assert len(list(Store(place).list(""))) == 3
-    assert list(store.list("none/")) == []
-    assert not store.exists("labels")
-    with pytest.raises(FileNotFoundError):
-        store.get("none")
+    expect_objects_created_once_and_listed_by_prefix(cloud[1])
 
 
 def test_of_24_writers_of_one_object_one_wins(cloud):
-    _, place = cloud
-    start = threading.Barrier(24)
-
-    def write(number):
-        store = Store(place)
-        start.wait()
-        return store.put_new("labels/a", b"%02d" % number * 10_000)
-
-    with ThreadPoolExecutor(24) as pool:
-        won = [number for number, result in enumerate(pool.map(write, range(24))) if result]
-    assert len(won) == 1
-    assert Store(place).get("labels/a") == b"%02d" % won[0] * 10_000
+    expect_one_winner_of_24(cloud[1])
 
 
 def test_a_run_is_made_proved_and_refused_when_its_input_changes(cloud):
     _, place = cloud
-    Store(place).replace("in/a.tar", write_samples(samples(10)))
+    put(place, "in/a.tar", write_samples(samples(10)))
     shards = pin([f"{place}/in/a.tar"])
     assert shards == pin([f"{place}/in/*.tar"])
     ledger = Ledger.start(f"{place}/run", a_run(), shards)
@@ -109,16 +84,24 @@ def test_a_run_is_made_proved_and_refused_when_its_input_changes(cloud):
     [checked] = audit(ledger, full=True)
     assert (checked.faults, checked.rows) == ((), 10)
     assert {row["status"] for row in ledger.rows(["status"])} == {OK}
-    Store(place).replace("in/a.tar", write_samples(samples(10, first=1)))
+    put(place, "in/a.tar", write_samples(samples(10, first=1)))
     assert pin([f"{place}/in/a.tar"])[0].etag != shards[0].etag
 
 
-def test_a_reply_lost_after_the_store_leaves_one_object(cloud, monkeypatch):
+def test_a_folder_of_images_is_read_by_its_pinned_list(cloud):
+    _, place = cloud
+    for key, members in samples(3):
+        put(place, f"photos/{key}.jpg", members["jpg"])
+    ledger = Ledger.start(f"{place}/run", a_run(), pin([f"{place}/photos"]))
+    put(place, "photos/0001.jpg", samples(1, first=7)[0][1]["jpg"])
+    put(place, "photos/00000.jpg", b"later")
+    list(Worker(ledger, FakeSegmenter()).run(Ledger.open(f"{place}/run").unfinished()))
+    assert [(row["key"], row["status"]) for row in ledger.rows()] == [("0000", OK), ("0001", "changed"), ("0002", OK)]
+
+
+def test_a_reply_lost_after_the_store_leaves_one_object(cloud, quick):
     made, place = cloud
-    wait = retrying.wait_random_exponential
-    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))
-    Store(place).replace("a.tar", SOUND)
-    ledger = Ledger.start(f"{place}/run", a_run(), pin([f"{place}/a.tar"]))
+    ledger = Ledger.start(f"{place}/run", a_run(), pin([put(place, "a.tar", SOUND)]))
     lost: list[str] = []
     lose_first_window(made, lost)
     outcomes = list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from killed import COUNTS, KILLED, POINTS
+from killed import COUNTS, IN_A_BUCKET, KILLED, points
 
 ROOT = Path(__file__).resolve().parents[1]
 SOME = [
@@ -15,22 +15,24 @@ SOME = [
     "after a later window has its name",
     "between the manifest and its mark",
 ]
+NEAR_A_STORE = [  # where a bucket is another thing than a disk
+    *("after run.json", "at the probe", "before the inputs are pinned", "after the inputs are pinned"),
+    *("reading a range", "after the end of the last shard", "between the manifest and its mark", *IN_A_BUCKET),
+]
 
 
-def rerun(folder, points):
+def expect_whole(place, chosen=()):
+    """Kill and finish a run at each point."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killed.py"), str(folder), *points],
+        [sys.executable, str(ROOT / "tests" / "killed.py"), str(place), *chosen],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def expect_whole(reports, points):
-    assert [report["point"] for report in reports] == list(points)
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [report["point"] for report in reports] == list(chosen or points(str(place))), done.stderr
     for report in reports:
         point = report.pop("point")
         whole = {"died": KILLED, "finished": 0, "rows": sum(COUNTS), "once": True, "faults": [], "missing": []}
@@ -38,10 +40,16 @@ def expect_whole(reports, points):
 
 
 def test_a_run_killed_while_it_commits_is_finished_by_the_next(tmp_path):
-    expect_whole(rerun(tmp_path, SOME), SOME)
+    expect_whole(tmp_path, SOME)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_run_killed_at_any_step_is_finished_by_the_next(tmp_path):
-    expect_whole(rerun(tmp_path, []), POINTS)
+    expect_whole(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_run_in_a_bucket_killed_at_any_step_of_a_commit_is_finished_by_the_next(place):
+    expect_whole(place, NEAR_A_STORE)

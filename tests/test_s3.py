@@ -1,15 +1,13 @@
 """A run on a real S3 server, and on one that fails: nothing lost, nothing twice."""
 
 import functools
-import threading
-import uuid
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import servers
 from conftest import a_run, samples, write_shard
 from damage import DAMAGED, SOUND
+from promises import expect_objects_created_once_and_listed_by_prefix, expect_one_winner_of_24, put
 from proxy import FAULTS, at_random
 from proxy import SOUND as NO_FAULT
 
@@ -28,30 +26,12 @@ from pipeline.worker import Worker
 
 
 @pytest.fixture
-def place(s3):
-    """A prefix of the bucket that nobody else uses."""
-    return f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
 def fresh():
     """Clients that read the environment again; those of other tests are kept for them."""
     kept = storage._connected
     storage._connected = functools.cache(kept.__wrapped__)
     yield
     storage._connected = kept
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Waits of a tenth, so that many failures take seconds."""
-    wait = retrying.wait_random_exponential
-    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))
-
-
-def put(place, name, data):
-    Store(place).replace(name, data)
-    return f"{place}/{name}"
 
 
 def salvaged(shard):
@@ -65,24 +45,8 @@ def salvaged(shard):
     raise AssertionError("the damage was not told")
 
 
-def test_objects_are_created_once_and_listed_by_prefix(s3, place):
-    store = Store(f"{place}/run/")
-    assert store.put_new("labels/a.000000.parquet", b"first")
-    assert not store.put_new("labels/a.000000.parquet", b"second")
-    store.put_new("labels/ab.000000.parquet", b"x")
-    store.put_new("_SUCCESS.0", b"1")
-    assert store.get("labels/a.000000.parquet") == b"first"
-    assert list(store.list("labels/a.")) == [("labels/a.000000.parquet", 5)]
-    assert list(store.list("_SUCCESS.")) == [("_SUCCESS.0", 1)]
-    assert [name for name, _ in Store(place).list("")] == [
-        "run/_SUCCESS.0",
-        "run/labels/a.000000.parquet",
-        "run/labels/ab.000000.parquet",
-    ]
-    assert list(store.list("none/")) == []
-    assert not store.exists("labels")
-    with pytest.raises(FileNotFoundError):
-        store.get("labels")
+def test_objects_are_created_once_and_listed_by_prefix(place):
+    expect_objects_created_once_and_listed_by_prefix(place)
 
 
 def test_a_run_from_s3_to_s3_is_proved_and_resumed(s3, place):
@@ -101,18 +65,8 @@ def test_a_run_from_s3_to_s3_is_proved_and_resumed(s3, place):
     assert sum(shard.rows for shard in checked) == 14
 
 
-def test_of_24_writers_of_one_object_one_wins(s3, place):
-    start = threading.Barrier(24)
-
-    def write(number):
-        store = Store(place)
-        start.wait()
-        return store.put_new("labels/a", b"%02d" % number * 10_000)
-
-    with ThreadPoolExecutor(24) as pool:
-        won = [number for number, result in enumerate(pool.map(write, range(24))) if result]
-    assert len(won) == 1
-    assert Store(place).get("labels/a") == b"%02d" % won[0] * 10_000
+def test_of_24_writers_of_one_object_one_wins(place):
+    expect_one_winner_of_24(place)
 
 
 def test_a_reply_lost_after_the_store_is_success_without_a_duplicate(s3, place, quick):
