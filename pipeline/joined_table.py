@@ -23,16 +23,22 @@ def joining_windows(out: IO[bytes], held: Sequence[Mapping[str, Any]]) -> Iterat
     file, returns its footer, and raises ValueError where it is no whole window.
     """
     waiting: list[pa.Table] = []
+    size = 0  # of what waits, in bytes
     with pq.ParquetWriter(out, SCHEMA, **settings(SCHEMA.names)) as file:
 
         def flush() -> None:
+            nonlocal size
             file.write_table(pa.concat_tables(waiting))
             waiting.clear()
+            size = 0
 
         def add(stream: IO[bytes]) -> Footer:
+            nonlocal size
             footer = read_footer(stream)
-            waiting.append(_whole_window(stream, footer))
-            if sum(table.nbytes for table in waiting) >= ROW_GROUP:
+            table = _whole_window(stream, footer)
+            waiting.append(table)
+            size += table.nbytes
+            if size >= ROW_GROUP:
                 flush()
             return footer
 
