@@ -98,6 +98,10 @@ class Cluster:
         """Whether it was started for this `with`: nothing will join it."""
         return self._address is None
 
+    def nodes(self) -> set[str]:
+        """Ids of the nodes that are alive."""
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
     def draining(self) -> dict[str, float]:
         """Nodes that are about to go, by id: seconds they have left, infinite where no deadline was given."""
         nodes = ray._private.state.state.get_draining_nodes()  # what Ray's own libraries ask; there is no public way
@@ -228,6 +232,11 @@ class RayPool:
             if desk.place in going and not desk.leaving:
                 desk.leaving = True
                 actor.drain.remote(going[desk.place])
+        if any(desk.left_out for desk in self.staff.desks):
+            there = self._cluster.nodes()
+            for desk in [desk for desk in self.staff.desks if desk.left_out and desk.place not in there]:
+                self._remove(desk)  # its device went with its node: another may take its place
+                self.staff.dismiss(desk, DRAINED)
         if self._grows:
             self.staff.size = max(self.staff.size, self._room())
 
