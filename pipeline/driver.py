@@ -6,6 +6,7 @@ It holds no state that matters: after its death the same command reads the run f
 from collections.abc import Callable, Iterable
 from time import monotonic
 
+from pipeline import breaker
 from pipeline.ledger import Ledger
 from pipeline.pool import Pool
 from pipeline.records import ShardFailure, ShardTask
@@ -46,6 +47,7 @@ def drive(
                         schedule.looked(action, _left(ledger, action, finish), clock())
                     case GiveUp(failure=failure):
                         _give_up(ledger, tally, failure)
+        breaker.check(pool.staff.made)
         tick()
 
 

@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TypeVar
 
 STAGES = ("task", "read", "decode", "commit")
+EXAMPLES = 3  # kept of each kind
 T = TypeVar("T")
 
 
@@ -29,6 +30,22 @@ class Reading:
     windows: int = 0  # committed
     busy_s: float = 0.0  # labelling
     waited_s: Mapping[str, float] = field(default_factory=dict)  # by stage
+    single: int = 0  # images whose label map is one segment
+    segments: int = 0  # of all images
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the last ones: see `row`
+
+
+def together(readings: Iterable[Reading]) -> Reading:
+    """What several workers have made. Seconds and windows are left out: nobody asks for their sum."""
+    images: Counter[str] = Counter()
+    examples: dict[str, tuple[str, ...]] = {}
+    single, segments = 0, 0
+    for reading in readings:
+        images.update(reading.images)
+        single, segments = single + reading.single, segments + reading.segments
+        for kind, said in reading.examples.items():
+            examples[kind] = (*examples.get(kind, ()), *said)[-EXAMPLES:]
+    return Reading(images, single=single, segments=segments, examples=examples)
 
 
 class Meter:
@@ -37,6 +54,8 @@ class Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._images: Counter[str] = Counter()
+        self._single, self._segments = 0, 0
+        self._examples: dict[str, tuple[str, ...]] = {}
         self._windows = 0
         self._busy_s = 0.0
         self._waited_s: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -46,12 +65,24 @@ class Meter:
     def read(self) -> Reading:
         """All counts now."""
         with self._lock:
-            return Reading(dict(self._images), self._windows, self._busy_s, dict(self._waited_s))
+            return Reading(
+                dict(self._images),
+                self._windows,
+                self._busy_s,
+                dict(self._waited_s),
+                self._single,
+                self._segments,
+                dict(self._examples),
+            )
 
-    def row(self, status: str, count: int = 1) -> None:
-        """Rows were made."""
+    def row(self, status: str, segments: int | None = None, example: str = "") -> None:
+        """A row was made. segments: None where it has no labels. example: names it, as failed, single or many."""
+        kind = "failed" if segments is None else "single" if segments == 1 else "many"
         with self._lock:
-            self._images[status] += count
+            self._images[status] += 1
+            self._single += segments == 1
+            self._segments += segments or 0
+            self._examples[kind] = (*self._examples.get(kind, ()), example)[-EXAMPLES:]
 
     def window(self) -> None:
         """A window was committed."""

@@ -13,7 +13,6 @@ from heapq import heappop, heappush
 from random import Random
 from typing import TypeAlias, TypeVar
 
-from pipeline import breaker
 from pipeline.errors import Drained, Overtaken, Stopped, StorageFull, WorkerLost
 from pipeline.pins import Pins
 from pipeline.records import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
@@ -90,7 +89,6 @@ class Schedule:
         match outcome:
             case Receipt(shard=shard):
                 self._tally.note(outcome)
-                breaker.check(self._tally)
                 self._progressed.add(shard)
                 self._suspects.forget(shard, outcome.window)
                 self._deaths = 0

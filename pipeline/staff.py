@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from pipeline.errors import Drained, Stopped, WorkerLost
+from pipeline.meter import Reading, together
 from pipeline.records import Beat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.station import DRAINED, Report
 
@@ -35,6 +36,7 @@ class Desk:
     place: str = ""  # its node
     device: str = ""
     beats: tuple[Beat, ...] = ()
+    made: Reading = field(default_factory=Reading)  # rows, committed or not
     asked: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
     busy: float = field(default_factory=monotonic)  # when it last had something to do
 
@@ -71,6 +73,7 @@ class Desk:
     def take(self, report: Report) -> list[Outcome]:
         """Note an answer; tasks that are over leave the desk."""
         self.labelled, self.retries, self.beats = report.labelled, report.retries, report.beats
+        self.made = report.made
         self.ready, self.place, self.device = report.ready or self.ready, report.place, report.device
         if self.held or not self.ready:
             self.busy = monotonic()
@@ -101,6 +104,7 @@ class Staff:
         self._wanted = size
         self._made = 0
         self._gone_labelled, self._gone_retries = 0, 0  # by workers that are no more
+        self._gone_made = Reading()
         self._agreed, self._odd = 0, 0  # workers that were ready, and that were left out
         self._false_starts = 0  # in a row
         self._not_before = -float("inf")
@@ -110,6 +114,11 @@ class Staff:
     def labelled(self) -> int:
         """Samples labelled so far, committed or not."""
         return self._gone_labelled + sum(desk.labelled for desk in self.desks)
+
+    @property
+    def made(self) -> Reading:
+        """Rows by what they are, committed or not."""
+        return together([self._gone_made, *(desk.made for desk in self.desks)])
 
     @property
     def retries(self) -> int:
@@ -163,6 +172,7 @@ class Staff:
         self.desks.remove(desk)
         self._gone_labelled += desk.labelled
         self._gone_retries += desk.retries
+        self._gone_made = together([self._gone_made, desk.made])
         probing = desk.probing()
         if desk.labelled or desk.ready:
             self._false_starts = 0

@@ -4,10 +4,11 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from pipeline.errors import PipelineError, Unfit
+from pipeline.meter import Reading
 from pipeline.records import Beat, Outcome, ShardTask
 from pipeline.worker import Worker
 
@@ -23,6 +24,7 @@ class Report:
     ready: bool  # the model is loaded
     still_s: float  # seconds since anything moved, the model's loading included
     beats: tuple[Beat, ...] = ()  # what it has in hand
+    made: Reading = field(default_factory=Reading)  # rows, committed or not yet
     retries: int = 0  # requests to storage that its process has sent once more
     place: str = ""  # the node it runs on, where the pool has several
     device: str = ""  # what it labels on, where no other worker may
@@ -71,6 +73,7 @@ class Station:
             ready=worker is not None,
             still_s=monotonic() - (worker.moved if worker else self._began),
             beats=self._told,
+            made=worker.meter.read() if worker else Reading(),
             device=worker.device if worker else "",
             unfit=self._unfit,
             ended=ended,

@@ -22,7 +22,7 @@ from pipeline.ledger import Ledger
 from pipeline.meter import Meter
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
-from pipeline.records import Beat, ImageSample, Outcome, RawSample, Receipt, SampleFailure, ShardTask
+from pipeline.records import Beat, ImageSample, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
 from pipeline.rows import Fitting, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
@@ -198,7 +198,7 @@ class Worker:
         work.samples.append(item.raw if self.ledger.run.also else replace(item.raw, members={}))
         if isinstance(item, SampleFailure):
             work.records[item.raw.index] = failed_row(work.task, item)
-            self.meter.row(item.reason)
+            self._count(work.records[item.raw.index])
             self.labelled += 1
             return
         work.waiting.append(item)
@@ -243,6 +243,10 @@ class Worker:
         finally:
             self._at_hand.release()
 
+    def _count(self, record: LabelRecord) -> None:
+        error = f": {record.error}" if record.error else ""
+        self.meter.row(record.status, record.num_segments, f"{record.shard} {record.key}{error}"[:200])
+
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
         self._began = self._began or monotonic()
@@ -250,7 +254,7 @@ class Worker:
         with self._in_hand(work.task, batch[0].raw.index, batch[-1].raw.index):
             for record in label(self.segmenter, work.task, batch):
                 work.records[record.index] = record
-                self.meter.row(record.status)
+                self._count(record)
         seconds = perf_counter() - began
         work.seconds += seconds
         self.meter.busy(seconds)

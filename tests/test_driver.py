@@ -2,18 +2,17 @@
 
 import itertools
 import random
-import re
 import threading
 from collections import Counter
 
 import pytest
 
-from pipeline import breaker
 from pipeline.audit import audit
 from pipeline.driver import drive
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
+from pipeline.meter import Reading
 from pipeline.pool import LocalPool
 from pipeline.records import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.staff import Desk
@@ -27,6 +26,8 @@ class ScriptedPool:
 
     script: what becomes of the n-th task handed over, by n; None or absent: it is done.
     """
+
+    made = Reading()
 
     def __init__(self, ledger, script):
         self.worker, self.script, self.count, self.outcomes = Worker(ledger, FakeSegmenter()), script, 0, []
@@ -243,23 +244,3 @@ def test_a_worker_that_hangs_is_replaced_and_its_windows_are_made_elsewhere(ledg
 def test_a_worker_without_work_never_counts_as_hung(build):
     desk = Desk("idle")
     assert not desk.hangs(Report((), 0, True, still_s=1e9), stall_s=1.0)
-
-
-@pytest.mark.parametrize(
-    ("rows", "failed", "single", "reason"),
-    [
-        (999, 999, 0, None),
-        (1000, 499, 0, None),
-        (1000, 501, 0, "501 of the first 1000 rows have no labels (501 model_nan), for example s k: NaN"),
-        (2000, 0, 1800, None),
-        (2000, 0, 1801, "1801 of the first 2000 label maps are one segment"),
-    ],
-)
-def test_the_breaker_stops_a_run_of_worthless_labels_from_the_first_thousand_on(rows, failed, single, reason):
-    tally = Tally()
-    tally.note(Receipt("s", 0, rows, (("model_nan", failed),), 1, 0.1, single=single, example="k: NaN"))
-    if reason is None:
-        breaker.check(tally)
-    else:
-        with pytest.raises(Stopped, match=re.escape(reason)):
-            breaker.check(tally)

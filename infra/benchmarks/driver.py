@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.driver import drive
 from pipeline.ledger import Ledger
+from pipeline.meter import Reading
 from pipeline.records import Receipt, Shard, TaskDone
 from pipeline.run import Run
 from pipeline.tally import Tally
@@ -28,6 +29,8 @@ AHEAD = 64  # tasks in flight: 32 workers
 
 class NullPool:
     """Workers that are done at once."""
+
+    made = Reading()
 
     def __init__(self, windows: int) -> None:
         self.staff, self._windows, self._held = self, windows, []
@@ -62,7 +65,9 @@ def resident() -> int:
 
 def a_run(folder: str, windows: int, per_shard: int) -> None:
     """Pin shards named as they are on an object store."""
-    run = Run(fingerprint="0" * 16, model="null", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=1024)
+    run = Run(
+        fingerprint="0" * 16, model="null", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=1024
+    )
     shards = [
         Shard(f"train-{n:06}-{n:012x}", f"s3://bucket/photos/train-{n:06}.tar", 1 << 30, f'"{n:032x}"')
         for n in range(windows // per_shard)
@@ -124,7 +129,10 @@ def main() -> None:
     for per_shard in WINDOWS_A_SHARD:
         for windows in SIZES:
             made = subprocess.run(
-                [sys.executable, __file__, "one", str(windows), str(per_shard)], check=True, capture_output=True, text=True
+                [sys.executable, __file__, "one", str(windows), str(per_shard)],
+                check=True,
+                capture_output=True,
+                text=True,
             )
             got = json.loads(made.stdout)
             print(
