@@ -6,17 +6,21 @@ time. Files that have become outdated (`--retry-failed`) or small beside new win
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import IO
 
 from pipeline import joined_table
 from pipeline.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
 from pipeline.errors import ConfigError
 from pipeline.footer import Footer
 from pipeline.ledger import Ledger
+from pipeline.overlap import map_ahead
 from pipeline.windows import WindowObject
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute
+AHEAD = 8  # windows fetched before they are joined: about 3 MB each, and the work is waiting for storage
 
 
 @dataclass(slots=True)
@@ -35,7 +39,7 @@ class Compacted:
 
 
 def compact(ledger: Ledger, *, target: int = TARGET, tick: Callable[[Compacted], None] = lambda _: None) -> Compacted:
-    """Bring every committed window into a compacted file; memory holds one window and one row group.
+    """Bring every committed window into a compacted file; memory holds AHEAD windows and one row group.
 
     target: bytes of windows a file. tick: told after every file.
     Raises ConfigError where nothing is committed or a window is damaged, StorageError.
@@ -101,21 +105,25 @@ def _write(ledger: Ledger, place: int, windows: Sequence[WindowObject]) -> Compa
     """One file, or the equal one that is there."""
     digest = hashlib.blake2b("\n".join(window.name for window in windows).encode(), digest_size=6).hexdigest()
     name = f"{FOLDER}/{place:08d}-{digest}.parquet"
+
+    def fetch(window: WindowObject) -> tuple[WindowObject, bytes]:
+        with ledger.store.reader(window.name, window.size) as stream:
+            return window, stream.read()
+
     if not ledger.store.exists(name):
         held: list[dict[str, object]] = []
         with ledger.store.growing(name) as out, joined_table.joining_windows(out, held) as add:
-            for window in windows:
-                held.append(asdict(_add(ledger, window, add)))
+            for window, data in map_ahead(fetch, windows, depth=AHEAD, threads=AHEAD):
+                held.append(asdict(_add(ledger, window, io.BytesIO(data), add)))
     there = next(read_compacted(ledger.store, name), None)
     if there is None or not held_of(there, windows):
         raise ConfigError(f"{ledger}/{name}: no compacted file of ours, or a damaged one; remove it and run again")
     return there
 
 
-def _add(ledger: Ledger, window: WindowObject, add: Callable[..., Footer]) -> Held:
+def _add(ledger: Ledger, window: WindowObject, data: IO[bytes], add: Callable[[IO[bytes]], Footer]) -> Held:
     try:
-        with ledger.store.reader(window.name, window.size) as stream:
-            footer = add(stream)
+        footer = add(data)
     except ValueError as error:
         raise ConfigError(f"{ledger}/{window.name}: {error}; `diffseg verify --full` finds all that is so") from error
     return Held(window.shard, window.window, window.generation, footer.rows, window.size, footer.digest)
