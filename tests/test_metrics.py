@@ -15,7 +15,6 @@ from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.metrics import DriverMetrics
 from pipeline.progress import Progress
-from pipeline.records import Shard, ShardTask
 from pipeline.shards import pin
 from pipeline.tally import Tally
 from pipeline.worker import Worker, WorkerSettings
@@ -55,7 +54,7 @@ def wait_for(address: str, name: str, value: float) -> dict[str, float]:
 
 def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    missing = Shard("gone", (tmp_path / "gone.tar").as_uri(), 10, "1")
+    (tmp_path / "in" / "s-2.tar").unlink()  # pinned, and gone: its task stops short
 
     def build(settings: WorkerSettings) -> Worker:
         return Worker(Ledger.open(settings.output), FakeSegmenter(seconds=0.01, batch_size=2))
@@ -70,7 +69,7 @@ def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_
         def tick() -> None:
             metrics.publish(progress.snapshot(tally, pool.staff.labelled), tally, pool.staff.ready)
 
-        drive(ledger, pool, [*ledger.missing(), ShardTask(missing)], tally, max_attempts=1, tick=tick)
+        drive(ledger, pool, ledger.missing(), tally, max_attempts=1, tick=tick)
         tick()
         found = wait_for(address, "ray_diffseg_windows_total", 5)
         found |= wait_for(address, 'ray_diffseg_failures_total{kind="ShardChanged"}', 1)
