@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,7 +88,8 @@ def _alone(folder: Path) -> Iterator[None]:
         return
     held = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress(OSError):  # some network disks have no locks: then two may download, and the first one wins
+            fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:
         os.close(held)

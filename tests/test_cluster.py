@@ -135,6 +135,13 @@ def answers(address, query, since):
     return [value for value in values if math.isfinite(value)]
 
 
+def labels(address, name, label):
+    """Values of a label that were ever seen."""
+    asked = urllib.parse.urlencode({"match[]": name})
+    with urllib.request.urlopen(f"{address}/api/v1/label/{label}/values?{asked}", timeout=20) as reply:
+        return json.load(reply)["data"]
+
+
 def test_a_run_outlives_a_node_that_is_told_to_go_and_one_that_dies(nodes: Cluster, place, tmp_path):
     fetched = nodes.run("diffseg", "fetch", "tiny", f"{place}/models/sd15")
     say(fetched.stdout.strip())
@@ -168,7 +175,10 @@ def test_a_run_outlives_a_node_that_is_told_to_go_and_one_that_dies(nodes: Clust
             found = answers(address, query, since)
             say(f"{title}: {len(found)} values, last {found[-1]:.4g}" if found else f"{title}: none")
             unanswered += [] if found else [title]
+        kinds = set(labels(address, "ray_diffseg_failures_total", "kind"))
+        say(f"failures: {sorted(kinds)}")
     assert unanswered == []
+    assert kinds == {"Drained", "WorkerLost"}  # who was told to go was not counted as lost
     assert "exit code 0" in output
     verified = nodes.run("diffseg", "verify", f"{place}/labels/first", "--full")
     assert f"verified: {SHARDS * IMAGES} rows" in verified.stdout

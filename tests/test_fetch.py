@@ -1,5 +1,6 @@
 """Models on storage: copied there once with what they are, and from there to a machine once for all its processes."""
 
+import errno
 import json
 import os
 import signal
@@ -152,8 +153,17 @@ def test_storage_that_refuses_in_the_middle_is_one_line_and_leaves_nothing(s3, s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_appears_once_though_its_machine_knows_no_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffseg.copies.sys", SimpleNamespace(platform="win32"))
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "no locks available")
+
+
+@pytest.mark.parametrize(
+    ("name", "stand_in"),
+    [("sys", SimpleNamespace(platform="win32")), ("fcntl", SimpleNamespace(flock=no_locks, LOCK_EX=2))],
+    ids=["system", "disk"],
+)
+def test_a_folder_appears_once_though_its_machine_knows_no_locks(name, stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"diffseg.copies.{name}", stand_in)
     calls = []
     for _ in range(2):
         once(tmp_path / "a" / "model", calls.append)

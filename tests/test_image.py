@@ -7,8 +7,10 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,17 @@ def test_the_install_steps_give_a_whole_environment_in_a_fresh_folder(tmp_path):
     assert any((tmp_path / "out").iterdir())
     size = sum(path.stat().st_size for path in venv.rglob("*") if path.is_file() and not path.is_symlink())
     print(f"environment: {size / 1e9:.2f} GB")  # noqa: T201 - a figure of the runbook
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_locked_versions_exist_for_the_python_of_the_image(tmp_path):
+    """Ubuntu 24.04 has Python 3.12; the lock file was written by another."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.search(r"'\.\[([\w,]+)\]'", (INFRA / "install.sh").read_text())[1].split(",")
+    wanted = project["dependencies"] + [one for extra in extras for one in project["optional-dependencies"][extra]]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--python-version=3.12"]
+    command += ["--only-binary=:all:", f"--target={tmp_path}", "-c", str(ROOT / "constraints.txt"), *wanted]
+    assert "ubuntu24.04" in DOCKERFILE
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
