@@ -8,7 +8,6 @@ from dataclasses import replace
 import ray
 
 from pipeline import retrying
-from pipeline.meter import Meter
 from pipeline.metrics import WorkerMetrics
 from pipeline.records import ShardTask
 from pipeline.station import Report, Station
@@ -21,25 +20,17 @@ class LabelActor:
     """One process that labels: a station that Ray can reach."""
 
     def __init__(self, settings: WorkerSettings, build: Callable[[WorkerSettings], Worker] = build_worker) -> None:
-        self._meter: Meter | None = None  # of the worker, once there is one
         self._metrics = WorkerMetrics()
-
-        def built() -> Worker:
-            worker = build(settings)
-            self._meter = worker.meter
-            return worker
-
         if not settings.gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from an actor that asked for none
         self._place = ray.get_runtime_context().get_node_id()
-        self._station = Station(built)
+        self._station = Station(lambda: build(settings))
         signal.signal(signal.SIGTERM, lambda *_: self._station.drain(NOTICE_S))
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """See Station.exchange."""
         report = self._station.exchange(tasks, wait_s)
-        if self._meter:
-            self._metrics.publish(self._meter.read())
+        self._metrics.publish(report.made)
         return replace(report, place=self._place, retries=retrying.retries())
 
     def drain(self, seconds: float) -> None:
