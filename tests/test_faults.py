@@ -1,12 +1,14 @@
 """The kit of faults: what it breaks, it breaks as the real thing does, and a run outlives it."""
 
 import random
+from math import log2
 
 import numpy as np
 import pytest
 from conftest import a_run, samples, write_shard
 
 from pipeline import retrying
+from pipeline.actor import Cluster, RayPool
 from pipeline.audit import audit
 from pipeline.bad_storage import FAULTS, BadStorage, breaking
 from pipeline.driver import drive
@@ -19,7 +21,7 @@ from pipeline.records import OK
 from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.tally import Tally
-from pipeline.worker import Worker
+from pipeline.worker import Worker, WorkerSettings
 
 
 def test_the_fake_labels_the_dark_and_the_bright_in_the_order_they_come():
@@ -139,3 +141,35 @@ def test_what_is_raised_means_what_the_real_library_means(s3, fault):
     s3.calm()
     made_up = meaning(lambda: the_only(fault)("s3://bucket/x", lambda: "stored"))
     assert real == made_up == (StorageError, True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_samples_that_raise_segfault_hang_and_exhaust_memory_are_four_rows_with_reasons(tmp_path, capsys):
+    content, window = samples(32), 8
+    for index, what in {3: "raise", 10: "segfault", 17: "hang", 29: "memory"}.items():
+        content[index] = (what, {"png": marked(what)})
+    shard = write_shard(tmp_path / "in" / "deadly.tar", content)
+    ledger = Ledger.start(str(tmp_path / "run"), a_run(window=window), pin([str(shard)]))
+
+    def build(worker_settings):
+        return Worker(Ledger.open(worker_settings.output), Vulnerable(FakeSegmenter(batch_size=3), 256 << 20))
+
+    tally = Tally()
+    with Cluster() as cluster:
+        pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=2, build=build, stall_s=8.0)
+        drive(ledger, pool, ledger.missing(), tally)
+        pool.close()
+
+    assert [fault for one in audit(ledger, full=True) for fault in one.faults] == []
+    reasons = {row["index"]: row["status"] for row in ledger.rows() if row["status"] != OK}
+    assert reasons == {3: "model_error", 10: "poison", 17: "poison", 29: "poison"}
+    assert len(list(ledger.rows())) == 32
+    assert {path.name.split(".")[1] for path in (tmp_path / "run" / "failures").glob("*.poison.png")} == {
+        f"{index:08d}" for index in (10, 17, 29)
+    }
+    bound = 3 * (4 + log2(window))
+    assert tally.lost_workers <= bound
+    with capsys.disabled():
+        print(f"\n{tally.lost_workers} deaths for three samples that kill, at most {bound:.0f} are allowed")  # noqa: T201
