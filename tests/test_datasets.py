@@ -1,13 +1,17 @@
 """A run as torch datasets: every sample with its labels, once, however many read."""
 
 import ast
+import gzip
 import json
 import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import labelled
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from labelled import SIZE, at_source, label_map, make_run, photo
@@ -19,6 +23,7 @@ from pipeline.datasets import Example, RunDataset, RunStream
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.ledger import Ledger
 from pipeline.records import ShardTask
+from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.tars import read_samples, write_samples
 
@@ -141,6 +146,33 @@ def test_single_samples_are_found_whatever_lies_beside_them(tmp_path, beside):
 
     assert [int(data[place].image[0, 0, 0]) for place in (2, 0, 1)] == [5, 5, 5]
     assert data[0].key == "x/" + "long" * 40
+
+
+@pytest.mark.parametrize("place", ["a.tar.gz", "folder/", "a.parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_of_every_kind_are_read(tmp_path, kind, place):
+    names = [f"a{i}" for i in range(7)]
+    photos = [photo(number_of(name)) for name in names]
+    if place == "folder/":
+        (tmp_path / "folder").mkdir()
+        for name, data in zip(names, photos, strict=True):
+            (tmp_path / "folder" / f"{name}.png").write_bytes(data)
+    elif place == "a.parquet":
+        cells = [{"bytes": data, "path": f"{name}.png"} for name, data in zip(names, photos, strict=True)]
+        pq.write_table(pa.table({"image": cells}), tmp_path / place, row_group_size=3)
+    else:
+        tar = write_samples((name, {"png": data}) for name, data in zip(names, photos, strict=True))
+        (tmp_path / place).write_bytes(gzip.compress(tar))
+    shards = pin([str(tmp_path / place) + ("/" if place.endswith("/") else "")])
+    ledger = Ledger.start(str(tmp_path / "run"), make_run(tmp_path / "other", [["x"]]).run, shards)
+    labelled._commit(ledger, shards[0], 0, names, {}, label_map, ())
+
+    data = kind(str(ledger))
+
+    assert [example.key for example in data] == names
+    assert [int(example.image[0, 0, 0]) for example in data] == list(range(7))
+    if kind is RunDataset:
+        assert [int(data[place].image[0, 0, 0]) for place in (6, 0, 3)] == [6, 0, 3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
