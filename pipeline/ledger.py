@@ -87,6 +87,7 @@ class Ledger:
             joining.check_room(store)
             there = joining.join(store, run, any_window)
             pinned, notes = joining.pin(store, shards, extend)
+            store.sweep()
         except (StorageError, StorageFull) as error:
             raise ConfigError(str(error)) from error
         return cls(store, there, pinned, notes)
@@ -182,10 +183,6 @@ class Ledger:
                     yield from table.read_rows(stream, columns, first=part.first, rows=part.rows, where=where)
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
-
-    def is_compacted(self, window: WindowObject) -> bool:
-        """Whether readers take its rows from a compacted file."""
-        return window in self._places
 
     def is_compacted(self, window: WindowObject) -> bool:
         """Whether readers take its rows from a compacted file."""

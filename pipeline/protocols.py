@@ -12,6 +12,7 @@ import numpy as np
 
 from diffseg.evaluation import View, square_view, whole_view
 from diffseg.types import IGNORE, Integer
+from pipeline.curated import coco_stuff_keys
 from pipeline.errors import ConfigError
 
 COCO_STUFF_27: Mapping[
@@ -87,7 +88,7 @@ class Protocol:
     ignore: values that are no region, where there are no classes.
     label_file, image_file: paths below the data set's folder, group 1 the key; None: named as in a WebDataset shard.
     key: what of a sample's key, which may be a path, is the data set's own (group 1).
-    listed: the name of a file that lists the keys to measure, one a line.
+    listed: the name of a file that lists the keys to measure, one a line; keys: those, where it is not beside the data.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Protocol:
     image_file: str | None = None
     key: str = r"(.+)$"
     listed: str | None = None
+    keys: Callable[[], frozenset[str]] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -137,6 +139,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             image_file=r"(?:^|/)val2017/(\d{12})\.jpg$",
             key=r"([^/]+)$",
             listed=CURATED_LIST,
+            keys=coco_stuff_keys,
         ),
         Protocol(
             name="cityscapes-27",

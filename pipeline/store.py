@@ -21,6 +21,7 @@ from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
 Names: TypeAlias = list[tuple[str, int]]  # and bytes
 
 TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
+ABANDONED_S = 86_400  # seconds untouched after which a draft is nobody's: a commit is tried for minutes
 
 
 class Store:
@@ -122,6 +123,25 @@ class Store:
         folder = Path(self._path(TMP))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def sweep(self) -> int:
+        """Delete the drafts that killed processes left on a local disk; how many.
+
+        Age is told by the clock of that file system alone, and is enough: a draft is no commit. Whoever slept for a day
+        over one finds it gone, fails, and commits the window when it is tried again.
+        """
+        return attempt(f"{self}/{TMP}", self._sweep) if self.local and Path(self._path(TMP)).is_dir() else 0
+
+    def _sweep(self) -> int:
+        swept, folder = 0, self._drafts()
+        with tempfile.NamedTemporaryFile(dir=folder) as fresh:
+            now = Path(fresh.name).stat().st_mtime
+        for draft in folder.iterdir():
+            with suppress(FileNotFoundError):  # linked or swept by another meanwhile
+                if now - draft.stat().st_mtime > ABANDONED_S:
+                    draft.unlink()
+                    swept += 1
+        return swept
 
     def _draft(self, data: bytes) -> Path:
         draft = self._drafts() / uuid.uuid4().hex

@@ -62,8 +62,7 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
 
     source: shards (tars, globs, braces, a text file of them) or a folder. member: the extension that holds the label
     map, where a sample has several PNGs and one counts. listed: a text file with the keys to measure, one a line.
-    Raises ConfigError where nothing is found, where the list that belongs to a published folder is missing, and while
-    reading where a shard is damaged.
+    Raises ConfigError where nothing is found, and while reading where a shard is damaged.
     """
     keys = None if listed is None else _read_list(listed)
     if not _names_shards(source):
@@ -129,12 +128,7 @@ def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: fro
         raise ConfigError(f"{store}: {_what_is_wrong(names, protocol)}")
     if keys is None and protocol.listed:
         own = next((name for name in names if PurePosixPath(name).name == protocol.listed), None)
-        if own is None:
-            raise ConfigError(
-                f"{store}: {protocol.name} is measured on the images of {protocol.listed}; put that file "
-                "anywhere below this folder, or name it with --list"
-            )
-        keys = _keys_in(store.get(own))
+        keys = _keys_in(store.get(own)) if own else protocol.keys() if protocol.keys else None
 
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
         for key, members in files.items():

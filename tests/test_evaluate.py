@@ -13,6 +13,7 @@ import torch
 from conftest import a_run, jpeg, write_shard
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
+from truths import lay, png
 
 from diffseg.evaluation import score_image
 from diffseg.scenes import benchmark
@@ -27,12 +28,6 @@ from pipeline.table import decode_rows
 
 LEFT_RIGHT = np.repeat([[0] * 12 + [1] * 12], 16, 0)  # for photos of 16 x 24
 TOP_BOTTOM = np.repeat([0] * 8 + [1] * 8, 24).reshape(16, 24)
-
-
-def png(values, dtype=np.uint8):
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(values).astype(dtype)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def labels_of(tmp_path, label_maps: Mapping[str, np.ndarray | str], sizes=None, categories=None, name="run"):
@@ -58,14 +53,6 @@ def labels_of(tmp_path, label_maps: Mapping[str, np.ndarray | str], sizes=None, 
 
 def truth_of(tmp_path, samples: Mapping[str, Mapping[str, bytes]]):
     return str(write_shard(tmp_path / "truth.tar", list(samples.items())))
-
-
-def lay(folder, files):
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(folder)
 
 
 def measured(capsys, *arguments):
@@ -270,7 +257,7 @@ def test_more_segments_than_eight_bits_hold_are_compared_one_by_one(tmp_path, ca
     many = np.arange(16 * 24).reshape(16, 24)
     run = labels_of(tmp_path, {"a": many})
 
-    same = measured(capsys, run, "--truth", truth_of(tmp_path, {"a": {"seg.png": png(many + 900, np.uint16)}}))
+    same = measured(capsys, run, "--truth", truth_of(tmp_path, {"a": {"seg.png": png((many + 900).astype(np.uint16))}}))
     assert same["methods"]["run"]["summary"]["per_image"]["covering"]["value"] == 1
     assert same["methods"]["run"]["summary"]["per_image"]["segments"]["value"] == 384
 

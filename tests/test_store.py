@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import retrying
 from pipeline.errors import ConfigError, StorageError, StorageFull
-from pipeline.store import Store
+from pipeline.store import ABANDONED_S, Store
 
 
 @pytest.fixture
@@ -176,3 +176,13 @@ def test_a_store_that_stays_away_is_a_storage_error(remote, monkeypatch):
     remote._fs.failures, remote._fs.keep = 1000, False
     with pytest.raises(StorageError, match="reset"):
         remote.put_new("a", b"mine")
+
+
+def test_drafts_of_the_dead_are_swept_and_those_at_work_are_not(tmp_path):
+    store = Store(str(tmp_path))
+    assert store.sweep() == 0
+    dead, live = store._draft(b"dead"), store._draft(b"live")
+    os.utime(dead, (0, dead.stat().st_mtime - ABANDONED_S - 1))
+    assert store.sweep() == 1
+    assert (dead.exists(), live.exists()) == (False, True)
+    assert list((tmp_path / "tmp").iterdir()) == [live]

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from truths import lay, png
 
 from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
@@ -15,21 +16,6 @@ from pipeline.truth import decode_truth, open_truth
 REGIONS = PROTOCOLS["regions"]
 COCO = PROTOCOLS["coco-stuff-27"]
 CITYSCAPES = PROTOCOLS["cityscapes-27"]
-
-
-def png(values, mode=None):
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.asarray(values))
-    (image.convert(mode) if mode else image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def lay(folder, files):
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(folder)
 
 
 def shard(path, *samples):
@@ -102,11 +88,14 @@ def test_coco_is_read_by_its_curated_list_in_either_layout(tmp_path, labels, pho
     assert [len(sample.label_maps) for sample in samples] == [1, 1, 0]
 
 
-def test_coco_without_its_list_is_refused(tmp_path):
-    folder = lay(tmp_path, {"annotations/val2017/000000000139.png": png(np.zeros((2, 2), np.uint8))})
+def test_coco_without_a_list_beside_it_is_measured_on_the_published_one(tmp_path):
+    names = ("000000000139", "000000000140", "000000581615")  # the first, none and the last of it
+    folder = lay(tmp_path, {f"annotations/val2017/{name}.png": png(np.zeros((2, 2), np.uint8)) for name in names})
 
-    with pytest.raises(ConfigError, match=f"measured on the images of {CURATED_LIST}.*--list"):
-        open_truth(folder, COCO)
+    samples = list(open_truth(folder, COCO))
+
+    assert len(samples) == 2175
+    assert [sample.key for sample in samples if sample.label_maps] == [names[0], names[2]]
 
 
 def test_cityscapes_is_read_from_its_own_layout(tmp_path):
