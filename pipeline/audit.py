@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from pipeline import table
+from pipeline.commits import End
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.footer import Footer, digest_of
-from pipeline.ledger import End, Ledger
+from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard

@@ -4,61 +4,40 @@
 a shard. What a listing does not show is not done; no clock and no memory of a process decides.
 """
 
-import json
-import platform
-import uuid
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 from pipeline import joining, table
+from pipeline.commits import Commits
 from pipeline.compacted import Places, Stretch, read_compacted
-from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
-from pipeline.footer import Footer, digest_of
+from pipeline.errors import ConfigError, StorageError, StorageFull
+from pipeline.footer import Footer
 from pipeline.overlap import map_ahead
 from pipeline.pins import Pins
-from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
+from pipeline.records import Shard, ShardTask
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.where import Condition
 from pipeline.windows import (
-    LABELS,
     ShardState,
     WindowObject,
     end_name,
     gaps,
-    read_listing,
     window_name,
-    window_stem,
 )
 
 READERS = 32  # end records and footers read side by side: the work is waiting for storage
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """A shard read to its last byte."""
-
-    shard: str
-    windows: int
-    rows: int
-    size: int  # bytes read
-    etag: str
-
-
-class Ledger:
+class Ledger(Commits):
     """One run on storage. notes: what a driver that joined it should say."""
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
-        self.store, self.run = store, run
+        super().__init__(store, run)
         self.shards = Pins(shards)
         self.notes = tuple(notes)
-        self.attempt = uuid.uuid4().hex  # names what this process commits
-
-    def __str__(self) -> str:
-        return str(self.store)
 
     @classmethod
     def open(cls, url: str) -> "Ledger":
@@ -91,12 +70,6 @@ class Ledger:
         except (StorageError, StorageFull) as error:
             raise ConfigError(str(error)) from error
         return cls(store, there, pinned, notes)
-
-    # -- what is there ----------------------------------------------------------------------------------------------
-
-    def states(self, shard: str = "") -> dict[str, ShardState]:
-        """What is committed, by shard id, from one listing. shard: only this one."""
-        return read_listing(self.store.list(f"{LABELS}/{shard}{'.' if shard else ''}"))
 
     def unfinished(self) -> Iterator[ShardTask]:
         """The windows that a listing shows to be missing, as tasks: runs of neighbours, the last of a shard open to its
@@ -209,104 +182,3 @@ class Ledger:
                 return table.read_footer(stream)
             except ValueError as error:
                 raise ValueError(f"{window.name}: {error}") from error
-
-    def end(self, shard: str) -> End | None:
-        """A shard's end record; None where it is not there. Raises CommitConflict where it is none of ours."""
-        name = end_name(shard)
-        try:
-            return End(**json.loads(self.store.get(name)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise CommitConflict(f"{self}/{name}: no end record of ours: {error}") from error
-
-    # -- what is added ----------------------------------------------------------------------------------------------
-
-    def commit(self, task: ShardTask, window: int, records: Sequence[LabelRecord], end: int, seconds: float) -> Receipt:
-        """Put a whole window on storage, once.
-
-        Raises CommitConflict where something else than this window stands there, StorageError.
-        """
-        name = window_name(task.shard.id, window, task.generation)
-        failed: dict[str, int] = {}
-        for record in records:
-            if record.status != OK:
-                failed[record.status] = failed.get(record.status, 0) + 1
-        footer = Footer(
-            fingerprint=self.run.fingerprint,
-            shard=task.shard.id,
-            url=task.shard.url,
-            size=task.shard.size,
-            etag=task.shard.etag,
-            window=window,
-            first_index=window * self.run.window,
-            rows=len(records),
-            failed=failed,
-            attempt=self.attempt,
-            digest=digest_of(records),
-            model=self.run.model,
-            revision=self.run.revision,
-            made_with=self._made_with,
-        )
-        won = self.store.put_new(name, table.encode_window(records, footer))
-        return Receipt(
-            shard=task.shard.id,
-            window=window,
-            rows=len(records),
-            failed=tuple(sorted(failed.items())),
-            end=end,
-            seconds=seconds,
-            single=sum(record.num_segments == 1 for record in records),
-            wasted=not won and not self._is_mine(name, footer),
-            example=next((f"{r.key}: {r.error}"[:200] for r in records if r.status != OK), None),
-        )
-
-    def _is_mine(self, name: str, footer: Footer) -> bool:
-        """Whether the object that was there first is our own (its reply was lost) or an equal one."""
-        try:
-            with self.store.reader(name) as stream:
-                there = table.read_footer(stream)
-        except ValueError as error:
-            raise CommitConflict(f"{self}/{name}: {error}") from error
-        except FileNotFoundError as error:
-            raise StorageError(f"{self}/{name}: refused as there already, yet not there to read") from error
-        if there.identity != footer.identity:
-            raise CommitConflict(f"{self}/{name}: holds {there.identity}, expected {footer.identity}")
-        return there.attempt == footer.attempt
-
-    def commit_end(self, shard: Shard, windows: int, rows: int, mine: Container[int]) -> bool:
-        """Record that a shard was read to its end, if all its windows are there; False where some are not yet.
-
-        mine: windows the caller has committed itself and need not be looked for.
-        """
-        others = [window for window in range(windows) if window not in mine]
-        there = self.states(shard.id).get(shard.id, ShardState()).windows if others else {}
-        if any(window not in there for window in others):
-            return False
-        end = End(shard.id, windows, rows, shard.size, shard.etag)
-        data = json.dumps(asdict(end)).encode()
-        if not self.store.put_new(end_name(shard.id), data) and self.end(shard.id) != end:
-            raise CommitConflict(f"{self}/{end_name(shard.id)}: says something else than {end}")
-        return True
-
-    def commit_extra(self, task: ShardTask, window: int, data: bytes) -> None:
-        """The WebDataset tar of a window; written before its Parquet, which is the commit."""
-        self.store.put_new(f"webdataset/{window_stem(task.shard.id, window, task.generation)}.tar", data)
-
-    def record_failure(self, name: str, said: Mapping[str, Any]) -> None:
-        """Keep what went wrong under failures/, for people."""
-        self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(said, indent=2).encode())
-
-    def failure_of(self, shard: str) -> str | None:
-        """The last thing recorded of a shard that was given up; None where there is nothing."""
-        names = [name for name, _ in self.store.list(f"failures/{shard}.")]
-        said = [json.loads(self.store.get(name)) for name in names[-1:]]
-        return next((str(one.get("error")) for one in said), None)
-
-    @cached_property
-    def _made_with(self) -> dict[str, str]:
-        names = ("diffseg", "torch", "diffusers", "pillow", "ray")
-        return {name: version(name) for name in names} | {
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-        }

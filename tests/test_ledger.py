@@ -10,9 +10,10 @@ from conftest import a_run, samples, write_shard
 
 from pipeline import ledger as module
 from pipeline import table
+from pipeline.commits import End
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.faults import FakeSegmenter
-from pipeline.ledger import End, Ledger
+from pipeline.ledger import Ledger
 from pipeline.records import OK, LabelRecord, Shard, ShardTask
 from pipeline.shards import pin
 from pipeline.windows import ShardState, WindowObject, gaps, read_listing, window_name
