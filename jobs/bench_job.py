@@ -5,27 +5,18 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter, process_time, time
-from typing import TYPE_CHECKING, Annotated, Any
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.clocked import Spent
     from pipeline.trial import Trial
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
-
-
-@dataclass(frozen=True)
-class Bare:
-    """One fake model alone, given decoded images. cpu_s: of the processor, an image."""
-
-    images_per_s: float
-    cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -100,10 +91,10 @@ def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
         workers=trial.workers,
         start_s=first - began,
         images_per_s=rate,
-        bare_images_per_s=alone.images_per_s,
-        efficiency=rate / (trial.workers * alone.images_per_s),
+        bare_images_per_s=alone,
+        efficiency=rate / (trial.workers * alone),
         waited_ms=_by_image([note.waited_s for note in notes], images),
-        cpu_ms=_by_image([_without_fake(note, alone) for note in notes], images),
+        cpu_ms=_by_image([note.cpu_s for note in notes], images),
         cores=sum(sum(note.cpu_s.values()) for note in notes) / (last - first),
         ray_data_images_per_s=beside["images_per_s"] if beside else None,
         ray_data_start_s=beside["start_s"] if beside else None,
@@ -111,8 +102,8 @@ def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
     )
 
 
-def bare(trial: "Trial") -> Bare:
-    """The fake model in a loop, batch after batch, with nothing to wait for."""
+def bare(trial: "Trial") -> float:
+    """Images/s of the fake model in a loop, batch after batch of decoded images, with nothing to wait for."""
     from pipeline.faults import FakeSegmenter
     from pipeline.images import decode
     from pipeline.store import Store
@@ -127,11 +118,10 @@ def bare(trial: "Trial") -> Bare:
                 break
     model.segment(batch)
     rounds = -(-BARE_IMAGES // len(batch))
-    began, cpu = perf_counter(), process_time()
+    began = perf_counter()
     for _ in range(rounds):
         model.segment(batch)
-    done = rounds * len(batch)
-    return Bare(done / (perf_counter() - began), (process_time() - cpu) / done)
+    return rounds * len(batch) / (perf_counter() - began)
 
 
 def by_ray_data(trial: "Trial") -> dict[str, float] | None:
@@ -172,10 +162,3 @@ def show(speed: JobSpeed) -> None:
 
 def _by_image(notes: "list[dict[str, float]]", images: int) -> dict[str, float]:
     return {stage: 1e3 * sum(note.get(stage, 0.0) for note in notes) / images for stage in notes[0]}
-
-
-def _without_fake(note: "Spent", alone: Bare) -> dict[str, float]:
-    """The processor's time by stage, with what the fake model takes itself apart from the encoding."""
-    fake: dict[str, Any] = {"fake model": note.rows * alone.cpu_s}
-    encode = {"encode": note.cpu_s.get("label and encode", 0.0) - fake["fake model"]}
-    return {**{stage: s for stage, s in note.cpu_s.items() if stage != "label and encode"}, **encode, **fake}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -41,6 +42,7 @@ class WindowWork:
     samples: list[RawSample] = field(default_factory=list)
     records: dict[int, LabelRecord] = field(default_factory=dict)
     waiting: list[ImageSample] = field(default_factory=list)
+    encoding: list[Future[None]] = field(default_factory=list)  # of a batch each: rows are there when it is done
     seconds: float = 0.0
 
 
@@ -58,6 +60,8 @@ class Books:
         if work.task in self.over:
             return None
         began = perf_counter()
+        for batch in work.encoding:
+            batch.result()
         records = [work.records[raw.index] for raw in work.samples]
         try:
             if "webdataset" in self.ledger.run.also:

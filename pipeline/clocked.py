@@ -1,7 +1,7 @@
 """A worker that says when it began, when it last committed, and what each of its stages cost the processor.
 
-The stages are threads of one process, each with a clock of its own: reading, decoding, labelling (with the encoding of
-label maps), committing. What no stage took is Ray, the heartbeat and the interpreter.
+The stages are threads of one process, each with a clock of its own: reading, decoding, labelling, encoding, committing.
+What no stage took is Ray, the heartbeat and the interpreter.
 """
 
 import json
@@ -16,7 +16,7 @@ from pipeline.records import Outcome, Receipt, ShardTask
 from pipeline.worker import Worker
 
 SPENT = "spent"  # folder of a run: <attempt id>.json
-STAGES = {"ahead-decode": "read", "decode": "decode", "ahead-commit": "label and encode", "commit": "commit"}
+STAGES = {"ahead-decode": "read", "decode": "decode", "ahead-commit": "label", "encode": "encode", "commit": "commit"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,8 @@ class Labelling:
         """Label what waits."""
         batch, self._batch = self._batch, []
         images = {sample.raw.index: sample.image for sample in batch}
-        for record in label(self._fitting, ShardTask(PILOT), batch):
+        for row in label(self._fitting, ShardTask(PILOT), batch):
+            record = row.encoded()
             image = images[record.index]
             self._rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))
             if record.index % self._photo_every == 0:

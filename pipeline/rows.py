@@ -1,6 +1,7 @@
 """A batch of images becomes rows: labels where the model gives them, the reason where it does not."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -46,7 +47,21 @@ class Fitting:
             raise AttentionError(str(error), tuple(half + place for place in error.images)) from error
 
 
-def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[LabelRecord]:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row whose label map is still to be encoded: not while a device waits. record: the rest of it."""
+
+    record: LabelRecord
+    label_map: np.ndarray | None = None  # int [H, W]; None where there are no labels
+
+    def encoded(self) -> LabelRecord:
+        """The row as it is written."""
+        if self.label_map is None:
+            return self.record
+        return replace(self.record, label_map=encode_label_map(self.label_map))
+
+
+def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[Row]:
     """Rows for a batch. A sample that the model cannot label gets a row with the reason; the rest is labelled again."""
     if not batch:
         return []
@@ -54,7 +69,7 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
         results = segmenter.segment([sample.image for sample in batch])
     except AttentionError as error:
         bad = set(error.images) or set(range(len(batch)))
-        failed = [failed_row(task, _failure(batch[i], "model_nan", error)) for i in sorted(bad)]
+        failed = [Row(failed_row(task, _failure(batch[i], "model_nan", error))) for i in sorted(bad)]
         return failed + label(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
     except PipelineError:
         raise
@@ -62,26 +77,26 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
         if type(error).__name__ == "AcceleratorError":  # the device is lost to this process, not the sample to blame
             raise WorkerLost(f"device failed: {error}") from error
         if len(batch) == 1:
-            return [failed_row(task, _failure(batch[0], "model_error", error))]
+            return [Row(failed_row(task, _failure(batch[0], "model_error", error)))]
         half = len(batch) // 2  # one bad sample: halves find out which
         return label(segmenter, task, batch[:half]) + label(segmenter, task, batch[half:])
     return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]
 
 
-def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> LabelRecord:
+def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> Row:
     width, height = sample.size
-    return LabelRecord(
+    record = LabelRecord(
         key=sample.raw.key,
         shard=task.shard.id,
         index=sample.raw.index,
         status=OK,
         width=width,
         height=height,
-        label_map=encode_label_map(result.label_map),
         segments=result.segments,
         quality=result.quality,
         image_sha256=sample.sha256,
     )
+    return Row(record, result.label_map)
 
 
 def _failure(sample: ImageSample, reason: str, error: Exception) -> SampleFailure:

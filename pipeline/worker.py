@@ -1,6 +1,8 @@
 """One device's work: tasks in, committed windows out. Fetching, decoding, labelling and committing overlap.
 
-    tasks -> read (thread) -> decode (threads) -> label (here, in batches) -> encode and commit (thread) -> outcomes
+    tasks -> read -> decode (some threads) -> label (in batches) -> encode -> commit -> outcomes
+
+Each is a thread of its own; the one that labels waits for nobody if it can be helped.
 
 A window is committed whole or not at all; samples keep their order, and batches never cross a window, so that the same
 shard gives the same rows whoever labels it. The next shard is read while the last one is still being labelled.
@@ -9,6 +11,7 @@ shard gives the same rows whoever labels it. The next shard is read while the la
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,10 +26,11 @@ from pipeline.meter import Meter
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
 from pipeline.records import Beat, ImageSample, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
-from pipeline.rows import Fitting, Segmenter, failed_row, label
+from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
+ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
 Sample: TypeAlias = ImageSample | SampleFailure
 
@@ -101,12 +105,13 @@ class Worker:
         def commit(step: Callable[[], Outcome | None]) -> Outcome | None:
             return step()
 
-        for outcome in map_ahead(commit, self._steps(tasks), depth=2, full=partial(self.meter.waiting, "commit")):
-            self.moved = monotonic()
-            if isinstance(outcome, Receipt) and not outcome.wasted:
-                self.meter.window()
-            if outcome is not None:
-                yield outcome
+        with ThreadPoolExecutor(1, "encode") as self._encoder:
+            for outcome in map_ahead(commit, self._steps(tasks), depth=2, full=partial(self.meter.waiting, "commit")):
+                self.moved = monotonic()
+                if isinstance(outcome, Receipt) and not outcome.wasted:
+                    self.meter.window()
+                if outcome is not None:
+                    yield outcome
 
     def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Callable[[], Outcome | None]]:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
@@ -247,15 +252,25 @@ class Worker:
         error = f": {record.error}" if record.error else ""
         self.meter.row(record.status, record.num_segments, f"{record.shard} {record.key}{error}"[:200])
 
+    def _encode(self, work: WindowWork, rows: list[Row]) -> None:
+        indices = [row.record.index for row in rows]
+        with self._in_hand(work.task, min(indices), max(indices)):
+            work.records.update((row.record.index, row.encoded()) for row in rows)
+
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
         self._began = self._began or monotonic()
         began = perf_counter()
         with self._in_hand(work.task, batch[0].raw.index, batch[-1].raw.index):
-            for record in label(self.segmenter, work.task, batch):
-                work.records[record.index] = record
-                self._count(record)
+            rows = label(self.segmenter, work.task, batch)
         seconds = perf_counter() - began
+        for row in rows:
+            self._count(row.record)
+        work.encoding.append(self._encoder.submit(self._encode, work, rows))
+        ahead = 0 if work.task.probe else ENCODING_AHEAD
+        if len(work.encoding) > ahead:
+            with self.meter.waiting("commit"):
+                work.encoding[-1 - ahead].result()
         work.seconds += seconds
         self.meter.busy(seconds)
         self.moved = monotonic()

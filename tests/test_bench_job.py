@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import a_run, samples, write_shard
 
-from jobs.bench_job import Bare, bare, by_ray_data
+from jobs.bench_job import bare, by_ray_data
 from jobs.cli import run
 from pipeline.clocked import STAGES, Clocked, spent
 from pipeline.faults import FakeSegmenter
@@ -42,12 +42,10 @@ def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path
     assert set(note.waited_s) == {"task", "read", "decode", "commit"}
 
 
-def test_the_bare_model_is_as_fast_as_it_was_set_and_its_own_cost_is_known(tmp_path):
+def test_the_bare_model_is_no_faster_than_it_was_set(tmp_path):
     photos = write_photos(str(tmp_path), 1, 8, (32, 48), seed=0)
     alone = bare(Trial(photos=photos, output="", workers=1, window=8, seconds=0.005, batch_size=8))
-    assert isinstance(alone, Bare)
-    assert 0 < alone.images_per_s <= 200
-    assert 0 < alone.cpu_s < 1 / alone.images_per_s
+    assert 0 < alone <= 200
 
 
 @pytest.mark.ray
@@ -59,7 +57,7 @@ def test_the_command_prints_one_share_for_each_speed(capsys):
     assert told["images"] == 32
     assert 0 < told["efficiency"] <= 1.001
     assert told["start_s"] > 0
-    assert {"read", "decode", "encode", "commit", "fake model", "other"} == set(told["cpu_ms"])
+    assert {"read", "decode", "label", "encode", "commit", "other"} == set(told["cpu_ms"])
     assert told["times_ray_data"] is None
     assert not [thread for thread in threading.enumerate() if thread.name == "worker"]
 
