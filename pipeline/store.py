@@ -97,10 +97,9 @@ class Store:
 
         An object that is there already stays. Raises as `put_new` does.
         """
-        folder = attempt(f"{self}/{name}", self._drafts) if self.local else None
-        with tempfile.NamedTemporaryFile(dir=folder) as draft:
+        with self._open_draft(f"{self}/{name}") as draft:
             try:
-                yield cast(BinaryIO, draft)
+                yield draft
                 draft.flush()
                 os.fsync(draft.fileno())
             except OSError as error:
@@ -113,6 +112,20 @@ class Store:
                 pass
             except FileNotFoundError as error:
                 raise self._nowhere() from error
+
+    @contextmanager
+    def _open_draft(self, what: str) -> Iterator[BinaryIO]:
+        """A file that is gone after the block; a local one plainly opened, as temporary files are readable to us alone."""
+        if not self.local:
+            with tempfile.NamedTemporaryFile() as draft:
+                yield cast(BinaryIO, draft)
+            return
+        path = attempt(what, self._drafts) / uuid.uuid4().hex
+        try:
+            with path.open("x+b") as file:
+                yield file
+        finally:
+            path.unlink(missing_ok=True)
 
     def _upload(self, draft: Path, name: str) -> None:
         if self._fs.exists(self._path(name)):

@@ -186,3 +186,32 @@ def test_drafts_of_the_dead_are_swept_and_those_at_work_are_not(tmp_path):
     assert store.sweep() == 1
     assert (dead.exists(), live.exists()) == (False, True)
     assert list((tmp_path / "tmp").iterdir()) == [live]
+
+
+def test_objects_that_grow_may_be_read_by_whom_others_may_be(tmp_path):
+    store = Store(str(tmp_path))
+    store.put_new("whole", b"1")
+    with store.growing("grown") as out:
+        out.write(b"2")
+
+    assert (tmp_path / "grown").read_bytes() == b"2"
+    assert (tmp_path / "grown").stat().st_mode == (tmp_path / "whole").stat().st_mode
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_an_object_that_did_not_grow_to_its_end_leaves_nothing(tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(KeyError), store.growing("grown"):
+        raise KeyError
+
+    assert [path.name for path in tmp_path.rglob("*")] == ["tmp"]
+
+
+def test_what_can_be_made_again_may_be_taken_away(tmp_path):
+    store = Store(str(tmp_path))
+    store.put_new("a", b"1")
+
+    store.remove("a")
+    store.remove("a")
+
+    assert not store.exists("a")
