@@ -7,14 +7,17 @@ import shlex
 import uuid
 
 import servers
-from conftest import samples
+from conftest import a_run, samples
 from test_infra import INFRA, documents, ray_objects
 
-from diffseg.config import SegmentConfig
-from pipeline.config import RunConfig
-from pipeline.labelling import label
+from pipeline.audit import audit
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.manifest import write_manifest
+from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.tars import write_samples
+from pipeline.worker import Worker
 
 
 def test_a_run_on_s3_can_do_what_it_needs_and_no_more():
@@ -61,7 +64,9 @@ def test_a_whole_run_deletes_nothing_and_writes_only_below_its_output(s3):
     place = f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
     Store(place).put_new("train-0.tar", write_samples(samples(4)))
     s3.requests.clear()
-    label([f"{place}/train-0.tar"], f"{place}/run", "tiny", SegmentConfig(), RunConfig(workers=0, window=2))
+    ledger = Ledger.start(f"{place}/run", a_run(), pin([f"{place}/train-0.tar"]))
+    list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
+    write_manifest(ledger, list(audit(ledger)))
     methods = {method for method, _ in s3.requests}
     assert methods == {"GET", "HEAD", "PUT"}
     written = [path for method, path in s3.requests if method == "PUT"]
