@@ -115,7 +115,7 @@ class Store:
 
     @contextmanager
     def _open_draft(self, what: str) -> Iterator[BinaryIO]:
-        """A file that is gone after the block; a local one plainly opened, as temporary files are readable to us alone."""
+        """A file that is gone after the block; a local one may be read by others, as temporary files may not."""
         if not self.local:
             with tempfile.NamedTemporaryFile() as draft:
                 yield cast(BinaryIO, draft)
