@@ -93,7 +93,7 @@ class _Run(Generic[T]):
         if self._opened is None:
             self._process = os.getpid()
             ledger = Ledger.open(self.url)
-            photos = Photos(ledger, beside=self._beside)
+            photos = Photos(ledger, beside=self._beside, jumps=True)
             self._opened = Samples(ledger, self.selection, Names(np.empty(0, np.uint64)), photos)
         return self._opened
 

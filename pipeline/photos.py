@@ -29,14 +29,16 @@ LABEL_MAP = "label_map.png"  # what `--also webdataset` puts beside the members 
 class Photos:
     """Where the encoded images of a run come from."""
 
-    def __init__(self, ledger: Ledger, *, beside: bool = False, whole: bool = False) -> None:
+    def __init__(self, ledger: Ledger, *, beside: bool = False, whole: bool = False, jumps: bool = False) -> None:
         """beside: from the tars that `--also webdataset` wrote. whole: with the other members of a sample.
+
+        jumps: tars are begun at many places in any order, which is worth walking each by its headers once.
 
         Raises ConfigError where the run has no tars and they are asked for.
         """
         if beside and "webdataset" not in ledger.run.also:
             raise ConfigError(f"{ledger}: has no tars of its own, it was made without --also webdataset")
-        self.ledger, self.beside, self.whole = ledger, beside, whole
+        self.ledger, self.beside, self.whole, self.jumps = ledger, beside, whole, jumps
         self._ends = lru_cache(WALKED)(self._walk)
 
     def object_of(self, window: WindowObject) -> str:
@@ -50,7 +52,10 @@ class Photos:
         image_key = self.ledger.run.image_key
         if not self.beside:
             shard = self.ledger.shards[window.shard]
-            yield from read_shard(shard, first=first, image_key=image_key, whole=self.whole)
+            if self.jumps and 0 < first < HEADERS_ONLY and is_plain_tar(shard):
+                yield from self._from_within(window, first)
+            else:
+                yield from read_shard(shard, first=first, image_key=image_key, whole=self.whole)
             return
         base = self._base(window)
         with self._open(window) as stream:
@@ -62,7 +67,7 @@ class Photos:
         shard = self.ledger.shards[window.shard]
         if self.beside:
             base, ends = self._base(window), self._ends(window.shard, window.window, window.generation)
-        elif shard.url.lower().endswith(".tar"):
+        elif is_plain_tar(shard):
             base, ends = 0, self._ends(window.shard, 0, 0)
         else:
             return _there((raw for raw in self.through(window, index) if raw.index == index), shard, index)
@@ -76,6 +81,15 @@ class Photos:
         image_key = None if self.beside else self.ledger.run.image_key
         raw = _there(read_samples(piece, "piece.tar", image_key=image_key), shard, index)
         return self._own(raw, index) if self.beside else replace(raw, index=index)
+
+    def _from_within(self, window: WindowObject, first: int) -> Iterator[RawSample]:
+        ends, shard = self._ends(window.shard, 0, 0), self.ledger.shards[window.shard]
+        if first > len(ends):
+            return
+        with self._open(window) as stream:
+            stream.seek(ends[first - 1])
+            for raw in read_samples(stream, shard.url, image_key=self.ledger.run.image_key, whole=self.whole):
+                yield replace(raw, index=first + raw.index)
 
     def _open(self, window: WindowObject) -> BinaryIO:
         if self.beside:
@@ -98,6 +112,11 @@ class Photos:
             for raw in self.through(WindowObject(shard, window, generation, "", 0), HEADERS_ONLY):
                 ends.append(raw.end)
         return ends
+
+
+def is_plain_tar(shard: Shard) -> bool:
+    """Whether its samples can be reached without reading those before."""
+    return shard.url.lower().endswith(".tar")
 
 
 def _there(found: Iterator[RawSample], shard: Shard, index: int) -> RawSample:

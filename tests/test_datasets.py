@@ -22,6 +22,7 @@ from pipeline.compact import compact
 from pipeline.datasets import Example, RunDataset, RunStream
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.ledger import Ledger
+from pipeline.photos import Photos
 from pipeline.records import ShardTask
 from pipeline.shards import pin
 from pipeline.store import Store
@@ -173,6 +174,18 @@ def test_shards_of_every_kind_are_read(tmp_path, kind, place):
     assert [int(example.image[0, 0, 0]) for example in data] == list(range(7))
     if kind is RunDataset:
         assert [int(data[place].image[0, 0, 0]) for place in (6, 0, 3)] == [6, 0, 3]
+
+
+def test_a_tar_that_is_begun_at_many_places_is_walked_once(ledger, monkeypatch):
+    walked = []
+    through = Photos.through
+    monkeypatch.setattr(
+        Photos, "through", lambda self, window, first: walked.append(first > 99) or through(self, window, first)
+    )
+
+    assert sorted(keys(RunStream(str(ledger), shuffle=True))) == EVERY
+    assert len(walked) == 9 + 3
+    assert sum(walked) == 3, "once a shard"
 
 
 @pytest.mark.parametrize("kind", KINDS)
