@@ -1,7 +1,6 @@
 """`diffseg export`: a run in the formats that other tools read."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.exports.export import Exported, Spread
+    from pipeline.exports.export import Exported
 
 SHOWN = 5  # missing windows named one by one
 
@@ -55,10 +54,11 @@ def export(
     from pipeline.exports.export import export
     from pipeline.exports.samples import Selection
     from pipeline.ledger import Ledger
+    from pipeline.spreading import spreading
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
     ledger, began = Ledger.open(url), monotonic()
-    with _spread(ray_address) as spread:
+    with spreading(ray_address=ray_address) if ray_address else nullcontext() as spread:
         done = export(
             ledger,
             output,
@@ -70,18 +70,6 @@ def export(
             tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
         )
     report(done, monotonic() - began, json)
-
-
-@contextmanager
-def _spread(ray_address: str | None) -> Iterator["Spread | None"]:
-    """What applies a function to many parts side by side; None: one after the other, here."""
-    if ray_address is None:
-        yield None
-        return
-    from pipeline.actor import Cluster
-
-    with Cluster(ray_address) as cluster:
-        yield cluster.map
 
 
 def report(done: "Exported", seconds: float, json: bool) -> None:

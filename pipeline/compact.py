@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO
 
-from pipeline import joined_table
+from pipeline import table
 from pipeline.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
 from pipeline.errors import ConfigError
 from pipeline.footer import Footer
@@ -112,7 +112,7 @@ def _write(ledger: Ledger, place: int, windows: Sequence[WindowObject]) -> Compa
 
     if not ledger.store.exists(name):
         held: list[dict[str, object]] = []
-        with ledger.store.growing(name) as out, joined_table.joining_windows(out, held) as add:
+        with ledger.store.growing(name) as out, table.joined.joining_windows(out, held) as add:
             for window, data in map_ahead(fetch, windows, depth=AHEAD, threads=AHEAD):
                 held.append(asdict(_add(ledger, window, io.BytesIO(data), add)))
     there = next(read_compacted(ledger.store, name), None)

@@ -9,7 +9,7 @@ stands there is passed over, and the whole folder may be deleted at any time.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline import joined_table
+from pipeline import table
 from pipeline.overlap import map_ahead
 from pipeline.store import Store
 from pipeline.windows import WindowObject
@@ -56,7 +56,7 @@ def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
         path, size = entry
         try:
             with store.reader(path, size) as stream:
-                return CompactedFile(path, size, tuple(Held(**said) for said in joined_table.read_held(stream)))
+                return CompactedFile(path, size, tuple(Held(**said) for said in table.joined.read_held(stream)))
         except (ValueError, TypeError):
             return None
 

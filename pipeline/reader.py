@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
-from pipeline import folders, image_table, images, storage
+from pipeline import folders, images, storage, table
 from pipeline.errors import CorruptShard, ShardChanged, StorageError
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
 from pipeline.tars import read_samples
@@ -27,7 +27,7 @@ def read_shard(
             return
         with storage.open_ranged(source, shard.size) as stream:
             if shard.url.lower().endswith(".parquet"):
-                yield from image_table.read_images(stream, shard.url, first=first, column=image_key)
+                yield from table.images.read_images(stream, shard.url, first=first, column=image_key)
             else:
                 yield from read_samples(stream, shard.url, first=first, image_key=image_key, whole=whole)
 

@@ -14,7 +14,6 @@ import servers
 from labelled import label_map, make_run, record
 
 from jobs import cli
-from pipeline import joined_table
 from pipeline.audit import audit
 from pipeline.compact import compact
 from pipeline.compacted import Places, read_compacted
@@ -24,6 +23,7 @@ from pipeline.exports.samples import Selection
 from pipeline.ledger import Ledger
 from pipeline.records import ShardTask
 from pipeline.store import Store
+from pipeline.table import joined
 
 KEYS = tuple(tuple(f"{shard}{i}" for i in range(10)) for shard in "abc")  # three windows a shard
 
@@ -265,7 +265,7 @@ def test_a_damaged_window_is_named(ledger):
 
 
 def test_row_groups_stay_small_whatever_the_size_of_a_file(ledger, monkeypatch):
-    monkeypatch.setattr(joined_table, "ROW_GROUP", 1)
+    monkeypatch.setattr(joined, "ROW_GROUP", 1)
     compact(ledger)
 
     [(name, _)] = files(ledger)

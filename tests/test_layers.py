@@ -20,7 +20,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "jobs/bench_ray_data.py",
     },
     "diffusers": {"diffseg/backends.py"},
-    "pyarrow": {"pipeline/table.py", "pipeline/image_table.py", "pipeline/joined_table.py"},
+    "pyarrow": {"pipeline/table/records.py", "pipeline/table/images.py", "pipeline/table/joined.py"},
     "webdataset": {"pipeline/tars.py"},
     "fsspec": {"pipeline/storage.py", "diffseg/weights.py"},
     "rich": {"jobs/console.py"},

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffseg.types import Segment
-from pipeline import image_table, table
+from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord, Shard
@@ -134,7 +134,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def test_an_image_column_as_hugging_face_writes_it():
     cells = [{"bytes": b"1", "path": "x/cat.7.JPG"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "far.png"}]
     data = parquet(pa.table({"label": [1, 2, 3], "image": pa.array(cells, STRUCT)}), row_group_size=2)
-    found = list(image_table.read_images(data, "x.parquet"))
+    found = list(table.images.read_images(data, "x.parquet"))
     assert [(s.index, s.key, s.image) for s in found] == [
         (0, "cat", "7.jpg"),
         (1, "00000001", "image"),
@@ -146,7 +146,7 @@ def test_an_image_column_as_hugging_face_writes_it():
 
 def test_row_groups_before_the_first_wanted_are_not_read():
     data = parquet(pa.table({"image": [b"%d" % i for i in range(10)]}), row_group_size=2)
-    found = list(image_table.read_images(data, "x.parquet", first=5))
+    found = list(table.images.read_images(data, "x.parquet", first=5))
     assert [s.index for s in found] == list(range(10))
     assert [s.image is None for s in found] == [True] * 4 + [False] * 6
 
@@ -154,18 +154,18 @@ def test_row_groups_before_the_first_wanted_are_not_read():
 def test_of_several_image_columns_one_must_be_named():
     data = parquet(pa.table({"left": [b"1"], "right": [b"2"], "name": ["x"]}))
     with pytest.raises(ConfigError, match="left"):
-        list(image_table.read_images(data, "x.parquet"))
-    assert [s.members["image"] for s in image_table.read_images(data, "x.parquet", column="right")] == [b"2"]
+        list(table.images.read_images(data, "x.parquet"))
+    assert [s.members["image"] for s in table.images.read_images(data, "x.parquet", column="right")] == [b"2"]
     with pytest.raises(ConfigError, match="left"):
-        list(image_table.read_images(data, "x.parquet", column="name"))
+        list(table.images.read_images(data, "x.parquet", column="name"))
 
 
 def test_labels_of_a_run_are_not_taken_for_images():
     with pytest.raises(ConfigError, match="labels of a run"):
-        list(image_table.read_images(io.BytesIO(table.encode_window(ROWS, FOOTER)), "x.parquet"))
+        list(table.images.read_images(io.BytesIO(table.encode_window(ROWS, FOOTER)), "x.parquet"))
 
 
 def test_a_damaged_parquet_shard_is_damage():
     data = parquet(pa.table({"image": [b"1" * 1000] * 10})).getvalue()
     with pytest.raises(CorruptShard):
-        list(image_table.read_images(io.BytesIO(data[:-20]), "x.parquet"))
+        list(table.images.read_images(io.BytesIO(data[:-20]), "x.parquet"))

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ from pipeline.errors import ConfigError, WorkerLost
 
 T = TypeVar("T")
 R = TypeVar("R")
+ANSWER_S = 10.0  # in which a Ray must take a connection
 TASK_RETRIES = 3  # of `Cluster.map`: nothing it computes is committed twice, so Ray may do this by itself
 
 
@@ -33,8 +35,9 @@ class Cluster:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if self._address:
             try:
+                _knock(self._address)
                 ray.init(address=self._address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise ConfigError(f"no Ray at {self._address}: {str(error).splitlines()[0]}") from error
         else:
             self._folder = tempfile.mkdtemp(prefix="diffseg-ray-")
@@ -95,6 +98,13 @@ class Cluster:
     def cpus(self) -> int:
         """CPUs of the cluster now."""
         return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at host:port, which Ray itself finds out after minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), ANSWER_S).close()
 
 
 def keep_stdout() -> None:

@@ -7,11 +7,11 @@ _SUCCESS              the last word
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.exports import archives, coco, huggingface, png
@@ -21,6 +21,7 @@ from pipeline.exports.plan import plan
 from pipeline.exports.samples import Labelled, Part, Samples, Selection, Tally
 from pipeline.ledger import Ledger
 from pipeline.photos import Photos
+from pipeline.spreading import Spread
 from pipeline.store import Store
 from pipeline.windows import WindowObject
 
@@ -82,9 +83,6 @@ class State:
         return cls(**{**said, "tally": Tally(**said["tally"])})
 
 
-Spread: TypeAlias = Callable[[Callable[[Part], State], Iterable[Part]], Iterator[State]]
-
-
 @dataclass(frozen=True, slots=True)
 class Work:
     """All that the parts of an export have in common; it travels to where they are written."""
@@ -123,7 +121,7 @@ def export(
 
     kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
     members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
-    spread: applies a function to every part, in order, on other machines (`Cluster.map`); None: here, one after the
+    spread: applies a function to every part, in order, on other machines; None: here, one after the
     other. What is written is the same. tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
     """

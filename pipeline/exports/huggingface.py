@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipeline import image_table
+from pipeline import table
 from pipeline.exports.place import Place
 from pipeline.exports.samples import Labelled
 from pipeline.images import encode_label_map
@@ -45,7 +45,7 @@ FEATURES: dict[str, Any] = {
 def parquet(place: Place) -> Iterator[Callable[[Labelled], None]]:
     """A row an image."""
     name = f"data/{place.side}-{place.number:05}.parquet"
-    with place.grow(name) as out, image_table.writing_features(out, FEATURES, ROWS) as write:
+    with place.grow(name) as out, table.images.writing_features(out, FEATURES, ROWS) as write:
 
         def add(sample: Labelled) -> None:
             row = {column: sample.row[column] for column in FEATURES if column in sample.row}

@@ -1,6 +1,6 @@
 """Label records as Parquet: one row per input sample, and a footer that says what the rows were made from.
 
-Columns added later are nullable, so that old runs stay readable. Parquet with images in it is `image_table`'s.
+Columns added later are nullable, so that old runs stay readable. Parquet with images in it is for `images`.
 """
 
 import io

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.footer import Footer
-from pipeline.table import DAMAGE, SCHEMA, read_footer, settings
+from pipeline.table.records import DAMAGE, SCHEMA, read_footer, settings
 
 HELD_KEY = b"diffseg.windows"  # in the file's metadata
 ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can still be read alone

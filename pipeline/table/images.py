@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.records import RawSample
-from pipeline.table import DAMAGE, FOOTER_KEY
+from pipeline.table.records import DAMAGE, FOOTER_KEY
 
 Row: TypeAlias = Mapping[str, Any]
 
