@@ -87,7 +87,6 @@ class Commits:
             failed=tuple(sorted(failed.items())),
             end=end,
             seconds=seconds,
-            single=sum(record.num_segments == 1 for record in records),
             wasted=not won and not self._is_mine(name, footer),
             example=next((f"{r.key}: {r.error}"[:200] for r in records if r.status != OK), None),
         )

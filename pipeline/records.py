@@ -131,7 +131,6 @@ class Receipt:
     failed: tuple[tuple[str, int], ...]  # rows by status, other than ok
     end: int  # bytes of the shard accounted for up to here
     seconds: float  # labelling
-    single: int = 0  # rows whose label map is one segment
     wasted: bool = False  # another attempt had committed it first
     example: str | None = None  # one error, for the progress line
 

@@ -13,7 +13,6 @@ class Tally:
     windows: int = 0
     rows: int = 0
     failed: Counter[str] = field(default_factory=Counter)  # rows by status, other than ok
-    single: int = 0  # rows whose label map is one segment
     wasted_windows: int = 0
     lost_workers: int = 0
     retried_tasks: int = 0
@@ -32,7 +31,6 @@ class Tally:
             return
         self.windows += 1
         self.rows += receipt.rows
-        self.single += receipt.single
         self.busy_s += receipt.seconds
         self.failed.update(dict(receipt.failed))
         if receipt.example:
