@@ -10,6 +10,7 @@ from time import sleep
 import pytest
 from conftest import a_run, samples, write_shard
 
+from jobs.bench_chaos import Ended, Round, _report
 from jobs.bench_nodes import private_nodes
 from pipeline.chaos import MOST_WASTED, Verdict, Witness, prove
 from pipeline.faults import FakeSegmenter
@@ -142,6 +143,13 @@ def test_a_row_that_is_missing_too_much_or_blamed_breaks_a_law(witnessed):
 def test_three_windows_with_one_worker_are_one_too_many():
     verdict = Verdict(10, 10, 0, 0, {}, (), 3, 2, wasted=(3,))
     assert list(verdict.broken(2)) == ["a worker took 3 windows with it, at most 2 are allowed"]
+
+
+@pytest.mark.parametrize(("lost", "code", "said"), [(0, 0, "0 lost, 0 twice; 1 of 3"), (1, 1, "1 samples have no row")])
+def test_a_broken_law_is_told_and_is_exit_1(capsys, lost, code, said):
+    verdict = Verdict(10, 10 - lost, lost, 0, {}, (), 3, 2, wasted=(1,))
+    assert _report([Ended(1, 0, "", (Round(1, "worker", 1, 2, 0.5),), 9.0, verdict)], json=False) == code
+    assert said in capsys.readouterr().out
 
 
 def test_photos_are_the_same_for_the_same_seed_and_no_two_alike(tmp_path):
