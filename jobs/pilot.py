@@ -72,9 +72,9 @@ def pilot(
     with appearing(output) as page, appearing(figures) as sheet:  # refused before anything is labelled
         backend, size = _load(model, segment, run.batch_size)
 
+        from pipeline.feed import decode_threads
         from pipeline.pilot_page import write_pilot
         from pipeline.piloting import pilot
-        from pipeline.worker import decode_threads
 
         made = pilot(
             pinned,

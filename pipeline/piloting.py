@@ -19,12 +19,12 @@ from pipeline import table
 from pipeline.comparing import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.counting import Counts, count
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.feed import pixels_wanted
 from pipeline.footer import Footer
 from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
 from pipeline.sampling import draw
-from pipeline.worker import pixels_wanted
 
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
 READERS = 4  # places read side by side

@@ -8,31 +8,26 @@ A window is committed whole or not at all; samples keep their order, and batches
 shard gives the same rows whoever labels it. The next shard is read while the last one is still being labelled.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic, perf_counter
-from typing import TypeAlias
 
-from diffseg.config import SegmentConfig
 from pipeline.books import Books, TaskEnd, WindowWork
-from pipeline.errors import ConfigError, CorruptShard, PipelineError
+from pipeline.errors import ConfigError, CorruptShard
+from pipeline.feed import Feed, Hands, Sample
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter
 from pipeline.overlap import map_ahead
-from pipeline.reader import decode_sample, read_shard
-from pipeline.records import Beat, ImageSample, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
+from pipeline.records import Beat, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
 from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
-Sample: TypeAlias = ImageSample | SampleFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +79,12 @@ class Worker:
     def __init__(self, ledger: Ledger, segmenter: Segmenter, *, batch_size: int | None = None) -> None:
         self.ledger = ledger
         self.segmenter = Fitting(segmenter, batch_size or segmenter.batch_size)
-        self.decode_threads = decode_threads()
-        self.least = pixels_wanted(ledger.run.config)
         self.books = Books(ledger)
         self.meter = Meter()
         self.labelled = 0  # samples gone through, ever: progress between commits
         self.moved = monotonic()  # when a stage last finished something
-        self.hands: dict[object, Beat] = {}  # what each stage has in hand now
+        self.hands = Hands(ledger.run.window)
+        self.feed = Feed(ledger, self.books, self.meter, self.hands)
         self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
         self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
         self.device = ""  # that no other worker may have
@@ -117,7 +111,7 @@ class Worker:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
         probed: list[RawSample] = []
-        for task, item in self._decoded(tasks):
+        for task, item in self.feed.decoded(tasks, 2 * self.segmenter.batch_size + 2):
             self.moved = monotonic()
             number = None if isinstance(item, TaskEnd | RawSample) else item.raw.index // self.ledger.run.window
             if work and work.number != number:
@@ -147,58 +141,6 @@ class Worker:
         left = self.ledger.run.window - len(work.samples)
         return monotonic() + left * self._pace_s + 2 * self.books.slowest_s + MARGIN_S < self.leave_by
 
-    def _decoded(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, Sample | RawSample | TaskEnd]]:
-        def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | RawSample | TaskEnd]:
-            task, raw = item
-            if isinstance(raw, TaskEnd) or task.probe:  # a probe decodes a piece when it has announced it
-                return task, raw
-            with self._in_hand(task, raw.index, raw.index):
-                return task, decode_sample(raw, self.least)
-
-        return map_ahead(
-            decode,
-            self._read(self.meter.handed(tasks)),
-            depth=2 * self.segmenter.batch_size + 2,
-            threads=self.decode_threads,
-            empty=partial(self.meter.waiting, "read"),
-            late=partial(self.meter.waiting, "decode"),
-        )
-
-    @contextmanager
-    def _in_hand(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
-        """Says which samples this thread is at, for the case that it never comes back."""
-        thread = threading.get_ident()
-        self.hands[thread] = Beat(task.shard.id, first // self.ledger.run.window, first, last)
-        yield
-        del self.hands[thread]
-
-    def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
-        window, image_key = self.ledger.run.window, self.ledger.run.image_key
-        whole = bool(self.ledger.run.also)  # only then is more wanted of a sample than its image
-        for task in tasks:
-            self.moved = monotonic()
-            first = task.first_window * window
-            stop = None if task.last_window is None else (task.last_window + 1) * window
-            count = 0
-            try:
-                if task.last_window is None and not task.generation and self.ledger.ended(task.shard):
-                    yield task, TaskEnd(0, there=True)  # another driver has read it to its end
-                    continue
-                made = -1  # the window that was there already when this worker came to it
-                for raw in read_shard(task.shard, first=first, image_key=image_key, window=window, whole=whole):
-                    if (stop is not None and raw.index >= stop) or task in self.books.over:
-                        break
-                    count = raw.index + 1
-                    if raw.index < first or raw.index // window == made:
-                        continue
-                    if raw.index % window == 0 and self.ledger.has(task, raw.index // window):
-                        made = raw.index // window
-                        continue
-                    yield task, raw
-                yield task, TaskEnd(count)
-            except PipelineError as error:
-                yield task, TaskEnd(count, error)
-
     def _take(self, work: WindowWork, item: Sample) -> None:
         work.samples.append(item.raw if self.ledger.run.also else replace(item.raw, members={}))
         if isinstance(item, SampleFailure):
@@ -224,7 +166,7 @@ class Worker:
             self.hands["probe"] = beat
             self.announce(beat)
             for index in piece:
-                self._take(work, decode_sample(by_index[index], self.least))
+                self._take(work, self.feed.decode(by_index[index]))
             if work.waiting:
                 self._label(work)
         self.hands.pop("probe", None)
@@ -254,14 +196,14 @@ class Worker:
 
     def _encode(self, work: WindowWork, rows: list[Row]) -> None:
         indices = [row.record.index for row in rows]
-        with self._in_hand(work.task, min(indices), max(indices)):
+        with self.hands.at(work.task, min(indices), max(indices)):
             work.records.update((row.record.index, row.encoded()) for row in rows)
 
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
         self._began = self._began or monotonic()
         began = perf_counter()
-        with self._in_hand(work.task, batch[0].raw.index, batch[-1].raw.index):
+        with self.hands.at(work.task, batch[0].raw.index, batch[-1].raw.index):
             rows = label(self.segmenter, work.task, batch)
         seconds = perf_counter() - began
         for row in rows:
@@ -277,20 +219,6 @@ class Worker:
         self.labelled += len(batch)
         self._timed += len(batch)
         self._pace_s = (self.moved - self._began) / self._timed
-
-
-def decode_threads() -> int:
-    """Threads that decode in one worker of this machine."""
-    return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
-
-
-def pixels_wanted(config: SegmentConfig) -> int | None:
-    """Of an image's longer side, so that decoding less loses nothing: what label maps have, and twice the side of the
-    square that the model sees, which is the longest side it sees of any aspect. None: all of them.
-    """
-    if config.mode != "fast" or config.output_size == "source" or config.image_size is None:
-        return None
-    return max(config.output_size, 2 * config.image_size)
 
 
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from conftest import write_shard
 
-import pipeline.worker
+import pipeline.feed
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter
@@ -64,28 +64,28 @@ def test_waiting_for_the_first_task_is_waiting_for_a_task(ledger):
 
 
 def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
-    real = pipeline.worker.read_shard
+    real = pipeline.feed.read_shard
 
     def slow(*arguments, **options):
         time.sleep(LONG)
         yield from real(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.worker, "read_shard", slow)
+    monkeypatch.setattr(pipeline.feed, "read_shard", slow)
     worker = worker_of(ledger)
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "read"
 
 
 def test_waiting_for_pixels_is_waiting_for_decode(ledger, monkeypatch):
-    real = pipeline.worker.decode_sample
+    real = pipeline.feed.decode_sample
 
     def slow(*arguments):
         time.sleep(0.05)
         return real(*arguments)
 
-    monkeypatch.setattr(pipeline.worker, "decode_sample", slow)
+    monkeypatch.setattr(pipeline.feed, "decode_sample", slow)
     worker = worker_of(ledger)
-    worker.decode_threads = 1
+    worker.feed.threads = 1
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "decode"
 

@@ -13,14 +13,14 @@ from conftest import a_run, jpeg, samples, write_shard
 
 from diffseg.config import SegmentConfig
 from diffseg.types import AttentionError
-from pipeline import worker as module
+from pipeline import feed as module
 from pipeline.errors import CommitConflict, StorageError
 from pipeline.faults import FakeSegmenter, by_brightness
 from pipeline.images import decode, decode_label_map
 from pipeline.ledger import Ledger
 from pipeline.records import OK, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.shards import pin
-from pipeline.worker import Worker, pixels_wanted
+from pipeline.worker import Worker
 
 
 def rows_of(ledger):
@@ -302,8 +302,8 @@ def test_an_image_without_attention_is_named_right_in_a_halved_batch(ledger):
 
 
 def test_large_photos_are_decoded_at_a_reduced_scale_only_where_labels_cannot_tell():
-    assert pixels_wanted(SegmentConfig(image_size=512)) == 1024
-    assert pixels_wanted(SegmentConfig(image_size=1024)) == 2048
-    assert pixels_wanted(SegmentConfig(image_size=256, output_size=2000)) == 2000
-    assert pixels_wanted(SegmentConfig(image_size=512, mode="paper")) is None
-    assert pixels_wanted(SegmentConfig(image_size=512, output_size="source")) is None
+    assert module.pixels_wanted(SegmentConfig(image_size=512)) == 1024
+    assert module.pixels_wanted(SegmentConfig(image_size=1024)) == 2048
+    assert module.pixels_wanted(SegmentConfig(image_size=256, output_size=2000)) == 2000
+    assert module.pixels_wanted(SegmentConfig(image_size=512, mode="paper")) is None
+    assert module.pixels_wanted(SegmentConfig(image_size=512, output_size="source")) is None

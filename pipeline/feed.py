@@ -1,0 +1,109 @@
+"""The reading side of a worker: tasks in, decoded samples out, a little ahead of the thread that labels."""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeAlias
+
+from diffseg.config import SegmentConfig
+from pipeline.books import Books, TaskEnd
+from pipeline.errors import PipelineError
+from pipeline.ledger import Ledger
+from pipeline.meter import Meter
+from pipeline.overlap import map_ahead
+from pipeline.reader import decode_sample, read_shard
+from pipeline.records import Beat, ImageSample, RawSample, SampleFailure, ShardTask
+
+Sample: TypeAlias = ImageSample | SampleFailure
+
+
+class Hands(dict[object, Beat]):
+    """What each thread of a worker has in hand now. window: samples."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self._window = window
+
+    @contextmanager
+    def at(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
+        """Says which samples this thread is at, for the case that it never comes back."""
+        thread = threading.get_ident()
+        self[thread] = Beat(task.shard.id, first // self._window, first, last)
+        yield
+        del self[thread]
+
+
+class Feed:
+    """Samples of a worker's tasks."""
+
+    def __init__(self, ledger: Ledger, books: Books, meter: Meter, hands: Hands) -> None:
+        self._ledger, self._books, self._meter, self._hands = ledger, books, meter, hands
+        self.threads = decode_threads()
+        self._least = pixels_wanted(ledger.run.config)
+
+    def decoded(
+        self, tasks: Iterable[ShardTask], depth: int
+    ) -> Iterator[tuple[ShardTask, Sample | RawSample | TaskEnd]]:
+        """Samples in order, each with its task, about `depth` ahead; those of a probe are not decoded."""
+
+        def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | RawSample | TaskEnd]:
+            task, raw = item
+            if isinstance(raw, TaskEnd) or task.probe:  # a probe decodes a piece when it has announced it
+                return task, raw
+            with self._hands.at(task, raw.index, raw.index):
+                return task, self.decode(raw)
+
+        return map_ahead(
+            decode,
+            self._read(self._meter.handed(tasks)),
+            depth=depth,
+            threads=self.threads,
+            empty=partial(self._meter.waiting, "read"),
+            late=partial(self._meter.waiting, "decode"),
+        )
+
+    def decode(self, raw: RawSample) -> Sample:
+        """A sample's pixels, at a reduced scale where that loses nothing of what is labelled."""
+        return decode_sample(raw, self._least)
+
+    def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
+        window, image_key = self._ledger.run.window, self._ledger.run.image_key
+        whole = bool(self._ledger.run.also)  # only then is more wanted of a sample than its image
+        for task in tasks:
+            first = task.first_window * window
+            stop = None if task.last_window is None else (task.last_window + 1) * window
+            count = 0
+            try:
+                if task.last_window is None and not task.generation and self._ledger.ended(task.shard):
+                    yield task, TaskEnd(0, there=True)  # another driver has read it to its end
+                    continue
+                made = -1  # the window that was there already when this worker came to it
+                for raw in read_shard(task.shard, first=first, image_key=image_key, window=window, whole=whole):
+                    if (stop is not None and raw.index >= stop) or task in self._books.over:
+                        break
+                    count = raw.index + 1
+                    if raw.index < first or raw.index // window == made:
+                        continue
+                    if raw.index % window == 0 and self._ledger.has(task, raw.index // window):
+                        made = raw.index // window
+                        continue
+                    yield task, raw
+                yield task, TaskEnd(count)
+            except PipelineError as error:
+                yield task, TaskEnd(count, error)
+
+
+def decode_threads() -> int:
+    """Threads that decode in one worker of this machine."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
+
+
+def pixels_wanted(config: SegmentConfig) -> int | None:
+    """Of an image's longer side, so that decoding less loses nothing: what label maps have, and twice the side of the
+    square that the model sees, which is the longest side it sees of any aspect. None: all of them.
+    """
+    if config.mode != "fast" or config.output_size == "source" or config.image_size is None:
+        return None
+    return max(config.output_size, 2 * config.image_size)
