@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from time import sleep
@@ -127,6 +128,25 @@ def test_what_a_worker_began_and_another_committed_is_counted_against_it(witness
     assert verdict.wasted == (2,)
     assert list(verdict.broken(1)) == []
     assert list(verdict.broken(0)) == ["2 windows were labelled again for 0 lost workers, 2 each are allowed"]
+
+
+def test_no_third_window_is_begun_while_two_are_on_their_way(witnessed):
+    ledger, worker = witnessed
+    stored, commit = threading.Event(), worker.books.commit
+    worker.books.commit = lambda work: commit(work) if stored.wait(60) else None
+    running = threading.Thread(target=lambda: list(worker.run(ledger.missing())))
+    running.start()
+
+    def begun():
+        return len(list(ledger.store.list("begun/")))
+
+    while begun() < 2:
+        sleep(0.01)
+    sleep(0.3)
+    assert begun() == 2
+    stored.set()
+    running.join()
+    assert begun() == 3
 
 
 def test_a_row_that_is_missing_too_much_or_blamed_breaks_a_law(witnessed):
