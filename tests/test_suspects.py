@@ -1,16 +1,13 @@
 """Poison: samples that kill their worker are found, named and outlived; deaths from outside name nobody."""
 
-import os
-import signal
 import threading
-from math import ceil, log2
+from math import log2
 
 import pytest
 from conftest import a_run, samples, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.actor import Cluster, RayPool
 from pipeline.audit import audit
 from pipeline.driver import drive
 from pipeline.errors import WorkerLost
@@ -21,7 +18,7 @@ from pipeline.records import OK, Beat, Probe, Shard, ShardTask
 from pipeline.shards import pin
 from pipeline.suspects import Suspects, pieces
 from pipeline.tally import Tally
-from pipeline.worker import Worker, WorkerSettings
+from pipeline.worker import Worker
 
 SHARD = Shard("s", "file:///s.tar", 1, "e")
 
@@ -136,25 +133,3 @@ def test_a_sample_that_hangs_is_found_too(wide):
     forever.set()
     pool.close()
     assert statuses(wide) == {i: "poison" if i == 4 else OK for i in range(16)}
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_samples_that_segfault_a_real_process_are_outlived(wide):
-    def build_deadly(worker_settings):  # all in here: another process cannot import this file
-        class Segfaulting(FakeSegmenter):
-            def segment(self, images):
-                if {int((image.mean((0, 2)) < 128).sum()) - 4 for image in images} & {5, 12}:
-                    os.kill(os.getpid(), signal.SIGSEGV)
-                return super().segment(images)
-
-        return Worker(Ledger.open(worker_settings.output), Segfaulting(batch_size=3))
-
-    tally = Tally()
-    with Cluster() as cluster:
-        pool = RayPool(cluster, WorkerSettings(wide.store.url, "fake"), workers=1, build=build_deadly)
-        drive(wide, pool, wide.missing(), tally)
-        pool.close()
-    assert statuses(wide) == {i: "poison" if i in (5, 12) else OK for i in range(16)}
-    assert tally.lost_workers <= 2 * (4 + ceil(log2(8)))
