@@ -41,10 +41,11 @@ def drive(
             pool.staff.submit(task)
         pool.staff.want(schedule.unfinished)
         for outcome in pool.wait():
-            for action in schedule.note(outcome):
-                match action:
-                    case Look():
-                        schedule.looked(action, _left(ledger, action, finish), clock())
+            actions = schedule.note(outcome)
+            while actions:
+                match actions.pop(0):
+                    case Look() as look:
+                        actions += schedule.looked(look, _left(ledger, look, finish), clock())
                     case GiveUp(failure=failure):
                         _give_up(ledger, tally, failure)
         breaker.check(pool.staff.made)

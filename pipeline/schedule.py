@@ -95,9 +95,7 @@ class Schedule:
                 return []
             case TaskDone(task=task):
                 self._deaths = 0
-                if outcome.ended or self._out[task.shard.id] > 1 or self._queue.holds(task.shard.id):
-                    return self._over(task)
-                return [Look(task, whole=True)]  # every part was read, and yet the shard has no end record
+                return self._over(task) if outcome.ended else self._read(task)
             case ShardFailure():
                 self._tally.failures[outcome.kind] += 1
                 return self._failed(outcome)
@@ -126,12 +124,20 @@ class Schedule:
             return [Look(fresh.retry(), delay_s=_delay(fresh.attempt))]
         return [*self._over(task), GiveUp(failure)]
 
-    def looked(self, look: Look, left: list[ShardTask], now: float) -> None:
+    def looked(self, look: Look, left: list[ShardTask], now: float) -> list[Action]:
         """What storage answered: it goes back to the queue."""
         if look.beats:
             self._suspects.died([*_first_of(left), *look.beats])
         self.add(left, now + look.delay_s if look.delay_s else 0.0)
-        self._over(look.task)
+        whole = look.whole or look.task.last_window is None  # then nothing left means that the end record is there
+        return self._over(look.task) if left or whole else self._read(look.task)
+
+    def _read(self, task: ShardTask) -> list[Action]:
+        """A part is on storage. Where it was the last of its shard, the end record is still to be made."""
+        shard = task.shard.id
+        if self._out[shard] > 1 or self._queue.holds(shard):
+            return self._over(task)
+        return [Look(task, whole=True)]
 
     def _over(self, task: ShardTask) -> list[Action]:
         shard = task.shard.id

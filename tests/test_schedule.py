@@ -4,7 +4,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -31,6 +31,7 @@ class Storage:
     def __init__(self, windows):
         self.windows = windows  # by shard id
         self.done = {name: set() for name in windows}
+        self.ended = set()  # shards with an end record
 
     def left_of(self, task):
         """Runs of missing windows within a task, the last open where the task was and its shard is not complete."""
@@ -43,9 +44,18 @@ class Storage:
                 parts[-1] = ShardTask(task.shard, parts[-1].first_window, window, attempt=task.attempt)
             else:
                 parts.append(ShardTask(task.shard, window, window, attempt=task.attempt))
-        if task.last_window is None and parts:
+        if task.last_window is None and parts and parts[-1].last_window == last:
             parts[-1] = ShardTask(task.shard, parts[-1].first_window, None, attempt=task.attempt)
+        elif task.last_window is None and task.shard.id not in self.ended:
+            parts.append(ShardTask(task.shard, count, None, attempt=task.attempt))
         return parts
+
+    def end(self, task):
+        """A task was read to its end; whether its shard has an end record now."""
+        complete = len(self.done[task.shard.id]) == self.windows[task.shard.id]
+        if complete and task.last_window is None:
+            self.ended.add(task.shard.id)
+        return task.shard.id in self.ended
 
 
 class Driving(RuleBasedStateMachine):
@@ -111,7 +121,7 @@ class Driving(RuleBasedStateMachine):
 
     def answer(self, look):
         task = ShardTask(look.task.shard) if look.whole else look.task
-        self.schedule.looked(look, self.storage.left_of(task), self.now)
+        self.looks += self.schedule.looked(look, self.storage.left_of(task), self.now)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -131,11 +141,13 @@ class Driving(RuleBasedStateMachine):
                 self.heard(ShardFailure(task, WorkerLost.__name__, "died", True, beats=(beat,)))
                 return
             self.commit(task, window)
-        complete = len(self.storage.done[task.shard.id]) == self.storage.windows[task.shard.id]
-        self.heard(TaskDone(task, ended=complete and task.last_window is None))
+        self.heard(TaskDone(task, ended=self.storage.end(task)))
 
     def search(self, task):
         window = task.first_window
+        if window >= self.storage.windows[task.shard.id]:  # suspected beyond the end: there is nothing to read
+            self.heard(TaskDone(task))
+            return
         indices = range(window * WINDOW, (window + 1) * WINDOW)
         self.named |= {(task.shard.id, index) for index in task.probe.poison}
         for piece in pieces(task.probe, indices):
@@ -181,14 +193,15 @@ class Driving(RuleBasedStateMachine):
         """Somebody else commits a window of a task that is out, which this driver learns from storage alone."""
         task = data.draw(st.sampled_from(self.out))
         for part in self.storage.left_of(task)[:1]:
-            self.storage.done[task.shard.id].add(part.first_window)
+            if part.first_window < self.storage.windows[task.shard.id]:
+                self.storage.done[task.shard.id].add(part.first_window)
 
     @invariant()
     def no_window_is_made_twice_or_forgotten(self):
         if not hasattr(self, "schedule"):
             return
         assert max(self.rows.values(), default=0) <= 1
-        if any(len(done) < self.storage.windows[name] for name, done in self.storage.done.items()):
+        if self.storage.ended != self.storage.done.keys():
             assert self.schedule.unfinished
 
     @invariant()
@@ -212,12 +225,17 @@ class Driving(RuleBasedStateMachine):
             if self.out:
                 self.work_at(self.out.pop())
         assert not self.schedule.unfinished
+        assert self.storage.ended == self.storage.done.keys()
         assert all(len(done) == self.storage.windows[name] for name, done in self.storage.done.items())
         assert all(count <= 4 + 2 + self.outside + len(self.poison) * 4 for count in self.deaths.values())
 
 
 Driving.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.shrink, Phase.explain},  # a long story is told in seconds; a short one takes minutes
 )
 test_any_order_of_events_loses_no_window_and_ends = Driving.TestCase
 
@@ -294,3 +312,17 @@ def test_a_queue_knows_the_parts_it_holds():
     assert queue.take(1, 0, 7.0) == part
     assert not queue.holds("s0")
     assert len(queue) == 0
+
+
+def test_the_end_of_a_shard_is_seen_to_though_its_last_part_was_lost_after_its_commit():
+    schedule = Schedule(PINS, WINDOW, Tally())
+    parts = [ShardTask(shard(0), 0, 1), ShardTask(shard(0), 2, None)]
+    schedule.add(parts)
+    out = [schedule.next(2, 2, 0.0) for _ in parts]
+    first, last = sorted(out, key=parts.index)
+    assert schedule.note(TaskDone(last)) == [], "the first part is still out"
+    [look] = schedule.note(ShardFailure(first, WorkerLost.__name__, "killed", True))
+    [whole] = schedule.looked(look, [], 0.0)
+    assert whole == Look(first, whole=True)
+    assert schedule.looked(whole, [ShardTask(shard(0), 3, None)], 0.0) == []
+    assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 3, None)
