@@ -36,18 +36,23 @@ class NullPool:
         self.staff, self._windows, self._held = self, windows, []
 
     def free(self) -> int:
+        """How many more tasks it takes."""
         return AHEAD - len(self._held)
 
     def idle(self) -> int:
+        """It never looks for poison."""
         return 0
 
     def want(self, tasks: int) -> None:
+        """It has as many workers as it has."""
         pass
 
     def submit(self, task) -> None:
+        """Take a task."""
         self._held.append(task)
 
     def wait(self) -> list:
+        """All that was taken is done."""
         held, self._held = self._held, []
         done = []
         for task in held:
@@ -104,7 +109,6 @@ def measure(windows: int, per_shard: int) -> dict:
                 most, looked = max(most, resident()), time.perf_counter()
 
         most = resident()
-        spent = -time.perf_counter()
         drive(ledger, NullPool(per_shard), tasks, tally, tick=tick)
         spent = time.perf_counter() - began
         assert tally.windows == windows
@@ -125,19 +129,19 @@ def main() -> None:
     if sys.argv[1:2] == ["one"]:
         sys.stdout.write(json.dumps(measure(int(sys.argv[2]), int(sys.argv[3]))))
         return
-    print("windows | windows a shard | us a window | resident bytes a window | resume from a listing")
+    say("windows | windows a shard | us a window | resident bytes a window | resume from a listing")
     for per_shard in WINDOWS_A_SHARD:
         for windows in SIZES:
-            made = subprocess.run(
-                [sys.executable, __file__, "one", str(windows), str(per_shard)],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            got = json.loads(made.stdout)
-            print(
-                f"{windows:>7,} | {per_shard:>15} | {got['us']:>11.1f} | {got['bytes']:>23.0f} | {got['resume_s']:.2f} s"
-            )
+            command = [sys.executable, __file__, "one", str(windows), str(per_shard)]
+            got = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            figures = f"{got['us']:>11.1f} | {got['bytes']:>23.0f} | {got['resume_s']:.2f} s"
+            say(f"{windows:>7,} | {per_shard:>15} | {figures}")
+
+
+def say(line: str) -> None:
+    """A line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
