@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def label(
-    shards: Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")],
+    shards: options.Shards,
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the run.", show_default=False)],
     model: options.Model,
     config: options.ConfigFile = None,
@@ -37,7 +37,7 @@ def label(
         typer.Option("--device", help="auto, cpu, or gpu: also where the cluster has none yet and will start some."),
     ] = None,
     window: Annotated[int | None, typer.Option("--window", help="Samples a commit. Default: 1024.")] = None,
-    image_key: Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")] = None,
+    image_key: options.ImageKey = None,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="webdataset: tars with labels beside the images.")
     ] = None,

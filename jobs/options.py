@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+Shards = Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")]
 Model = Annotated[
     str,
     typer.Option("--model", help="tiny, sd1.5, sdxl, ..., a hub id, a folder or an fsspec URL.", show_default=False),
@@ -26,6 +27,7 @@ OutputSize = Annotated[
 Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-means after merging.")]
 MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
+ImageKey = Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
 Deadline = Annotated[float | None, typer.Option("--deadline", help="Hours in which the whole run is to be done.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]

@@ -25,7 +25,7 @@ _TOLD = ("worker-hours", "cost", "output")  # of the plan, at the top of the gal
 
 
 def pilot(
-    shards: Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")],
+    shards: options.Shards,
     model: options.Model,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images, drawn from all shards.")] = 500,
     threshold: Annotated[
@@ -45,7 +45,7 @@ def pilot(
     min_area: options.MinArea = None,
     dtype: options.Dtype = None,
     batch_size: options.BatchSize = None,
-    image_key: Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")] = None,
+    image_key: options.ImageKey = None,
     json: options.Json = False,
 ) -> None:
     """Label a sample at several thresholds: a gallery to choose by, and what a whole run would take."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    shards: Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")],
+    shards: options.Shards,
     pilot: Annotated[str | None, typer.Option("--pilot", help="The pilot.json that `diffseg pilot` wrote.")] = None,
     images_per_second: Annotated[
         float | None, typer.Option("--images-per-second", help="Of one worker, in place of a pilot.")
