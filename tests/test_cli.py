@@ -24,10 +24,16 @@ PHOTOS = sorted(Path(cli.__file__).parent.joinpath("photos").glob("*.jpg"))
 @pytest.fixture
 def inputs(tmp_path):
     """Two shards of three small photos each."""
+    return two_shards(tmp_path / "in", 3)
+
+
+def two_shards(folder, photos):
+    """Two shards of so many small photos each; their pattern."""
     for number in range(2):
-        content = [(path.stem, {"jpg": small(path)}) for path in PHOTOS[3 * number : 3 * number + 3]]
-        write_shard(tmp_path / "in" / f"p-{number:05d}.tar", content)
-    return str(tmp_path / "in" / "p-{00000..00001}.tar")
+        chosen = [PHOTOS[place % len(PHOTOS)] for place in range(photos * number, photos * (number + 1))]
+        content = [(f"{place:02d}-{path.stem}", {"jpg": small(path)}) for place, path in enumerate(chosen)]
+        write_shard(folder / f"p-{number:05d}.tar", content)
+    return str(folder / "p-{00000..00001}.tar")
 
 
 def small(path):
@@ -194,8 +200,8 @@ def start(inputs, output):
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_run_stopped_half_way_is_finished_by_the_same_command(inputs, tmp_path, signum, code, capsys):
-    output = tmp_path / "run"
+def test_a_run_stopped_half_way_is_finished_by_the_same_command(tmp_path, signum, code, capsys):
+    inputs, output = two_shards(tmp_path / "in", 20), tmp_path / "run"
     process = start(inputs, output)
     deadline = time.monotonic() + 90
     while not list(output.glob("labels/*.parquet")):
@@ -209,7 +215,7 @@ def test_a_run_stopped_half_way_is_finished_by_the_same_command(inputs, tmp_path
     assert "Traceback" not in said
     if signum != signal.SIGKILL:
         assert "the same command resumes" in said
-    assert 0 < len(list(output.glob("labels/*.parquet"))) < 6
+    assert 0 < len(list(output.glob("labels/*.parquet"))) < 40
     assert label(inputs, output, "--window", "1") == 0
     assert cli.run(["verify", str(output), "--full"]) == 0
-    assert "6 rows for as many samples" in capsys.readouterr().out
+    assert "40 rows for as many samples" in capsys.readouterr().out
