@@ -68,7 +68,7 @@ class RayPool:
         for desk in self._actors.keys() - set(self._asked.values()):
             if not desk.left_out:
                 self._asked[self._actors[desk].exchange.remote(desk.send(), EXCHANGE_S)] = desk
-        answered, silent = ray.wait(list(self._asked), num_returns=1, timeout=EXCHANGE_S) if self._asked else ([], [])
+        answered, silent = self._answers()
         outcomes: list[Outcome] = []
         for answer in answered:
             outcomes += self._note(self._asked.pop(answer), answer)
@@ -76,6 +76,13 @@ class RayPool:
             if self._asked[answer].hangs(None, self._stall_s):
                 outcomes += self._replace(self._asked[answer], "no answer")
         return outcomes
+
+    def _answers(self) -> tuple[list[Any], list[Any]]:
+        """All that have come once the first has, and the rest: a round costs as much as there are workers."""
+        asked = list(self._asked)
+        if not asked or not ray.wait(asked, num_returns=1, timeout=EXCHANGE_S)[0]:
+            return [], asked
+        return ray.wait(asked, num_returns=len(asked), timeout=0)
 
     def _note(self, desk: Desk, answer: Any) -> list[Outcome]:
         try:
