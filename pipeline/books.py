@@ -44,6 +44,7 @@ class WindowWork:
     waiting: list[ImageSample] = field(default_factory=list)
     encoding: list[Future[None]] = field(default_factory=list)  # of a batch each: rows are there when it is done
     seconds: float = 0.0
+    doubtful: bool = False  # the model failed on some of it: by the sample's fault, or the device's
 
 
 class Books:

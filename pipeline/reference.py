@@ -1,4 +1,6 @@
-"""The reference image, labelled by every worker before it gets work: a device that computes wrongly is found by it."""
+"""The reference image, labelled by every worker before it gets work, and again as it goes: a device that computes
+wrongly is found by it.
+"""
 
 import numpy as np
 
@@ -14,20 +16,34 @@ REFERENCE = "reference.png"  # the run's first worker's labels of it
 SIDE = 256  # pixels
 SEED = 2308_12469
 LEAST = 0.9  # covering; other hardware moves borders by a pixel, a broken device moves everything
+EVERY = 1024  # images between two looks at a device that labels: a thousandth of its time
 
 
-def check(ledger: Ledger, segmenter: Segmenter) -> None:
-    """Hold a model in memory against the run's labels of the reference image; the first to come makes them.
+class Reference:
+    """The run's labels of the reference image, and the model in memory that is held against them."""
 
-    Raises Unfit where they differ by more than rounding can explain. A model that gives no attention agrees with others
-    of its kind alone: it is for the breaker to stop a run of such.
-    """
-    mine = _labels(segmenter)
-    if ledger.store.put_new(REFERENCE, encode_label_map(mine)):
-        return
-    agreement = _agreement(mine, decode_label_map(ledger.store.get(REFERENCE)))
-    if agreement < LEAST:
-        raise Unfit(f"its labels of the reference image cover {agreement:.0%} of {ledger}/{REFERENCE}")
+    def __init__(self, ledger: Ledger, segmenter: Segmenter) -> None:
+        """The first to come makes the labels. Raises as `check`."""
+        self._segmenter, self._name = segmenter, f"{ledger}/{REFERENCE}"
+        mine = _labels(segmenter)
+        if ledger.store.put_new(REFERENCE, encode_label_map(mine)):
+            self._labels = mine
+        else:
+            self._labels = decode_label_map(ledger.store.get(REFERENCE))
+            self._compare(mine)
+
+    def check(self) -> None:
+        """Label the image again.
+
+        Raises Unfit where the labels differ by more than rounding can explain. A model that gives no attention agrees
+        with others of its kind alone: it is for the breaker to stop a run of such.
+        """
+        self._compare(_labels(self._segmenter))
+
+    def _compare(self, mine: np.ndarray) -> None:
+        agreement = _agreement(mine, self._labels)
+        if agreement < LEAST:
+            raise Unfit(f"its labels of the reference image cover {agreement:.0%} of {self._name}")
 
 
 def _labels(segmenter: Segmenter) -> np.ndarray:

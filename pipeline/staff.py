@@ -200,10 +200,15 @@ class Staff:
             raise WorkerLost(f"no worker can start: {reason}")
 
     def note(self, desk: Desk, report: Report) -> list[Outcome]:
-        """A worker has answered. Raises Stopped, WorkerLost where too many workers are unfit."""
+        """A worker has answered; what one that is unfit held comes back.
+
+        Raises Stopped, WorkerLost where too many workers are unfit.
+        """
         was_ready = desk.ready
         outcomes = desk.take(report)
         if report.unfit and not desk.left_out:
+            self._agreed -= was_ready
+            outcomes += desk.lose(DRAINED)
             self._leave_out(desk, report.unfit)
         elif desk.ready and not was_ready:
             self._agreed += 1

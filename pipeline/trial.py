@@ -68,10 +68,7 @@ class Build:
         """Break the storage of this process as the trial wants it, and load the model."""
         break_storage(self.trial, ExitStack())
         if self.trial.model:
-            real = build_worker(settings)
-            worker = self.kind(real.ledger, real.segmenter)
-            worker.device = real.device
-            return worker
+            return build_worker(settings, self.kind)
         ledger = Ledger.open(settings.output)
         ledger.store.create_only = settings.create_only
         fake: Segmenter = FakeSegmenter(self.trial.seconds, self.trial.batch_size)

@@ -21,7 +21,8 @@ from pipeline.feed import Feed, Hands, Sample
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter
 from pipeline.overlap import map_ahead
-from pipeline.records import Beat, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
+from pipeline.records import OK, Beat, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
+from pipeline.reference import EVERY, Reference
 from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
 from pipeline.suspects import pieces
 
@@ -41,38 +42,6 @@ class WorkerSettings:
     gpu: bool = False  # one of its own was given to it
 
 
-def build_worker(settings: WorkerSettings) -> "Worker":
-    """Join a run and load its model.
-
-    The run is read first, through this machine's own storage: who cannot see it must not label.
-    Raises ConfigError where the run, the model or the device is not the one the driver meant, Unfit where the model's
-    labels are not those of the run.
-    """
-    ledger = Ledger.open(settings.output)
-    ledger.store.create_only = settings.create_only
-    import torch
-
-    from diffseg.backends import Backend
-    from diffseg.segmenter import DiffSeg
-    from pipeline import reference
-
-    if settings.gpu and torch.cuda.device_count() != 1:
-        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
-    try:
-        backend = Backend.load(settings.model, ledger.run.config)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    if backend.files.sha256 != ledger.run.weights_sha256:
-        raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
-    worker = Worker(ledger, DiffSeg(backend, settings.batch_size))
-    if settings.gpu:
-        worker.device = str(torch.cuda.get_device_properties(0).uuid)
-    reference.check(ledger, worker.segmenter)
-    return worker
-
-
 class Worker:
     """Labels tasks with one model for one run."""
 
@@ -88,13 +57,18 @@ class Worker:
         self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
         self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
         self.device = ""  # that no other worker may have
+        self.reference: Reference | None = None  # what the device is held against as it goes
         self._at_hand = threading.Semaphore(WINDOWS_AT_HAND)
         self._began = 0.0  # when the first batch was
         self._timed = 0  # samples since
         self._pace_s = 0.0  # of a sample, all in all
+        self._checked = 0  # samples that were labelled when the device was last found sound
 
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
-        """Label tasks as they come, in order; ends when they end. Failures of a task are values."""
+        """Label tasks as they come, in order; ends when they end. Failures of a task are values.
+
+        Raises Unfit where the device turns out to compute wrongly; the window at hand is then given up.
+        """
 
         def commit(step: Callable[[], Outcome | None]) -> Outcome | None:
             return step()
@@ -176,6 +150,9 @@ class Worker:
     def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
         if work.waiting:
             self._label(work)
+        if self.reference and (work.doubtful or self.labelled >= self._checked + EVERY):
+            self.reference.check()
+            self._checked = self.labelled
         return partial(self._commit, work)
 
     def _begun(self, task: ShardTask, number: int) -> WindowWork:
@@ -208,6 +185,7 @@ class Worker:
         seconds = perf_counter() - began
         for row in rows:
             self._count(row.record)
+            work.doubtful |= row.record.status != OK
         work.encoding.append(self._encoder.submit(self._encode, work, rows))
         ahead = 0 if work.task.probe else ENCODING_AHEAD
         if len(work.encoding) > ahead:
@@ -219,6 +197,37 @@ class Worker:
         self.labelled += len(batch)
         self._timed += len(batch)
         self._pace_s = (self.moved - self._began) / self._timed
+
+
+def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worker:
+    """Join a run and load its model.
+
+    The run is read first, through this machine's own storage: who cannot see it must not label.
+    Raises ConfigError where the run, the model or the device is not the one the driver meant, Unfit where the model's
+    labels are not those of the run.
+    """
+    ledger = Ledger.open(settings.output)
+    ledger.store.create_only = settings.create_only
+    import torch
+
+    from diffseg.backends import Backend
+    from diffseg.segmenter import DiffSeg
+
+    if settings.gpu and torch.cuda.device_count() != 1:
+        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
+    try:
+        backend = Backend.load(settings.model, ledger.run.config)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    if backend.files.sha256 != ledger.run.weights_sha256:
+        raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
+    worker = kind(ledger, DiffSeg(backend, settings.batch_size))
+    if settings.gpu:
+        worker.device = str(torch.cuda.get_device_properties(0).uuid)
+    worker.reference = Reference(ledger, worker.segmenter)
+    return worker
 
 
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:

@@ -191,6 +191,27 @@ def test_a_run_whose_only_worker_is_unfit_ends(clock):
         staff.note(desk, report(ready=False, unfit="covers 3%"))
 
 
+def test_a_worker_that_turns_out_unfit_gives_back_what_it_held_and_accuses_no_sample(clock):
+    staff = Staff(2, clock)
+    good, bad = staff.hire()
+    staff.note(good, report())
+    staff.note(bad, report())
+    bad.give(TASK)
+    [back] = staff.note(bad, report(unfit="covers 31%"))
+    assert (back.task, back.kind) == (TASK, "Drained"), "what costs no attempt and counts as nobody's death"
+    assert bad.left_out
+    assert not bad.held
+    assert staff.hire() == [], "its device is taken"
+
+
+def test_when_the_last_worker_that_was_fit_is_so_no_more_the_run_ends(clock):
+    staff = Staff(1, clock)
+    [desk] = staff.hire()
+    staff.note(desk, report())
+    with pytest.raises(WorkerLost, match="covers 31%"):
+        staff.note(desk, report(unfit="covers 31%"))
+
+
 def test_two_workers_on_one_device_are_one_too_many(clock):
     staff = Staff(3, clock)
     one, two, three = staff.hire()
