@@ -25,6 +25,7 @@ from pipeline.windows import end_name, window_name
 SIZES = (1_000, 10_000, 100_000)
 WINDOWS_A_SHARD = (1, 10)
 AHEAD = 64  # tasks in flight: 32 workers
+WARM = 1_000  # windows of a run that goes first: what any run takes once, whatever its size, is there before the count
 
 
 class NullPool:
@@ -95,7 +96,7 @@ def measure(windows: int, per_shard: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, __file__, "begin", folder, str(windows), str(per_shard)], check=True)
         warm = Path(folder, "warm")
-        a_run(str(warm), per_shard, per_shard)  # what the code itself takes is there before the count
+        a_run(str(warm), WARM, per_shard)
         drive(Ledger.open(str(warm)), NullPool(per_shard), Ledger.open(str(warm)).unfinished(), Tally())
         before = resident()
         ledger, tally, most = Ledger.open(folder), Tally(), 0

@@ -1,5 +1,10 @@
 """The part of the engine that knows Parquet: label records, images in tables, windows joined into larger files."""
 
+import os
+
+# Arrow's own allocator keeps what it frees, in pages of 2 MB; its C++ side takes another from here alone
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
 from pipeline.table import images, joined
 from pipeline.table.records import (
     SCHEMA,

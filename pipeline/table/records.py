@@ -20,8 +20,6 @@ from pipeline.footer import Footer
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.where import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
 
-pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it frees, in processes that live for days
-
 FOOTER_KEY = b"diffseg"
 
 _ALWAYS = {"key", "shard", "index", "status"}
@@ -33,7 +31,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-SHARDS_AT_ONCE = 4096  # pinned inputs in memory as Python objects
+SHARDS_AT_ONCE = 512  # pinned inputs in memory as Python objects
 DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
 
 _SEGMENT = pa.struct(
@@ -230,10 +228,12 @@ def encode_shards(shards: Iterable[Shard]) -> bytes:
 def decode_shards(data: bytes) -> Iterator[Shard]:
     """The inverse of `encode_shards`, a batch in memory at a time. Raises ValueError for what is none."""
     try:
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE):
+        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE, use_threads=False):
             yield from (Shard(**row, source=row["url"]) for row in batch.to_pylist())
     except (*DAMAGE, TypeError, KeyError) as error:
         raise ValueError(f"no list of shards: {error}") from error
+    finally:
+        pa.default_memory_pool().release_unused()  # what was read once is not read again
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
