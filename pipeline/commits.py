@@ -41,7 +41,11 @@ class Commits:
 
     def states(self, shard: str = "") -> dict[str, ShardState]:
         """What is committed, by shard id, from one listing. shard: only this one."""
-        return read_listing(self.store.list(f"{LABELS}/{shard}{'.' if shard else ''}"))
+        return self.listed(f"{shard}." if shard else "")
+
+    def listed(self, beginning: str) -> dict[str, ShardState]:
+        """The same of all shards whose names below `labels/` begin so."""
+        return read_listing(self.store.list(f"{LABELS}/{beginning}"))
 
     def end(self, shard: str) -> End | None:
         """A shard's end record; None where it is not there. Raises CommitConflict where it is none of ours."""

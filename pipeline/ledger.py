@@ -23,11 +23,14 @@ from pipeline.where import Condition
 from pipeline.windows import (
     ShardState,
     WindowObject,
+    beginnings,
     end_name,
     gaps,
     window_name,
 )
 
+LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side
+SHARDS_A_LISTING = 8  # at least
 READERS = 32  # end records and footers read side by side: the work is waiting for storage
 
 
@@ -70,6 +73,16 @@ class Ledger(Commits):
         except (StorageError, StorageFull) as error:
             raise ConfigError(str(error)) from error
         return cls(store, there, pinned, notes)
+
+    def states(self, shard: str = "") -> dict[str, ShardState]:
+        """What is committed, by shard id. shard: only this one."""
+        parts = min(LISTINGS, len(self.shards) // SHARDS_A_LISTING)
+        if shard or self.store.local or parts < 2:
+            return super().states(shard)
+        found: dict[str, ShardState] = {}
+        for part in map_ahead(self.listed, beginnings(self.shards, parts), depth=parts, threads=parts):
+            found |= part
+        return found
 
     def unfinished(self) -> Iterator[ShardTask]:
         """The windows that a listing shows to be missing, as tasks: runs of neighbours, the last of a shard open to its

@@ -1,6 +1,6 @@
 """What a listing of `labels/` says: which windows stand there, under which names, and which are missing."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.records import Shard, ShardTask
@@ -44,6 +44,16 @@ def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
             best = windows.get(entry.window)
             if best is None or best.generation < entry.generation:
                 windows[entry.window] = entry
+    return found
+
+
+def beginnings(shards: Collection[str], most: int) -> set[str]:
+    """How names of these shards begin, told apart as far as `most` of them allow: listings that run side by side."""
+    first, last = min(shards), max(shards)
+    shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    found, length = {first[:shared]}, shared + 1
+    while len(found) < len(shards) and len(longer := {shard[:length] for shard in shards}) <= most:
+        found, length = longer, length + 1
     return found
 
 

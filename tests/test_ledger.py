@@ -16,7 +16,7 @@ from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.records import OK, LabelRecord, Shard, ShardTask
 from pipeline.shards import pin
-from pipeline.windows import ShardState, WindowObject, gaps, read_listing, window_name
+from pipeline.windows import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
 from pipeline.worker import Worker
 
 SHARD = Shard("s-1", "file:///s.tar", 10, "e")
@@ -239,6 +239,22 @@ def test_windows_that_vanish_behind_an_end_are_missing_again(ledger, tmp_path):
     assert list(ledger.unfinished()) == []  # a listing cannot show it: the audit does
     (tmp_path / "run" / window_name(shard.id, 0)).unlink()
     assert [(t.first_window, t.last_window) for t in ledger.unfinished()] == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("shards", "most", "expected"),
+    [
+        ([f"train-{n:03}-{7 * n:x}" for n in range(100)], 16, {f"train-0{n}" for n in range(10)}),
+        ([f"train-{n:03}-{7 * n:x}" for n in range(100)], 9, {"train-0"}),
+        (["cat-1", "dog-1", "dog-2"], 3, {"cat-1", "dog-1", "dog-2"}),
+        (["one"], 16, {"one"}),
+        (["a-1", "a-1-more", "a-2"], 2, {"a-1", "a-2"}),
+    ],
+)
+def test_listings_side_by_side_are_as_many_as_names_allow_and_leave_no_shard_out(shards, most, expected):
+    found = beginnings(shards, most)
+    assert found == expected
+    assert all(any(shard.startswith(beginning) for beginning in found) for shard in shards)
 
 
 def test_a_resume_reads_a_listing_and_nothing_else(ledger, monkeypatch):

@@ -17,11 +17,12 @@ from pipeline.errors import ConfigError, CorruptShard, StorageError
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.reader import read_shard
-from pipeline.records import OK
+from pipeline.records import OK, Shard
 from pipeline.retrying import retries
 from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.tars import write_samples
+from pipeline.windows import end_name, window_name
 from pipeline.worker import Worker
 
 
@@ -63,6 +64,18 @@ def test_a_run_from_s3_to_s3_is_proved_and_resumed(s3, place):
     checked = list(audit(again, full=True))
     assert [fault for shard in checked for fault in shard.faults] == []
     assert sum(shard.rows for shard in checked) == 14
+
+
+def test_a_large_run_is_listed_in_parts_and_nothing_is_missing(place):
+    shards = [Shard(f"p-{n:02}-0", f"{place}/in/p-{n:02}.tar", 1, "1") for n in range(40)]
+    ledger = Ledger.start(f"{place}/run", a_run(), shards)
+    for shard in shards[::2]:
+        for name in (window_name(shard.id, 0), window_name(shard.id, 1), end_name(shard.id)):
+            put(place, f"run/{name}", b"x")
+    states = ledger.states()
+    assert states == ledger.listed("")
+    assert {shard: len(state.windows) for shard, state in states.items()} == {shard.id: 2 for shard in shards[::2]}
+    assert [task.shard for task in ledger.unfinished()] == shards[1::2]
 
 
 def test_of_24_writers_of_one_object_one_wins(place):
