@@ -5,19 +5,14 @@ Letters: B images a batch, n cells of a level, N cells of the finest one.
 """
 
 import io
-import resource
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffseg.aggregate import aggregate
 from diffseg.backends import Backend
@@ -28,24 +23,13 @@ from diffseg.labels import assign
 from diffseg.merging import Proposals, merge
 from diffseg.precision import tensor_cores
 from diffseg.segmenter import FLOOR, DiffSeg, label
+from jobs.limits import Clock, Limits, count_flop, measure_limits, peak_bytes
 from pipeline.images import decode, encode_label_map
 
 PHOTOS = Path(__file__).parent / "photos"
 TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # of the attention the core is timed on: random weights alone would give one
 ANCHORS = 256  # 16 x 16, as published
-
-aten = torch.ops.aten
-Step = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the machine does at best, measured beside the stages: operations of a matrix product, bytes of a copy."""
-
-    model_flop_s: float  # in the model's precision
-    core_flop_s: float  # in the precision of the distances
-    byte_s: float
 
 
 @dataclass(frozen=True)
@@ -101,35 +85,6 @@ class Structured:
     def batch_size(self) -> int:
         """The model's own."""
         return self.backend.batch_size()
-
-
-class Clock:
-    """Times steps on one device: medians, a warm-up first, interleaved where two are compared."""
-
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self.device = device
-        self.repeats = repeats
-
-    def __call__(self, *steps: Step) -> list[float]:
-        """Median seconds of each step."""
-        taken: list[list[float]] = [[] for _ in steps]
-        for attempt in range(self.repeats + 1):
-            for step, times in zip(steps, taken, strict=True):
-                seconds = self._once(step)
-                if attempt:  # the first one warms caches and compilers up
-                    times.append(seconds)
-        return [median(times) for times in taken]
-
-    def _once(self, step: Step) -> float:
-        self._wait()
-        begin = time.perf_counter()
-        step()
-        self._wait()
-        return time.perf_counter() - begin
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 @torch.inference_mode()
@@ -236,46 +191,8 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
     return AttentionMaps(tuple(levels), like.grid)
 
 
-def measure_limits(backend: Backend) -> Limits:
-    """The best of several matrix products and copies."""
-    cuda = backend.device.type == "cuda"
-    side, count = (8192, 1 << 28) if cuda else (1024, 1 << 25)
-    clock = Clock(backend.device, 7)
-    rates = []
-    reduced = backend.config.dtype != "float32"
-    for dtype in (getattr(torch, str(backend.config.dtype)), torch.float32):
-        a, b = (torch.randn(side, side, device=backend.device).to(dtype) for _ in range(2))
-        with tensor_cores(allowed=reduced):
-            rates.append(2 * side**3 / clock(partial(torch.mm, a, b))[0])
-    source = torch.ones(count, device=backend.device)
-    target = torch.empty_like(source)
-    return Limits(rates[0], rates[1], 2 * source.nbytes / clock(lambda: target.copy_(source))[0])
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the device, or of this process on a processor."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _attention_channels(unet: Any, depth: int) -> int:
     return int(unet.config.block_out_channels[depth])
-
-
-def count_flop(step: Step) -> float:
-    """Operations of a step's products and convolutions; a multiply-add counts two."""
-    counter = FlopCounterMode(
-        display=False, custom_mapping={aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
-    )
-    with counter:
-        step()
-    return float(counter.get_total_flops())
-
-
-def _attention_flop(query: Any, key: Any, *_: Any, **__: Any) -> int:
-    images, heads, rows, channels = query
-    return int(4 * images * heads * rows * key[2] * channels)
 
 
 def _photos(count: int, size: tuple[int, int]) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from random import Random
 from typing import TypeAlias, TypeVar
 
 from pipeline.errors import Drained, Overtaken, Stopped, StorageFull, WorkerLost
+from pipeline.patience import delay_s
 from pipeline.pins import Pins
 from pipeline.records import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.suspects import Suspects
@@ -21,8 +22,7 @@ from pipeline.tally import Tally
 
 T = TypeVar("T")
 DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
-FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again; doubled each time
-LONGEST_DELAY_S = 60.0
+FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Schedule:
                 return [Look(task)]
             case Overtaken.__name__:
                 self._met[shard] += 1
-                return [Look(task, delay_s=_delay(self._met[shard]))]
+                return [Look(task, delay_s=delay_s(FIRST_DELAY_S, self._met[shard]))]
             case WorkerLost.__name__:
                 if failure.beats:
                     self._tally.lost_workers += 1
@@ -121,7 +121,7 @@ class Schedule:
         self._progressed.discard(shard)
         if failure.retryable and fresh.attempt < self._max_attempts:
             self._tally.retried_tasks += 1
-            return [Look(fresh.retry(), delay_s=_delay(fresh.attempt))]
+            return [Look(fresh.retry(), delay_s=delay_s(FIRST_DELAY_S, fresh.attempt))]
         return [*self._over(task), GiveUp(failure)]
 
     def looked(self, look: Look, left: list[ShardTask], now: float) -> list[Action]:
@@ -208,10 +208,6 @@ class Queue:
     def holds(self, shard: str) -> bool:
         """Whether a part of a shard is still to come; one that was never handed out has no parts."""
         return shard in self._parts
-
-
-def _delay(times: int) -> float:
-    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (times - 1)))
 
 
 def _first_of(left: list[ShardTask]) -> list[Beat]:

@@ -7,6 +7,7 @@ from time import monotonic
 
 from pipeline.errors import Drained, Stopped, WorkerLost
 from pipeline.meter import Reading, together
+from pipeline.patience import delay_s
 from pipeline.records import Beat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.station import DRAINED, Report
 
@@ -17,8 +18,7 @@ IDLE_S = 20.0  # seconds after which a worker that nothing is left for gives its
 MAX_FALSE_STARTS = 3  # workers that end before they are ready, none having been: the machine or the model is at fault
 MAX_LATE_STARTS = 10  # the same in a row, when some were ready before and none is now
 STRIKES = 4  # workers that end in a row on one node without a sample labelled: no other is started there
-FIRST_DELAY_S = 0.5  # before a worker takes the place of one that was not ready; doubled each time
-LONGEST_DELAY_S = 60.0
+FIRST_DELAY_S = 0.5  # before a worker takes the place of one that was not ready
 
 
 @dataclass(slots=True, eq=False)
@@ -194,7 +194,7 @@ class Staff:
 
     def _false_start(self, reason: str, hopeless: bool) -> None:
         self._false_starts += 1
-        self._not_before = self._clock() + min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (self._false_starts - 1))
+        self._not_before = self._clock() + delay_s(FIRST_DELAY_S, self._false_starts)
         never = not self._agreed and (hopeless or self._false_starts >= MAX_FALSE_STARTS)
         if never or (not self.ready and self._false_starts >= MAX_LATE_STARTS):
             raise WorkerLost(f"no worker can start: {reason}")

@@ -10,15 +10,15 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigError
+from pipeline.listing import local_names, remote_names
 from pipeline.ranges import GAP
 from pipeline.retrying import attempt, translate
 from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
-
-Names: TypeAlias = list[tuple[str, int]]  # and bytes
 
 TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
 ABANDONED_S = 86_400  # seconds untouched after which a draft is nobody's: a commit is tried for minutes
@@ -227,37 +227,8 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names below this folder that begin with `prefix`, and their bytes, in order of name."""
-        found = attempt(f"{self}/{prefix}*", lambda: self._local_names(prefix) if self.local else self._names(prefix))
-        yield from sorted(found)
-
-    def _names(self, prefix: str) -> Names:
-        folder, _, start = self._path(prefix).rpartition("/")
-        try:
-            found = self._fs.find(folder, detail=True, prefix=start)
-        except FileNotFoundError:
-            return []
-        below = f"{self._root}/"
-        names = ((path.removeprefix(below), info) for path, info in found.items() if path.startswith(below))
-        return [(name, int(info["size"] or 0)) for name, info in names if name.startswith(prefix)]
-
-    def _local_names(self, prefix: str) -> Names:
-        """Only folders are entered where such names can be: what else a run holds is many files."""
-        found = []
-        folders = [prefix.rpartition("/")[0]]
-        while folders:
-            folder = folders.pop()
-            try:
-                entries = list(os.scandir(self._path(folder)))
-            except FileNotFoundError:
-                continue
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    folders += [name] if name.startswith(prefix) else []
-                elif name.startswith(prefix):
-                    with suppress(FileNotFoundError):  # a draft that was linked meanwhile
-                        found.append((name, entry.stat().st_size))
-        return found
+        look = local_names if self.local else partial(remote_names, self._fs)
+        yield from sorted(attempt(f"{self}/{prefix}*", lambda: look(self._root, prefix)))
 
 
 def _sync(folder: Path) -> None:

@@ -9,7 +9,8 @@ from diffseg.checkpoints import random_backend
 from diffseg.config import SegmentConfig
 from diffseg.layouts import LAYOUTS
 from jobs.cli import run
-from jobs.stages import Limits, Stage, count_flop, measure, structured_maps
+from jobs.limits import Limits, count_flop
+from jobs.stages import Stage, measure, structured_maps
 
 torch.set_num_threads(1)
 

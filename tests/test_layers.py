@@ -16,7 +16,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/actor/label.py",
         "pipeline/actor/pool.py",
         "pipeline/metrics.py",
-        "jobs/bench_chaos.py",
+        "jobs/bench_monkey.py",
         "jobs/bench_ray_data.py",
     },
     "diffusers": {"diffseg/backends.py"},

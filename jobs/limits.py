@@ -1,0 +1,94 @@
+"""What a machine does at best, and a clock and a counter to hold steps against it."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffseg.backends import Backend
+from diffseg.precision import tensor_cores
+
+aten = torch.ops.aten
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine does at best, measured beside the stages: operations of a matrix product, bytes of a copy."""
+
+    model_flop_s: float  # in the model's precision
+    core_flop_s: float  # in the precision of the distances
+    byte_s: float
+
+
+class Clock:
+    """Times steps on one device: medians, a warm-up first, interleaved where two are compared."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device = device
+        self.repeats = repeats
+
+    def __call__(self, *steps: Step) -> list[float]:
+        """Median seconds of each step."""
+        taken: list[list[float]] = [[] for _ in steps]
+        for attempt in range(self.repeats + 1):
+            for step, times in zip(steps, taken, strict=True):
+                seconds = self._once(step)
+                if attempt:  # the first one warms caches and compilers up
+                    times.append(seconds)
+        return [median(times) for times in taken]
+
+    def _once(self, step: Step) -> float:
+        self._wait()
+        begin = time.perf_counter()
+        step()
+        self._wait()
+        return time.perf_counter() - begin
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def measure_limits(backend: Backend) -> Limits:
+    """The best of several matrix products and copies."""
+    cuda = backend.device.type == "cuda"
+    side, count = (8192, 1 << 28) if cuda else (1024, 1 << 25)
+    clock = Clock(backend.device, 7)
+    rates = []
+    reduced = backend.config.dtype != "float32"
+    for dtype in (getattr(torch, str(backend.config.dtype)), torch.float32):
+        a, b = (torch.randn(side, side, device=backend.device).to(dtype) for _ in range(2))
+        with tensor_cores(allowed=reduced):
+            rates.append(2 * side**3 / clock(partial(torch.mm, a, b))[0])
+    source = torch.ones(count, device=backend.device)
+    target = torch.empty_like(source)
+    return Limits(rates[0], rates[1], 2 * source.nbytes / clock(lambda: target.copy_(source))[0])
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory held so far: of the device, or of this process on a processor."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def count_flop(step: Step) -> float:
+    """Operations of a step's products and convolutions; a multiply-add counts two."""
+    counter = FlopCounterMode(
+        display=False, custom_mapping={aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
+    )
+    with counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def _attention_flop(query: Any, key: Any, *_: Any, **__: Any) -> int:
+    images, heads, rows, channels = query
+    return int(4 * images * heads * rows * key[2] * channels)

@@ -1,0 +1,39 @@
+"""What a folder holds, by the beginning of names: objects of a store, files of a disk; each with its bytes."""
+
+import os
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+Names: TypeAlias = list[tuple[str, int]]  # relative to the root, and bytes
+
+
+def remote_names(filesystem: Any, root: str, prefix: str) -> Names:
+    """Objects below a root of an fsspec filesystem; the store itself looks at what their names begin with."""
+    folder, _, start = f"{root}/{prefix}".rpartition("/")
+    try:
+        found = filesystem.find(folder, detail=True, prefix=start)
+    except FileNotFoundError:
+        return []
+    below = f"{root}/"
+    names = ((path.removeprefix(below), info) for path, info in found.items() if path.startswith(below))
+    return [(name, int(info["size"] or 0)) for name, info in names if name.startswith(prefix)]
+
+
+def local_names(root: str, prefix: str) -> Names:
+    """Files below a root of a disk. Only folders are entered where such names can be: what else a run holds is many."""
+    found = []
+    folders = [prefix.rpartition("/")[0]]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(f"{root}/{folder}"))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                folders += [name] if name.startswith(prefix) else []
+            elif name.startswith(prefix):
+                with suppress(FileNotFoundError):  # a draft that was linked meanwhile
+                    found.append((name, entry.stat().st_size))
+    return found
