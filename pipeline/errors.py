@@ -11,6 +11,7 @@ PipelineError
 ├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
 ├── ShardChanged    the shard is no longer the one that was pinned at the start
 ├── Stopped         going on would only burn money; the run can be resumed
+├── Unwritable      rows that the format of a window cannot hold; its shard is given up, the others go on
 └── CommitConflict  an object that is not ours stands where a window belongs
 """
 
@@ -70,6 +71,10 @@ class CorruptShard(PipelineError):
 
 class ShardChanged(PipelineError):
     """Size or etag of a shard differ from its pin."""
+
+
+class Unwritable(PipelineError):
+    """Rows that cannot be written: a fault of ours, and of this window alone."""
 
 
 class CommitConflict(PipelineError):

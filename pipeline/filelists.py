@@ -44,7 +44,7 @@ def pack(files: Iterable[File]) -> FileList:
     packed, digest, size = io.BytesIO(), hashlib.blake2b(digest_size=16), 0
     with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as out:
         for file in files:
-            line = json.dumps([file.name, file.size, file.etag], ensure_ascii=False).encode() + b"\n"
+            line = json.dumps([file.name, file.size, file.etag]).encode() + b"\n"
             digest.update(line)
             out.write(line)
             size += file.size

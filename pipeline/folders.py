@@ -13,7 +13,7 @@ from pipeline.errors import ShardChanged, StorageError
 from pipeline.filelists import File, FileList, files_of, pack
 from pipeline.images import MAX_BYTES
 from pipeline.overlap import map_ahead
-from pipeline.records import RawSample, Shard
+from pipeline.records import RawSample, Shard, legible
 from pipeline.tars import IMAGE_EXTENSIONS
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
@@ -51,17 +51,18 @@ def read_folder(shard: Shard, *, first: int = 0) -> Iterator[RawSample]:
 
     def read(place: tuple[int, File, int]) -> RawSample:
         index, file, end = place
-        extension = _extension(file.name)
+        name = legible(file.name)
+        extension = _extension(name)
         data, problem = b"", None
         if file.size > MAX_BYTES:
-            said = f"{file.name} has {file.size} bytes, more than the {MAX_BYTES} that are read"
+            said = f"{name} has {file.size} bytes, more than the {MAX_BYTES} that are read"
             problem = ("too_large", said)
         elif index >= first:
             try:
                 data = _get(root + file.name, file)
             except ShardChanged as error:
                 problem = ("changed", str(error))
-        return RawSample(_key(file.name), index, {extension: data}, extension, end, problem)
+        return RawSample(_key(name), index, {extension: data}, extension, end, problem)
 
     places = _places(files_of(shard))
     for place in islice(places, first):

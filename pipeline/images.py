@@ -16,6 +16,7 @@ from diffseg.types import IGNORE
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: 512 MiB of RGB
 MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
+MOST_TOLD = 2**31 - 1  # pixels of a side that a row can hold
 MAX_BYTES = 256 << 20  # of an encoded image; twice what MAX_PIXELS of noise take as JPEG
 
 _TURNS = {  # by EXIF orientation
@@ -35,12 +36,14 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 class UndecodableImage(ValueError):
-    """Bytes that are no image to us. reason: a row's status; size: (width, height) where the header told it."""
+    """Bytes that are no image to us. reason: a row's status; size: (width, height) where the header told one that can
+    be: some formats hold larger numbers, and negative ones, than any image has pixels.
+    """
 
     def __init__(self, reason: str, message: str, size: tuple[int, int] | None = None) -> None:
         super().__init__(message)
         self.reason = reason
-        self.size = size
+        self.size = size if size and all(0 <= side <= MOST_TOLD for side in size) else None
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -56,9 +56,9 @@ class LocalPool:
         return outcomes
 
     def close(self) -> None:
-        """End the workers after the window at hand."""
+        """End the workers; nobody waits for what they have at hand."""
         for station in self._stations.values():
-            station.drain()
+            station.drain(0.0)
 
 
 def end_of(desk: Desk, report: Report, stall_s: float) -> str | None:

@@ -65,6 +65,11 @@ class ShardTask:
         return replace(self, attempt=self.attempt + 1)
 
 
+def legible(text: str) -> str:
+    """Text that UTF-8 can hold: of a name whose bytes are none (old archives have such), those bytes spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class RawSample:
     """One sample as it lies in a shard: members by lower-case extension, empty where they were passed over."""

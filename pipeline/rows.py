@@ -9,7 +9,7 @@ import numpy as np
 from diffseg.types import AttentionError, Segmentation
 from pipeline.errors import PipelineError, WorkerLost
 from pipeline.images import encode_label_map
-from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, ShardTask
+from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, ShardTask, legible
 
 
 class Segmenter(Protocol):
@@ -112,7 +112,7 @@ def failed_row(task: ShardTask, failure: SampleFailure) -> LabelRecord:
         shard=task.shard.id,
         index=failure.raw.index,
         status=failure.reason,
-        error=failure.error,
+        error=legible(failure.error),
         width=failure.width,
         height=failure.height,
         image_sha256=failure.sha256,

@@ -20,6 +20,7 @@ import fsspec
 
 from pipeline.errors import ConfigError
 from pipeline.ranges import FIRST_CHUNK, GAP, RangedReader
+from pipeline.records import legible
 from pipeline.retrying import attempt
 
 POSSIBLE = "use a path or file://, s3://, gs://, az://, https://"
@@ -90,10 +91,15 @@ def canonical(url: str) -> str:
     """One spelling for one place: absolute, alias folded, neither user info nor query, no slash at the end.
 
     Slashes within are left alone: `a//b` and `a/b` are two objects of a bucket.
+    Raises ConfigError where the name is not UTF-8: it could not be written down.
     """
     protocol = protocol_of(url)
     if protocol == "file":
-        return "file://" + str(Path(_local(url)).absolute().resolve())
+        url = "file://" + str(Path(_local(url)).absolute().resolve())
+    if legible(url) != url:
+        raise ConfigError(f"{legible(redact(url))}: a name that is not UTF-8: rename it, or put a link beside it")
+    if protocol == "file":
+        return url
     return f"{protocol}://{redact(url).partition('://')[2].rstrip('/')}"
 
 

@@ -16,7 +16,7 @@ from typing import IO
 from pipeline import compression
 from pipeline.errors import CorruptShard
 from pipeline.images import MAX_BYTES
-from pipeline.records import RawSample
+from pipeline.records import RawSample, legible
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
@@ -173,6 +173,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member of the archive
         if info.isreg() or info.islnk() or info.issym():
+            info.name, info.linkname = legible(info.name), legible(info.linkname)
             yield info
 
 

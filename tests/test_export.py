@@ -81,7 +81,7 @@ def test_a_share_of_the_keys_is_about_that_share_of_hashes():
     assert 0.93 < sum(share(str(number)) < 0.95 for number in range(2000)) / 2000 < 0.97
 
 
-@pytest.mark.parametrize("key", ["a", "cats/7", "ü/…", "a..b", "a b", "-"])
+@pytest.mark.parametrize("key", ["a", "cats/7", "ü/…", "a..b", "a b", "-", "./a", "././a/b"])
 def test_a_key_may_name_a_file_below_the_export(key):
     assert is_file_name(key)
 
@@ -96,7 +96,8 @@ def test_a_key_may_name_a_file_below_the_export(key):
         "/etc/passwd",
         "a//b",
         "a/",
-        "./a",
+        "./../a",
+        ".//../a",
         "a\0b",
         "a\nb",
         "..\\a",
@@ -115,6 +116,20 @@ def test_samples_whose_key_is_no_file_name_are_left_out_and_counted(tmp_path, ou
     assert keys(out) == ["a", "c"]
     assert done.state.tally.left_out == {"a key that is no file name": 1}
     assert not (tmp_path / "b.png").exists()
+
+
+def test_shards_that_were_packed_from_within_their_folder_are_exported_by_plain_names(tmp_path, out):
+    ledger = make_run(tmp_path, [["./a", "./cats/b"], ["a"]])
+    one, other = ledger.shards
+
+    done = export(ledger, str(out), "coco-segments", Selection())
+
+    assert done.state.tally.left_out == {}
+    assert [image["file_name"] for image in document(out)["images"]] == [
+        f"a_{one}_0.png",
+        "cats/b.png",
+        f"a_{other}_0.png",
+    ]
 
 
 def test_samples_that_share_a_key_have_files_of_their_own(tmp_path, out):

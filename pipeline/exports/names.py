@@ -19,20 +19,28 @@ class Names:
 
     def of(self, key: str, shard: str, index: int) -> str:
         """The name of a sample's files."""
-        return f"{key}_{shard}_{index}" if hash_of(key) in self._repeated else key
+        name = below(key)
+        return f"{name}_{shard}_{index}" if hash_of(key) in self._repeated else name
+
+
+def below(key: str) -> str:
+    """A key from the folder it lies in: `tar -C photos .` names its members `./cat.jpg`."""
+    while key.startswith("./"):
+        key = key[2:].lstrip("/")
+    return key
 
 
 def is_file_name(key: str) -> bool:
     """Whether a key may name a file below a folder: relative, without `..`, NUL and other control characters."""
-    parts = key.replace("\\", "/").split("/")
+    parts = below(key).replace("\\", "/").split("/")
     if any(part in ("", ".", "..") or len(part.encode()) > MAX_PART for part in parts):
         return False
     return parts[0][1:2] != ":" and not any(ord(letter) < 32 or ord(letter) == 127 for letter in key)
 
 
 def hash_of(key: str) -> int:
-    """64 bits that tell keys apart."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+    """64 bits that tell keys apart, as far as their names below a folder differ."""
+    return int.from_bytes(hashlib.blake2b(below(key).encode(), digest_size=8).digest(), "big")
 
 
 def share(key: str) -> float:
