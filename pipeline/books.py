@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from pipeline.errors import CorruptShard, Overtaken, PipelineError
+from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
 from pipeline.ledger import Ledger
 from pipeline.records import (
     ImageSample,
@@ -112,8 +112,14 @@ def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
 
 
 def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) -> bytes:
-    """A window as a WebDataset tar: the original members, and the label map as `label_map.png` beside them."""
-    return write_samples(
-        (raw.key, {**raw.members, **({"label_map.png": record.label_map} if record.label_map else {})})
-        for raw, record in zip(samples, records, strict=True)
-    )
+    """A window as a WebDataset tar: the original members, and the label map as `label_map.png` beside them.
+
+    Raises Unhandled where a tar cannot hold them.
+    """
+    try:
+        return write_samples(
+            (raw.key, {**raw.members, **({"label_map.png": record.label_map} if record.label_map else {})})
+            for raw, record in zip(samples, records, strict=True)
+        )
+    except (ValueError, OverflowError) as error:
+        raise Unhandled(f"samples from {samples[0].key} on cannot be written as a tar: {error}") from error

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline import table
-from pipeline.errors import CommitConflict, StorageError, Unwritable
+from pipeline.errors import CommitConflict, StorageError, Unhandled
 from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
 from pipeline.run import Run
@@ -60,7 +60,7 @@ class Commits:
     def commit(self, task: ShardTask, window: int, records: Sequence[LabelRecord], end: int, seconds: float) -> Receipt:
         """Put a whole window on storage, once.
 
-        Raises CommitConflict where something else than this window stands there, Unwritable, StorageError.
+        Raises CommitConflict where something else than this window stands there, Unhandled, StorageError.
         """
         name = window_name(task.shard.id, window, task.generation)
         failed: dict[str, int] = {}
@@ -86,7 +86,7 @@ class Commits:
         try:
             data = table.encode_window(records, footer)
         except (ValueError, OverflowError) as error:
-            raise Unwritable(f"{self}/{name}: {error}") from error
+            raise Unhandled(f"{self}/{name}: {error}") from error
         won = self.store.put_new(name, data)
         return Receipt(
             shard=task.shard.id,

@@ -11,7 +11,7 @@ PipelineError
 ├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
 ├── ShardChanged    the shard is no longer the one that was pinned at the start
 ├── Stopped         going on would only burn money; the run can be resumed
-├── Unwritable      rows that the format of a window cannot hold; its shard is given up, the others go on
+├── Unhandled       our own code failed on what a shard holds; tried again, then given up, and the others go on
 └── CommitConflict  an object that is not ours stands where a window belongs
 """
 
@@ -73,8 +73,10 @@ class ShardChanged(PipelineError):
     """Size or etag of a shard differ from its pin."""
 
 
-class Unwritable(PipelineError):
-    """Rows that cannot be written: a fault of ours, and of this window alone."""
+class Unhandled(PipelineError):
+    """A shard that our own code failed on: a fault of ours, which must not cost the other shards."""
+
+    retryable = True
 
 
 class CommitConflict(PipelineError):

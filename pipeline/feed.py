@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from diffseg.config import SegmentConfig
 from pipeline.books import Books, TaskEnd
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, Unhandled
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter
 from pipeline.overlap import map_ahead
@@ -93,6 +93,8 @@ class Feed:
                 yield task, TaskEnd(count)
             except PipelineError as error:
                 yield task, TaskEnd(count, error)
+            except Exception as error:  # noqa: BLE001 - else it would cost every worker that meets this shard
+                yield task, TaskEnd(count, Unhandled(f"{task.shard.url}: {type(error).__name__}: {error}"))
 
 
 def decode_threads() -> int:

@@ -153,13 +153,15 @@ def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
 
 @contextmanager
 def writing(out: IO[bytes]) -> Iterator[Callable[[str, Mapping[str, bytes]], None]]:
-    """The same, sample by sample. Members without an extension have no place in such a tar and are left out."""
+    """The same, sample by sample. Members without an extension, or named as the writer names the key, have no place in
+    such a tar and are left out.
+    """
     from webdataset import TarWriter
 
     with TarWriter(out, encoder=False, keep_meta=True, mtime=0, user="", group="") as writer:
 
         def write(key: str, members: Mapping[str, bytes]) -> None:
-            writer.write({"__key__": key, **{extension: data for extension, data in members.items() if extension}})
+            writer.write({extension: data for extension, data in members.items() if extension} | {"__key__": key})
 
         yield write
 

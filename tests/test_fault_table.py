@@ -24,7 +24,7 @@ from hostile import REFUSED, SHOWN
 
 from diffseg.types import AttentionError
 from jobs import cli
-from pipeline import table
+from pipeline import feed, table
 from pipeline.audit import audit
 from pipeline.driver import drive
 from pipeline.errors import Stopped
@@ -50,11 +50,11 @@ def a_ledger(folder, content, window=WINDOW):
     return Ledger.start(str(folder / "run"), a_run(window=window), pin([str(path)]))
 
 
-def label(ledger, segmenter, **pool):
+def label(ledger, segmenter, max_attempts=3, **pool):
     """The run to its end, in threads of this process."""
     tally = Tally()
     with closing(LocalPool(lambda: Worker(Ledger.open(ledger.store.url), segmenter), **pool)) as workers:
-        drive(ledger, workers, ledger.unfinished(), tally)
+        drive(ledger, workers, ledger.unfinished(), tally, max_attempts=max_attempts)
     return tally
 
 
@@ -115,19 +115,30 @@ def test_names_that_are_no_text(tmp_path, make):
     assert faults(ledger) == []
 
 
-def test_a_row_that_cannot_be_written_costs_its_shard_and_no_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["read", "written"])
+def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch, step):
     for name in "ab":
         write_shard(tmp_path / "in" / f"{name}.tar", samples(6))
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "in" / "*.tar")]))
     bad, good = ledger.shards
-    encode = table.encode_window
+    encode, read = table.encode_window, feed.read_shard
 
     def too_large(records, footer):
         return encode([replace(record, width=2**40) if record.shard == bad else record for record in records], footer)
 
-    monkeypatch.setattr(table, "encode_window", too_large)
-    tally = label(ledger, FakeSegmenter())
-    assert {shard: failure.kind for shard, failure in tally.broken.items()} == {bad: "Unwritable"}
+    def stumbling(shard, **how):
+        for sample in read(shard, **how):
+            if (shard.id, sample.index) == (bad, 2):
+                raise TypeError("a mistake of ours")
+            yield sample
+
+    if step == "read":
+        monkeypatch.setattr(feed, "read_shard", stumbling)
+    else:
+        monkeypatch.setattr(table, "encode_window", too_large)
+    tally = label(ledger, FakeSegmenter(), max_attempts=1)
+    assert {shard: failure.kind for shard, failure in tally.broken.items()} == {bad: "Unhandled"}
+    assert tally.lost_workers == 0
     assert {row["shard"] for row in ledger.rows()} == {good}
     monkeypatch.undo()
     label(ledger, FakeSegmenter())

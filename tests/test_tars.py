@@ -211,6 +211,11 @@ def test_files_without_extension_and_metadata_are_no_samples():
     assert [s.key for s in read(data)] == ["a"]
 
 
+def test_a_member_named_as_the_writer_names_the_key_does_not_take_its_place():
+    [sample] = read_samples(io.BytesIO(write_samples([("a", {"jpg": b"x", "__key__": b"b"})])), "s.tar")
+    assert (sample.key, dict(sample.members)) == ("a", {"jpg": b"x"})
+
+
 def test_a_shard_in_which_no_member_has_an_extension_is_not_taken_for_empty():
     _, said = salvage(tar_of(("one", b"1"), ("two", b"2")))
     assert "none of its 2 members" in str(said)

@@ -106,7 +106,8 @@ def _image_column(schema: pa.Schema, name: str, asked: str | None) -> str:
 def _image_sample(cell: Any, index: int, end: int) -> RawSample:
     path = cell.get("path") if isinstance(cell, dict) else None
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    key, _, extension = PurePosixPath(path or "").name.partition(".")
+    path = path if isinstance(path, str) else ""
+    key, _, extension = PurePosixPath(path).name.partition(".")
     extension = extension.lower() or "image"
     problem = None if data is not None else ("no_image", f"only the path of an image: {path}" if path else "null")
     return RawSample(key or f"{index:08d}", index, {extension: data or b""}, extension, end, problem)
