@@ -195,7 +195,10 @@ def test_help_names_every_command_and_takes_less_than_it_seems():
 def start(inputs, output):
     command = [sys.executable, "-m", "jobs.cli", "label", inputs, "--output", str(output), "--model", "tiny"]
     return subprocess.Popen(
-        [*command, "--workers", "0", "--window", "1", "--batch-size", "1"], stderr=subprocess.PIPE, text=True
+        [*command, "--workers", "0", "--window", "1", "--batch-size", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # shells ignore it in background
     )
 
 

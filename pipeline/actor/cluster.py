@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from time import time
 from typing import Any, TypeVar
 
@@ -62,9 +63,10 @@ class Cluster:
         return {node: due / 1000 - time() if due else math.inf for node, due in nodes.items()}
 
     def __exit__(self, *_: object) -> None:
-        ray.shutdown()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        with _uninterrupted():
+            ray.shutdown()
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
         """function(item) for every item, in order, on the CPUs of the cluster; at most in_flight items are out at once.
@@ -98,6 +100,20 @@ class Cluster:
     def cpus(self) -> int:
         """CPUs of the cluster now."""
         return int(ray.cluster_resources().get("CPU", 1))
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Deaf to Ctrl-C and SIGTERM while the block runs: a second one would leave processes of a Ray behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in kept.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
 
 
 def _knock(address: str) -> None:
