@@ -77,7 +77,7 @@ class Ledger(Commits):
     def states(self, shard: str = "") -> dict[str, ShardState]:
         """What is committed, by shard id. shard: only this one."""
         parts = min(LISTINGS, len(self.shards) // SHARDS_A_LISTING)
-        if shard or self.store.local or parts < 2:
+        if shard or parts < 2 or not self.store.lists_by_beginning:
             return super().states(shard)
         found: dict[str, ShardState] = {}
         for part in map_ahead(self.listed, beginnings(self.shards, parts), depth=parts, threads=parts):

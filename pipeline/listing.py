@@ -1,5 +1,6 @@
 """What a folder holds, by the beginning of names: objects of a store, files of a disk; each with its bytes."""
 
+import inspect
 import os
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -7,8 +8,13 @@ from typing import Any, TypeAlias
 Names: TypeAlias = list[tuple[str, int]]  # relative to the root, and bytes
 
 
+def lists_by_beginning(filesystem: Any) -> bool:
+    """Whether a store looks at what names begin with itself, rather than hand all of them over."""
+    return "prefix" in inspect.signature(getattr(filesystem, "_find", filesystem.find)).parameters
+
+
 def remote_names(filesystem: Any, root: str, prefix: str) -> Names:
-    """Objects below a root of an fsspec filesystem; the store itself looks at what their names begin with."""
+    """Objects below a root of an fsspec filesystem."""
     folder, _, start = f"{root}/{prefix}".rpartition("/")
     try:
         found = filesystem.find(folder, detail=True, prefix=start)

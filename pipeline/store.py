@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigError
-from pipeline.listing import local_names, remote_names
+from pipeline.listing import lists_by_beginning, local_names, remote_names
 from pipeline.ranges import GAP
 from pipeline.retrying import attempt, translate
 from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
@@ -36,6 +36,7 @@ class Store:
         self._fs, root = filesystem(self.url if self.local else url)
         self._root = root.rstrip("/")
         self.writable = protocol_of(url) not in ("http", "https")
+        self.lists_by_beginning = lists_by_beginning(self._fs)  # else a part of a listing costs as much as all of it
         self.create_only = True  # see Ledger.start; False where the store ignores the condition
 
     def __str__(self) -> str:
