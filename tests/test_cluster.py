@@ -26,7 +26,7 @@ from pipeline.store import Store
 from pipeline.tars import write_samples
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-SHARDS, IMAGES = 16, 16
+SHARDS, IMAGES = 20, 16
 WINDOW = 8
 
 
@@ -49,8 +49,9 @@ def place(s3):
 
 @pytest.fixture(scope="module")
 def nodes(s3_proxy):
-    """A head and two workers of one CPU each."""
-    with cluster({**servers.s3_environment(s3_proxy.address), "OMP_NUM_THREADS": "1"}) as made:
+    """A head and two workers of one CPU each, whose metrics are out before they are killed."""
+    often = {"OMP_NUM_THREADS": "1", "RAY_metrics_report_interval_ms": "2000"}
+    with cluster({**servers.s3_environment(s3_proxy.address), **often}) as made:
         made.worker()
         made.worker()
         yield made
