@@ -1,6 +1,8 @@
 """What tests share: tiny shards with known images, runs of a fake model, and the way to the data beside the project."""
 
 import io
+import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,23 @@ from pipeline.tars import write_samples
 from pipeline.worker import Worker
 
 torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End as the tests did. Workers that were made to hang, and clients of stores and of Ray, leave daemon threads that
+    may bring the interpreter down while it ends; the command's own end (`jobs/cli.py`) goes the same way.
+    """
+    status = getattr(config, "_diffseg_status", None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep what pytest_unconfigure ends with."""
+    session.config._diffseg_status = int(exitstatus)  # type: ignore[attr-defined]
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
