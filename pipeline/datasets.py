@@ -100,7 +100,7 @@ class _Run(Generic[T]):
     def example(self, labelled: Labelled) -> T:
         """A sample as a trainer gets it. Raises ShardChanged where it is not what was labelled."""
         assert labelled.raw is not None
-        row, decoded = labelled.row, decode_sample(labelled.raw)
+        row, decoded = labelled.row, decode_sample(labelled.raw, self.samples.ledger.run.reader)
         if not isinstance(decoded, ImageSample) or decoded.image.shape[:2] != labelled.label_map.shape:
             raise ShardChanged(f"{row['shard']}: sample {row['index']} is not the {row['key']!r} that was labelled")
         image = torch.from_numpy(decoded.image.copy()).permute(2, 0, 1).contiguous()

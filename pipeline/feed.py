@@ -66,7 +66,7 @@ class Feed:
 
     def decode(self, raw: RawSample) -> Sample:
         """A sample's pixels, at a reduced scale where that loses nothing of what is labelled."""
-        return decode_sample(raw, self._least)
+        return decode_sample(raw, self._ledger.run.reader, self._least)
 
     def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
         window, image_key = self._ledger.run.window, self._ledger.run.image_key

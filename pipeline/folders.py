@@ -13,7 +13,7 @@ from pipeline.errors import ShardChanged, StorageError
 from pipeline.filelists import File, FileList, files_of, pack
 from pipeline.images import MAX_BYTES
 from pipeline.overlap import map_ahead
-from pipeline.records import RawSample, Shard, legible
+from pipeline.records import READER, RawSample, Shard, legible
 from pipeline.tars import IMAGE_EXTENSIONS
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
@@ -31,8 +31,11 @@ def is_folder(url: str) -> bool:
     return url.endswith("/")
 
 
-def stat_folder(folder: str) -> Folder:
-    """A folder and the image files below it now. Raises FileNotFoundError where it holds no image."""
+def stat_folder(folder: str, reader: int = READER) -> Folder:
+    """A folder and the image files below it now, as a reader tells them.
+
+    Raises FileNotFoundError where it holds no image.
+    """
     root = _root(folder)
     named = storage.redact(root)  # as a listing names what it finds
     found = (File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in storage.walk(root))

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from diffseg.types import IGNORE
+from pipeline.records import READER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: 512 MiB of RGB
@@ -46,15 +47,15 @@ class UndecodableImage(ValueError):
         self.size = size if size and all(0 <= side <= MOST_TOLD for side in size) else None
 
 
-def decode(data: bytes) -> np.ndarray:
-    """An encoded image as uint8 [H, W, 3], upright.
+def decode(data: bytes, reader: int = READER) -> np.ndarray:
+    """An encoded image as uint8 [H, W, 3], upright. reader: see `records.READER`.
 
     Raises UndecodableImage.
     """
-    return decode_reduced(data, None)[0]
+    return decode_reduced(data, None, reader)[0]
 
 
-def decode_reduced(data: bytes, least: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+def decode_reduced(data: bytes, least: int | None, reader: int = READER) -> tuple[np.ndarray, tuple[int, int]]:
     """An image of whose longer side no more than `least` pixels are wanted, and its own (width, height), upright.
 
     A JPEG is decoded at a half, a quarter or an eighth where that leaves at least as many: a 12-megapixel photo in a

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline import filelists, table
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.folders import is_folder
-from pipeline.records import Shard
+from pipeline.records import READER, Shard
 from pipeline.run import Run
 from pipeline.shards import shard_id
 from pipeline.store import Store
@@ -93,6 +93,22 @@ def _as_pinned(shards: Sequence[Shard], there: Mapping[str, Shard], extend: bool
         if gone:
             notes.append(f"{shard.url}: {gone[0]} is gone since it was pinned ({len(gone)} such); its row will say so")
     return given, notes
+
+
+def reader_of(output: str) -> int:
+    """By whose rules the samples of the run on an output are told; the newest where none is begun.
+
+    Raises ConfigError where there is something else than a run, or the output cannot be read.
+    """
+    store = Store(output)
+    try:
+        return Run.from_json(store.get(RUN)).reader
+    except FileNotFoundError:
+        return READER
+    except ValueError as error:
+        raise ConfigError(f"{store}/{RUN}: {error}") from error
+    except StorageError as error:
+        raise ConfigError(str(error)) from error
 
 
 def join(store: Store, run: Run, any_window: bool) -> Run:

@@ -11,6 +11,7 @@ from pipeline.audit import audit
 from pipeline.config import RunConfig
 from pipeline.driver import drive
 from pipeline.errors import ConfigError
+from pipeline.joining import reader_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
 from pipeline.pool import LocalPool, Pool
@@ -70,7 +71,7 @@ def label(
     where the run cannot go on. Whatever happens, what was committed stays and the same call resumes.
     """
     hooks = hooks or Hooks()
-    pinned = shards.pin(patterns)
+    pinned = shards.pin(patterns, reader_of(output))
     ledger = open_run(pinned, output, model, segment, run, extend=extend)
     hooks.opened(ledger)
     return finish(ledger, model, run, retry_failed=retry_failed, sample=sample, seed=seed, hooks=hooks)
@@ -165,6 +166,7 @@ def open_run(
         window=run.window or WINDOW,
         image_key=run.image_key,
         also=run.also,
+        reader=pinned[0].reader,
     )
     return Ledger.start(output, wanted, pinned, extend=extend, any_window=run.window is None)
 

@@ -39,7 +39,7 @@ class Ledger(Commits):
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
         super().__init__(store, run)
-        self.shards = Pins(shards)
+        self.shards = Pins(shards, run.reader)
         self.notes = tuple(notes)
 
     @classmethod

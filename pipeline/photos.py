@@ -59,7 +59,7 @@ class Photos:
             return
         base = self._base(window)
         with self._open(window) as stream:
-            for raw in read_samples(stream, "window.tar", first=first - base):
+            for raw in read_samples(stream, "window.tar", first=first - base, reader=self.ledger.run.reader):
                 yield self._own(raw, base + raw.index)
 
     def at(self, window: WindowObject, index: int) -> RawSample:
@@ -79,7 +79,8 @@ class Photos:
             stream.seek(start)
             piece = io.BytesIO(stream.read(ends[place] - start) + END_MARK)
         image_key = None if self.beside else self.ledger.run.image_key
-        raw = _there(read_samples(piece, "piece.tar", image_key=image_key), shard, index)
+        found = read_samples(piece, "piece.tar", image_key=image_key, reader=self.ledger.run.reader)
+        raw = _there(found, shard, index)
         return self._own(raw, index) if self.beside else replace(raw, index=index)
 
     def _from_within(self, window: WindowObject, first: int) -> Iterator[RawSample]:
@@ -88,7 +89,8 @@ class Photos:
             return
         with self._open(window) as stream:
             stream.seek(ends[first - 1])
-            for raw in read_samples(stream, shard.url, image_key=self.ledger.run.image_key, whole=self.whole):
+            run = self.ledger.run
+            for raw in read_samples(stream, shard.url, image_key=run.image_key, whole=self.whole, reader=run.reader):
                 yield replace(raw, index=first + raw.index)
 
     def _open(self, window: WindowObject) -> BinaryIO:
@@ -103,7 +105,8 @@ class Photos:
     def _own(self, raw: RawSample, index: int) -> RawSample:
         """A sample of our own tar as it was before there were labels beside it."""
         members = {extension: data for extension, data in raw.members.items() if extension != LABEL_MAP}
-        return replace(raw, index=index, members=members, image=image_of(members, self.ledger.run.image_key))
+        run = self.ledger.run
+        return replace(raw, index=index, members=members, image=image_of(members, run.image_key, run.reader))
 
     def _walk(self, shard: str, window: int, generation: int) -> "array[int]":
         """Where the samples of a tar end, in bytes."""

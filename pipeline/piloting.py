@@ -137,7 +137,7 @@ class _Source:
     def _decode(self, place: tuple[Shard, RawSample]) -> tuple[Shard, ImageSample | SampleFailure]:
         shard, raw = place
         began = perf_counter()
-        sample = decode_sample(raw, self._least)
+        sample = decode_sample(raw, shard.reader, self._least)
         self.decode_s.append(perf_counter() - began)
         return shard, sample
 

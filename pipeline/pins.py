@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
-from pipeline.records import Shard
+from pipeline.records import READER, Shard
 
 _SEPARATOR = "\0"
 
@@ -15,7 +15,9 @@ class Pins(Mapping[str, Shard]):
     A shard is built anew each time it is asked for, by id (a binary search) or by its place.
     """
 
-    def __init__(self, shards: Iterable[Shard] = ()) -> None:
+    def __init__(self, shards: Iterable[Shard] = (), reader: int = READER) -> None:
+        """reader: of their run, whatever they were given with."""
+        self._reader = reader
         text, self._ends, self._sizes, ids = bytearray(), array("Q", [0]), array("Q"), []
         self._files: dict[int, str | bytes] = {}  # by place; few shards are folders
         for place, shard in enumerate(shards):
@@ -32,7 +34,7 @@ class Pins(Mapping[str, Shard]):
     def at(self, place: int) -> Shard:
         """The shard that was pinned as the place-th, from 0."""
         id_, url, etag, source = self._text[self._ends[place] : self._ends[place + 1]].decode().split(_SEPARATOR)
-        return Shard(id_, url, self._sizes[place], etag, source or url, self._files.get(place, ""))
+        return Shard(id_, url, self._sizes[place], etag, source or url, self._files.get(place, ""), self._reader)
 
     def place(self, id_: str) -> int:
         """The place of a shard. Raises KeyError where it is none of these."""

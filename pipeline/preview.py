@@ -9,6 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -169,7 +170,7 @@ def _photos(ledger: Ledger, shard: str, indices: set[int], lost: list[str]) -> I
         return
     try:
         raw = _raw_samples(ledger, shard, indices)
-        for sample in map_ahead(decode_sample, raw, depth=2):
+        for sample in map_ahead(partial(decode_sample, reader=ledger.run.reader), raw, depth=2):
             if isinstance(sample, ImageSample):
                 yield sample.raw.index, sample.image
     except PipelineError as error:

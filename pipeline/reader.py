@@ -27,9 +27,13 @@ def read_shard(
             return
         with storage.open_ranged(source, shard.size) as stream:
             if shard.url.lower().endswith(".parquet"):
-                yield from table.images.read_images(stream, shard.url, first=first, column=image_key)
+                yield from table.images.read_images(
+                    stream, shard.url, first=first, column=image_key, reader=shard.reader
+                )
             else:
-                yield from read_samples(stream, shard.url, first=first, image_key=image_key, whole=whole)
+                yield from read_samples(
+                    stream, shard.url, first=first, image_key=image_key, whole=whole, reader=shard.reader
+                )
 
     _same_version(shard, source)
     try:
@@ -71,8 +75,11 @@ def _same_version(shard: Shard, source: str) -> None:
         )
 
 
-def decode_sample(raw: RawSample, least: int | None = None) -> ImageSample | SampleFailure:
-    """One sample's image; an undecodable one is a value, not an error. least: see `images.decode_reduced`."""
+def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> ImageSample | SampleFailure:
+    """One sample's image; an undecodable one is a value, not an error.
+
+    reader: of its run, by whose rules it is decoded. least: see `images.decode_reduced`.
+    """
     if raw.problem:
         return SampleFailure(raw, *raw.problem)
     if raw.image is None:
@@ -81,7 +88,7 @@ def decode_sample(raw: RawSample, least: int | None = None) -> ImageSample | Sam
     data = raw.members[raw.image]
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        return ImageSample(raw, *images.decode_reduced(data, least), sha256)
+        return ImageSample(raw, *images.decode_reduced(data, least, reader), sha256)
     except images.UndecodableImage as error:
         width, height = error.size or (None, None)
         return SampleFailure(raw, error.reason, str(error), width, height, sha256)

@@ -10,6 +10,8 @@ import numpy as np
 
 from diffseg.types import Segment
 
+READER = 2  # rules of what counts as a sample and how it is decoded; a run goes on with those it began with
+READERS = (1, READER)  # that are known; 1: as version 0.1.0 had them
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
 
 
@@ -19,6 +21,7 @@ class Shard:
 
     url: canonical and absolute, without user info or query; recorded. source: what is opened (it may hold a signed
     query), never recorded. files: of a folder, the list of what it held (`filelists`), or the URL of that list.
+    reader: of READERS, by whose rules its samples are told; that of its run, recorded there.
     """
 
     id: str
@@ -27,6 +30,7 @@ class Shard:
     etag: str  # the store's, or the modification time where it has none
     source: str = field(default="", repr=False, compare=False)
     files: str | bytes = field(default="", repr=False, compare=False)
+    reader: int = field(default=READER, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from diffseg.config import SegmentConfig
+from pipeline.records import READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
 
@@ -23,16 +24,19 @@ class Run:
     image_key: str | None = None
     also: tuple[str, ...] = ()
     schema: int = 1
+    reader: int = READER  # see `records.READER`; 1 where run.json does not say
     made_with: Mapping[str, str] = field(default_factory=dict)  # recorded, not compared
 
     @classmethod
     def from_json(cls, data: bytes) -> "Run":
-        """Raises ValueError for what is no run.json."""
+        """Raises ValueError for what is no run.json, or that of a later version."""
         said = json.loads(data)
         if not isinstance(said, dict):
             raise ValueError("no run.json of ours: not an object")
         known = {f.name for f in fields(cls)}
         values: Any = {name: value for name, value in said.items() if name in known}
+        if (reader := values.setdefault("reader", 1)) not in READERS:
+            raise ValueError(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
         try:
             return cls(**{**values, "also": tuple(values.get("also", ()))})
         except TypeError as error:

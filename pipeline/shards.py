@@ -7,6 +7,7 @@ patterns, one a line. A shard's id names its outputs: two shards of one base nam
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import PurePosixPath
 
 from braceexpand import braceexpand
@@ -14,21 +15,23 @@ from braceexpand import braceexpand
 from pipeline import folders, storage
 from pipeline.errors import ConfigError
 from pipeline.folders import Folder
-from pipeline.records import Shard
+from pipeline.records import READER, Shard
 
 LIST_SUFFIXES = (".txt", ".list")
 PARQUET_SUFFIX = ".parquet"
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 
 
-def pin(patterns: Iterable[str]) -> list[Shard]:
+def pin(patterns: Iterable[str], reader: int = READER) -> list[Shard]:
     """Every shard the patterns name, once, in the order given, with the size and version it has now.
+
+    reader: by whose rules samples are told.
 
     Raises ConfigError for a pattern that matches nothing, a shard that is missing and a file that is no shard.
     """
     entries: dict[str, storage.Entry] = {}
     for pattern in patterns:
-        for entry in _expand(pattern, depth=0):
+        for entry in _expand(pattern, reader, depth=0):
             known = entries.setdefault(_identity(entry), entry)
             if (known.size, known.etag) != (entry.size, entry.etag):
                 raise ConfigError(
@@ -38,7 +41,15 @@ def pin(patterns: Iterable[str]) -> list[Shard]:
     if not entries:
         raise ConfigError("no shards given: name tar files, globs or braces, for example 'photos-{00000..00009}.tar'")
     return [
-        Shard(shard_id(url), url, entry.size, entry.etag, entry.url, entry.files if isinstance(entry, Folder) else "")
+        Shard(
+            shard_id(url),
+            url,
+            entry.size,
+            entry.etag,
+            entry.url,
+            entry.files if isinstance(entry, Folder) else "",
+            reader,
+        )
         for url, entry in entries.items()
     ]
 
@@ -55,7 +66,7 @@ def shard_id(canonical_url: str, part: int = 0) -> str:
     return f"{storage.stem(canonical_url)}-{digest}"
 
 
-def _expand(pattern: str, depth: int) -> Iterator[storage.Entry]:
+def _expand(pattern: str, reader: int, depth: int) -> Iterator[storage.Entry]:
     try:
         urls = list(braceexpand(pattern))
     except ValueError as error:
@@ -64,7 +75,7 @@ def _expand(pattern: str, depth: int) -> Iterator[storage.Entry]:
         storage.protocol_of(url)  # refuses what may not be opened before anything is
     plain = [url for url in urls if not _is_glob(url)]
     with ThreadPoolExecutor(16) as threads:
-        found = dict(zip(plain, threads.map(_stat, plain), strict=True))
+        found = dict(zip(plain, threads.map(partial(_stat, reader=reader), plain), strict=True))
     for url in urls:
         if _is_glob(url):
             matches = storage.expand_glob(url)
@@ -75,7 +86,7 @@ def _expand(pattern: str, depth: int) -> Iterator[storage.Entry]:
             if depth:
                 raise ConfigError(f"{storage.redact(url)}: a list may not name another list")
             for line in _lines(found[url]):
-                yield from _expand(line, depth + 1)
+                yield from _expand(line, reader, depth + 1)
         else:
             yield _checked(found[url])
 
@@ -84,14 +95,14 @@ def _is_glob(url: str) -> bool:
     return any(c in url for c in "*[") or ("?" in url and storage.protocol_of(url) not in ("http", "https"))
 
 
-def _stat(url: str) -> storage.Entry:
+def _stat(url: str, reader: int) -> storage.Entry:
     try:
         return storage.stat(url)
     except FileNotFoundError as error:
         raise ConfigError(f"{storage.redact(url)}: no such shard") from error
     except IsADirectoryError as error:
         try:
-            return folders.stat_folder(url)
+            return folders.stat_folder(url, reader)
         except FileNotFoundError:
             example = f"{storage.redact(url).rstrip('/')}/*.tar"
             raise ConfigError(f"{storage.redact(url)}: a folder without images; name its shards: {example}") from error

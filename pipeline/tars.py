@@ -16,7 +16,7 @@ from typing import IO
 from pipeline import compression
 from pipeline.errors import CorruptShard
 from pipeline.images import MAX_BYTES
-from pipeline.records import RawSample, legible
+from pipeline.records import READER, RawSample, legible
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
@@ -61,26 +61,33 @@ class _Group:
 
     key: str
     index: int
+    reader: int
     members: dict[str, bytes] = field(default_factory=dict)
     problems: dict[str, tuple[str, str]] = field(default_factory=dict)  # by extension
     end: int = 0
 
     def sample(self, image_key: str | None) -> RawSample:
-        image, problem = image_of(self.members, image_key), None
+        image, problem = image_of(self.members, image_key, self.reader), None
         if image is not None:
             problem = self.problems.get(image)
         return RawSample(self.key, self.index, self.members, image, self.end, problem)
 
 
 def read_samples(
-    stream: IO[bytes], name: str, *, first: int = 0, image_key: str | None = None, whole: bool = True
+    stream: IO[bytes],
+    name: str,
+    *,
+    first: int = 0,
+    image_key: str | None = None,
+    whole: bool = True,
+    reader: int = READER,
 ) -> Iterator[RawSample]:
     """Group the members of a tar into samples by WebDataset's rules, and prove at the end that nothing was left unread.
 
     name: tells a compressed tar by its extension. first: the samples before it come by their headers alone, without
     members' bytes. image_key: the extension that holds the image; None: see `image_of`. whole: with the bytes of all
-    members, else only of those that may be the image. Two neighbours of one key that repeat an extension are two
-    samples; a link is a sample whose image is not to be had.
+    members, else only of those that may be the image. reader: by whose rules samples are told. Two neighbours of one
+    key that repeat an extension are two samples; a link is a sample whose image is not to be had.
     Raises CorruptShard where the archive is damaged, after the last sample that has its image whole.
     Format: https://github.com/webdataset/webdataset (naming: the key is the path up to the first dot of its last part).
     """
@@ -102,7 +109,7 @@ def read_samples(
                 if group is None or prefix != group.key or extension in group.members:
                     if group:
                         yield group.sample(image_key)
-                    group = _Group(prefix, group.index + 1 if group else 0)
+                    group = _Group(prefix, group.index + 1 if group else 0, reader)
                 if problem := _problem_of(info):
                     group.problems[extension] = problem
                 elif group.index >= first and (whole or _may_be_image(extension, image_key)):
@@ -116,14 +123,14 @@ def read_samples(
                 raise CorruptShard(f"none of its {unnamed} members is named KEY.EXTENSION", archive.offset)
     except CorruptShard:
         cut = reading is not None and _may_be_image(reading, image_key)
-        if group and not cut and image_of(group.members, image_key):
+        if group and not cut and image_of(group.members, image_key, reader):
             yield group.sample(image_key)
         raise
     if group:
         yield group.sample(image_key)
 
 
-def image_of(members: Iterable[str], image_key: str | None = None) -> str | None:
+def image_of(members: Iterable[str], image_key: str | None = None, reader: int = READER) -> str | None:
     """Which extension holds the image: the one that was named, else the first of IMAGE_EXTENSIONS that is there.
 
     Where there is none, a single one of several parts that ends in such an extension (`7.photo.jpg`) will do.

@@ -62,7 +62,7 @@ def _commit_all(run: Ledger, labels: labelled.np.ndarray) -> None:
     for shard in run.shards.values():
         rows = []
         for raw in read_shard(shard, whole=False):
-            height, width = decode_sample(raw).image.shape[:2]
+            height, width = decode_sample(raw, shard.reader).image.shape[:2]
             upright = labels if height < width else labels.T
             row = labelled.record(raw.key, shard.id, raw.index, upright)
             rows.append(replace(row, width=width, height=height))

@@ -18,7 +18,7 @@ from diffseg.types import IGNORE
 from pipeline import images
 from pipeline.images import UndecodableImage, decode, decode_label_map, decode_reduced, encode_label_map
 from pipeline.reader import decode_sample
-from pipeline.records import ImageSample, RawSample, SampleFailure
+from pipeline.records import READER, ImageSample, RawSample, SampleFailure
 
 
 def test_the_corpus_is_large_enough():
@@ -103,15 +103,15 @@ def raw(members, image, problem=None):
 
 
 def test_a_sample_becomes_pixels_or_a_reason():
-    assert isinstance(decode_sample(raw({"jpg": JPEG}, "jpg")), ImageSample)
-    failure = decode_sample(raw({"jpg": JPEG[:50]}, "jpg"))
+    assert isinstance(decode_sample(raw({"jpg": JPEG}, "jpg"), READER), ImageSample)
+    failure = decode_sample(raw({"jpg": JPEG[:50]}, "jpg"), READER)
     assert isinstance(failure, SampleFailure)
     assert failure.reason == "undecodable"
     assert failure.sha256 is not None
-    nothing = decode_sample(raw({"json": b"", "txt": b""}, None))
+    nothing = decode_sample(raw({"json": b"", "txt": b""}, None), READER)
     assert isinstance(nothing, SampleFailure)
     assert (nothing.reason, "json, txt" in nothing.error) == ("no_image", True)
-    known = decode_sample(raw({"jpg": b""}, "jpg", ("too_large", "why")))
+    known = decode_sample(raw({"jpg": b""}, "jpg", ("too_large", "why")), READER)
     assert isinstance(known, SampleFailure)
     assert (known.reason, known.error) == ("too_large", "why")
 

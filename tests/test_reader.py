@@ -139,13 +139,13 @@ def test_a_folder_of_images_is_read_in_order_of_name(tmp_path):
         (2, "b/2", jpeg(2)),
     ]
     assert [bool(s.members["jpg"]) for s in read_shard(shard, first=2)] == [False, False, True]
-    assert isinstance(decode_sample(found[0]), ImageSample)
+    assert isinstance(decode_sample(found[0], shard.reader), ImageSample)
     (tmp_path / "in/c.jpg").write_bytes(jpeg(3))
     assert [s.key for s in read_shard(shard)] == ["a", "b/1", "b/2"], "the list is that of the pin"
 
 
 def test_the_sum_of_an_image_is_that_of_its_encoded_bytes(shard):
-    sample = decode_sample(next(read_shard(shard)))
+    sample = decode_sample(next(read_shard(shard)), shard.reader)
     assert isinstance(sample, ImageSample)
     assert len(sample.sha256) == 64
     assert np.asarray(Image.open(io.BytesIO(jpeg(0)))).shape == sample.image.shape

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, CorruptShard
-from pipeline.records import RawSample
+from pipeline.records import READER, RawSample
 from pipeline.table.records import DAMAGE, FOOTER_KEY
 
 Row: TypeAlias = Mapping[str, Any]
@@ -63,7 +63,9 @@ def _leaves(schema: pa.Schema) -> list[str]:
         return [file.schema.column(i).path for i in range(len(file.schema))]
 
 
-def read_images(stream: IO[bytes], name: str, *, first: int = 0, column: str | None = None) -> Iterator[RawSample]:
+def read_images(
+    stream: IO[bytes], name: str, *, first: int = 0, column: str | None = None, reader: int = READER
+) -> Iterator[RawSample]:
     """The rows of a Parquet file with an image column as samples, as Hugging Face's datasets are laid out.
 
     The column holds encoded images, or structs of them as `bytes` with their `path`. column: its name; None: the only
