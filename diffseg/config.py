@@ -6,10 +6,20 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
-LABELS_VERSION = 1  # raised only when the same configuration and weights would give other labels
+# by mode; raised only when the same configuration and weights would give other labels
+LABELS_VERSION: Mapping[str, int] = {"paper": 1, "fast": 1}
+VERSIONS = range(1, 1000)  # that a fingerprint is looked for in: newer ones than this code's too
+
+# What 0.1.0 had. Any other field says in its metadata which value means "as before": {AS_BEFORE: value}
+FIRST_FIELDS = {
+    *("mode", "thresholds", "anchors_per_side", "refine", "timestep", "image_size", "output_size", "min_area"),
+    *("split_components", "dtype", "compile"),
+}
+AS_BEFORE = "as before"
 
 Mode = Literal["paper", "fast"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -93,11 +103,37 @@ class SegmentConfig:
             dtype=self.dtype or ("float32" if self.mode == "paper" else model.dtype),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is fingerprinted and recorded.
+
+        A field that 0.1.0 did not have is left out while it has the value that means "as before", so that runs which
+        began without it go on under their fingerprint.
+        """
+        later = self.as_before()
+        return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
+
+    @classmethod
+    def as_before(cls) -> dict[str, Any]:
+        """The fields that 0.1.0 did not have, each with the value that labels as it did."""
+        return {each.name: each.metadata[AS_BEFORE] for each in fields(cls) if each.name not in FIRST_FIELDS}
+
 
 def fingerprint(config: SegmentConfig, weights_sha256: str) -> str:
     """Two runs share a fingerprint exactly when they may share an output folder.
 
     config: resolved. weights_sha256: of the model's files.
     """
-    canonical = json.dumps([asdict(config), weights_sha256, LABELS_VERSION], sort_keys=True)
+    return _hash(config.to_dict(), weights_sha256, LABELS_VERSION[config.mode])
+
+
+def labels_version_of(print_: str, segment: Mapping[str, Any], weights_sha256: str) -> int | None:
+    """The LABELS_VERSION that a fingerprint was made with; None where it is not of this configuration and weights.
+
+    segment: as recorded, see `SegmentConfig.to_dict`.
+    """
+    return next((version for version in VERSIONS if _hash(segment, weights_sha256, version) == print_), None)
+
+
+def _hash(segment: Mapping[str, Any], weights_sha256: str, version: int) -> str:
+    canonical = json.dumps([dict(segment), weights_sha256, version], sort_keys=True)
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

@@ -8,6 +8,7 @@ from pipeline import table
 from pipeline.commits import End
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.footer import Footer, digest_of
+from pipeline.joining import EDITED, RUN
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
@@ -33,6 +34,8 @@ def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
     for name in sorted(strangers):
         fault = f"labels/{name}.*: no such shard among the inputs"
         yield Checked(Shard(name, "", 0, ""), len(states[name].windows), 0, {}, (fault,))
+    if ledger.run.is_whole and ledger.run.labels_version is None:
+        yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (f"{RUN} {EDITED}",))
 
 
 def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Checked:

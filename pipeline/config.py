@@ -76,12 +76,20 @@ def _build(kind: type[T], where: str, name: str, tables: Mapping[str, Any], flag
     _refuse_unknown(where, f"[{name}]", written, [field.name for field in fields(kind)])  # type: ignore[arg-type]
     values = {**written, **{key: value for key, value in flags.items() if value is not None}}
     try:
+        return validated(kind, values)
+    except ValueError as error:
+        raise ConfigError(f"{where}: [{name}] {error}") from error
+
+
+def validated(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of what a file says. Raises ValueError in one line for what is of the wrong type or out of range."""
+    try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: [{name}] {place + ': ' if place else ''}{message}") from error
+        raise ValueError(f"{place + ': ' if place else ''}{message}") from error
 
 
 def _refuse_unknown(where: str, table: str, given: Mapping[str, Any], possible: Any) -> None:

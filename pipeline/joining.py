@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from diffseg.config import LABELS_VERSION
 from pipeline import filelists, table
 from pipeline.errors import ConfigError, StorageError
 from pipeline.folders import is_folder
@@ -14,6 +15,7 @@ from pipeline.store import Store
 
 RUN, INPUTS = "run.json", "inputs"
 PIN = re.compile(rf"{INPUTS}/\d+\.parquet")
+EDITED = "was edited: its fingerprint does not follow from the configuration that stands there"
 ROOM = 64 << 20  # bytes an output must have left for a run to begin
 
 
@@ -95,18 +97,23 @@ def _as_pinned(shards: Sequence[Shard], there: Mapping[str, Shard], extend: bool
     return given, notes
 
 
+def read_run(store: Store) -> Run:
+    """The run that lies here. Raises FileNotFoundError, ConfigError where its run.json is of no use."""
+    try:
+        return Run.from_json(store.get(RUN))
+    except ValueError as error:
+        raise ConfigError(f"{store}/{RUN}: {error}") from error
+
+
 def reader_of(output: str) -> int:
     """By whose rules the samples of the run on an output are told; the newest where none is begun.
 
     Raises ConfigError where there is something else than a run, or the output cannot be read.
     """
-    store = Store(output)
     try:
-        return Run.from_json(store.get(RUN)).reader
+        return read_run(Store(output)).reader
     except FileNotFoundError:
         return READER
-    except ValueError as error:
-        raise ConfigError(f"{store}/{RUN}: {error}") from error
     except StorageError as error:
         raise ConfigError(str(error)) from error
 
@@ -117,16 +124,31 @@ def join(store: Store, run: Run, any_window: bool) -> Run:
     run.json is the probe too: put twice, the second must lose, or the store is used as one that ignores the condition.
     """
     try:
-        there = Run.from_json(store.get(RUN))
+        there = read_run(store)
     except FileNotFoundError:
-        there = run if store.put_new(RUN, run.to_json()) else Run.from_json(store.get(RUN))
-    except ValueError as error:
-        raise ConfigError(f"{store}/{RUN}: {error}") from error
-    if differences := there.differences(replace(run, window=there.window) if any_window else run):
-        raise ConfigError(f"{store} holds another run ({'; '.join(differences)}): use another --output")
+        there = run if store.put_new(RUN, run.to_json()) else read_run(store)
+    _check_same(store, there, replace(run, window=there.window) if any_window else run)
     if store.put_new(RUN, there.to_json()):
         store.create_only = False
     return there
+
+
+def _check_same(store: Store, there: Run, mine: Run) -> None:
+    """Raises ConfigError where labels of `mine`, which this version made, do not belong beside those of `there`."""
+    differences = there.differences(mine)
+    if not differences and there.fingerprint == mine.fingerprint:
+        return
+    theirs, ours = there.labels_version, LABELS_VERSION[mine.config.mode]
+    if theirs is None:
+        differences.append(f"{RUN} {EDITED}")
+    if differences:
+        raise ConfigError(f"{store} holds another run ({'; '.join(differences)}): use another --output")
+    if theirs != ours:  # else a number is only written in another way, such as 0 for 0.0
+        maker = there.made_with.get("diffseg", "0.1.0")  # the one version that did not say so
+        raise ConfigError(
+            f"{store}: this version of diffseg labels differently (labels version {ours}, the run has {theirs}): "
+            f"use another --output, or diffseg {maker}"
+        )
 
 
 def check_room(store: Store) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from diffseg.config import SegmentConfig, fingerprint
+from diffseg.config import SegmentConfig
 from pipeline import retrying, shards
 from pipeline.audit import audit
 from pipeline.config import RunConfig
@@ -157,12 +157,11 @@ def open_run(
         resolved = segment.resolve(recognise(files))
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    wanted = Run(
-        fingerprint=fingerprint(resolved, files.sha256),
+    wanted = Run.of(
+        resolved,
+        files.sha256,
         model=files.name,
         revision=files.revision,
-        weights_sha256=files.sha256,
-        segment={name: getattr(resolved, name) for name in resolved.__dataclass_fields__},
         window=run.window or WINDOW,
         image_key=run.image_key,
         also=run.also,

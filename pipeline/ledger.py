@@ -47,11 +47,9 @@ class Ledger(Commits):
         """A run that exists. Raises ConfigError where there is none."""
         store = Store(url)
         try:
-            run = Run.from_json(store.get(joining.RUN))
+            run = joining.read_run(store)
         except FileNotFoundError as error:
             raise ConfigError(f"{store}: no run here (there is no {joining.RUN})") from error
-        except ValueError as error:
-            raise ConfigError(f"{store}/{joining.RUN}: {error}") from error
         return cls(store, run, joining.pinned(store))
 
     @classmethod

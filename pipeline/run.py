@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from typing import Any
 
-from diffseg.config import SegmentConfig
+from diffseg.config import FIRST_FIELDS, SegmentConfig, fingerprint, labels_version_of
+from pipeline.config import validated
 from pipeline.records import READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
@@ -19,37 +21,67 @@ class Run:
     model: str
     revision: str | None
     weights_sha256: str
-    segment: Mapping[str, Any]  # the resolved SegmentConfig
+    segment: Mapping[str, Any]  # the resolved SegmentConfig, as `to_dict` gives it
     window: int = WINDOW
     image_key: str | None = None
     also: tuple[str, ...] = ()
     schema: int = 1
     reader: int = READER  # see `records.READER`; 1 where run.json does not say
     made_with: Mapping[str, str] = field(default_factory=dict)  # recorded, not compared
+    newer: Mapping[str, Any] = field(default_factory=dict)  # what another version wrote beside these: kept, compared
+
+    @classmethod
+    def of(cls, config: SegmentConfig, weights_sha256: str, **more: Any) -> "Run":
+        """A run of this version. config: resolved. more: the other fields."""
+        return cls(
+            fingerprint=fingerprint(config, weights_sha256),
+            weights_sha256=weights_sha256,
+            segment=json.loads(json.dumps(config.to_dict())),
+            made_with={"diffseg": version("diffseg")},
+            **more,
+        )
 
     @classmethod
     def from_json(cls, data: bytes) -> "Run":
-        """Raises ValueError for what is no run.json, or that of a later version."""
+        """Raises ValueError for what is no run.json, or one whose configuration this version does not know."""
         said = json.loads(data)
         if not isinstance(said, dict):
             raise ValueError("no run.json of ours: not an object")
-        known = {f.name for f in fields(cls)}
-        values: Any = {name: value for name, value in said.items() if name in known}
+        known = {f.name for f in fields(cls)} - {"newer"}
+        values = {name: value for name, value in said.items() if name in known}
         if (reader := values.setdefault("reader", 1)) not in READERS:
             raise ValueError(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
-        try:
-            return cls(**{**values, "also": tuple(values.get("also", ()))})
-        except TypeError as error:
-            raise ValueError(f"no run.json of ours: {error}") from error
+        run = validated(cls, values | {"newer": {k: v for k, v in said.items() if k not in known}})
+        possible = {f.name for f in fields(SegmentConfig)}
+        if unknown := [name for name in run.segment if name not in possible]:
+            raise ValueError(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
+        _ = run.config
+        return run
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
 
     @property
     def config(self) -> SegmentConfig:
-        """The configuration that decides the labels."""
-        return SegmentConfig(**{**self.segment, "thresholds": tuple(self.segment["thresholds"])})
+        """The configuration that decides the labels. Raises ValueError where its values are of no use."""
+        return validated(SegmentConfig, {**SegmentConfig.as_before(), **self.segment})
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that 0.1.0 knew of a configuration is there, as in every run that a command began."""
+        return self.segment.keys() >= FIRST_FIELDS
+
+    @property
+    def labels_version(self) -> int | None:
+        """The LABELS_VERSION of its labels; None where the fingerprint does not follow from what stands beside it."""
+        return labels_version_of(self.fingerprint, self.segment, self.weights_sha256)
 
     def to_json(self) -> bytes:
         """Readable by people too."""
-        return json.dumps(asdict(self), indent=2).encode()
+        said = asdict(self)
+        newer = said.pop("newer")
+        return json.dumps(said | newer, indent=2).encode()
 
     def differences(self, other: "Run") -> list[str]:
         """What keeps two runs from sharing a folder, one line each; empty where nothing does."""
@@ -63,7 +95,6 @@ class Run:
 
 def _comparable(run: Run) -> dict[str, Any]:
     said = json.loads(run.to_json())
-    segment = said.pop("segment")
-    for name in ("made_with", "fingerprint", "model", "revision"):
+    for name in ("made_with", "fingerprint", "model", "revision", "segment"):
         said.pop(name)
-    return {**said, **segment}
+    return said | json.loads(json.dumps(asdict(run.config)))

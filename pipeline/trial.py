@@ -87,8 +87,7 @@ def open_trial(trial: Trial) -> Ledger:
     pinned = shards.pin(trial.photos)
     if trial.model:
         return labelling.open_run(pinned, trial.output, trial.model, SegmentConfig(), RunConfig(window=trial.window))
-    segment = {"mode": "fast", "thresholds": [1.0]}
-    made = Run(fingerprint=FAKE, model=FAKE, revision=None, weights_sha256="", segment=segment, window=trial.window)
+    made = Run.of(SegmentConfig(thresholds=(1.0,)), "", model=FAKE, revision=None, window=trial.window)
     return Ledger.start(trial.output, made, pinned)
 
 

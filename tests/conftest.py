@@ -5,6 +5,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from proxy import Proxy, proxy
 
+from diffseg.config import SegmentConfig
 from pipeline import retrying
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
@@ -86,15 +88,8 @@ def shards(tmp_path: Path) -> list[Shard]:
 
 def a_run(**changes: object) -> Run:
     """A run of the fake model, four samples a window."""
-    values: dict = {
-        "fingerprint": "f",
-        "model": "fake",
-        "revision": None,
-        "weights_sha256": "0",
-        "segment": {"mode": "fast", "thresholds": [1.0]},
-        "window": 4,
-    }
-    return Run(**{**values, **changes})
+    made = Run.of(SegmentConfig(thresholds=(1.0,)), "0", model="fake", revision=None, window=4)
+    return replace(made, **changes)
 
 
 @pytest.fixture

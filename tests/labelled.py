@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diffseg.config import SegmentConfig
 from diffseg.types import IGNORE, Segment
 from pipeline.images import encode_label_map
 from pipeline.ledger import Ledger
@@ -66,9 +67,7 @@ def make_run(
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
     shards = pin([str(folder / "in" / "s-*.tar")])
-    made = Run(
-        fingerprint="f", model="fake", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=WINDOW
-    )
+    made = Run.of(SegmentConfig(), "0", model="fake", revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
         _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else ())

@@ -1,12 +1,16 @@
 """Configuration: what is wrong is said in one line, and everything that changes labels changes the fingerprint."""
 
 import dataclasses
+import json
 import re
 
 import pytest
 
-from diffseg.config import SegmentConfig, fingerprint
-from pipeline.config import RunConfig, read_config
+from diffseg import config as module
+from diffseg.backends import recognise
+from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, SegmentConfig, fingerprint, labels_version_of
+from diffseg.weights import fetch
+from pipeline.config import RunConfig, read_config, validated
 from pipeline.errors import ConfigError
 
 
@@ -64,9 +68,91 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "compile": True,
     }
     assert other.keys() == {field.name for field in dataclasses.fields(SegmentConfig)}
+    assert other.keys() >= FIRST_FIELDS
     prints = {fingerprint(dataclasses.replace(config, **{name: value}), "w") for name, value in other.items()}
     prints |= {fingerprint(config, "w"), fingerprint(config, "another model")}
     assert len(prints) == len(other) + 2
+
+
+TINY = "1471ad4bd7af230057d5d84566ab4c5aca7b2616cb43eef46d7b3618fb48a1b2"  # of the embedded model's weights
+LARGE = Model(thresholds=(1.1, 1.1, 1.1), timestep=300, image_size=512, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "weights", "print_"),
+    [
+        ({}, LARGE, "0" * 64, "a9cec2e5501c9c99"),
+        ({"mode": "paper"}, LARGE, "0" * 64, "a2e0a10234e4d9d3"),
+        ({"thresholds": (0.7, 0.7, 0.7)}, LARGE, "0" * 64, "1a52e11afc9b28a8"),
+        ({"thresholds": (0.9, 1.0, 1.1, 1.2)}, LARGE, "0" * 64, "fdba1595a17132c0"),
+        ({"refine": True}, LARGE, "0" * 64, "5e531e4bc34fab5f"),
+        ({"split_components": True}, LARGE, "0" * 64, "a4a3b5e4cb9cfb5b"),
+        (
+            {"output_size": "source", "min_area": 0.0, "anchors_per_side": 8, "dtype": "float16", "compile": True},
+            LARGE,
+            "0" * 64,
+            "7088e3b39768e6df",
+        ),
+        ({}, Model(thresholds=(0.3, 0.3, 0.3)), TINY, "ccbdcf20829975b8"),
+        ({"mode": "paper"}, Model(thresholds=(0.3, 0.3, 0.3)), TINY, "25a02aff98b3880e"),
+    ],
+)
+def test_fingerprints_of_0_1_0_stay(asked, model, weights, print_):
+    """Whatever is added to a configuration later is off here: runs begun by 0.1.0 go on."""
+    config = SegmentConfig(**asked).resolve(model)
+    before = {each.name: each.metadata[AS_BEFORE] for each in fields_since_0_1_0(SegmentConfig)}
+    assert fingerprint(dataclasses.replace(config, **before), weights) == print_
+
+
+def test_the_embedded_model_is_that_of_0_1_0():
+    files = fetch("tiny")
+    assert files.sha256 == TINY
+    assert fingerprint(SegmentConfig().resolve(recognise(files)), files.sha256) == "ccbdcf20829975b8"
+
+
+def fields_since_0_1_0(kind):
+    return [each for each in dataclasses.fields(kind) if each.name not in FIRST_FIELDS]
+
+
+def test_every_field_that_came_later_says_which_value_means_as_before():
+    assert all(AS_BEFORE in each.metadata for each in fields_since_0_1_0(SegmentConfig))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Later(SegmentConfig):
+    """A configuration of the future, whose new field is on by itself."""
+
+    tree: bool = dataclasses.field(default=True, metadata={AS_BEFORE: False})
+    levels: tuple[float, ...] = dataclasses.field(default=(), metadata={AS_BEFORE: ()})
+
+
+def test_a_field_as_before_leaves_no_trace():
+    now, later = SegmentConfig().resolve(Model()), Later(tree=False).resolve(Model())
+    assert later.to_dict() == now.to_dict()
+    assert fingerprint(later, "w") == fingerprint(now, "w")
+    assert fingerprint(Later().resolve(Model()), "w") != fingerprint(now, "w")
+
+
+def test_a_configuration_of_0_1_0_is_read_as_before_whatever_the_default_is_now():
+    said = json.loads(json.dumps(SegmentConfig().resolve(Model()).to_dict()))
+    assert validated(Later, {**Later.as_before(), **said}) == Later(tree=False).resolve(Model())
+
+
+def test_a_field_without_a_value_as_before_cannot_be_fingerprinted():
+    careless = dataclasses.make_dataclass(
+        "Careless", [("tree", bool, True)], bases=(SegmentConfig,), frozen=True, kw_only=True
+    )
+    with pytest.raises(KeyError, match=AS_BEFORE):
+        fingerprint(careless().resolve(Model()), "w")
+
+
+def test_the_version_of_labels_is_of_a_mode(monkeypatch):
+    fast, paper = (SegmentConfig(mode=mode).resolve(Model()) for mode in ("fast", "paper"))
+    before = fingerprint(fast, "w"), fingerprint(paper, "w")
+    monkeypatch.setattr(module, "LABELS_VERSION", {**LABELS_VERSION, "fast": 7})
+    assert fingerprint(fast, "w") != before[0]
+    assert fingerprint(paper, "w") == before[1]
+    assert [labels_version_of(one, fast.to_dict(), "w") for one in (*before, fingerprint(fast, "w"))] == [1, None, 7]
 
 
 def test_a_file_gives_both_tables_and_flags_override_it(tmp_path):

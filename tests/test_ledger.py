@@ -8,14 +8,20 @@ from dataclasses import replace
 import pytest
 from conftest import a_run, samples, write_shard
 
+from diffseg import config
+from diffseg.config import SegmentConfig
+from pipeline import joining, labelling, table
 from pipeline import ledger as module
-from pipeline import table
+from pipeline.audit import audit
 from pipeline.commits import End
+from pipeline.config import RunConfig, validated
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.records import OK, LabelRecord, Shard, ShardTask
+from pipeline.run import Run
 from pipeline.shards import pin
+from pipeline.store import Store
 from pipeline.windows import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
 from pipeline.worker import Worker
 
@@ -98,6 +104,136 @@ def test_a_list_of_inputs_that_is_damaged_is_told_in_one_line(ledger, tmp_path):
 def test_another_configuration_is_refused_with_what_differs(ledger, change, said):
     with pytest.raises(ConfigError, match=said):
         Ledger.start(ledger.store.url, a_run(**change), list(ledger.shards.values()))
+
+
+WRITTEN_BY_0_1_0 = b"""{
+  "fingerprint": "ccbdcf20829975b8",
+  "model": "tiny",
+  "revision": null,
+  "weights_sha256": "1471ad4bd7af230057d5d84566ab4c5aca7b2616cb43eef46d7b3618fb48a1b2",
+  "segment": {
+    "mode": "fast", "thresholds": [0.3, 0.3, 0.3], "anchors_per_side": 16, "refine": false, "timestep": 50,
+    "image_size": 256, "output_size": 1024, "min_area": 0.001, "split_components": false, "dtype": "float32",
+    "compile": false
+  },
+  "window": 4,
+  "image_key": null,
+  "also": [],
+  "schema": 1,
+  "made_with": {}
+}"""
+
+
+def test_a_run_of_0_1_0_is_joined_and_stays_as_it_is(shards, tmp_path):
+    shards = pin([shard.url for shard in shards], 1)
+    store = Store(str(tmp_path / "old"))
+    store.put_new("run.json", WRITTEN_BY_0_1_0)
+    joined = labelling.open_run(shards, store.url, "tiny", SegmentConfig(), RunConfig())
+    assert (joined.run.fingerprint, joined.run.window) == ("ccbdcf20829975b8", 4)
+    assert joined.run.segment == json.loads(WRITTEN_BY_0_1_0)["segment"]
+    assert store.get("run.json") == WRITTEN_BY_0_1_0
+    with pytest.raises(ConfigError, match=r"thresholds: \[0\.3, 0\.3, 0\.3\] there"):
+        labelling.open_run(shards, store.url, "tiny", SegmentConfig(thresholds=(0.5,)), RunConfig())
+
+
+def rewrite_run(ledger, **changes):
+    """run.json as somebody else has left it."""
+    said = json.loads(ledger.store.get("run.json"))
+    said["segment"] |= changes.pop("segment", {})
+    ledger.store.replace("run.json", json.dumps(said | changes).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "0123456789abcdef"},
+        {"segment": {"thresholds": [0.5]}},
+        {"segment": {"min_area": 0.5}},
+        {"weights_sha256": "1"},
+    ],
+)
+def test_a_run_json_that_was_edited_is_told_by_label_and_verify(ledger, change):
+    rewrite_run(ledger, **change)
+    with pytest.raises(ConfigError, match=r"run\.json was edited"):
+        Ledger.start(ledger.store.url, a_run(), [])
+    asked = validated(SegmentConfig, {"thresholds": [1.0], **change.get("segment", {})})
+    with pytest.raises(ConfigError, match=r"run\.json was edited"):
+        Ledger.start(ledger.store.url, Run.of(asked, "0", model="fake", revision=None, window=4), [])
+    faults = [fault for checked in audit(Ledger.open(ledger.store.url)) for fault in checked.faults]
+    assert any("run.json was edited" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(("raised", "said"), [(2, "labels version 2, the run has 1"), (9, "labels version 9, the")])
+def test_labels_of_another_version_are_not_put_beside_those_of_a_run(ledger, monkeypatch, raised, said):
+    for each in (config, joining):
+        monkeypatch.setattr(each, "LABELS_VERSION", {"paper": 1, "fast": raised})
+    with pytest.raises(ConfigError, match=said + r".*another --output, or diffseg \d"):
+        Ledger.start(ledger.store.url, a_run(), [])
+    assert not [fault for checked in audit(ledger) for fault in checked.faults if "edited" in fault]
+
+
+def test_a_run_of_a_newer_version_is_not_joined_by_an_older_one(ledger, monkeypatch):
+    monkeypatch.setattr(config, "LABELS_VERSION", {"paper": 1, "fast": 3})
+    newer = a_run()
+    monkeypatch.undo()
+    ledger.store.replace("run.json", newer.to_json())
+    with pytest.raises(ConfigError, match="labels version 1, the run has 3"):
+        Ledger.start(ledger.store.url, a_run(), [])
+
+
+def test_a_number_written_in_another_way_is_no_edit(ledger):
+    written = {**ledger.run.segment, "thresholds": [1], "min_area": 0}
+    asked = Run.of(SegmentConfig(thresholds=(1.0,), min_area=0.0), "0", model="fake", revision=None, window=4)
+    ledger.store.replace(
+        "run.json", replace(asked, segment=written, fingerprint=config._hash(written, "0", 1)).to_json()
+    )
+    assert Ledger.start(ledger.store.url, asked, []).run.segment["min_area"] == 0
+
+
+def test_a_configuration_of_a_newer_version_is_refused_with_what_is_new(ledger):
+    rewrite_run(ledger, segment={"tree": True, "cut": 0.3})
+    for opened in (Ledger.open, lambda url: Ledger.start(url, a_run(), [])):
+        with pytest.raises(
+            ConfigError, match=r"run\.json: segment has tree, cut, which this version of diffseg does not know"
+        ):
+            opened(ledger.store.url)
+
+
+def test_what_a_newer_version_says_of_a_run_is_read_past_kept_and_not_joined(ledger):
+    rewrite_run(ledger, flavour={"of": ["the", "future"]})
+    opened = Ledger.open(ledger.store.url).run
+    assert opened.config == ledger.run.config
+    assert json.loads(opened.to_json())["flavour"] == {"of": ["the", "future"]}
+    with pytest.raises(ConfigError, match=r"flavour: .*future.* there, None here"):
+        Ledger.start(ledger.store.url, a_run(), [])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"segment": None},
+        {"segment": "fast"},
+        {"segment": {"mode": "best"}},
+        {"segment": {"thresholds": "many"}},
+        {"segment": {"thresholds": [None]}},
+        {"segment": {"output_size": None}},
+        {"window": "many"},
+        {"window": 0},
+        {"fingerprint": 7},
+        {"also": 3},
+        {"also": [["a"]]},
+        {"image_key": 3},
+        {"made_with": "me"},
+        {"reader": "third"},
+    ],
+)
+def test_a_damaged_run_json_is_one_line(ledger, broken):
+    said = json.loads(ledger.store.get("run.json"))
+    ledger.store.replace("run.json", json.dumps(said | broken).encode())
+    for opened in (Ledger.open, lambda url: Ledger.start(url, a_run(), [])):
+        with pytest.raises(ConfigError, match=r"run\.json: ") as raised:
+            opened(ledger.store.url)
+        assert "\n" not in str(raised.value)
 
 
 def test_shards_the_run_was_begun_without_need_extend(ledger, tmp_path):

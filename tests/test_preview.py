@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffseg.config import SegmentConfig
 from diffseg.types import Segment
 from jobs import cli
 from jobs.preview import write_preview
@@ -41,7 +42,7 @@ def run(tmp_path):
     tar = tmp_path / "photos.tar"
     tar.write_bytes(tars.write_samples((f"k{n}", {"png": photo(n)}) for n in range(10)))
     [shard] = shards.pin([str(tar)])
-    made = Run(fingerprint="f", model="tiny", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=4)
+    made = Run.of(SegmentConfig(), "0", model="tiny", revision=None, window=4)
     ledger = Ledger.start(str(tmp_path / "run"), made, [shard])
     rows = [labelled(shard.id, n, n / 10) for n in range(9)]
     rows.append(LabelRecord("k9", shard.id, 9, "undecodable", "cut short", 40, 30))
