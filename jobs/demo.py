@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs import console
-from jobs.label import report
+from jobs.label import opened, report
 from jobs.preview import write_preview
 
 SHARDS = 2  # so that two workers have something to do
@@ -26,7 +26,9 @@ def demo(
     run = RunConfig(workers=workers)
     with console.progress() as tick:
         console.note(f"labelling {len(shards)} shards of photos with the embedded model on a local Ray")
-        summary = label(shards, str(output / "run"), "tiny", SegmentConfig(), run, hooks=Hooks(tick=tick))
+        summary = label(
+            shards, str(output / "run"), "tiny", SegmentConfig(), run, hooks=Hooks(opened=opened, tick=tick)
+        )
     code = report(summary, run, json=False)
     gallery = output / "gallery.html"
     write_preview(str(output / "run"), str(gallery), title="DiffSeg demo")

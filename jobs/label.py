@@ -88,7 +88,7 @@ def label(
         },
     )
     with console.progress() as tick:
-        hooks = Hooks(opened=_opened, tick=tick)
+        hooks = Hooks(opened=opened, tick=tick)
         summary = label(
             shards,
             output,
@@ -104,9 +104,11 @@ def label(
     return report(summary, run, json)
 
 
-def _opened(ledger: "Ledger") -> None:
+def opened(ledger: "Ledger") -> None:
+    """Say what a run is about to do, as far as people choose it."""
     run, inputs = ledger.run, console.size(ledger.shards.bytes)
-    console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, model {run.model}, mode {run.segment['mode']}")
+    said = f"model {run.model}, mode {run.config.mode}, {options.told(run.config.thresholds)}"
+    console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, {said}")
     for note in ledger.notes:
         console.note(note)
     if not ledger.store.create_only:

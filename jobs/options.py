@@ -1,5 +1,6 @@
 """Options that several commands share, declared once: the same flag means the same everywhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,8 @@ ConfigFile = Annotated[
 ]
 Mode = Annotated[str | None, typer.Option("--mode", help="fast (default) or paper, exactly as published.")]
 Thresholds = Annotated[
-    str | None,
-    typer.Option("--threshold", help="Nats, one an iteration: 0.4 or 1.1,1.1,1.1. Default: the model's own."),
+    list[str] | None,
+    typer.Option("--threshold", help="Nats: 0.4, or a schedule, one an iteration: 0.7,0.9,1.1. Default: the model's."),
 ]
 Timestep = Annotated[int | None, typer.Option("--timestep", help="Diffusion time, 0..999. Default: the model's own.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels the model sees. Default: its own.")]
@@ -33,22 +34,41 @@ Deadline = Annotated[float | None, typer.Option("--deadline", help="Hours in whi
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
 
 
-def segment_flags(*, mode: str | None, thresholds: str | None, output_size: str | None, **plain: Any) -> dict[str, Any]:
-    """Flags as SegmentConfig has them; a list of one threshold counts for all three iterations.
-
-    Raises ConfigError for numbers that are none.
-    """
+def segment_flags(
+    *, mode: str | None, thresholds: list[str] | None, output_size: str | None, **plain: Any
+) -> dict[str, Any]:
+    """Flags as SegmentConfig has them. Raises ConfigError for numbers that are none, and for several thresholds."""
     from pipeline.errors import ConfigError
 
     flags: dict[str, Any] = {"mode": mode, **plain}
-    if thresholds is not None:
-        try:
-            given = tuple(float(part) for part in thresholds.split(","))
-        except ValueError as error:
-            raise ConfigError(f"--threshold takes numbers such as 0.4 or 1.1,1.1,1.1, got {thresholds!r}") from error
-        flags["thresholds"] = given * 3 if len(given) == 1 else given
+    if thresholds and len(thresholds) > 1:
+        raise ConfigError(
+            f"--threshold is given {len(thresholds)} times: here it is given once, as one number or as one an "
+            "iteration such as 0.7,0.9,1.1; only `diffseg pilot` compares several"
+        )
+    if thresholds:
+        flags["thresholds"] = schedule(thresholds[0])
     if output_size is not None:
         if output_size != "source" and not output_size.isdigit():
             raise ConfigError(f"--output-size takes a number of pixels or 'source', got {output_size!r}")
         flags["output_size"] = output_size if output_size == "source" else int(output_size)
     return flags
+
+
+def schedule(text: str) -> tuple[float, ...]:
+    """A value of --threshold, in nats, one an iteration; a single number counts for all. Raises ConfigError."""
+    from pipeline.errors import ConfigError
+    from pipeline.flags import ITERATIONS
+
+    try:
+        given = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--threshold takes numbers such as 0.4 or 0.7,0.9,1.1, got {text!r}") from error
+    return given * ITERATIONS if len(given) == 1 else given
+
+
+def told(thresholds: Sequence[float] | None) -> str:
+    """A schedule as every command that labels says it at its start."""
+    from pipeline.flags import number
+
+    return f"thresholds {', '.join(map(number, thresholds or ()))} (one an iteration)"

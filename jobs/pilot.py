@@ -4,7 +4,7 @@ import json as json_format
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +29,10 @@ def pilot(
     model: options.Model,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images, drawn from all shards.")] = 500,
     threshold: Annotated[
-        str | None,
-        typer.Option("--threshold", help="To compare: 0.7,0.9,1.1. Default: the model's own, 20 % less and more."),
+        list[str] | None,
+        typer.Option(
+            "--threshold", help="As label takes it, once for each to compare. Default: the model's, 20 % less and more."
+        ),
     ] = None,
     output: Annotated[str, typer.Option("--output", help="The gallery; its figures go beside it.")] = "pilot.html",
     price: options.Price = None,
@@ -76,10 +78,13 @@ def pilot(
         from pipeline.pilot_page import write_pilot
         from pipeline.piloting import pilot
 
+        compared = asked or _around(backend)
+        for each in compared:
+            console.note(options.told(each))
         made = pilot(
             pinned,
             backend,
-            asked or _around(backend),
+            compared,
             samples=samples,
             seed=seed,
             decode_threads=decode_threads(),
@@ -100,22 +105,30 @@ def pilot(
     _report(made, f"{model} on {said['device']}")
     console.table("The whole run", ["", ""], whole)
     console.say(f"{output}: look at it and choose a threshold; figures for `diffseg plan --pilot` in {figures}")
-    kept = {"config": config, "mode": mode, **given, "output_size": output_size, "image_key": image_key}
-    console.say(f"next: {_next(shards, model, kept, made)}")
+    kept = {"mode": mode, **given, "output_size": output_size, "image_key": image_key}
+    console.say(f"next: {_next(shards, model, config, kept, made)}")
 
 
-def _thresholds(text: str | None) -> list[tuple[float, ...]]:
-    """Each counts for all three iterations. Raises ConfigError for numbers that are none."""
+def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
+    """What is to be compared, each once. Raises ConfigError for what no model could use."""
     from diffseg.config import SegmentConfig
     from pipeline.errors import ConfigError
 
-    if text is None:
-        return []
-    try:
-        values = [float(part) for part in text.split(",")]
-        return [SegmentConfig(thresholds=(value,) * 3).thresholds or () for value in dict.fromkeys(values)]
-    except ValueError as error:
-        raise ConfigError(f"--threshold takes numbers above 0 to compare, such as 0.7,0.9,1.1, got {text!r}") from error
+    given = given or []
+    schedules: list[tuple[float, ...]] = []
+    for text in given:
+        schedules.append(options.schedule(text))
+        try:
+            SegmentConfig(thresholds=schedules[-1])
+        except ValueError as error:
+            raise ConfigError(f"--threshold {text!r}: {error}") from error
+    if len(given) == 1 and "," in given[0]:  # 0.1.0 compared its numbers; from the next release on it is one schedule
+        several = " ".join(f"--threshold {one.strip()}" for one in given[0].split(","))
+        raise ConfigError(
+            f"--threshold {given[0]} is one schedule, a value an iteration, as `diffseg label` takes it: to compare "
+            f"its numbers say {several}; to see that schedule alone say --threshold {given[0]} twice"
+        )
+    return list(dict.fromkeys(schedules))
 
 
 def _around(backend: "Backend") -> list[tuple[float, ...]]:
@@ -201,14 +214,11 @@ def _report(made: "Pilot", title: str) -> None:
         console.note(f"not read: {reason}")
 
 
-def _next(shards: list[str], model: str, kept: dict[str, Any], made: "Pilot") -> str:
+def _next(shards: list[str], model: str, config: Path | None, kept: dict[str, Any], made: "Pilot") -> str:
     """The command that labels everything as the pilot did."""
-    choice = made.at[0].name if len(made.at) == 1 else "X"
-    flags = [f"--threshold {choice}"]
-    for name, value in kept.items():
-        dashed = name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{dashed}" if value else f"--no-{dashed}")
-        elif value is not None:
-            flags.append(f"--{dashed} {shlex.quote(str(value))}")
-    return f"diffseg label --output URL --model {shlex.quote(model)} {' '.join(flags)} {named(shards)}"
+    from pipeline.flags import flag
+
+    said = [flag("model", model), flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
+    said += [f"--config {shlex.quote(str(config))}"] if config else []
+    said += [flag(name, value) for name, value in kept.items() if value is not None]
+    return f"diffseg label --output URL {' '.join(said)} {named(shards)}"

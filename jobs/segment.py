@@ -53,6 +53,7 @@ def segment(
         segmenter = DiffSeg.from_pretrained(model, settings)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    console.note(options.told(segmenter.config.thresholds))
     failed = sum(not _segment_one(segmenter, path, output) for path in images)
     return 3 if failed else 0
 

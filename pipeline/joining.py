@@ -135,14 +135,14 @@ def join(store: Store, run: Run, any_window: bool) -> Run:
 
 def _check_same(store: Store, there: Run, mine: Run) -> None:
     """Raises ConfigError where labels of `mine`, which this version made, do not belong beside those of `there`."""
-    differences = there.differences(mine)
-    if not differences and there.fingerprint == mine.fingerprint:
+    refusal = there.refusal(mine)
+    if not refusal and there.fingerprint == mine.fingerprint:
         return
     theirs, ours = there.labels_version, LABELS_VERSION[mine.config.mode]
     if theirs is None:
-        differences.append(f"{RUN} {EDITED}")
-    if differences:
-        raise ConfigError(f"{store} holds another run ({'; '.join(differences)}): use another --output")
+        refusal = there.refusal(mine, f"{RUN} {EDITED}")
+    if refusal:
+        raise ConfigError(f"{store} {refusal}")
     if theirs != ours:  # else a number is only written in another way, such as 0 for 0.0
         maker = there.made_with.get("diffseg", "0.1.0")  # the one version that did not say so
         raise ConfigError(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from diffseg.config import FIRST_FIELDS, SegmentConfig, fingerprint, labels_version_of
+from pipeline import flags
 from pipeline.config import validated
 from pipeline.records import READER, READERS
 
@@ -83,14 +84,16 @@ class Run:
         newer = said.pop("newer")
         return json.dumps(said | newer, indent=2).encode()
 
-    def differences(self, other: "Run") -> list[str]:
-        """What keeps two runs from sharing a folder, one line each; empty where nothing does."""
+    def refusal(self, other: "Run", *more: str) -> str | None:
+        """Why the other cannot share a folder with this run, and which flags to repeat; None where it can.
+
+        more: what else keeps them apart.
+        """
         theirs, mine = _comparable(self), _comparable(other)
-        return [
-            f"{k}: {theirs.get(k)} there, {mine.get(k)} here"
-            for k in sorted(mine | theirs)
-            if mine.get(k) != theirs.get(k)
-        ]
+        if theirs["weights_sha256"] != mine["weights_sha256"] and self.model != other.model:
+            theirs["model"], mine["model"] = self.model, other.model  # more to a person than their digests
+            del theirs["weights_sha256"], mine["weights_sha256"]
+        return flags.refusal("run", theirs, mine, flags.LABEL, *more) if theirs != mine or more else None
 
 
 def _comparable(run: Run) -> dict[str, Any]:

@@ -51,11 +51,16 @@ def label(inputs, output, *more):
 
 def test_label_status_verify_and_a_second_run_that_does_nothing(inputs, tmp_path, capsys):
     output = tmp_path / "run"
-    assert label(inputs, output) == 0
-    assert "complete: 6 rows, 6 ok" in capsys.readouterr().out
+    given = ["--threshold", "0.7,0.9,1.1"]
+    assert label(inputs, output, *given) == 0
+    said, heard = capsys.readouterr()
+    assert "complete: 6 rows, 6 ok" in said
+    assert "mode fast, thresholds 0.7, 0.9, 1.1 (one an iteration)\n" in heard
 
-    assert label(inputs, output) == 0
-    assert "already complete, nothing to do: 6 rows, 6 ok" in capsys.readouterr().out
+    assert label(inputs, output, *given) == 0
+    said, heard = capsys.readouterr()
+    assert "already complete, nothing to do: 6 rows, 6 ok" in said
+    assert "thresholds 0.7, 0.9, 1.1 (one an iteration)\n" in heard
 
     assert cli.run(["verify", str(output), "--full"]) == 0
     assert "verified: 6 rows for as many samples in 2 shards" in capsys.readouterr().out
@@ -138,6 +143,11 @@ def mistakes(tmp_path):
         "misspelt": (["label", str(tar), *out, *tiny, "--config", str(run)], "[segment] has no 'timestp'"),
         "threshold": (["label", str(tar), *out, *tiny, "--threshold", "much"], "'much'"),
         "negative": (["label", str(tar), *out, *tiny, "--threshold", "-1"], "(-1.0, -1.0, -1.0)"),
+        "two thresholds": (
+            ["label", str(tar), *out, *tiny, *2 * ["--threshold", "1"]],
+            "given 2 times: here it is given",
+        ),
+        "two to see": (["segment", str(tar), "--model", "tiny", *3 * ["--threshold", "1"]], "given 3 times"),
         "workers": (["label", str(tar), *out, "--model", "tiny", "--workers", "-1"], "got -1"),
         "no run": (["status", str(tmp_path / "nothing")], "no run here"),
         "no run to verify": (["verify", str(tmp_path / "nothing")], "no run here"),
@@ -163,6 +173,7 @@ def test_another_configuration_on_an_existing_run_is_refused_with_the_difference
     capsys.readouterr()
     assert label(inputs, output, "--timestep", "77", "--window", "9") == 2
     said = capsys.readouterr().err
+    assert "it was begun with --timestep 50 --window 1024: repeat that, or" in said
     assert "timestep: 50 there, 77 here" in said
     assert "window: 1024 there, 9 here" in said
 
@@ -183,7 +194,9 @@ def test_segment_writes_a_label_map_and_an_overlay(tmp_path, capsys):
         assert overlay.size == photo.size
     labels = decode_label_map((tmp_path / f"{PHOTOS[0].stem}.labels.png").read_bytes())
     assert labels.max() >= 1
-    assert "segments" in capsys.readouterr().out
+    said, heard = capsys.readouterr()
+    assert "segments" in said
+    assert "(one an iteration)" in heard
 
 
 def test_help_names_every_command_and_takes_less_than_it_seems():

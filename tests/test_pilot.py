@@ -130,10 +130,12 @@ def photos_in_tars(tmp_path):
 
 def test_a_pilot_says_what_to_choose_from_what_it_costs_and_what_comes_next(photos_in_tars, tmp_path, capsys):
     output = tmp_path / "out" / "pilot.html"
-    arguments = ["pilot", photos_in_tars, "--model", "tiny", "--threshold", "0.1,0.3", "--output", str(output)]
+    arguments = ["pilot", photos_in_tars, "--model", "tiny", "--output", str(output)]
+    arguments += ["--threshold", "0.1", "--threshold", "0.2,0.3,0.4"]
     assert cli.run([*arguments, "--samples", "4", "--price", "2.5", "--deadline", "10", "--image-size", "64"]) == 0
-    said = capsys.readouterr().out
-    for part in ("4 images, tiny on", "0.1", "0.3", "one alone", "all of it", "2.50 an hour", "in 10 hours"):
+    said, heard = capsys.readouterr()
+    assert "thresholds 0.1, 0.1, 0.1 (one an iteration)\nthresholds 0.2, 0.3, 0.4 (one an iteration)\n" in heard
+    for part in ("4 images, tiny on", "0.1", "0.2,0.3,0.4", "one alone", "all of it", "2.50 an hour", "in 10 hours"):
         assert part in said
     assert "next: diffseg label --output URL --model tiny --threshold X --image-size 64 " in said
     assert output.stat().st_size > 50_000
@@ -144,6 +146,14 @@ def test_a_pilot_says_what_to_choose_from_what_it_costs_and_what_comes_next(phot
     planned = json.loads(capsys.readouterr().out)
     assert (planned["images"], planned["exact"]) == (6, True)
     assert planned["output_bytes"] == pytest.approx(6 * speed.output_bytes)
+
+
+def test_a_schedule_that_is_said_twice_is_piloted_alone_and_is_what_comes_next(photos_in_tars, tmp_path, capsys):
+    options = ["--model", "tiny", "--samples", "2", "--image-size", "64", "--output", str(tmp_path / "pilot.html")]
+    assert cli.run(["pilot", photos_in_tars, *options, *2 * ["--threshold", "0.1234567,0.3,0.2"]]) == 0
+    said, heard = capsys.readouterr()
+    assert heard.count("(one an iteration)") == 1
+    assert "label --output URL --model tiny --threshold 0.1234567,0.3,0.2 --image-size 64 " in said
 
 
 def test_a_pilot_as_json_compares_the_models_own_threshold_and_two_around_it(photos_in_tars, tmp_path, capsys):
@@ -162,6 +172,12 @@ def test_a_pilot_as_json_compares_the_models_own_threshold_and_two_around_it(pho
     [
         (["--model", "tiny", "--threshold", "much"], "'much'"),
         (["--model", "tiny", "--threshold", "0.5,-1"], "'0.5,-1'"),
+        (["--model", "tiny", "--threshold", "0.5", "--threshold", "nan"], "'nan'"),
+        (["--model", "tiny", "--threshold", "0.7,0.9,1.1"], "say --threshold 0.7 --threshold 0.9 --threshold 1.1;"),
+        (
+            ["--model", "tiny", "--threshold", "0.7,0.9,1.1"],
+            "to see that schedule alone say --threshold 0.7,0.9,1.1 twice",
+        ),
         (["--model", "tiny", "--output", "pilot.txt"], "ends in .html, got pilot.txt"),
         (["--model", "sd9", "--output", "/proc/pilot/p.html"], "/proc/pilot"),
         (["--model", "tiny", "--samples", "0"], "--samples"),

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
 
+from pipeline import flags
 from pipeline.errors import ConfigError
 from pipeline.exports import archives, coco, huggingface, png
 from pipeline.exports.names import Names
@@ -173,12 +174,16 @@ def _begin(store: Store, mine: dict[str, Any]) -> None:
     if store.put_new(EXPORT, json.dumps(mine, indent=2).encode()):
         return
     try:
-        theirs = json.loads(store.get(EXPORT))
+        said = json.loads(store.get(EXPORT))
     except ValueError as error:
         raise ConfigError(f"{store}/{EXPORT}: no export of ours: {error}") from error
-    differing = [f"{k}: {theirs.get(k)} there, {v} here" for k, v in mine.items() if theirs.get(k) != v]
-    if differing:
-        raise ConfigError(f"{store} holds another export ({'; '.join(differing)}): use another --output")
+    if not isinstance(said, dict):
+        raise ConfigError(f"{store}/{EXPORT}: no export of ours: not an object")
+    theirs = {name: said.get(name) for name in mine}
+    if theirs["format"] != mine["format"]:
+        theirs["members"] = mine["members"]  # only one format has a choice there
+    if theirs != mine:
+        raise ConfigError(f"{store} {flags.refusal('export', theirs, mine, flags.EXPORT)}")
 
 
 def _written(ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], spread: Spread | None) -> Iterator[State]:
