@@ -3,15 +3,17 @@
 Every way gives the results in order of the items and reads only a few items ahead of them.
 """
 
-import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Protocol, TypeVar
 
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.overlap import map_ahead
+from pipeline.searchpath import child_environment, settle
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,7 +55,9 @@ def spreading(processes: int = 0, ray_address: str | None = None) -> Iterator[Sp
 @contextmanager
 def _processes(count: int) -> Iterator[Spread]:
     try:
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        with _childrens_environment():  # multiprocessing begins a process of its own with the first lock
+            pool = ProcessPoolExecutor(count, _Spawn(), initializer=settle)
+        with pool:
 
             def spread(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 def ask(item: T) -> R:
@@ -64,3 +68,29 @@ def _processes(count: int) -> Iterator[Spread]:
             yield spread
     except BrokenProcessPool as error:
         raise WorkerLost(f"one of {count} processes died; try fewer, memory may be short") from error
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        with _childrens_environment():
+            super().start()
+
+
+class _Spawn(SpawnContext):
+    """Processes that find the standard library and our packages whatever is called like them in the working folder."""
+
+    Process = _Process
+
+
+@contextmanager
+def _childrens_environment() -> Iterator[None]:
+    given = child_environment()
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ[name] = value or ""
+            if value is None:
+                del os.environ[name]
