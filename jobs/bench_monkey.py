@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -48,8 +49,6 @@ def loose_monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: 
     """A monkey that sees the cluster of a trial; of private nodes it starts as many as there are workers."""
     import ray
 
-    from pipeline.actor import keep_stdout
-
     for attempt in range(60):  # the head needs some seconds
         try:
             ray.init(address=trial.ray_address, logging_level="ERROR", log_to_driver=False)
@@ -58,7 +57,7 @@ def loose_monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: 
             if not nodes or attempt == 59:
                 raise
             sleep(1)
-    keep_stdout()
+    ray._private.worker._worker_logs_enabled = False  # Ray tells of lost nodes on stdout, where results belong
     try:
         monkey = Monkey(trial, nodes, luck, targets)
         for count in range(trial.workers if nodes else 0):
@@ -209,16 +208,23 @@ class Ended:
 
 
 def _workers_of(driver: int) -> list[Victim]:
-    """Processes of living actors of the job that a process on this machine drives."""
+    """Processes of living actors of the job that a process on this machine drives: its child is the one Ray knows."""
     import ray
     from ray._private.state import state  # what `ray list actors` asks too, which wants a dashboard
 
-    jobs = [job["JobID"] for job in state.job_table() if job["DriverPid"] == driver and not job["IsDead"]]
+    jobs = [job["JobID"] for job in state.job_table() if _parent(job["DriverPid"]) == driver and not job["IsDead"]]
     found = []
     for job in jobs:
         actors = state.actor_table(None, ray.JobID.from_hex(job), "ALIVE")
         found += [Victim(actor["Address"]["NodeID"], actor["Pid"]) for actor in actors.values()]
     return sorted(found, key=lambda victim: (victim.node, victim.pid))
+
+
+def _parent(pid: int) -> int:
+    """0 where it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def _on_node(node: str, pid: int | None) -> None:

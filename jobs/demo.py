@@ -27,7 +27,12 @@ def demo(
     with console.progress() as tick:
         console.note(f"labelling {len(shards)} shards of photos with the embedded model on a local Ray")
         summary = label(
-            shards, str(output / "run"), "tiny", SegmentConfig(), run, hooks=Hooks(opened=opened, tick=tick)
+            shards,
+            str(output / "run"),
+            "tiny",
+            SegmentConfig(),
+            run,
+            hooks=Hooks(opened=opened, tick=tick, note=console.note),
         )
     code = report(summary, run, json=False)
     gallery = output / "gallery.html"

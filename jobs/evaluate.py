@@ -46,6 +46,7 @@ def evaluate(
     ray_address: Annotated[
         str | None, typer.Option("--ray-address", help="A running Ray whose CPUs score, instead of processes here.")
     ] = None,
+    stall: options.Stall = None,
     json: options.Json = False,
 ) -> None:
     """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
@@ -73,7 +74,7 @@ def evaluate(
     data = open_truth(truth, rules, member=truth_key, listed=listed)
     runs = {name: Predictions(Ledger.open(where), rules, categories=scorer.tables) for name, where in urls.items()}
     kept = worst if gallery else 0
-    with spreading(processes, ray_address) as spread:
+    with spreading(processes, ray_address, console.note, stall) as spread:
         done = evaluate(data, runs, scorer, spread=spread, worst=kept, on_image=_Ticker().tick)
     if not any(result.scores for result in done.results.values()):
         raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")

@@ -46,6 +46,7 @@ def export(
     images: Images = None,
     members: Members = None,
     ray_address: RayAddress = None,
+    stall: options.Stall = None,
     json: options.Json = False,
 ) -> None:
     """Write what is committed of a run for other tools; the same command resumes it."""
@@ -58,7 +59,11 @@ def export(
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
     ledger, began = Ledger.open(url), monotonic()
-    with spreading(ray_address=ray_address) if ray_address else nullcontext() as spread:
+    with (
+        spreading(ray_address=ray_address, note=console.note, silence_s=stall)
+        if ray_address
+        else nullcontext() as spread
+    ):
         done = export(
             ledger,
             output,

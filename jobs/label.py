@@ -47,6 +47,7 @@ def label(
     max_attempts: Annotated[
         int | None, typer.Option("--max-attempts", help="Of a task that makes no progress.")
     ] = None,
+    stall: options.Stall = None,
     price: options.Price = None,
     extend: Annotated[bool, typer.Option("--extend", help="Add shards to a run that was begun without them.")] = False,
     retry_failed: Annotated[
@@ -84,11 +85,12 @@ def label(
             "also": tuple(also) if also else None,
             "max_failed": max_failed,
             "max_attempts": max_attempts,
+            "stall": stall,
             "price": price,
         },
     )
     with console.progress() as tick:
-        hooks = Hooks(opened=opened, tick=tick)
+        hooks = Hooks(opened=opened, tick=tick, note=console.note)
         summary = label(
             shards,
             output,

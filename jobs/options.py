@@ -31,6 +31,10 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or
 ImageKey = Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
 Deadline = Annotated[float | None, typer.Option("--deadline", help="Hours in which the whole run is to be done.")]
+Stall = Annotated[
+    float | None,
+    typer.Option("--stall", min=1, help="Seconds in which nothing on Ray answers, then it stops. Default: 120."),
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
 
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diffseg.config import SegmentConfig
 from pipeline.errors import ConfigError
+from pipeline.watch import SILENCE_S
 
 T = TypeVar("T")
 Device: TypeAlias = Literal["auto", "gpu", "cpu"]
@@ -33,6 +34,7 @@ class RunConfig:
     max_failed: float = 0.001  # share of rows without labels that still counts as success
     image_key: str | None = None  # extension that holds the image, where samples have several
     also: tuple[Literal["webdataset"], ...] = ()
+    stall: float = SILENCE_S  # seconds in which no worker answers and none starts, after which the run stops
     price: float | None = None  # of a worker's hour, for the metric of what a run has cost
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not self.stall > 0:
+            raise ValueError(f"stall is in seconds, above 0, got {self.stall}")
         if self.price is not None and not (math.isfinite(self.price) and self.price >= 0):
             raise ValueError(f"price is what an hour of a worker costs, got {self.price}")
         if not 0 <= self.max_failed <= 1:

@@ -5,6 +5,7 @@ PipelineError
 ├── StorageError    storage refused after every retry; another attempt may pass
 ├── StorageFull     no space is left; the run stops, resumable
 ├── WorkerLost      the worker died before it answered; another attempt may pass
+├── RayLost         a process of Ray that the run rests on is gone, or does not answer; the run can be resumed
 ├── Unfit           the worker computes otherwise than the others; it must get no work
 ├── Drained         the worker was asked to leave and did; costs no attempt
 ├── Overtaken       another driver is at work on the same shard; costs no attempt
@@ -38,6 +39,12 @@ class StorageFull(PipelineError):
 
 class WorkerLost(PipelineError):
     """A process that held work is gone."""
+
+    retryable = True
+
+
+class RayLost(PipelineError):
+    """A Ray that is of no use any more."""
 
     retryable = True
 

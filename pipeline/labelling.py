@@ -11,6 +11,7 @@ from pipeline.audit import audit
 from pipeline.config import RunConfig
 from pipeline.driver import drive
 from pipeline.errors import ConfigError
+from pipeline.figures import Figures
 from pipeline.joining import reader_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
@@ -43,10 +44,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller wants to hear. opened: the run and how many shards it has; tick: at least once a second."""
+    """What the caller wants to hear. opened: the run and how many shards it has; tick: once a second, or so; note: what
+    was mended meanwhile.
+    """
 
     opened: Callable[[Ledger], None] = lambda ledger: None
     tick: Callable[[Snapshot], None] = lambda snapshot: None
+    note: Callable[[str], None] = lambda said: None
 
 
 def label(
@@ -110,7 +114,7 @@ def finish(
 
     def work(tasks: Iterable[ShardTask]) -> None:
         nonlocal last
-        with _pool(settings, run, left, build) as (pool, publish):
+        with _pool(settings, run, left, build, hooks.note) as (pool, publish):
 
             def snapshot() -> Snapshot:
                 return progress.snapshot(tally, pool.staff.labelled, pool.staff.retries + retrying.retries())
@@ -171,7 +175,9 @@ def open_run(
 
 
 @contextmanager
-def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int, build: Build) -> Iterator[tuple[Pool, Publish]]:
+def _pool(
+    settings: WorkerSettings, run: RunConfig, left_bytes: int, build: Build, note: Callable[[str], None]
+) -> Iterator[tuple[Pool, Publish]]:
     """Workers where they were asked for, and who is to be shown how far they are; none is left behind."""
     if run.workers == 0:
         local = LocalPool(lambda: build(settings))
@@ -181,13 +187,12 @@ def _pool(settings: WorkerSettings, run: RunConfig, left_bytes: int, build: Buil
             local.close()
         return
     from pipeline.actor import Cluster, RayPool
-    from pipeline.metrics import DriverMetrics
 
-    with Cluster(run.ray_address) as cluster:
+    with Cluster(run.ray_address, note, run.stall) as cluster:
         pool = RayPool(cluster, settings, run.workers, build=build, device=run.device)
-        metrics = DriverMetrics(left_bytes, run.price)
+        figures = Figures(left_bytes, run.price)
         try:
-            yield pool, lambda snapshot, tally: metrics.publish(snapshot, tally, pool.staff.ready)
+            yield pool, lambda moment, tally: cluster.show(figures.at(moment, tally, pool.staff.ready), tally.failures)
         finally:
             pool.close()
 

@@ -26,14 +26,12 @@ Of a driver, from the node it runs on; two drivers on one output differ by `Work
 """
 
 from collections import Counter as Tallied
-from collections.abc import Callable, Mapping
-from time import monotonic
+from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
+from pipeline.figures import FIGURES
 from pipeline.meter import Reading
-from pipeline.progress import Snapshot
-from pipeline.tally import Tally
 
 
 class WorkerMetrics:
@@ -53,48 +51,19 @@ class WorkerMetrics:
         self._waited.reach(reading.waited_s)
 
 
-class DriverMetrics:
-    """What a driver knows, as gauges of its process. left_bytes: of the input; price: of a worker's hour."""
+class RunGauges:
+    """What a driver knows, as gauges of the process that Ray is in: see `figures`."""
 
-    def __init__(self, left_bytes: int, price: float | None = None, clock: Callable[[], float] = monotonic) -> None:
-        self._left_bytes, self._price, self._clock = left_bytes, price, clock
+    def __init__(self) -> None:
         self._failures = _Growing("diffseg_failures_total", "Tasks that stopped short, by class of error", "kind")
-        self._gauges = {
-            name: Gauge(f"diffseg_{name}", said)
-            for name, said in (
-                ("images_left", "Images to be labelled, estimated"),
-                ("bytes_left", "Bytes of the input that are not accounted for"),
-                ("eta_seconds", "Seconds to the end, estimated"),
-                ("images_per_second", "Images labelled a second, by all workers"),
-                ("bare_images_per_second", "The same if the workers never waited"),
-                ("workers", "Workers that are ready"),
-                ("cost", "Hours of workers times the price of one"),
-            )
-        }
-        self._worker_s = 0.0
-        self._seen = clock()
+        self._gauges = {name: Gauge(f"diffseg_{name}", said) for name, said in FIGURES.items()}
 
-    def publish(self, snapshot: Snapshot, tally: Tally, workers: int) -> None:
-        """Show a moment. workers: ready now, and taken to have been so since the last time."""
-        now = self._clock()
-        self._worker_s += workers * (now - self._seen)
-        self._seen = now
-        self._failures.reach(tally.failures)
-        for name, value in self._figures(snapshot, tally, workers).items():
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
+        """Show a moment; a figure that is None is not known yet."""
+        self._failures.reach(failures)
+        for name, value in figures.items():
             if value is not None:
                 self._gauges[name].set(value)
-
-    def _figures(self, snapshot: Snapshot, tally: Tally, workers: int) -> dict[str, float | None]:
-        labelled = tally.rows - tally.failed.total()
-        return {
-            "images_left": None if snapshot.eta_s is None else snapshot.eta_s * snapshot.images_per_s,
-            "bytes_left": max(0, self._left_bytes - tally.bytes_done),
-            "eta_seconds": snapshot.eta_s,
-            "images_per_second": snapshot.images_per_s,
-            "bare_images_per_second": workers * labelled / tally.busy_s if tally.busy_s else None,
-            "workers": workers,
-            "cost": None if self._price is None else self._price * self._worker_s / 3600,
-        }
 
 
 class _Growing:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.overlap import map_ahead
 from pipeline.searchpath import child_environment, settle
+from pipeline.watch import SILENCE_S
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,17 +34,23 @@ def here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 @contextmanager
-def spreading(processes: int = 0, ray_address: str | None = None) -> Iterator[Spread]:
+def spreading(
+    processes: int = 0,
+    ray_address: str | None = None,
+    note: Callable[[str], None] = lambda said: None,
+    silence_s: float | None = None,
+) -> Iterator[Spread]:
     """Where work is to be done: on a Ray, in processes beside this one, else here.
 
-    Raises ConfigError where both are asked for or no Ray is there, WorkerLost where a process dies.
+    note, silence_s: as `Cluster` has them.
+    Raises ConfigError where both are asked for or no Ray is there, WorkerLost where a process dies, RayLost, Stopped.
     """
     if processes and ray_address:
         raise ConfigError(f"--processes {processes} are of this machine alone: leave them out with --ray-address")
     if ray_address:
         from pipeline.actor import Cluster
 
-        with Cluster(ray_address) as cluster:
+        with Cluster(ray_address, note, silence_s or SILENCE_S) as cluster:
             yield cluster.map
     elif processes:
         with _processes(processes) as spread:

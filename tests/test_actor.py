@@ -3,14 +3,15 @@
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
-import ray
 from conftest import write_shard
 from test_cli import PHOTOS, small
 
 from diffseg.config import SegmentConfig
-from pipeline.actor import Cluster, LabelActor, RayPool
+from pipeline.actor import Cluster, RayPool
+from pipeline.actor.session import members
 from pipeline.audit import audit
 from pipeline.config import RunConfig
 from pipeline.driver import drive
@@ -42,6 +43,11 @@ def begin(output, shards):
     return open_run(shards, str(output), "tiny", SegmentConfig(), RunConfig(window=2))
 
 
+def workers_of(cluster):
+    """Ids of its processes that label."""
+    return [pid for pid in members(cluster.session) if b"LabelActor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 def rows(ledger):
     return list(ledger.rows())
 
@@ -63,9 +69,8 @@ def test_two_workers_give_the_rows_of_one_though_one_is_killed(cluster, shards, 
 
     def tick():
         if not killed and tally.windows:
-            actor = next(iter(pool._actors.values()))
-            killed.append(actor)
-            ray.kill(actor)
+            killed.append(workers_of(cluster)[0])
+            os.kill(killed[0], signal.SIGKILL)
 
     drive(ledger, pool, ledger.missing(), tally, tick=tick)
     pool.close()
@@ -79,17 +84,12 @@ def test_two_workers_give_the_rows_of_one_though_one_is_killed(cluster, shards, 
 def test_sigterm_drains_a_worker_and_its_work_goes_on_elsewhere(cluster, shards, one_worker, tmp_path):
     ledger = begin(tmp_path / "drained", shards)
 
-    class Patient(LabelActor):
-        def pid(self):
-            return os.getpid()
-
-    pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=1, actor_class=Patient)
+    pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=1)
     tally, drained = Tally(), []
 
     def tick():
         if not drained and tally.windows:
-            actor = next(iter(pool._actors.values()))
-            drained.append(ray.get(actor.pid.remote()))
+            drained.extend(workers_of(cluster))
             os.kill(drained[0], signal.SIGTERM)
 
     drive(ledger, pool, ledger.missing(), tally, tick=tick, max_attempts=1)

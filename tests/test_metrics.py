@@ -7,13 +7,12 @@ import time
 import urllib.request
 
 import pytest
-import ray
 
 from pipeline.actor import Cluster, RayPool
 from pipeline.driver import drive
 from pipeline.faults import FakeSegmenter
+from pipeline.figures import Figures
 from pipeline.ledger import Ledger
-from pipeline.metrics import DriverMetrics
 from pipeline.progress import Progress
 from pipeline.shards import pin
 from pipeline.tally import Tally
@@ -60,14 +59,14 @@ def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_
         return Worker(Ledger.open(settings.output), FakeSegmenter(seconds=0.01, batch_size=2))
 
     with Cluster() as cluster:
-        [node] = ray.nodes()
-        address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        [address] = cluster.look().metrics
         pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=1, build=build)
         tally, left = Tally(), sum(shard.size for shard in pin([str(tmp_path / "in" / "*.tar")]))
-        progress, metrics = Progress(left), DriverMetrics(left, price=3600.0)
+        progress, figures = Progress(left), Figures(left, price=3600.0)
 
         def tick() -> None:
-            metrics.publish(progress.snapshot(tally, pool.staff.labelled), tally, pool.staff.ready)
+            moment = progress.snapshot(tally, pool.staff.labelled)
+            cluster.show(figures.at(moment, tally, pool.staff.ready), tally.failures)
 
         drive(ledger, pool, ledger.missing(), tally, max_attempts=1, tick=tick)
         tick()

@@ -7,16 +7,18 @@ processes. Everything between the driver and that actor is as in a run: staff, s
 """
 
 import asyncio
+import os
 import random
 import sys
 import tempfile
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
+from pathlib import Path
 
 import ray
 from driver import a_run
 
-from pipeline.actor import Cluster, RayPool
+from pipeline.actor import Cluster, RayPool, host
 from pipeline.driver import drive
 from pipeline.ledger import Ledger
 from pipeline.meter import Reading
@@ -57,21 +59,29 @@ class Crowd:
         return self._calls
 
 
-class CrowdedPool(RayPool):
-    """A pool whose workers are one actor."""
+class CrowdedHost(host.Host):
+    """All workers are one actor."""
 
-    def __init__(self, *given, **named) -> None:
-        super().__init__(*given, **named)
-        self.crowd = ray.remote(Crowd).options(max_concurrency=10_000, num_cpus=0).remote()
+    def begin(self, *given):
+        """As Host, and the crowd comes."""
+        began = super().begin(*given)
+        self._crowd = ray.remote(Crowd).options(max_concurrency=10_000, num_cpus=0).remote()
         self._started = 0
+        return began
 
-    def _start(self):
+    def _start(self, made, options):
         self._started += 1
-        return Member(self.crowd, self._started)
+        return Member(self._crowd, self._started)
 
-    def close(self) -> None:
-        """End all of them."""
-        ray.kill(self.crowd)
+    def spent(self) -> tuple[int, float]:
+        """Answers asked for so far, processor seconds of this process."""
+        return ray.get(self._crowd.calls.remote()), time.process_time()
+
+
+class CrowdedCluster(Cluster):
+    """A Ray with a crowd."""
+
+    HOST = "from pool import CrowdedHost, host; host.main(CrowdedHost)"
 
 
 class Member:
@@ -89,23 +99,24 @@ class Over(Exception):
     """The time to measure is over."""
 
 
-def measure(cluster: Cluster, workers: int) -> tuple[float, float, float]:
+def measure(workers: int) -> tuple[float, float, float]:
     """Answers a second, seconds between two answers of a worker, processor seconds of the driver a second."""
     marks = []
 
     def tick() -> None:
         now = time.monotonic()
         if len(marks) < 2 and now > began + SECONDS * (1 + len(marks)):
-            marks.append((ray.get(pool.crowd.calls.remote()), now, time.process_time()))
+            calls, busy = cluster.call("spent")
+            marks.append((calls, now, busy + time.process_time()))
         if len(marks) == 2:
             raise Over
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, CrowdedCluster() as cluster:
         a_run(folder, 100 * workers, 1)
         ledger = Ledger.open(folder)
-        pool = CrowdedPool(cluster, WorkerSettings(folder, "none"), workers, device="cpu")
+        pool = RayPool(cluster, WorkerSettings(folder, "none"), workers, device="cpu")
         began = time.monotonic()
-        with closing(pool), suppress(Over):
+        with suppress(Over):
             drive(ledger, pool, ledger.unfinished(), Tally(), tick=tick)
     calls, seconds, busy = (last - first for first, last in zip(*marks, strict=True))
     return calls / seconds, workers * seconds / calls, busy / seconds
@@ -113,12 +124,12 @@ def measure(cluster: Cluster, workers: int) -> tuple[float, float, float]:
 
 def main() -> None:
     """A line a size."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # so that Ray's processes find the crowd
     sys.stdout.write("workers | answers/s | s between two of a worker | cores of the driver\n")
-    with Cluster() as cluster:
-        for workers in WORKERS:
-            rate, period, busy = measure(cluster, workers)
-            sys.stdout.write(f"{workers:>7,} | {rate:>9.0f} | {period:>25.2f} | {busy:>19.2f}\n")
-            sys.stdout.flush()
+    for workers in WORKERS:
+        rate, period, busy = measure(workers)
+        sys.stdout.write(f"{workers:>7,} | {rate:>9.0f} | {period:>25.2f} | {busy:>19.2f}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""The part of the engine that knows Ray: a cluster to run on, workers as actors, and the pool they make."""
+"""The part of the engine that knows Ray: a cluster to run on, workers as actors, and the pool they make.
+
+Ray itself is only in the processes of `host`, `label` and `task`, never in the driver's.
+"""
 
 import os
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice; CPU actors see no GPU either way
 
-from pipeline.actor.cluster import Cluster, keep_stdout
-from pipeline.actor.label import LabelActor
+from pipeline.actor.cluster import Cluster
 from pipeline.actor.pool import RayPool
 
-__all__ = ["Cluster", "LabelActor", "RayPool", "keep_stdout"]
+__all__ = ["Cluster", "RayPool"]

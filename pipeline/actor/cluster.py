@@ -1,105 +1,282 @@
-"""A Ray to run on, and what is asked of it."""
+"""A Ray to run on, seen from the driver, in which there is none: every wait on Ray is a `Cluster.call`, and has an end.
 
-import math
+Ray lives in a process of its own (`host`), in a session with all that a private Ray starts. Ray ends the process it is
+in 60 s after it lost its GCS, with an exit code of its own, and hangs in it without a word where its raylet is gone: so
+it is watched from outside, where neither can happen. What is lost is a `RayLost`; a private Ray is then started afresh.
+"""
+
+import errno
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from time import time
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import IO, Any, TypeVar
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
-from pipeline.errors import ConfigError, WorkerLost
+from pipeline.actor import session
+from pipeline.actor.line import Line
+from pipeline.actor.mapping import spread
+from pipeline.actor.messages import Began, Failed, Look, Orders, Step
+from pipeline.errors import ConfigError, RayLost
+from pipeline.station import Report
+from pipeline.watch import SILENCE_S
 
 T = TypeVar("T")
 R = TypeVar("R")
+STEP_S = 60.0  # between two steps of a start
+CALL_S = 45.0  # for everything else: less than the 60 after which a lost GCS ends the process that waits for it
 ANSWER_S = 10.0  # in which a Ray must take a connection
-TASK_RETRIES = 3  # of `Cluster.map`: nothing it computes is committed twice, so Ray may do this by itself
+LOOK_S = 2.0  # between two looks at whether Ray's processes listen
+END_S = 10.0  # for an end in good order, before it is made one
+RESTARTS = 3  # of a private Ray
+GCS_S = 30  # after which what is left of a private Ray gives up: nobody will start its GCS again
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+_FIND_OURS = "import sys; sys.path.insert(0, sys.argv.pop()); "
 
 
 class Cluster:
-    """A Ray to run on: one that is there (address or RAY_ADDRESS), else a private one for the time of the `with`."""
+    """A Ray to run on: one that is there (address or RAY_ADDRESS), else a private one for the time of the `with`.
 
-    def __init__(self, address: str | None = None) -> None:
-        self._address = address or os.environ.get("RAY_ADDRESS")
-        self._folder: str | None = None
+    note: told in a sentence when a private Ray is started again. silence_s: after which those who wait for workers here
+    stop. Raises ConfigError where there is no Ray at the address, RayLost.
+    """
+
+    HOST = "from pipeline.actor.host import main; main()"  # what the process does that Ray is in
+
+    def __init__(
+        self,
+        address: str | None = None,
+        note: Callable[[str], None] = lambda said: None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        address = address or os.environ.get("RAY_ADDRESS")
+        self._address = None if address == "local" else address
+        self._note, self.silence_s = note, silence_s
+        self._restarts = 0
+        self._number = 0  # of the last call
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: Line
+        self._said: IO[bytes]  # what the process of Ray writes, which nobody sees
+        self._folder = ""
+        self._began, self._seen = Began(), Look()
+        self._next_look = 0.0
+        self._alone_since: float | None = None  # when the GCS of a cluster was first found not to listen
 
     def __enter__(self) -> "Cluster":
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        if self._address:
+        try:
             try:
-                _knock(self._address)
-                ray.init(address=self._address, **quiet)
-            except (OSError, RuntimeError, ValueError) as error:
-                raise ConfigError(f"no Ray at {self._address}: {str(error).splitlines()[0]}") from error
-        else:
-            self._folder = tempfile.mkdtemp(prefix="diffseg-ray-")
-            ray.init(address="local", include_dashboard=False, _temp_dir=self._folder, **quiet)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process with 15
-        keep_stdout()
+                self._begin()
+            except RayLost as lost:
+                self.restart(lost)
+        except BaseException:
+            self._end()
+            raise
         return self
+
+    def __exit__(self, *_: object) -> None:
+        with _uninterrupted():
+            self._end(END_S)
+
+    def __str__(self) -> str:
+        return f"the Ray at {self._address}" if self._address else "the private Ray"
 
     @property
     def is_private(self) -> bool:
         """Whether it was started for this `with`: nothing will join it."""
         return self._address is None
 
-    def nodes(self) -> set[str]:
-        """Ids of the nodes that are alive."""
-        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    @property
+    def session(self) -> int:
+        """The number that all processes started for this `with` share."""
+        return self._process.pid if self._process else 0
 
-    def draining(self) -> dict[str, float]:
-        """Nodes that are about to go, by id: seconds they have left, infinite where no deadline was given."""
-        nodes = ray._private.state.state.get_draining_nodes()  # what Ray's own libraries ask; there is no public way
-        return {node: due / 1000 - time() if due else math.inf for node, due in nodes.items()}
+    @property
+    def gpus(self) -> int:
+        """GPUs of the cluster when it was last looked at."""
+        return self._seen.gpus
 
-    def __exit__(self, *_: object) -> None:
-        with _uninterrupted():
-            ray.shutdown()
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
+    @property
+    def cpus(self) -> int:
+        """CPUs of the cluster when it was last looked at."""
+        return self._seen.cpus
+
+    def look(self) -> Look:
+        """Look at the cluster's nodes. Raises RayLost."""
+        self._seen = self.call("look")
+        return self._seen
+
+    def exchange(self, orders: Orders) -> dict[str, Report | str]:
+        """See Host.exchange. Raises RayLost."""
+        answers: dict[str, Report | str] = self.call("exchange", orders)
+        if any(isinstance(answer, str) for answer in answers.values()):
+            self.check()  # with Ray, all workers die
+        return answers
+
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
+        """Export a moment of a run as metrics, where Ray is there to do it."""
+        with suppress(RayLost):
+            self.call("show", figures, dict(failures))
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
         """function(item) for every item, in order, on the CPUs of the cluster; at most in_flight items are out at once.
 
-        function, items and results travel by pickle. An item whose process died is tried again, TASK_RETRIES times;
-        what function raises is raised here. in_flight: twice the CPUs where it is not given.
-        Raises WorkerLost where processes keep dying.
+        function, items and results travel by pickle; what is defined in a function or a test travels whole. An item
+        whose process died is tried again; what function raises is raised here. in_flight: twice the CPUs by default.
+        Raises WorkerLost where processes keep dying, Stopped where nothing moves, RayLost.
         """
-        task = ray.remote(lambda item: function(item)).options(
-            num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=False
-        )
-        room = in_flight or 2 * self.cpus
-        out: deque[Any] = deque()
+        return spread(self, function, items, in_flight or 2 * self.cpus)
+
+    def call(self, name: str, *arguments: Any, within: float = CALL_S) -> Any:
+        """What a method of `Host` answers: the one place where a driver waits for Ray.
+
+        Raises RayLost where a process of Ray is gone or fails, or where neither an answer nor a step towards one comes
+        within so many seconds.
+        """
         try:
-            for item in items:
-                if len(out) >= room:
-                    yield _result(out.popleft())
-                out.append(task.remote(item))
-            while out:
-                yield _result(out.popleft())
-        finally:
-            for reference in out:  # the caller has had enough
-                ray.cancel(reference, force=True)
+            answer = self._answer(name, arguments, within)
+        except TimeoutError:
+            raise self._lost(f"does not answer for {within:.0f} s") from None
+        except EOFError:
+            raise self._lost(self._last_words()) from None
+        if isinstance(answer, Failed):
+            raise self._lost(f"fails: {answer.kind}: {answer.error}")
+        return answer
 
-    @property
-    def gpus(self) -> int:
-        """GPUs of the cluster now."""
-        return int(ray.cluster_resources().get("GPU", 0))
+    def _answer(self, name: str, arguments: tuple[Any, ...], within: float) -> Any:
+        self._number += 1
+        self._line.send((self._number, name, arguments), within)
+        due = monotonic() + within
+        while True:
+            try:
+                number, answer = self._line.receive(LOOK_S)
+            except TimeoutError:
+                self.check()
+                if monotonic() > due:
+                    raise
+                continue
+            if isinstance(answer, Step):
+                due = monotonic() + within
+            elif number == self._number:  # else: of a call that was interrupted
+                break
+        if monotonic() > self._next_look:
+            self.check()
+        return answer
 
-    @property
-    def cpus(self) -> int:
-        """CPUs of the cluster now."""
-        return int(ray.cluster_resources().get("CPU", 1))
+    def check(self) -> None:
+        """Raises RayLost where one of Ray's processes that everything rests on is gone."""
+        self._next_look = monotonic() + LOOK_S
+        if gone := self._gone(CALL_S):  # whoever keeps a cluster may bring its GCS back
+            raise RayLost(f"{self}: {gone}")
+
+    def _lost(self, how: str) -> RayLost:
+        return RayLost(f"{self}: {self._gone(0.0) or how}")
+
+    def _gone(self, patience: float) -> str:
+        if self._began.raylet and not _listens(self._began.raylet):
+            return "its raylet is gone"
+        if not self._began.gcs or _listens(self._began.gcs):
+            self._alone_since = None
+            return ""
+        self._alone_since = self._alone_since or monotonic()
+        return "its GCS is gone" if self.is_private or monotonic() >= self._alone_since + patience else ""
+
+    def _last_words(self) -> str:
+        assert self._process
+        self._said.seek(0)
+        lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+        return f"its process here has ended; the last it said: {lines[-1][:300] if lines else 'nothing'}"
+
+    def restart(self, lost: RayLost) -> None:
+        """Start a private Ray afresh, with nothing of what ran in it. Raises RayLost where that cannot be."""
+        while self.is_private and self._restarts < RESTARTS:
+            self._restarts += 1
+            self._note(f"{lost}; it is started again ({self._restarts} of {RESTARTS})")
+            try:
+                return self._begin()
+            except RayLost as again:
+                lost = again
+        raise lost
+
+    def _begin(self) -> None:
+        self._end()
+        if self._address:
+            _knock(self._address)
+        else:
+            self._folder = tempfile.mkdtemp(prefix="diffseg-ray-")
+        ours, theirs = socket.socketpair()
+        self._line, self._said = Line(ours), tempfile.TemporaryFile()  # noqa: SIM115 - `_end` closes both
+        command = [
+            sys.executable,
+            "-c",
+            _FIND_OURS + self.HOST,
+            str(theirs.fileno()),
+            self._folder,
+            str(Path(__file__).parents[2]),
+        ]
+        patience = {} if self._address else {"RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_S)}
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
+                start_new_session=True, env={**patience, **os.environ},
+            )  # fmt: skip
+        began: Began = self.call("begin", self._address, self._folder, within=STEP_S)
+        if began.refused and self._address:
+            _knock(self._address)
+            raise ConfigError(f"no Ray at {self._address}: {began.refused}")
+        if began.refused:
+            raise RayLost(f"{self}: does not start: {began.refused}")
+        self._began = began
+        self.look()
+
+    def _end(self, within: float = 0.0) -> None:
+        """Leave none of its processes and files behind. within: seconds for a cluster to be told."""
+        self._began = Began()
+        if self._process:
+            self._line.close()
+            if within and self._address:
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(within)
+            if self._process.returncode is None:  # else its number may be another's by now
+                session.end(self._process.pid, END_S)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(END_S)
+            self._process = None
+            self._said.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
+
+
+def _knock(address: str) -> None:
+    """Raises ConfigError where nobody listens at host:port, which Ray itself finds out after minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), ANSWER_S).close()
+        except OSError as error:
+            raise ConfigError(f"no Ray at {address}: {error}") from error
+
+
+def _listens(place: str) -> bool:
+    """Whether somebody takes connections at a socket's path, or at host:port; True where that cannot be told."""
+    try:
+        if place.startswith("/"):
+            with socket.socket(socket.AF_UNIX) as end:
+                end.settimeout(LOOK_S)
+                end.connect(place)
+        else:
+            host, _, port = place.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), LOOK_S).close()
+    except OSError as error:
+        return not isinstance(error, (ConnectionRefusedError, FileNotFoundError)) and error.errno not in _UNREACHABLE
+    return True
 
 
 @contextmanager
@@ -114,29 +291,3 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for signum, handler in kept.items():
             signal.signal(signum, handler or signal.SIG_DFL)
-
-
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at host:port, which Ray itself finds out after minutes."""
-    host, _, port = address.rpartition(":")
-    if host and "/" not in host and port.isdecimal():
-        socket.create_connection((host, int(port)), ANSWER_S).close()
-
-
-def keep_stdout() -> None:
-    """Ray tells of lost nodes on stdout, which belongs to results; it has no setting for it."""
-    ray._private.worker._worker_logs_enabled = False
-
-
-def _result(reference: Any) -> Any:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from None
-    except RayError as error:
-        raise WorkerLost(f"{type(error).__name__}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, as far as one line goes."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -1,8 +1,9 @@
 """A worker as a Ray actor, one a GPU (or a CPU share where there are none)."""
 
 import os
+import pickle
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import ray
@@ -11,7 +12,6 @@ from pipeline import retrying
 from pipeline.metrics import WorkerMetrics
 from pipeline.records import ShardTask
 from pipeline.station import Report, Station
-from pipeline.worker import Worker, WorkerSettings, build_worker
 
 NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
 
@@ -19,7 +19,9 @@ NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the short
 class LabelActor:
     """One process that labels: a station that Ray can reach."""
 
-    def __init__(self, settings: WorkerSettings, build: Callable[[WorkerSettings], Worker] = build_worker) -> None:
+    def __init__(self, made: bytes) -> None:
+        """made: the worker's settings and what builds it, by pickle."""
+        settings, build = pickle.loads(made)
         self._metrics = WorkerMetrics()
         if not settings.gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from an actor that asked for none

@@ -4,25 +4,23 @@ Ray restarts and retries nothing here: a lost actor is a value for the driver, w
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
+import cloudpickle
 
-from pipeline.actor.cluster import Cluster, first_line
-from pipeline.actor.label import LabelActor
+from pipeline.actor.cluster import LOOK_S, Cluster
+from pipeline.actor.messages import Orders
 from pipeline.config import Device
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RayLost
 from pipeline.pool import end_of
 from pipeline.records import Outcome
 from pipeline.staff import STALL_S, Desk, Staff
 from pipeline.station import DRAINED, Report
+from pipeline.watch import Watch
 from pipeline.worker import Worker, WorkerSettings, build_worker
-
-LOOK_S = 2.0  # between two looks at the cluster's nodes
-EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
 
 
 class RayPool:
@@ -35,103 +33,110 @@ class RayPool:
         cluster: Cluster,
         settings: WorkerSettings,
         workers: int | None = None,
-        actor_class: type[LabelActor] = LabelActor,
         build: Callable[[WorkerSettings], Worker] = build_worker,
         stall_s: float = STALL_S,
         device: Device = "auto",
     ) -> None:
-        self._cluster, self._stall_s, self._build = cluster, stall_s, build
-        on_gpu = bool(cluster.gpus) if device == "auto" else device == "gpu"
+        self._cluster, self._stall_s = cluster, stall_s
+        self._on_gpu = bool(cluster.gpus) if device == "auto" else device == "gpu"
+        self._made: bytes = cloudpickle.dumps((replace(settings, gpu=self._on_gpu), build))
         self._grows = workers is None
-        self._settings = replace(settings, gpu=on_gpu)
         self.staff = Staff(workers or self._room())
-        if on_gpu and cluster.is_private and self.staff.size > cluster.gpus:
+        if self._on_gpu and cluster.is_private and self.staff.size > cluster.gpus:
             raise ConfigError(
                 f"{self.staff.size} workers asked for, this machine has {cluster.gpus} GPUs: one worker a GPU"
             )
-        self._actor = ray.remote(actor_class)
         self._share: dict[str, Any] = (
-            {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": min(1, cluster.cpus / self.staff.size)}
+            {"num_gpus": 1, "num_cpus": 1} if self._on_gpu else {"num_cpus": min(1, cluster.cpus / self.staff.size)}
         )
-        self._actors: dict[Desk, Any] = {}
-        self._asked: dict[Any, Desk] = {}  # by the answer that is awaited
+        self._watch = Watch(cluster.silence_s)
+        self._asked: dict[str, Desk] = {}  # who owes an answer, by name
+        self._orders = Orders()  # for the next round
         self._looked = monotonic()  # when the cluster's nodes were last looked at
 
     def wait(self) -> list[Outcome]:
-        """What happened, after a second at most."""
-        self._look_around()
-        for desk in self.staff.surplus():
-            self._remove(desk)
-            self.staff.dismiss(desk, DRAINED)
-        for desk in self.staff.hire():
-            self._actors[desk] = self._start()
-        for desk in self._actors.keys() - set(self._asked.values()):
-            if not desk.left_out:
-                self._asked[self._actors[desk].exchange.remote(desk.send(), EXCHANGE_S)] = desk
-        answered, silent = self._answers()
+        """What happened, after a second at most; after some more where a private Ray had to be started again.
+
+        Raises RayLost, Stopped where nothing moves, WorkerLost where no worker can start.
+        """
+        try:
+            self._look_around()
+            answers = self._cluster.exchange(self._next_orders())
+        except RayLost as lost:
+            return self._begin_again(lost)
         outcomes: list[Outcome] = []
-        for answer in answered:
-            outcomes += self._note(self._asked.pop(answer), answer)
-        for answer in silent:
-            if self._asked[answer].hangs(None, self._stall_s):
-                outcomes += self._replace(self._asked[answer], "no answer")
+        for name, answer in answers.items():
+            outcomes += self._note(self._asked.pop(name), answer)
+        patience = min(self._stall_s, self._watch.silence_s / 2)  # one that is silent goes before all are given up
+        for desk in [desk for desk in self._asked.values() if desk.hangs(None, patience)]:
+            outcomes += self._replace(desk, "no answer")
+        ready = self.staff.ready
+        self._watch.check(f"{len(self._asked)} workers asked for, {ready} ready, and no answer from any")
         return outcomes
 
-    def _answers(self) -> tuple[list[Any], list[Any]]:
-        """All that have come once the first has, and the rest: a round costs as much as there are workers."""
-        asked = list(self._asked)
-        if not asked or not ray.wait(asked, num_returns=1, timeout=EXCHANGE_S)[0]:
-            return [], asked
-        return ray.wait(asked, num_returns=len(asked), timeout=0)
+    def _next_orders(self) -> Orders:
+        for desk in self.staff.surplus():
+            self._end(desk)
+            self.staff.dismiss(desk, DRAINED)
+        for desk in self.staff.hire():
+            self._orders.start[desk.name] = self._made, self._options()
+        for desk in self.staff.desks:
+            if desk.name not in self._asked and not desk.left_out:
+                self._orders.ask[desk.name] = desk.send()
+                self._asked[desk.name] = desk
+        orders, self._orders = self._orders, Orders()
+        return orders
 
-    def _note(self, desk: Desk, answer: Any) -> list[Outcome]:
-        try:
-            report: Report = ray.get(answer)
-        except RayError as error:
-            return self._replace(desk, f"{type(error).__name__}: {first_line(error)}")
-        outcomes = self.staff.note(desk, report)
-        ended = end_of(desk, report, self._stall_s)
-        return outcomes if ended is None else outcomes + self._replace(desk, ended, report.hopeless)
+    def _note(self, desk: Desk, answer: Report | str) -> list[Outcome]:
+        self._watch.moved(f"of {desk.name}")
+        if isinstance(answer, str):
+            return self._replace(desk, answer)
+        outcomes = self.staff.note(desk, answer)
+        ended = end_of(desk, answer, self._stall_s)
+        return outcomes if ended is None else outcomes + self._replace(desk, ended, answer.hopeless)
 
     def _replace(self, desk: Desk, reason: str, hopeless: bool = False) -> list[Outcome]:
         """A worker is gone, or must go: what it held comes back."""
-        self._remove(desk)
+        self._end(desk)
         return self.staff.dismiss(desk, reason, hopeless)
 
-    def _remove(self, desk: Desk) -> None:
-        ray.kill(self._actors.pop(desk))
-        self._asked = {answer: other for answer, other in self._asked.items() if other is not desk}
+    def _end(self, desk: Desk) -> None:
+        self._orders.kill.append(desk.name)
+        self._asked.pop(desk.name, None)
 
-    def _start(self) -> Any:
+    def _begin_again(self, lost: RayLost) -> list[Outcome]:
+        """All workers are gone through no fault of their own, and what they held comes back."""
+        self._cluster.restart(lost)
+        self._orders = Orders()
+        self._asked.clear()
+        self._watch.moved("a fresh Ray")
+        return [outcome for desk in list(self.staff.desks) for outcome in self.staff.dismiss(desk, DRAINED)]
+
+    def _options(self) -> dict[str, Any]:
         closed = ",".join(sorted(self.staff.closed_places))
         where = {"label_selector": {"ray.io/node-id": f"!in({closed})"}} if closed else {}
-        asked: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, **self._share, **where}
-        return self._actor.options(**asked).remote(self._settings, self._build)
+        return {**self._share, **where}
 
     def _look_around(self) -> None:
         """Ask those to leave whose node is about to go, and see whether the cluster has grown."""
         if monotonic() < self._looked + LOOK_S:
             return
         self._looked = monotonic()
-        going = self._cluster.draining()
-        for desk, actor in self._actors.items():
-            if desk.place in going and not desk.leaving:
+        seen = self._cluster.look()
+        for desk in self.staff.desks:
+            if desk.place in seen.draining and not desk.leaving:
                 desk.leaving = True
-                actor.drain.remote(going[desk.place])
-        if any(desk.left_out for desk in self.staff.desks):
-            there = self._cluster.nodes()
-            for desk in [desk for desk in self.staff.desks if desk.left_out and desk.place not in there]:
-                self._remove(desk)  # its device went with its node: another may take its place
-                self.staff.dismiss(desk, DRAINED)
+                self._orders.drain[desk.name] = seen.draining[desk.place]
+        for desk in [desk for desk in self.staff.desks if desk.left_out and desk.place not in seen.nodes]:
+            self._end(desk)  # its device went with its node: another may take its place
+            self.staff.dismiss(desk, DRAINED)
         if self._grows:
             self.staff.size = max(self.staff.size, self._room())
 
     def _room(self) -> int:
-        return max(1, self._cluster.gpus if self._settings.gpu else self._cluster.cpus)
+        return max(1, self._cluster.gpus if self._on_gpu else self._cluster.cpus)
 
     def close(self) -> None:
         """Kill every actor; what was not committed is labelled again by whoever resumes."""
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors.clear()
-        self._asked.clear()
+        with suppress(RayLost):
+            self._cluster.exchange(Orders(kill=self._orders.kill + [desk.name for desk in self.staff.desks]))

@@ -1,0 +1,195 @@
+"""The process that Ray is in: it does what the driver's `Cluster` asks over a line, and nothing of its own accord.
+
+Ray may end this process (60 s after it lost its GCS), hang in it or bring it down. None of this reaches the driver: it
+waits for each answer for so long and no longer.
+"""
+
+import math
+import os
+import select
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from time import sleep, time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline.actor import session
+from pipeline.actor.label import LabelActor
+from pipeline.actor.line import Line
+from pipeline.actor.messages import EXCHANGE_S, Began, Failed, Look, Orders, Step
+from pipeline.actor.task import BEAT, run
+from pipeline.metrics import RunGauges
+from pipeline.station import Report
+
+SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later
+END_S = 10.0  # for an end in good order
+
+
+class Host:
+    """What can be asked of Ray."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._actor = ray.remote(LabelActor)
+        self._workers: dict[str, Any] = {}
+        self._asked: dict[Any, str] = {}  # by the answer that is awaited
+        self._out: dict[Any, int] = {}  # items of a map, by the stream of their answers
+        self._gauges: RunGauges | None = None
+
+    def serve(self) -> None:
+        """Answer until the driver is gone."""
+        self._tell(0, Step("Ray is imported"))
+        while True:
+            try:
+                number, name, args = self._line.receive(None)
+                self._tell(number, self._answer(name, args))
+            except EOFError:
+                return
+
+    def _tell(self, number: int, message: Any) -> None:
+        self._line.send((number, message), SEND_S)
+
+    def _answer(self, name: str, args: Sequence[Any]) -> Any:
+        try:
+            return getattr(self, name)(*args)
+        except Exception as error:  # noqa: BLE001 - the driver judges
+            return Failed(type(error).__name__, first_line(error))
+
+    def begin(self, address: str | None, folder: str | None) -> Began:
+        """Join a Ray, or start one that lives as long as this process."""
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(address="local", include_dashboard=False, _temp_dir=folder, **quiet)
+        except Exception as error:  # noqa: BLE001 - Ray raises all kinds, bare ones too
+            return Began(refused=first_line(error))
+        node = ray._private.worker._global_node
+        return Began(node.raylet_socket_name or "", node.gcs_address or "") if node else Began("", "")
+
+    def look(self) -> Look:
+        """The cluster now."""
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        due = ray._private.state.state.get_draining_nodes()  # what Ray's own libraries ask; there is no public way
+        there = ray.cluster_resources()
+        return Look(
+            nodes=frozenset(node["NodeID"] for node in nodes),
+            draining={node: at / 1000 - time() if at else math.inf for node, at in due.items()},
+            gpus=int(there.get("GPU", 0)),
+            cpus=int(there.get("CPU", 1)),
+            metrics=tuple(f"http://{one['NodeManagerAddress']}:{one['MetricsExportPort']}/metrics" for one in nodes),
+        )
+
+    def exchange(self, orders: Orders) -> dict[str, Report | str]:
+        """Carry orders out. What workers have answered, once the first has, or after a second; why one is no more.
+
+        All answers that are there come at once: a round costs as much as there are workers.
+        """
+        for name in orders.kill:
+            ray.kill(self._workers.pop(name))
+            self._asked = {answer: other for answer, other in self._asked.items() if other != name}
+        for name, (made, options) in orders.start.items():
+            self._workers[name] = self._start(made, options)
+        for name, seconds in orders.drain.items():
+            self._workers[name].drain.remote(seconds)
+        for name, tasks in orders.ask.items():
+            self._asked[self._workers[name].exchange.remote(tasks, EXCHANGE_S)] = name
+        asked = list(self._asked)
+        if not asked:
+            sleep(EXCHANGE_S / 10)  # no worker can be started yet
+            return {}
+        if not ray.wait(asked, num_returns=1, timeout=EXCHANGE_S)[0]:
+            return {}
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
+        return {self._asked.pop(answer): _report(answer) for answer in answered}
+
+    def _start(self, made: bytes, options: Mapping[str, Any]) -> Any:
+        return self._actor.options(max_restarts=0, max_task_retries=0, **options).remote(made)
+
+    def function(self, made: bytes) -> None:
+        """What the items that follow are given to, by pickle: it travels once, whatever its size."""
+        self._function = ray.put(made)
+
+    def results(self, items: Mapping[int, bytes], wait_s: float) -> dict[int, bytes | str | None]:
+        """Take more items, by pickle, each of them to be computed on any CPU of the cluster; what has come meanwhile.
+
+        By an item's number: what `task.run` makes of it, None while it is at work, why its process is no more.
+        """
+        task = ray.remote(run).options(num_cpus=1, max_retries=0, num_returns="streaming")
+        for number, item in items.items():
+            self._out[task.remote(self._function, item)] = number
+        ready, _ = ray.wait(list(self._out), num_returns=1, timeout=wait_s)
+        if ready:
+            ready, _ = ray.wait(list(self._out), num_returns=len(self._out), timeout=0)
+        found = {self._out[stream]: (stream, _next(stream)) for stream in ready}
+        for stream, result in found.values():
+            if result is not None:
+                del self._out[stream]
+        return {number: result for number, (_, result) in found.items()}
+
+    def cancel(self) -> None:
+        """End what is still out of a map."""
+        for stream in self._out:
+            ray.cancel(stream, force=True)
+        self._out.clear()
+
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
+        """Export a moment of the run as metrics."""
+        self._gauges = self._gauges or RunGauges()
+        self._gauges.show(figures, failures)
+
+
+def _report(answer: Any) -> Report | str:
+    try:
+        return ray.get(answer)
+    except RayError as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _next(stream: Any) -> bytes | str | None:
+    try:
+        said: bytes = ray.get(next(stream))
+    except RayError as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None if said == BEAT else said
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as far as one line goes."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+def main(kind: type[Host] = Host) -> None:
+    """Serve the line whose end was handed over; leave no process and no folder when the driver is gone.
+
+    Arguments: the end's number; the folder of a Ray that is to live as long as this process, empty where it joins one.
+    """
+    descriptor, folder = int(sys.argv[1]), sys.argv[2]
+    os.set_inheritable(descriptor, False)  # by Ray's processes, which would keep the line open
+    threading.Thread(target=_guard, args=(descriptor, folder), daemon=True).start()
+    kind(Line(socket.socket(fileno=descriptor))).serve()
+    if not folder:
+        ray.shutdown()  # the cluster is told
+    _leave(folder)
+
+
+def _guard(descriptor: int, folder: str) -> None:
+    """The driver may be killed while Ray hangs here."""
+    gone = select.poll()
+    gone.register(descriptor, 0)  # wakes at hang-ups alone
+    gone.poll()
+    sleep(END_S)
+    _leave(folder)
+
+
+def _leave(folder: str) -> None:
+    if folder:
+        session.end(os.getpid(), END_S, spared=os.getpid())
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)

@@ -1,0 +1,42 @@
+"""What a driver tells of its run in numbers, for `metrics` to export."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from pipeline.progress import Snapshot
+from pipeline.tally import Tally
+
+FIGURES = {
+    "images_left": "Images to be labelled, estimated",
+    "bytes_left": "Bytes of the input that are not accounted for",
+    "eta_seconds": "Seconds to the end, estimated",
+    "images_per_second": "Images labelled a second, by all workers",
+    "bare_images_per_second": "The same if the workers never waited",
+    "workers": "Workers that are ready",
+    "cost": "Hours of workers times the price of one",
+}
+
+
+class Figures:
+    """A run's figures. left_bytes: of the input; price: of a worker's hour."""
+
+    def __init__(self, left_bytes: int, price: float | None = None, clock: Callable[[], float] = monotonic) -> None:
+        self._left_bytes, self._price, self._clock = left_bytes, price, clock
+        self._worker_s = 0.0
+        self._seen = clock()
+
+    def at(self, snapshot: Snapshot, tally: Tally, workers: int) -> dict[str, float | None]:
+        """Those of a moment; None: not known yet. workers: ready now, and taken to have been so since the last time."""
+        now = self._clock()
+        self._worker_s += workers * (now - self._seen)
+        self._seen = now
+        labelled = tally.rows - tally.failed.total()
+        return {
+            "images_left": None if snapshot.eta_s is None else snapshot.eta_s * snapshot.images_per_s,
+            "bytes_left": max(0, self._left_bytes - tally.bytes_done),
+            "eta_seconds": snapshot.eta_s,
+            "images_per_second": snapshot.images_per_s,
+            "bare_images_per_second": workers * labelled / tally.busy_s if tally.busy_s else None,
+            "workers": workers,
+            "cost": None if self._price is None else self._price * self._worker_s / 3600,
+        }

@@ -1,0 +1,29 @@
+"""Whether anything moves: a driver that waits in silence is stopped with a reason."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from pipeline.errors import Stopped
+
+SILENCE_S = 120.0  # in which nothing moves, where nobody says otherwise
+
+
+class Watch:
+    """Told of every answer and every step of a start. silence_s: how long none may come."""
+
+    def __init__(self, silence_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self.silence_s = silence_s
+        self._clock = clock
+        self.moved("the start")
+
+    def moved(self, what: str) -> None:
+        """Something did."""
+        self._at, self._last = self._clock(), what
+
+    def check(self, awaited: str) -> None:
+        """Raises Stopped where nothing has moved for too long. awaited: what should have come."""
+        silent_s = self._clock() - self._at
+        if silent_s > self.silence_s:
+            raise Stopped(
+                f"nothing moved for {silent_s:.0f} s (--stall): {awaited}; the last that came was {self._last}"
+            )
