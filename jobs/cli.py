@@ -39,6 +39,7 @@ app.add_typer(bench.app, name="bench")
 
 
 INTERRUPTED = 130
+RESUMING = ("demo", "label", "export", "compact", "fetch")  # what these have done is done
 UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
 
 
@@ -71,19 +72,28 @@ def run(arguments: list[str]) -> int:
         console.note(error.format_message() if bare else f"diffseg: {error.format_message()}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        console.note("diffseg: interrupted; the same command resumes")
+        console.note(f"diffseg: interrupted{_resumes(arguments)}")
         return INTERRUPTED
     except Terminated:
-        console.note("diffseg: terminated; the same command resumes")
+        console.note(f"diffseg: terminated{_resumes(arguments)}")
         return 143
     except ConfigError as error:
-        console.note(f"diffseg: {error}")
+        console.note(f"diffseg: {_line(error)}")
         return 2
     except PipelineError as error:
-        console.note(f"diffseg: stopped: {error}; the same command resumes")
+        console.note(f"diffseg: stopped: {_line(error)}{_resumes(arguments) if error.resumable else ''}")
         return 4
     except BrokenPipeError:
         return 0
+
+
+def _resumes(arguments: list[str]) -> str:
+    return "; the same command resumes" if set(arguments[:1]) & set(RESUMING) else ""
+
+
+def _line(error: Exception) -> str:
+    """What an error says, which may come from a library that says it in several lines."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _terminate(*_: Any) -> NoReturn:

@@ -3,7 +3,7 @@
 It goes by what workers have made, as their heartbeats tell: a window may be larger than what should be lost.
 """
 
-from pipeline.errors import Stopped
+from pipeline.errors import WouldRepeat
 from pipeline.meter import Reading
 from pipeline.records import OK
 
@@ -14,7 +14,7 @@ MAX_SEGMENTS = 150  # of an image, on average: thresholds so low that hardly any
 
 
 def check(made: Reading) -> None:
-    """Raises Stopped with the reason and examples where most of what was made is useless."""
+    """Raises WouldRepeat with the reason and examples where most of what was made is useless."""
     rows = sum(made.images.values())
     if rows < FIRST_LOOK:
         return
@@ -23,16 +23,16 @@ def check(made: Reading) -> None:
     if rows - labelled > MAX_FAILED * rows:
         worst = sorted(failed.items(), key=lambda item: -item[1])[:3]
         reasons = ", ".join(f"{count} {status}" for status, count in worst)
-        raise Stopped(
+        raise WouldRepeat(
             f"{rows - labelled} of the first {rows} rows have no labels ({reasons}), {_such_as(made, 'failed')}"
         )
     if made.single > MAX_SINGLE * labelled:
-        raise Stopped(
+        raise WouldRepeat(
             f"{made.single} of the first {labelled} label maps are one segment: lower the thresholds, "
             f"or look at the model with `diffseg segment`; {_such_as(made, 'single')}"
         )
     if made.segments > MAX_SEGMENTS * labelled:
-        raise Stopped(
+        raise WouldRepeat(
             f"the first {labelled} label maps have {made.segments / labelled:.0f} segments each: raise the thresholds; "
             f"{_such_as(made, 'many')}"
         )

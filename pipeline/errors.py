@@ -5,6 +5,7 @@ PipelineError
 ├── StorageError    storage refused after every retry; another attempt may pass
 ├── StorageFull     no space is left; the run stops, resumable
 ├── WorkerLost      the worker died before it answered; another attempt may pass
+│   └── NoWorker    none can be started: another start would end the same way
 ├── RayLost         a process of Ray that the run rests on is gone, or does not answer; the run can be resumed
 ├── Unfit           the worker computes otherwise than the others; it must get no work
 ├── Drained         the worker was asked to leave and did; costs no attempt
@@ -12,15 +13,19 @@ PipelineError
 ├── CorruptShard    the shard's own bytes are bad; salvaged up to the damage, then quarantined
 ├── ShardChanged    the shard is no longer the one that was pinned at the start
 ├── Stopped         going on would only burn money; the run can be resumed
+│   └── WouldRepeat the same command would only be stopped again: something must be changed first
 ├── Unhandled       our own code failed on what a shard holds; tried again, then given up, and the others go on
 └── CommitConflict  an object that is not ours stands where a window belongs
 """
 
 
 class PipelineError(Exception):
-    """`retryable`: whether the same work could succeed when tried again."""
+    """`retryable`: whether the same work could succeed when tried again. `resumable`: whether the same command goes on
+    where this stopped it, be it after a while or on other machines.
+    """
 
     retryable = False
+    resumable = False
 
 
 class ConfigError(PipelineError):
@@ -31,22 +36,34 @@ class StorageError(PipelineError):
     """Storage failed beyond its own retries."""
 
     retryable = True
+    resumable = True
 
 
 class StorageFull(PipelineError):
     """The output has no room for another object."""
+
+    resumable = True
 
 
 class WorkerLost(PipelineError):
     """A process that held work is gone."""
 
     retryable = True
+    resumable = True
+
+
+class NoWorker(WorkerLost):
+    """No worker can be started: the machine, the model or what is installed must change first."""
+
+    retryable = False
+    resumable = False
 
 
 class RayLost(PipelineError):
     """A Ray that is of no use any more."""
 
     retryable = True
+    resumable = True
 
 
 class Unfit(PipelineError):
@@ -92,3 +109,11 @@ class CommitConflict(PipelineError):
 
 class Stopped(PipelineError):
     """The run cannot go on as things are."""
+
+    resumable = True
+
+
+class WouldRepeat(Stopped):
+    """The run cannot go on before something is changed: the same command would meet the same again."""
+
+    resumable = False

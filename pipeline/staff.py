@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from pipeline.errors import Drained, Stopped, WorkerLost
+from pipeline.errors import Drained, NoWorker, WorkerLost, WouldRepeat
 from pipeline.meter import Reading, together
 from pipeline.patience import delay_s
 from pipeline.records import Beat, Outcome, ShardFailure, ShardTask, TaskDone
@@ -167,7 +167,7 @@ class Staff:
     def dismiss(self, desk: Desk, reason: str, hopeless: bool = False) -> list[Outcome]:
         """A worker is gone: what it held comes back. hopeless: another one in its place would end the same way.
 
-        Raises WorkerLost with the reason where no worker can be started.
+        Raises NoWorker, WorkerLost with the reason where no worker can be started.
         """
         self.desks.remove(desk)
         self._gone_labelled += desk.labelled
@@ -196,13 +196,15 @@ class Staff:
         self._false_starts += 1
         self._not_before = self._clock() + delay_s(FIRST_DELAY_S, self._false_starts)
         never = not self._agreed and (hopeless or self._false_starts >= MAX_FALSE_STARTS)
-        if never or (not self.ready and self._false_starts >= MAX_LATE_STARTS):
+        if never:
+            raise NoWorker(f"no worker can start: {reason}")
+        if not self.ready and self._false_starts >= MAX_LATE_STARTS:  # they could before: what is gone may come back
             raise WorkerLost(f"no worker can start: {reason}")
 
     def note(self, desk: Desk, report: Report) -> list[Outcome]:
         """A worker has answered; what one that is unfit held comes back.
 
-        Raises Stopped, WorkerLost where too many workers are unfit.
+        Raises WouldRepeat, NoWorker where too many workers are unfit.
         """
         was_ready = desk.ready
         outcomes = desk.take(report)
@@ -223,8 +225,8 @@ class Staff:
         desk.left_out = True
         self._odd += 1
         if self._odd > 1 and self._odd > self._agreed:
-            raise Stopped(
+            raise WouldRepeat(
                 f"{self._odd} workers disagree with the run's reference image, {self._agreed} agree: {reason}"
             )
         if self._odd >= self.size and not self._agreed:
-            raise WorkerLost(f"no worker can start: {reason}")
+            raise NoWorker(f"no worker can start: {reason}")

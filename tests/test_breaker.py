@@ -15,7 +15,7 @@ from diffseg.embedded import DEFAULTS, LAYOUT
 from diffseg.types import AttentionError
 from pipeline import breaker
 from pipeline.driver import drive
-from pipeline.errors import Stopped
+from pipeline.errors import WouldRepeat
 from pipeline.faults import FakeSegmenter, by_brightness
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter, Reading, together
@@ -45,7 +45,7 @@ def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, s
     if reason is None:
         breaker.check(made)
     else:
-        with pytest.raises(Stopped, match=re.escape(reason)):
+        with pytest.raises(WouldRepeat, match=re.escape(reason)):
             breaker.check(made)
 
 
@@ -90,7 +90,7 @@ def test_a_run_stops_within_a_thousand_images_though_no_window_is_full(tmp_path,
         return made[-1]
 
     pool = LocalPool(build)
-    with pytest.raises(Stopped, match=rf"{said}.*for example s?w-[0-9a-f]+ \d+.*; .*; .*"):
+    with pytest.raises(WouldRepeat, match=rf"{said}.*for example s?w-[0-9a-f]+ \d+.*; .*; .*"):
         drive(ledger, pool, ledger.missing(), Tally())
     pool.close()
     assert made[0].labelled < 1000

@@ -15,6 +15,7 @@ from conftest import samples, write_shard
 from PIL import Image
 
 from jobs import cli
+from pipeline import errors
 from pipeline.images import decode_label_map
 from pipeline.ledger import Ledger
 
@@ -165,6 +166,35 @@ def test_a_mistake_is_one_clear_line_and_exit_2(name, tmp_path, capsys):
     assert said.startswith("diffseg: ")
     assert "\n" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.StorageError("s3 is away"), "stopped: s3 is away; the same command resumes"),
+        (errors.Stopped("9 workers died in a row"), "stopped: 9 workers died in a row; the same command resumes"),
+        (errors.StorageFull("no space left"), "stopped: no space left; the same command resumes"),
+        (errors.WorkerLost("killed\n  by somebody\n"), "stopped: killed by somebody; the same command resumes"),
+        (errors.RayLost("its GCS is gone"), "stopped: its GCS is gone; the same command resumes"),
+        (errors.NoWorker("no worker can start: no driver"), "stopped: no worker can start: no driver"),
+        (errors.WouldRepeat("lower the thresholds"), "stopped: lower the thresholds"),
+        (errors.ShardChanged("a.tar: gone"), "stopped: a.tar: gone"),
+        (errors.CommitConflict("another's"), "stopped: another's"),
+        (KeyboardInterrupt(), "interrupted; the same command resumes"),
+        (errors.ConfigError("two\nlines"), "two lines"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_that_the_same_command_resumes_is_said_where_it_does(error, said, inputs, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("pipeline.labelling.label", fail)
+    monkeypatch.setattr("pipeline.ledger.Ledger.open", fail)
+    assert label(inputs, tmp_path / "run") in (2, 4, 130)
+    assert capsys.readouterr().err.strip() == f"diffseg: {said}"
+    assert cli.run(["status", "run"]) in (2, 4, 130)
+    assert capsys.readouterr().err.strip() == f"diffseg: {said.removesuffix('; the same command resumes')}"
 
 
 def test_another_configuration_on_an_existing_run_is_refused_with_the_difference(inputs, tmp_path, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import Stopped, WorkerLost
+from pipeline.errors import NoWorker, WorkerLost, WouldRepeat
 from pipeline.records import Probe, Shard, ShardTask
 from pipeline.staff import IDLE_S, STRIKES, Desk, Staff
 from pipeline.station import DRAINED, Report
@@ -107,13 +107,13 @@ def test_what_dismissed_workers_did_still_counts(clock):
 def test_a_start_that_is_hopeless_or_fails_three_times_ends_the_run(clock):
     staff = Staff(2, clock)
     desk, _ = staff.hire()
-    with pytest.raises(WorkerLost, match="no worker can start: other weights"):
+    with pytest.raises(NoWorker, match="no worker can start: other weights"):
         staff.dismiss(desk, "other weights", hopeless=True)
     staff = Staff(3, clock)
     one, two, three = staff.hire()
     staff.dismiss(one, "no driver")
     staff.dismiss(two, "no driver")
-    with pytest.raises(WorkerLost, match="no worker can start: no driver"):
+    with pytest.raises(NoWorker, match="no worker can start: no driver"):
         staff.dismiss(three, "no driver")
 
 
@@ -126,8 +126,9 @@ def test_a_run_whose_workers_are_gone_and_never_come_back_ends(clock):
             clock.now += 100
             staff.dismiss(*staff.hire(), "no driver")
 
-    with pytest.raises(WorkerLost, match="no worker can start: no driver"):
+    with pytest.raises(WorkerLost, match="no worker can start: no driver") as raised:
         starve()
+    assert raised.value.resumable, "nodes may come back"
 
 
 def test_no_worker_is_started_again_on_a_node_where_they_keep_dying(clock):
@@ -180,14 +181,14 @@ def test_more_unfit_workers_than_fit_ones_stop_the_run_and_name_the_reason(clock
     staff.note(good, report())
     staff.note(one, report(ready=False, unfit="covers 31%"))
     expected = "2 workers disagree with the run's reference image, 1 agree: covers 30%"
-    with pytest.raises(Stopped, match=re.escape(expected)):
+    with pytest.raises(WouldRepeat, match=re.escape(expected)):
         staff.note(two, report(ready=False, unfit="covers 30%"))
 
 
 def test_a_run_whose_only_worker_is_unfit_ends(clock):
     staff = Staff(1, clock)
     [desk] = staff.hire()
-    with pytest.raises(WorkerLost, match="no worker can start: covers 3%"):
+    with pytest.raises(NoWorker, match="no worker can start: covers 3%"):
         staff.note(desk, report(ready=False, unfit="covers 3%"))
 
 
@@ -208,7 +209,7 @@ def test_when_the_last_worker_that_was_fit_is_so_no_more_the_run_ends(clock):
     staff = Staff(1, clock)
     [desk] = staff.hire()
     staff.note(desk, report())
-    with pytest.raises(WorkerLost, match="covers 31%"):
+    with pytest.raises(NoWorker, match="covers 31%"):
         staff.note(desk, report(unfit="covers 31%"))
 
 
