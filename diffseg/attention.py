@@ -7,16 +7,15 @@ Letters: B images, H heads, n cells, d channels of a head.
 """
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
+from diffseg.exponentials import add_exponentials
 from diffseg.types import Float
 
-TILE = 256  # query rows a step on a processor: fewer, larger steps share better between threads
 LOG2_E = math.log2(math.e)
 
 aten = torch.ops.aten
@@ -92,28 +91,4 @@ def add_head_mean(
     """
     # in base 2: exp2 takes a third of the time exp does
     shift = log_sum * LOG2_E - math.log2(weight / query.shape[1])
-    if query.device.type == "cuda" and find_spec("triton"):  # it comes with torch wherever it can run
-        from diffseg.capture_triton import add_exponentials
-    else:
-        add_exponentials = add_exponentials_plainly
     add_exponentials(mean, query, key, shift, LOG2_E * query.shape[-1] ** -0.5)
-
-
-@torch.no_grad()
-def add_exponentials_plainly(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:
-    """Add the sum over heads of 2^(scale * query key^T - shift) to `mean`.
-
-    The shift rides in the product as one more channel, which saves a pass over the scores.
-    """
-    images, heads, cells, _ = query.shape
-    ones = torch.ones((heads, 1, cells), device=mean.device)
-    scores = mean.new_empty((TILE, cells))
-    for image in range(images):
-        left = torch.cat([query[image].float() * scale, -shift[image, ..., None]], dim=-1)
-        right = torch.cat([key[image].float().transpose(-1, -2), ones], dim=-2)
-        for start in range(0, cells, TILE):
-            total = mean[image, start : start + TILE]
-            tile = scores[: len(total)]
-            for head in range(heads):
-                torch.mm(left[head, start : start + TILE], right[head], out=tile)
-                total.add_(tile.exp2_())

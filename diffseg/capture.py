@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.attention import attend, attend_opaque
+from diffseg.attention import add_head_mean, attend, attend_opaque
 from diffseg.types import Float
 
 
@@ -108,6 +108,15 @@ def attention_sites(unet: nn.Module) -> list[tuple[int, Any]]:
         for transformer in getattr(block, "attentions", ())
         for inner in transformer.transformer_blocks
     ]
+
+
+def rehearse(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Compile what capture needs on a device now, not in front of the first images; what cannot be had is said once."""
+    for heads, width in sorted({(layer.heads, layer.to_q.out_features) for _, layer in attention_sites(unet)}):
+        hidden = torch.zeros((1, 16, width), device=device, dtype=dtype)
+        query = hidden.unflatten(-1, (heads, -1)).transpose(1, 2)
+        mean = torch.zeros((1, 16, 16), device=device)
+        add_head_mean(mean, query, query, torch.zeros((1, heads, 16), device=device))
 
 
 def cut_after_last_attention(unet: nn.Module) -> None:

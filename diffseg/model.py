@@ -5,6 +5,8 @@ are dropped. Nothing here knows of files of images, of segments or of runs.
 """
 
 import logging
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from diffseg.backends import read_encoder, read_prompt, read_unet, recognise
-from diffseg.capture import AttentionMaps, capture_attention, cut_after_last_attention
+from diffseg.capture import AttentionMaps, capture_attention, cut_after_last_attention, rehearse
 from diffseg.config import SegmentConfig
 from diffseg.specs import BackendSpec
 from diffseg.types import Float
-from diffseg.weights import ModelFiles, fetch
+from diffseg.weights import ModelFiles, cache_folder, fetch
 
 ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
@@ -68,6 +70,8 @@ class Backend:
         if where.type == "cuda":  # convolutions of half precision want the channels innermost there
             for part in (self.unet, self.encoder):
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _share_compiled()
+            rehearse(self.unet, where, dtype)
         if self.config.compile:
             self.unet.compile()
             self.encoder.get_submodule("encoder").compile()
@@ -134,3 +138,12 @@ class Backend:
         image = ENCODER_COPIES * widest + MAPS_COPIES * (cells * scale) ** 2 * torch.float32.itemsize
         free, _ = torch.cuda.mem_get_info(self.device)
         return max(1, min(MOST, int(SHARE * free / image)))
+
+
+def _share_compiled() -> None:
+    """Let all processes of this machine find what one has compiled, unless the user keeps it elsewhere."""
+    folder = cache_folder() / "triton"
+    with suppress(OSError):  # a read-only cache: Triton has a folder of its own
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("TRITON_CACHE_DIR", str(folder))

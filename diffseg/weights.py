@@ -44,15 +44,18 @@ class ModelFiles:
     sha256: str
 
 
+def cache_folder() -> Path:
+    """Where this machine keeps what would cost time to make again."""
+    return Path(os.environ.get("DIFFSEG_CACHE", Path.home() / ".cache" / "diffseg")).absolute()
+
+
 def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     """Bring a model to this machine, once, and say exactly which it is.
 
     cache: where copies from storage are kept, `~/.cache/diffseg` by default; of several processes one fetches.
     Raises ValueError where there is no usable checkpoint under that name, OSError where it cannot be reached now.
     """
-    folder, revision = _locate(
-        model, cache or Path(os.environ.get("DIFFSEG_CACHE", Path.home() / ".cache" / "diffseg"))
-    )
+    folder, revision = _locate(model, cache or cache_folder())
     found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
     names = needed(repr(_public(model)), [path.relative_to(folder).as_posix() for path in found])
     digest = _digest(folder, names)
