@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pipeline.ledger import Ledger
 
 
+SHOWN = 5  # faults named one by one
+
+
 def label(
     shards: options.Shards,
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the run.", show_default=False)],
@@ -147,6 +150,8 @@ def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
         console.note(f"diffseg: {failure.task.shard.url}: {failure.error}")
     for example in summary.last.examples if summary.last else ():
         console.note(f"failed row: {example}")
+    for fault in summary.faults[:SHOWN]:
+        console.note(f"diffseg: {fault}")
     if summary.faults:
         faults = f"{len(summary.faults)} shards or windows are not accounted for"
         console.say(f"incomplete: {totals.rows:,} rows in {summary.output}; {faults}, `diffseg verify` lists them")

@@ -47,6 +47,7 @@ def status(
         rows.append(["speed", f"{seen.images_per_s:.1f} images/s, {console.duration(seen.eta_s)} left"])
     rows += [[f"  {reason}", f"{count:,}"] for reason, count in sorted(seen.failed.items())]
     rows += [["  for example", example] for example in seen.examples]
+    rows += [["  not read", f"{name}: no note of a driver"] for name in seen.unreadable]
     console.table(str(ledger), ["", ""], rows)
     if more:
         _show(more)

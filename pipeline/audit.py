@@ -13,7 +13,7 @@ from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard
-from pipeline.records import Shard
+from pipeline.records import Shard, ShardTask
 from pipeline.windows import ShardState, WindowObject, gaps
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
@@ -32,27 +32,31 @@ def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
 
     yield from map_ahead(check, ledger.shards.values(), depth=THREADS, threads=THREADS)
     for name in sorted(strangers):
-        fault = f"labels/{name}.*: no such shard among the inputs"
-        yield Checked(Shard(name, "", 0, ""), len(states[name].windows), 0, {}, (fault,))
+        state = states[name]
+        faults = _strays(state)
+        if state.windows or state.ended:
+            faults.append(f"labels/{name}.*: no such shard among the inputs")
+        yield Checked(Shard(name, "", 0, ""), len(state.windows), 0, {}, tuple(faults))
     if ledger.run.is_whole and ledger.run.labels_version is None:
         yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (f"{RUN} {EDITED}",))
 
 
 def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Checked:
-    faults: list[str] = []
+    faults = _strays(state)
     rows, failed = 0, Counter[str]()
-    for number in sorted(state.windows):
+    end, problems = _end(ledger, shard, state)
+    numbers = sorted(number for number in state.windows if end is None or number < end.windows)
+    for number in numbers:
         window = state.windows[number]
         try:
             footer = ledger.footer(window)
-            faults += _footer_faults(ledger, shard, number, footer, last=number == max(state.windows))
+            faults += _footer_faults(ledger, shard, number, footer, last=number == numbers[-1])
             faults += _row_faults(ledger, window, footer) if full else []
         except (ValueError, FileNotFoundError, PipelineError) as error:
             faults.append(str(error))
             continue
         rows += footer.rows
         failed.update(footer.failed)
-    end, problems = _end(ledger, shard, state)
     faults += _end_faults(shard, state, end, rows) if end else problems
     lost = gaps(shard, state, end.windows) if end else []
     repeated = None
@@ -60,7 +64,13 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Check
         fault, repeated = _compare_with_source(ledger, shard, state)
         faults += [fault] if fault else []
     retries = sum(window.generation for window in state.windows.values())
-    return Checked(shard, len(state.windows), rows, dict(failed), tuple(faults), retries, tuple(lost), repeated)
+    return Checked(
+        shard, len(state.windows), rows, dict(failed), tuple(faults), state.size, retries, tuple(lost), repeated
+    )
+
+
+def _strays(state: ShardState) -> list[str]:
+    return [f"{name}: no object of this run" for name in state.strays]
 
 
 def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: Footer, last: bool) -> list[str]:
@@ -116,9 +126,8 @@ def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, l
 
 def _end_faults(shard: Shard, state: ShardState, end: End, rows: int) -> list[str]:
     faults = [
-        f"{shard.id} window {number}: missing, its shard has {end.windows} windows"
-        for number in range(end.windows)
-        if number not in state.windows
+        f"{shard.id} {_windows(task)}: missing, its shard has {end.windows} windows"
+        for task in gaps(shard, state, end.windows)
     ]
     faults += [
         f"{shard.id} window {number}: beyond the shard's end" for number in state.windows if number >= end.windows
@@ -128,6 +137,11 @@ def _end_faults(shard: Shard, state: ShardState, end: End, rows: int) -> list[st
     if not faults and rows != end.rows:
         faults.append(f"{shard.url}: {end.rows} samples read, {rows} rows committed")
     return faults
+
+
+def _windows(task: ShardTask) -> str:
+    first, last = task.first_window, task.last_window
+    return f"window {first}" if first == last else f"windows {first} to {last}"
 
 
 def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[str | None, int]:

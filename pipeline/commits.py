@@ -4,12 +4,13 @@ import json
 import platform
 import uuid
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from pipeline import table
+from pipeline import documents, table
 from pipeline.errors import CommitConflict, StorageError, Unhandled
 from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
@@ -27,6 +28,17 @@ class End:
     rows: int
     size: int  # bytes read
     etag: str
+
+    def __post_init__(self) -> None:
+        if self.windows < 0 or self.rows < 0:
+            raise ValueError(f"{self.windows} windows, {self.rows} rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is kept of a shard that was given up, as far as it is read again."""
+
+    error: str
 
 
 class Commits:
@@ -51,11 +63,14 @@ class Commits:
         """A shard's end record; None where it is not there. Raises CommitConflict where it is none of ours."""
         name = end_name(shard)
         try:
-            return End(**json.loads(self.store.get(name)))
+            end = documents.from_json(End, self.store.get(name))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise CommitConflict(f"{self}/{name}: no end record of ours: {error}") from error
+        if end.shard != shard:
+            raise CommitConflict(f"{self}/{name}: the end record of another shard, {end.shard}")
+        return end
 
     def commit(self, task: ShardTask, window: int, records: Sequence[LabelRecord], end: int, seconds: float) -> Receipt:
         """Put a whole window on storage, once.
@@ -137,9 +152,11 @@ class Commits:
 
     def failure_of(self, shard: str) -> str | None:
         """The last thing recorded of a shard that was given up; None where there is nothing."""
-        names = [name for name, _ in self.store.list(f"failures/{shard}.")]
-        said = [json.loads(self.store.get(name)) for name in names[-1:]]
-        return next((str(one.get("error")) for one in said), None)
+        names = [name for name, _ in self.store.list(f"failures/{shard}.") if name.endswith(".json")]
+        for name in reversed(names):
+            with suppress(ValueError):  # what lies there is for people: one that is damaged says nothing
+                return documents.from_json(Failure, self.store.get(name)).error
+        return None
 
     @cached_property
     def _made_with(self) -> dict[str, str]:

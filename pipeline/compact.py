@@ -124,6 +124,7 @@ def _write(ledger: Ledger, place: int, windows: Sequence[WindowObject]) -> Compa
 def _add(ledger: Ledger, window: WindowObject, data: IO[bytes], add: Callable[[IO[bytes]], Footer]) -> Held:
     try:
         footer = add(data)
+        table.check_window(footer, (window.shard, window.window))
     except ValueError as error:
         raise ConfigError(f"{ledger}/{window.name}: {error}; `diffseg verify --full` finds all that is so") from error
     return Held(window.shard, window.window, window.generation, footer.rows, window.size, footer.digest)

@@ -41,12 +41,16 @@ class CompactedFile:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Rows of windows that follow each other, in one object. rows: None for all from `first` on."""
+    """Rows of windows that follow each other, in one object. rows: None for all from `first` on.
+
+    window: shard and number, where the object is that window's own.
+    """
 
     name: str
     size: int
     first: int = 0
     rows: int | None = None
+    window: tuple[str, int] | None = None
 
 
 def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
@@ -83,7 +87,7 @@ class Places:
         """The rows of these windows, in their order, in as few reads as can be."""
         last: Stretch | None = None
         for window in windows:
-            own = Stretch(window.name, window.size)
+            own = Stretch(window.name, window.size, window=(window.shard, window.window))
             next_ = self._places.get((window.shard, window.window, window.generation), own)
             joined = _joined(last, next_)
             if last and not joined:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from diffseg.config import SegmentConfig
+from pipeline.documents import validated
 from pipeline.errors import ConfigError
 from pipeline.watch import SILENCE_S
 
@@ -83,17 +82,6 @@ def _build(kind: type[T], where: str, name: str, tables: Mapping[str, Any], flag
         return validated(kind, values)
     except ValueError as error:
         raise ConfigError(f"{where}: [{name}] {error}") from error
-
-
-def validated(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of what a file says. Raises ValueError in one line for what is of the wrong type or out of range."""
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{place + ': ' if place else ''}{message}") from error
 
 
 def _refuse_unknown(where: str, table: str, given: Mapping[str, Any], possible: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import joining, table
 from pipeline.commits import Commits
 from pipeline.compacted import Places, Stretch, read_compacted
-from pipeline.errors import ConfigError, StorageError, StorageFull
+from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.footer import Footer
 from pipeline.overlap import map_ahead
 from pipeline.pins import Pins
@@ -131,7 +131,11 @@ class Ledger(Commits):
         """Windows with rows that have no labels, as tasks that label them again under the name of a retry."""
 
         def of(window: WindowObject) -> list[ShardTask]:
-            if not self.footer(window).failed:
+            try:
+                failed = self.footer(window).failed
+            except ValueError:  # no window of ours: nothing can be made in its place, and the audit names it
+                return []
+            if not failed:
                 return []
             number, generation = window.window, window.generation + 1
             return [ShardTask(self.shards[window.shard], number, number, generation)]
@@ -139,8 +143,13 @@ class Ledger(Commits):
         return [task for tasks in map_ahead(of, self.windows(), depth=READERS, threads=READERS) for task in tasks]
 
     def _gaps(self, shard: Shard, state: ShardState) -> list[ShardTask]:
-        end = self.end(shard.id) if state.ended else None
-        return gaps(shard, state, end.windows if end else None)
+        if not state.ended:
+            return gaps(shard, state)
+        try:
+            end = self.end(shard.id)
+        except CommitConflict:  # no end record of ours is none; the audit names it
+            end = None
+        return gaps(shard, state, end.windows) if end else gaps(shard, replace(state, ended=False))
 
     def windows(self) -> Iterator[WindowObject]:
         """Every committed window of this run, in order of shard and window, the latest generation of each."""
@@ -164,7 +173,9 @@ class Ledger(Commits):
         for part in self._places.stretches(self.windows() if windows is None else windows):
             try:
                 with self.store.reader(part.name, part.size) as stream:
-                    yield from table.read_rows(stream, columns, first=part.first, rows=part.rows, where=where)
+                    yield from table.read_rows(
+                        stream, columns, first=part.first, rows=part.rows, where=where, window=part.window
+                    )
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline import table
+from pipeline import documents, table
 from pipeline.ledger import Ledger
 from pipeline.records import Shard, ShardTask
 from pipeline.windows import ShardState
@@ -27,6 +27,7 @@ class Checked:
     rows: int
     failed: dict[str, int]
     faults: tuple[str, ...]
+    size: int = 0  # bytes of its objects below labels/
     retries: int = 0  # times that windows were labelled again (`--retry-failed`)
     lost: tuple[ShardTask, ...] = ()  # windows that its end record speaks of and that are gone
     repeated_keys: int | None = None  # samples whose key came before in the same shard; None: not looked for
@@ -69,6 +70,7 @@ def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
             "rows": c.rows,
             "failed": sum(c.failed.values()),
             "retries": c.retries,
+            "bytes": c.size,
         }
         for c in checked
     ]
@@ -84,19 +86,19 @@ def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
         return None
     try:
         listed = table.decode_rows(ledger.store.get(f"manifest.{generation}.parquet"))
-    except FileNotFoundError:
+        totals = documents.from_json(Totals, ledger.store.get(f"{SUCCESS}{generation}"))
+        stands = all(_stands(row, states.get(row["shard"], ShardState())) for row in listed)
+        stands &= {row["shard"] for row in listed} == ledger.shards.keys() >= states.keys()
+    except (FileNotFoundError, ValueError, KeyError):  # whatever is damaged declares nothing: the audit has the word
         return None
-    if {row["shard"] for row in listed} != ledger.shards.keys():
-        return None
-    if not all(_stands(row, states.get(row["shard"], ShardState())) for row in listed):
-        return None
-    return Totals(**json.loads(ledger.store.get(f"{SUCCESS}{generation}")))
+    return totals if stands else None
 
 
 def _stands(row: Mapping[str, Any], state: ShardState) -> bool:
     there = state.windows
-    whole = state.ended and there.keys() == set(range(row["windows"]))
-    return whole and sum(window.generation for window in there.values()) == row["retries"]
+    whole = state.ended and not state.strays and len(there) == row["windows"] == max(there, default=-1) + 1
+    same = state.size == row["bytes"] if "bytes" in row else all(window.size for window in there.values())
+    return whole and same and sum(window.generation for window in there.values()) == row["retries"]
 
 
 def _generations(ledger: Ledger) -> int:

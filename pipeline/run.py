@@ -8,7 +8,7 @@ from typing import Any
 
 from diffseg.config import FIRST_FIELDS, SegmentConfig, fingerprint, labels_version_of
 from pipeline import flags
-from pipeline.config import validated
+from pipeline.documents import validated
 from pipeline.records import READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import TypeAlias, TypeVar
 
-from pipeline.errors import Drained, Overtaken, Stopped, StorageFull, WorkerLost
+from pipeline.errors import CommitConflict, Drained, Overtaken, Stopped, StorageFull, WorkerLost
 from pipeline.patience import delay_s
 from pipeline.pins import Pins
 from pipeline.records import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
@@ -128,7 +128,10 @@ class Schedule:
         """What storage answered: it goes back to the queue."""
         if look.beats:
             self._suspects.died([*_first_of(left), *look.beats])
-        self.add(left, now + look.delay_s if look.delay_s else 0.0)
+        empty = [task for task in left if look.whole and _within(task, look.task)]
+        self.add((task for task in left if task not in empty), now + look.delay_s if look.delay_s else 0.0)
+        if empty:
+            return [*self._over(look.task), GiveUp(_nothing_there(empty[0]))]
         whole = look.whole or look.task.last_window is None  # then nothing left means that the end record is there
         return self._over(look.task) if left or whole else self._read(look.task)
 
@@ -208,6 +211,17 @@ class Queue:
     def holds(self, shard: str) -> bool:
         """Whether a part of a shard is still to come; one that was never handed out has no parts."""
         return shard in self._parts
+
+
+def _within(task: ShardTask, read: ShardTask) -> bool:
+    """Whether windows are missing that a task came upon no samples for: it would do so for ever."""
+    first, last = task.first_window, task.last_window
+    return last is not None and last >= read.first_window and (read.last_window is None or first <= read.last_window)
+
+
+def _nothing_there(task: ShardTask) -> ShardFailure:
+    said = f"window {task.first_window} to {task.last_window}: the shard has no samples for them, yet an object that "
+    return ShardFailure(task, CommitConflict.__name__, f"{said}stands in labels/ says so", retryable=False)
 
 
 def _first_of(left: list[ShardTask]) -> list[Beat]:

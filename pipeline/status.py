@@ -1,10 +1,10 @@
 """A run seen from storage: one listing and the notes of its drivers, whatever its size."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import time
 
+from pipeline import documents
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed
 from pipeline.progress import ROLL_UPS
@@ -14,8 +14,22 @@ LIVE_S = 60.0  # seconds after its last note that a driver counts as at work
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What a driver left of itself, as far as it is read again; see `progress.Snapshot`. at: seconds of its clock."""
+
+    at: float
+    left: bool  # it will write no more
+    rows: int
+    failed: Mapping[str, int]
+    windows: int
+    images_per_s: float
+    eta_s: float | None
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """A run seen from storage. rows: committed, as far as drivers noted them."""
+    """A run seen from storage. rows: committed, as far as drivers noted them. unreadable: notes passed over."""
 
     shards: int
     shards_ended: int
@@ -31,37 +45,50 @@ class Status:
     drivers: int  # heard of in the last minute
     output_bytes: int
     examples: tuple[str, ...]
+    unreadable: tuple[str, ...]
 
 
 def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
     """A run from one listing and its drivers' notes: seconds, whatever its size."""
     states = ledger.states()
-    notes = [json.loads(ledger.store.get(name)) for name, _ in ledger.store.list(f"{ROLL_UPS}/")]
-    live = [note for note in notes if not note["left"] and now() - note["at"] < LIVE_S]
+    notes, unreadable = _notes(ledger)
+    live = [note for note in notes if not note.left and now() - note.at < LIVE_S]
     windows = sum(len(state.windows) for state in states.values())
     failed: dict[str, int] = {}
     for note in notes:
-        for reason, count in note["failed"].items():
+        for reason, count in note.failed.items():
             failed[reason] = failed.get(reason, 0) + count
     totals = completed(ledger, states)
-    seen = sum(note["windows"] for note in notes)
-    etas = [note["eta_s"] for note in live if note["eta_s"] is not None]
+    seen = sum(note.windows for note in notes)
+    etas = [note.eta_s for note in live if note.eta_s is not None]
     return Status(
         shards=len(ledger.shards),
         shards_ended=sum(_ended(states, shard) for shard in ledger.shards),
         windows=windows,
-        rows=totals.rows if totals else sum(note["rows"] for note in notes),
+        rows=totals.rows if totals else sum(note.rows for note in notes),
         rows_exact=totals is not None or seen == windows,
         failed=totals.failed if totals else failed,
         complete=totals is not None,
         bytes_total=sum(shard.size for shard in ledger.shards.values()),
         bytes_left=bytes_left(ledger, states),
-        images_per_s=sum(note["images_per_s"] for note in live),
+        images_per_s=sum(note.images_per_s for note in live),
         eta_s=max(etas) if etas else None,
         drivers=len(live),
         output_bytes=sum(window.size for state in states.values() for window in state.windows.values()),
-        examples=tuple(example for note in notes for example in note["examples"])[-5:],
+        examples=tuple(example for note in notes for example in note.examples)[-5:],
+        unreadable=unreadable,
     )
+
+
+def _notes(ledger: Ledger) -> tuple[list[Note], tuple[str, ...]]:
+    """The notes of drivers, and the names of those that cannot be read."""
+    notes, unreadable = [], []
+    for name, _ in ledger.store.list(f"{ROLL_UPS}/"):
+        try:
+            notes.append(documents.from_json(Note, ledger.store.get(name)))
+        except ValueError:
+            unreadable.append(name)
+    return notes, tuple(unreadable)
 
 
 def bytes_left(ledger: Ledger, states: dict[str, ShardState]) -> int:

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -88,6 +89,8 @@ class Store:
         try:
             os.link(draft, target)
         except FileExistsError:
+            if target.is_dir():
+                raise IsADirectoryError(EISDIR, "a folder stands where this object belongs") from None
             if draft.stat().st_nlink != 2:  # two: the link was made, only its reply was lost (network file systems)
                 raise
         _sync(target.parent)

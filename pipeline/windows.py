@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pipeline.records import Shard, ShardTask
 
 LABELS = "labels"
+SYSTEM_FILES = ("._", ".DS_Store")  # that a Mac leaves in every folder it has looked into
 DIGITS = 6  # of a window's number in a name, so that names sort by it up to a billion samples a shard
 
 
@@ -26,24 +27,29 @@ class ShardState:
 
     windows: dict[int, WindowObject] = field(default_factory=dict)  # the highest generation of each
     ended: bool = False
+    size: int = 0  # bytes of all its objects
+    strays: list[str] = field(default_factory=list)  # names that no object of ours has
 
 
 def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
-    """What is committed, by shard id, from names below the run and their bytes; what is none of ours is passed over.
+    """What is committed, by shard id, from names below the run and their bytes.
 
     The one place that decides which object holds a window's rows.
     """
     found: dict[str, ShardState] = {}
     for name, size in names:
+        if name.endswith("/") or name.rpartition("/")[2].startswith(SYSTEM_FILES):
+            continue
         owner, _, rest = name.removeprefix(f"{LABELS}/").partition(".")
+        state = found.setdefault(owner, ShardState())
+        state.size += size
         entry = _window_object(owner, rest, name, size)
         if rest == "end.json":
-            found.setdefault(owner, ShardState()).ended = True
-        elif entry:
-            windows = found.setdefault(owner, ShardState()).windows
-            best = windows.get(entry.window)
-            if best is None or best.generation < entry.generation:
-                windows[entry.window] = entry
+            state.ended = True
+        elif entry is None:
+            state.strays.append(name)
+        elif entry.window not in state.windows or state.windows[entry.window].generation < entry.generation:
+            state.windows[entry.window] = entry
     return found
 
 
@@ -60,12 +66,12 @@ def beginnings(shards: Collection[str], most: int) -> set[str]:
 def gaps(shard: Shard, state: ShardState, windows: int | None = None) -> list[ShardTask]:
     """The tasks that complete a shard, given what is there: runs of neighbours.
 
-    windows: how many its end record says it has. None: not looked up; the last task of a shard that has no end record
-    is then open to its end, one that has is taken to have had its last window.
+    windows: how many its end record says it has; what stands beyond is none of them. None: not looked up; the last task
+    of a shard that has no end record is then open to its end, one that has is taken to have had its last window.
     """
     tasks: list[ShardTask] = []
     next_ = 0
-    for window in sorted(state.windows):
+    for window in sorted(number for number in state.windows if windows is None or number < windows):
         if window > next_:
             tasks.append(ShardTask(shard, next_, window - 1))
         next_ = window + 1

@@ -10,7 +10,8 @@ from diffseg import config as module
 from diffseg.backends import recognise
 from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, SegmentConfig, fingerprint, labels_version_of
 from diffseg.weights import fetch
-from pipeline.config import RunConfig, read_config, validated
+from pipeline.config import RunConfig, read_config
+from pipeline.documents import validated
 from pipeline.errors import ConfigError
 
 

@@ -23,7 +23,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "webdataset": {"pipeline/tars.py"},
     "fsspec": {"pipeline/storage.py", "diffseg/weights.py"},
     "rich": {"jobs/console.py"},
-    "pydantic": {"pipeline/config.py"},
+    "pydantic": {"pipeline/documents.py"},
     "tenacity": {"pipeline/retrying.py"},
     "pycocotools": {"pipeline/exports/masks.py"},
 }

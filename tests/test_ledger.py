@@ -14,7 +14,8 @@ from pipeline import joining, labelling, table
 from pipeline import ledger as module
 from pipeline.audit import audit
 from pipeline.commits import End
-from pipeline.config import RunConfig, validated
+from pipeline.config import RunConfig
+from pipeline.documents import validated
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
@@ -61,11 +62,14 @@ def test_gaps_are_what_completes_a_shard(there, count, missing):
     assert [(task.first_window, task.last_window) for task in found] == missing
 
 
-def test_a_listing_gives_the_highest_retry_of_each_window_and_passes_over_strangers():
+def test_a_listing_gives_the_highest_retry_of_each_window_and_keeps_the_names_of_strangers():
     names = ["a.000000.parquet", "a.000000.r2.parquet", "a.000000.r10.parquet", "a.000001.parquet", "a.end.json"]
     names += ["b.end.json", "c.000000.parquet.tmp", "c.0.parquet", "c.xyz.parquet", "c.000000.r.parquet", "notes.txt"]
     found = read_listing((f"labels/{name}", 7) for name in names)
-    assert found.keys() == {"a", "b"}
+    assert {shard for shard, state in found.items() if state.windows or state.ended} == {"a", "b"}
+    assert [stray for state in found.values() for stray in state.strays] == [f"labels/{name}" for name in names[6:]]
+    assert found["a"].size == 5 * 7
+    assert not read_listing([("labels/", 0), ("labels/.DS_Store", 9), ("labels/._a.000000.parquet", 9)])
     assert {n: w.generation for n, w in found["a"].windows.items()} == {0: 10, 1: 0}
     assert found["a"].ended
     assert not found["b"].windows

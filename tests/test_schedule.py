@@ -326,3 +326,23 @@ def test_the_end_of_a_shard_is_seen_to_though_its_last_part_was_lost_after_its_c
     assert whole == Look(first, whole=True)
     assert schedule.looked(whole, [ShardTask(shard(0), 3, None)], 0.0) == []
     assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 3, None)
+
+
+def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_for_ever():
+    tally = Tally()
+    schedule = Schedule(PINS, WINDOW, tally)
+    schedule.add([ShardTask(shard(0), 3, 98)])
+    task = schedule.next(1, 1, 0.0)
+    [look] = schedule.note(TaskDone(task))
+    rest = ShardTask(shard(0), 100, None)
+    [given_up] = schedule.looked(look, [ShardTask(shard(0), 4, 98), rest], 0.0)
+    assert "window 4 to 98: the shard has no samples for them" in given_up.failure.error
+    assert schedule.next(1, 1, 0.0) == rest, "what else is missing is still done"
+
+
+def test_a_task_that_ends_beyond_its_shard_leaves_only_the_end_to_be_recorded():
+    schedule = Schedule(PINS, WINDOW, Tally())
+    schedule.add([ShardTask(shard(0), 5, 9)])
+    [look] = schedule.note(TaskDone(schedule.next(1, 1, 0.0)))
+    assert schedule.looked(look, [ShardTask(shard(0), 7, None)], 0.0) == []
+    assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 7, None)

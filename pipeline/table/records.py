@@ -7,7 +7,7 @@ import io
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import reduce
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffseg.types import Segment
+from pipeline import documents
 from pipeline.footer import Footer
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.where import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
@@ -112,17 +113,18 @@ def read_footer(stream: IO[bytes]) -> Footer:
     """
     try:
         with pq.ParquetFile(stream) as file:
-            raw = (file.schema_arrow.metadata or {}).get(FOOTER_KEY)
-            rows = file.metadata.num_rows
+            return _footer(file)
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
+
+
+def _footer(file: pq.ParquetFile) -> Footer:
+    raw, rows = (file.schema_arrow.metadata or {}).get(FOOTER_KEY), file.metadata.num_rows
     if raw is None:
         raise ValueError("a Parquet file without our footer")
-    said = json.loads(raw)
-    known = {field.name for field in fields(Footer)}
     try:
-        footer = Footer(**{name: value for name, value in said.items() if name in known})
-    except TypeError as error:
+        footer = documents.from_json(Footer, raw)
+    except ValueError as error:
         raise ValueError(f"a footer that is not ours: {error}") from error
     if footer.rows != rows:
         raise ValueError(f"the footer says {footer.rows} rows, the file has {rows}")
@@ -136,20 +138,30 @@ def read_rows(
     first: int = 0,
     rows: int | None = None,
     where: Condition | None = None,
+    window: tuple[str, int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file of windows as dicts, in order. columns: only these (None: all).
 
     first, rows: which rows of the file (None: to its end). where: only rows that it is true of; where no row of a row
-    group is, its other columns are not read. Raises ValueError where the file is damaged.
+    group is, its other columns are not read. window: shard and number that the file must be of. Raises ValueError where
+    the file is damaged or of another window.
     """
     try:
         with pq.ParquetFile(stream) as file:
+            if window is not None:
+                check_window(_footer(file), window)
             if lost := _ALWAYS - set(file.schema_arrow.names):
                 raise ValueError(f"no column {', '.join(sorted(lost))}")
             last = file.metadata.num_rows if rows is None else first + rows
             yield from _rows(file, list(columns or file.schema_arrow.names), first, last, where)
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
+
+
+def check_window(footer: Footer, window: tuple[str, int]) -> None:
+    """Raises ValueError where a file is of another window than the one whose name it has."""
+    if (footer.shard, footer.window) != window:
+        raise ValueError(f"holds window {footer.window} of {footer.shard}")
 
 
 def _rows(
