@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import console, options
+from jobs import console, options, process
 from jobs.bench_monkey import TARGETS, Ended, loose_monkey
 from jobs.bench_nodes import private_nodes
 
@@ -109,4 +109,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -4,8 +4,6 @@ One image on a 64 x 64 grid, 256 anchors, 512 x 512 labels, float32. The limit i
 the distances and one for the means. Pairs are interleaved, so that a busy moment hits both sides of a ratio.
 """
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,6 +17,7 @@ from torch import Tensor
 from diffseg.aggregate import aggregate
 from diffseg.labels import assign
 from diffseg.merging import merge
+from jobs import console, process
 
 SIDE, SIZE, ANCHORS, REGIONS, PAIRS = 64, 512, 16, 10, 7
 THRESHOLDS = (1.1, 1.1, 1.1)
@@ -120,4 +119,4 @@ def _status_kib(status: Path, name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asdict(bench_core()), indent=2) + "\n")
+    process.run(lambda: console.say_json(asdict(bench_core())))

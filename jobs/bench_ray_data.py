@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from jobs import process
 from pipeline.faults import FakeSegmenter
 from pipeline.images import encode_label_map
 
@@ -32,7 +33,7 @@ class Labeller:
         }
 
 
-def main(photos: str, output: str, seconds: float, workers: int, batch: int, cpus: int) -> dict[str, float]:
+def label(photos: str, output: str, seconds: float, workers: int, batch: int, cpus: int) -> dict[str, float]:
     """Label every `*.tar` below `photos`; images/s from the first batch to the last file."""
     import ray
     import ray.data
@@ -57,7 +58,12 @@ def main(photos: str, output: str, seconds: float, workers: int, batch: int, cpu
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Say what it came to, as one line of JSON."""
     photos, output, seconds, workers, batch, cpus = sys.argv[1:]
-    figures = main(photos, output, float(seconds), int(workers), int(batch), int(cpus))
+    figures = label(photos, output, float(seconds), int(workers), int(batch), int(cpus))
     sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    process.run(main)

@@ -4,14 +4,12 @@
 130 and 143 interrupted.
 """
 
-import os
-import signal
 import sys
 from typing import Any, NoReturn
 
 import typer
 
-from jobs import bench, console
+from jobs import bench, console, process
 from jobs.compact import compact
 from jobs.demo import demo
 from jobs.evaluate import evaluate
@@ -38,53 +36,42 @@ for command in (demo, pilot, plan, label, status, verify, segment, preview, eval
 app.add_typer(bench.app, name="bench")
 
 
-INTERRUPTED = 130
 RESUMING = ("demo", "label", "export", "compact", "fetch")  # what these have done is done
 UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
 
 
-class Terminated(BaseException):
-    """SIGTERM came."""
-
-
 def main() -> NoReturn:
     """Run a command and end the process as its exit code says."""
-    signal.signal(signal.SIGTERM, _terminate)
-    code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code in (4, INTERRUPTED, 143):
-        os._exit(code)  # threads in the middle of a forward pass would abort the interpreter's own end
-    sys.exit(code)
+    process.run(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; every error a person can cause is one line on stderr."""
     from pipeline.errors import ConfigError, PipelineError
 
-    try:
-        code = int(app(arguments, standalone_mode=False, prog_name="diffseg") or 0)
-        if code == INTERRUPTED:  # typer turns Ctrl-C into its exit code, without a word
-            raise KeyboardInterrupt
-        return code
+    process.any_text()
+    group = typer.main.get_command(app)
+    try:  # not through `app()`: typer ends the process with 1, without a word, when any connection breaks
+        with group.make_context("diffseg", list(arguments)) as context:
+            return int(group.invoke(context) or 0)
+    except typer.Exit as error:
+        return error.exit_code
     except UsageError as error:
         bare = type(error).__name__ == "NoArgsIsHelpError"
         console.note(error.format_message() if bare else f"diffseg: {error.format_message()}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         console.note(f"diffseg: interrupted{_resumes(arguments)}")
-        return INTERRUPTED
-    except Terminated:
+        return process.INTERRUPTED
+    except process.Terminated:
         console.note(f"diffseg: terminated{_resumes(arguments)}")
-        return 143
+        return process.TERMINATED
     except ConfigError as error:
         console.note(f"diffseg: {_line(error)}")
         return 2
     except PipelineError as error:
         console.note(f"diffseg: stopped: {_line(error)}{_resumes(arguments) if error.resumable else ''}")
         return 4
-    except BrokenPipeError:
-        return 0
 
 
 def _resumes(arguments: list[str]) -> str:
@@ -94,10 +81,6 @@ def _resumes(arguments: list[str]) -> str:
 def _line(error: Exception) -> str:
     """What an error says, which may come from a library that says it in several lines."""
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-
-
-def _terminate(*_: Any) -> NoReturn:
-    raise Terminated
 
 
 if __name__ == "__main__":

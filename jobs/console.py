@@ -29,6 +29,7 @@ def say(line: str) -> None:
 def say_json(value: Any) -> None:
     """One JSON document and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.flush()
 
 
 def note(line: str) -> None:

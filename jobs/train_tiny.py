@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console
+from jobs import console, process
 
 PLOT = (900, 360)  # pixels
 INK, GRID = {"noise": (230, 159, 0), "grouping": (0, 114, 178)}, (225, 225, 225)
@@ -149,4 +149,4 @@ def draw_sheet(model: Path, count: int = 12) -> Any:
 
 
 if __name__ == "__main__":
-    typer.run(train_tiny)
+    process.run(lambda: typer.run(train_tiny))

@@ -59,7 +59,7 @@ def read_config(
     tables: dict[str, Any] = {}
     if path is not None:
         try:
-            tables = tomllib.loads(path.read_text())
+            tables = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
