@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.records import READER, RawSample
-from pipeline.table.records import DAMAGE, FOOTER_KEY
+from pipeline.table.records import DAMAGE, FOOTER_KEY, parquet
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
     """The paths of a schema's columns as Parquet names them."""
     empty = io.BytesIO()
     pq.write_table(schema.empty_table(), empty)
-    with pq.ParquetFile(empty) as file:
+    with parquet(empty) as file:
         return [file.schema.column(i).path for i in range(len(file.schema))]
 
 
@@ -73,7 +73,7 @@ def read_images(
     Raises ConfigError where no column is meant, CorruptShard where the file is damaged.
     """
     try:
-        with pq.ParquetFile(stream) as file:
+        with parquet(stream) as file:
             chosen = _image_column(file.schema_arrow, name, column)
             index = 0
             for group in range(file.num_row_groups):
@@ -82,7 +82,7 @@ def read_images(
                     yield from (RawSample(f"{i:08d}", i, {}, None, 0) for i in range(index, index + rows))
                     index += rows
                     continue
-                for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=[chosen]):
+                for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=[chosen], use_threads=False):
                     for cell in batch.column(0):
                         yield _image_sample(cell.as_py(), index, stream.tell())
                         index += 1

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.footer import Footer
-from pipeline.table.records import DAMAGE, SCHEMA, read_footer, settings
+from pipeline.table.records import DAMAGE, SCHEMA, parquet, read_footer, settings
 
 HELD_KEY = b"diffseg.windows"  # in the file's metadata
 ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can still be read alone
@@ -51,7 +51,7 @@ def joining_windows(out: IO[bytes], held: Sequence[Mapping[str, Any]]) -> Iterat
 def read_held(stream: IO[bytes]) -> list[dict[str, Any]]:
     """What a compacted file says it holds; only its end is read. Raises ValueError where it is none."""
     try:
-        with pq.ParquetFile(stream) as file:
+        with parquet(stream) as file:
             raw = (file.metadata.metadata or {}).get(HELD_KEY)
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
@@ -62,8 +62,8 @@ def read_held(stream: IO[bytes]) -> list[dict[str, Any]]:
 
 def _whole_window(stream: IO[bytes], footer: Footer) -> pa.Table:
     try:
-        with pq.ParquetFile(stream) as file:
-            table = file.read().replace_schema_metadata(None)
+        with parquet(stream) as file:
+            table = file.read(use_threads=False).replace_schema_metadata(None)
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
     indices = range(footer.first_index, footer.first_index + footer.rows)

@@ -106,13 +106,22 @@ def settings(columns: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def parquet(stream: IO[bytes]) -> pq.ParquetFile:
+    """A Parquet file, read by the thread that asks for it: give `use_threads=False` to whatever reads columns.
+
+    Arrow's own threads drop what they were lent of Python's, this stream and its bytes, some time after they have
+    answered. Where the interpreter ends before that, they bring the process down with it (exit code 134).
+    """
+    return pq.ParquetFile(stream, pre_buffer=False)
+
+
 def read_footer(stream: IO[bytes]) -> Footer:
     """The footer of a window's file; only the file's end is read.
 
     Raises ValueError where the file is no window.
     """
     try:
-        with pq.ParquetFile(stream) as file:
+        with parquet(stream) as file:
             return _footer(file)
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
@@ -147,7 +156,7 @@ def read_rows(
     the file is damaged or of another window.
     """
     try:
-        with pq.ParquetFile(stream) as file:
+        with parquet(stream) as file:
             if window is not None:
                 check_window(_footer(file), window)
             if lost := _ALWAYS - set(file.schema_arrow.names):
@@ -174,22 +183,36 @@ def _rows(
         begin, at = at, at + file.metadata.row_group(group).num_rows
         if at <= first or begin >= last:
             continue
-        if wanted is not None and small and not file.read_row_group(group, small).filter(wanted).num_rows:
+        if wanted is not None and small and not _filtered(_group(file, group, small), wanted).num_rows:
             continue
-        for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=list({*columns, *small})):
+        needed = list({*columns, *small})
+        for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
             taken = pa.Table.from_batches([batch]).slice(max(0, first - begin), max(0, last - max(begin, first)))
             begin += len(batch)
-            yield from (taken if wanted is None else taken.filter(wanted)).select(columns).to_pylist()
+            yield from (taken if wanted is None else _filtered(taken, wanted)).select(columns).to_pylist()
             if begin >= last:
                 break
+
+
+def _group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+    return file.read_row_group(group, columns, use_threads=False)
+
+
+def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
+    """The rows that it is true of; by this thread too."""
+    from pyarrow import acero  # slow to import, and hardly anybody filters
+
+    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
+    kept = acero.Declaration("filter", acero.FilterNodeOptions(wanted), [source])
+    return kept.to_table(use_threads=False)
 
 
 def categories(stream: IO[bytes]) -> set[str]:
     """Every category that a segment of a file has. Raises ValueError where the file is damaged."""
     found = set[str]()
     try:
-        with pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(columns=["segments.list.element.category"]):
+        with parquet(stream) as file:
+            for batch in file.iter_batches(columns=["segments.list.element.category"], use_threads=False):
                 found.update(pc.struct_field(pc.list_flatten(batch["segments"]), "category").unique().to_pylist())
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
@@ -240,7 +263,7 @@ def encode_shards(shards: Iterable[Shard]) -> bytes:
 def decode_shards(data: bytes) -> Iterator[Shard]:
     """The inverse of `encode_shards`, a batch in memory at a time. Raises ValueError for what is none."""
     try:
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE, use_threads=False):
+        for batch in parquet(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE, use_threads=False):
             yield from (Shard(**row, source=row["url"]) for row in batch.to_pylist())
     except (*DAMAGE, TypeError, KeyError) as error:
         raise ValueError(f"no list of shards: {error}") from error
@@ -256,7 +279,7 @@ def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def decode_rows(data: bytes) -> list[dict[str, Any]]:
     """The inverse of `encode_rows`. Raises ValueError for what is no Parquet file."""
     try:
-        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+        rows: list[dict[str, Any]] = parquet(io.BytesIO(data)).read(use_threads=False).to_pylist()
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
     return rows
