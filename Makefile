@@ -1,7 +1,7 @@
 # Every target sets itself up first. TORCH_INDEX=URL adds a package index, for a CPU build of torch on a machine
 # whose pip would otherwise bring the CUDA one.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format types lock clean
+.PHONY: help setup demo test test-all proofs lint format types lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,6 +25,10 @@ test: $(READY) ## every test but the slow ones
 
 test-all: $(READY) ## every test
 	$(BIN)/pytest -q -m 'slow or not slow'
+
+# Each goes on where it was stopped, shows how far it is, and takes an hour at most.
+proofs: $(READY) ## what takes too long for a test; figures go to infra/benchmarks
+	$(BIN)/python infra/benchmarks/exits.py --runs 1000 --table infra/benchmarks/exits.md label
 
 lint: $(READY) ## style
 	$(BIN)/ruff format --check

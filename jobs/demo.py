@@ -22,7 +22,7 @@ def demo(
     from pipeline.config import RunConfig
     from pipeline.labelling import Hooks, label
 
-    shards = _write_shards(output / "photos")
+    shards = write_shards(output / "photos")
     run = RunConfig(workers=workers)
     with console.progress() as tick:
         console.note(f"labelling {len(shards)} shards of photos with the embedded model on a local Ray")
@@ -45,7 +45,7 @@ def demo(
     return code
 
 
-def _write_shards(folder: Path) -> list[str]:
+def write_shards(folder: Path) -> list[str]:
     """The demo photos as WebDataset shards; files that are there already stay, so that the run can resume."""
     from pipeline.tars import write_samples
 
