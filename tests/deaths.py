@@ -108,7 +108,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
         code = command.wait(PATIENCE_S)
         ended_s = time.monotonic() - began
         await_(lambda: not left_behind(mark), lambda: False, SECONDS)
-        left, folders = left_behind(mark), [path.name for path in folder.glob("diffseg-ray-*")]
+        left, folders = left_behind(mark), [path.name for path in folder.glob("diffseg-*")]
         again = [*words, "--workers", "0"] if cluster else words
         rerun = subprocess.run(again, capture_output=True, env=env, timeout=PATIENCE_S).returncode if code else 0
         rows = [(row["shard"], row["index"]) for row in Ledger.open(str(run)).rows(["shard", "index"])]

@@ -2,7 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -112,6 +116,63 @@ def test_more_workers_than_gpus_are_refused(cluster, shards, tmp_path, monkeypat
     monkeypatch.setattr(Cluster, "gpus", 2)
     with pytest.raises(ConfigError, match="3 workers asked for, this machine has 2 GPUs"):
         RayPool(cluster, WorkerSettings(str(tmp_path), "tiny"), workers=3)
+
+
+def listeners(pids):
+    """Addresses and ports on which processes of this machine take connections."""
+    sockets = set()
+    for pid in pids:
+        with suppress(OSError):  # it has ended meanwhile
+            sockets |= {str(held.readlink()) for held in Path(f"/proc/{pid}/fd").iterdir() if held.is_symlink()}
+    found = []
+    for kind in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if f"socket:[{inode}]" in sockets and (state == "0A" or kind.startswith("udp")):
+                found.append(address_of(*local.split(":")))
+    return found
+
+
+def address_of(words, port):
+    """As /proc/net has it: 32-bit words of the machine's own order, in hexadecimal."""
+    data = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
+    address = ip_address(data)
+    return getattr(address, "ipv4_mapped", None) or address, int(port, 16)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="who listens is looked up in /proc")
+def test_nobody_else_reaches_a_private_ray(cluster):
+    list(cluster.map(lambda number: number, [1]))  # so that workers are there too
+    found = listeners(members(cluster.session))
+    assert len(found) >= 6, "GCS, raylet, agents, workers"
+    assert [(str(address), port) for address, port in found if not address.is_loopback] == []
+    assert Path(cluster.folder).stat().st_mode & 0o777 == 0o700, "whoever cannot enter does not reach what is inside"
+    inside = [path for path in Path(cluster.folder).rglob("*") if not path.is_symlink() and not path.is_dir()]
+    assert len(inside) > 20
+    assert {str(path) for path in inside if path.stat().st_mode & 0o077} == set()
+
+
+@pytest.mark.parametrize("token", ["0" * 64, ""])
+def test_without_its_token_nobody_learns_anything_of_a_private_ray(cluster, token):
+    mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    script = f"from ray._raylet import GcsClient; GcsClient(address={cluster.gcs!r}).internal_kv_get(b'x', None)"
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **mode}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "token" in done.stderr.lower()
+
+
+def test_workers_of_a_private_ray_are_where_the_command_was_run(cluster):
+    [(folder, mask, environment)] = cluster.map(lambda _: (Path.cwd(), mask_of_this_process(), dict(os.environ)), [1])
+    assert (folder, mask) == (Path.cwd(), mask_of_this_process())
+    assert environment.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+    assert "PYTHONSAFEPATH" not in environment
+
+
+def mask_of_this_process():
+    """What it takes from files that it makes."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def test_no_ray_at_an_address_is_one_line():

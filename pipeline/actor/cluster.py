@@ -16,15 +16,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from time import monotonic
 from typing import IO, Any, TypeVar
 
-from pipeline.actor import session
+from pipeline.actor import private, session
+from pipeline.actor.causes import last_words
 from pipeline.actor.line import Line
 from pipeline.actor.mapping import spread
 from pipeline.actor.messages import Began, Failed, Look, Orders, Step
 from pipeline.errors import ConfigError, RayLost
+from pipeline.searchpath import ROOT, child_environment
 from pipeline.station import Report
 from pipeline.watch import SILENCE_S
 
@@ -38,7 +39,6 @@ END_S = 10.0  # for an end in good order, before it is made one
 RESTARTS = 3  # of a private Ray
 GCS_S = 30  # after which what is left of a private Ray gives up: nobody will start its GCS again
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
-_FIND_OURS = "import sys; sys.path.insert(0, sys.argv.pop()); "
 
 
 class Cluster:
@@ -98,6 +98,16 @@ class Cluster:
         return self._process.pid if self._process else 0
 
     @property
+    def folder(self) -> str:
+        """Where a private Ray has its files; empty for another."""
+        return self._folder
+
+    @property
+    def gcs(self) -> str:
+        """Where drivers would join it, as host:port."""
+        return self._began.gcs
+
+    @property
     def gpus(self) -> int:
         """GPUs of the cluster when it was last looked at."""
         return self._seen.gpus
@@ -146,7 +156,7 @@ class Cluster:
         except EOFError:
             raise self._lost(self._last_words()) from None
         if isinstance(answer, Failed):
-            raise self._lost(f"fails: {answer.kind}: {answer.error}")
+            raise self._lost(f"fails: {answer.why}")
         return answer
 
     def _answer(self, name: str, arguments: tuple[Any, ...], within: float) -> Any:
@@ -188,10 +198,9 @@ class Cluster:
         return "its GCS is gone" if self.is_private or monotonic() >= self._alone_since + patience else ""
 
     def _last_words(self) -> str:
-        assert self._process
         self._said.seek(0)
-        lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"its process here has ended; the last it said: {lines[-1][:300] if lines else 'nothing'}"
+        said = last_words(self._said.read().decode(errors="replace"))
+        return f"its process here has ended; the last it said: {said or 'nothing'}"
 
     def restart(self, lost: RayLost) -> None:
         """Start a private Ray afresh, with nothing of what ran in it. Raises RayLost where that cannot be."""
@@ -209,31 +218,38 @@ class Cluster:
         if self._address:
             _knock(self._address)
         else:
-            self._folder = tempfile.mkdtemp(prefix="diffseg-ray-")
+            self._folder = private.make_folder()
         ours, theirs = socket.socketpair()
-        self._line, self._said = Line(ours), tempfile.TemporaryFile()  # noqa: SIM115 - `_end` closes both
-        command = [
-            sys.executable,
-            "-c",
-            _FIND_OURS + self.HOST,
-            str(theirs.fileno()),
-            self._folder,
-            str(Path(__file__).parents[2]),
-        ]
-        patience = {} if self._address else {"RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_S)}
+        self._line, self._said = Line(ours), tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes both
         with theirs:
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
-                start_new_session=True, env={**patience, **os.environ},
+                [sys.executable, "-c", self.HOST, str(theirs.fileno()), self._folder],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
+                start_new_session=True, **self._surroundings(),
             )  # fmt: skip
         began: Began = self.call("begin", self._address, self._folder, within=STEP_S)
         if began.refused and self._address:
             _knock(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
+        if began.refused and began.hopeless:
+            raise ConfigError(
+                f"Ray cannot start here: {began.refused}; free memory, disk or processes, or do without Ray "
+                f"(label --workers 0)"
+            )
         if began.refused:
             raise RayLost(f"{self}: does not start: {began.refused}")
         self._began = began
         self.look()
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What the process of Ray is begun with. Workers look for modules in the folder that it is begun in before all
+        others: a private one has none, that of our packages has ours on the nodes of a cluster too.
+        """
+        if self._address:
+            return {"cwd": ROOT, "env": os.environ | child_environment()}
+        patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_S)}
+        given = patience | os.environ | child_environment(moved=True) | private.environment()
+        return {"cwd": self._folder, "umask": 0o077, "env": given}
 
     def _end(self, within: float = 0.0) -> None:
         """Leave none of its processes and files behind. within: seconds for a cluster to be told."""

@@ -12,13 +12,16 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from time import sleep, time
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep, time
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from pipeline.actor import session
+from pipeline.actor import private, session
+from pipeline.actor.causes import cause, last_words
 from pipeline.actor.label import LabelActor
 from pipeline.actor.line import Line
 from pipeline.actor.messages import EXCHANGE_S, Began, Failed, Look, Orders, Step
@@ -28,6 +31,7 @@ from pipeline.station import Report
 
 SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later
 END_S = 10.0  # for an end in good order
+UNBORN_S = 30.0  # without any answer, after which a private Ray is asked why no process of a worker has started
 
 
 class Host:
@@ -40,6 +44,9 @@ class Host:
         self._asked: dict[Any, str] = {}  # by the answer that is awaited
         self._out: dict[Any, int] = {}  # items of a map, by the stream of their answers
         self._gauges: RunGauges | None = None
+        self._raylet_said = Path(os.devnull)  # what it, and processes of workers before they are that, could not log
+        self._read = 0  # bytes of it
+        self._moved = monotonic()  # when a worker or an item was last heard of
 
     def serve(self) -> None:
         """Answer until the driver is gone."""
@@ -58,18 +65,23 @@ class Host:
         try:
             return getattr(self, name)(*args)
         except Exception as error:  # noqa: BLE001 - the driver judges
-            return Failed(type(error).__name__, first_line(error))
+            return Failed(cause(error))
 
-    def begin(self, address: str | None, folder: str | None) -> Began:
-        """Join a Ray, or start one that lives as long as this process."""
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    def begin(self, address: str | None, folder: str) -> Began:
+        """Join a Ray, or start one in a folder that lives as long as this process."""
+        quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
+        inner = f"{folder}/{private.RAYS}"
         try:
             if address:
                 ray.init(address=address, **quiet)
             else:
-                ray.init(address="local", include_dashboard=False, _temp_dir=folder, **quiet)
+                ray.init(address="local", include_dashboard=False, _temp_dir=inner, **quiet)
+                self._raylet_said = Path(inner, "session_latest", "logs", "raylet.err")
         except Exception as error:  # noqa: BLE001 - Ray raises all kinds, bare ones too
-            return Began(refused=first_line(error))
+            lasting = isinstance(error, (ValueError, OSError)) and not isinstance(
+                error, (ConnectionError, TimeoutError)
+            )
+            return Began(refused=cause(error), hopeless=lasting)
         node = ray._private.worker._global_node
         return Began(node.raylet_socket_name or "", node.gcs_address or "") if node else Began("", "")
 
@@ -101,13 +113,32 @@ class Host:
         for name, tasks in orders.ask.items():
             self._asked[self._workers[name].exchange.remote(tasks, EXCHANGE_S)] = name
         asked = list(self._asked)
+        if orders.start or not asked:
+            self._heard()
         if not asked:
             sleep(EXCHANGE_S / 10)  # no worker can be started yet
             return {}
         if not ray.wait(asked, num_returns=1, timeout=EXCHANGE_S)[0]:
-            return {}
+            complaint = self._complaint()
+            return dict.fromkeys([self._asked.pop(answer) for answer in asked], complaint) if complaint else {}
+        self._heard()
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
         return {self._asked.pop(answer): _report(answer) for answer in answered}
+
+    def _heard(self) -> None:
+        self._moved = monotonic()
+        self._read = self._raylet_said.stat().st_size
+
+    def _complaint(self) -> str:
+        """Why processes of workers end before anything is heard of them: Ray starts others in their place, for ever.
+
+        Empty where that cannot be told, or is not so.
+        """
+        if monotonic() < self._moved + UNBORN_S or any(map(_is_starting, session.members(os.getpid()))):
+            return ""
+        said = last_words(self._raylet_said.read_bytes()[self._read :].decode(errors="replace"))
+        self._heard()
+        return f"its process cannot start: {said}" if said else ""
 
     def _start(self, made: bytes, options: Mapping[str, Any]) -> Any:
         return self._actor.options(max_restarts=0, max_task_retries=0, **options).remote(made)
@@ -124,9 +155,15 @@ class Host:
         task = ray.remote(run).options(num_cpus=1, max_retries=0, num_returns="streaming")
         for number, item in items.items():
             self._out[task.remote(self._function, item)] = number
-        ready, _ = ray.wait(list(self._out), num_returns=1, timeout=wait_s)
-        if ready:
-            ready, _ = ray.wait(list(self._out), num_returns=len(self._out), timeout=0)
+            self._heard()
+        if not ray.wait(list(self._out), num_returns=1, timeout=wait_s)[0]:
+            if not (complaint := self._complaint()):
+                return {}
+            unborn = dict.fromkeys(self._out.values(), complaint)
+            self.cancel()
+            return unborn
+        self._heard()
+        ready, _ = ray.wait(list(self._out), num_returns=len(self._out), timeout=0)
         found = {self._out[stream]: (stream, _next(stream)) for stream in ready}
         for stream, result in found.values():
             if result is not None:
@@ -145,24 +182,26 @@ class Host:
         self._gauges.show(figures, failures)
 
 
+def _is_starting(pid: int) -> bool:
+    """Whether it is a worker's process that Ray has not heard of yet."""
+    with suppress(OSError):  # it has ended
+        return b"default_worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
 def _report(answer: Any) -> Report | str:
     try:
         return ray.get(answer)
     except RayError as error:
-        return f"{type(error).__name__}: {first_line(error)}"
+        return cause(error)
 
 
 def _next(stream: Any) -> bytes | str | None:
     try:
         said: bytes = ray.get(next(stream))
     except RayError as error:
-        return f"{type(error).__name__}: {first_line(error)}"
+        return cause(error)
     return None if said == BEAT else said
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, as far as one line goes."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
 def main(kind: type[Host] = Host) -> None:

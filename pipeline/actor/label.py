@@ -11,6 +11,7 @@ import ray
 from pipeline import retrying
 from pipeline.metrics import WorkerMetrics
 from pipeline.records import ShardTask
+from pipeline.searchpath import settle
 from pipeline.station import Report, Station
 
 NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
@@ -21,6 +22,7 @@ class LabelActor:
 
     def __init__(self, made: bytes) -> None:
         """made: the worker's settings and what builds it, by pickle."""
+        settle()
         settings, build = pickle.loads(made)
         self._metrics = WorkerMetrics()
         if not settings.gpu:

@@ -18,22 +18,22 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It could not be done. kind: class of the error."""
+    """It could not be done."""
 
-    kind: str
-    error: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Began:
     """Where Ray's own processes listen: this machine's raylet (a path), and the GCS (host:port); empty: not known.
 
-    refused: why Ray cannot be had.
+    refused: why Ray cannot be had; hopeless: another start would end the same way.
     """
 
     raylet: str = ""
     gcs: str = ""
     refused: str = ""
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import cloudpickle
 
+from pipeline.searchpath import settle
+
 BEAT = b""
 BEAT_S = 5.0  # between two words
 
 
 def run(function: bytes, item: bytes) -> Iterator[bytes]:
     """BEAT while it is at work, then, by pickle, (True, function(item)) or (False, what it raised)."""
+    settle()
     came: list[bytes] = []
     done = threading.Event()
 

@@ -1,0 +1,55 @@
+"""Why something on Ray failed, in one line. Ray's texts begin with what is true of every failure, hold whole tracebacks
+and lists of processes, and have the reason at their end, or before advice that fits any.
+"""
+
+import re
+
+LONGEST = 400  # characters of a line
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'\s+(File "[^"]*", line \d+.*|[\^~]+)$')
+_DETAIL = re.compile(r".*Worker exit detail: (.*?)(Some common causes|There are some potential root causes|$)")
+_HEADING = re.compile(
+    r"The actor died (unexpectedly|because of an error)|The actor never ran|Failed to set up|Could not"
+)
+_PLACE = re.compile(r" \(IP: [^)]*\)")
+_OURS = re.compile(r"No module named '(diffseg|pipeline|jobs)\b")
+
+
+def cause(error: BaseException) -> str:
+    """The last cause that an error of Ray tells of."""
+    text = str(error)
+    return raised(text) or _short(f"{type(error).__name__}: {_told(_lines(text))}")
+
+
+def last_words(text: str) -> str:
+    """Why a process ended, by what it wrote; empty where it wrote nothing."""
+    return raised(text) or _short((_lines(text) or [""])[-1])
+
+
+def raised(text: str) -> str:
+    """The exception that the last traceback in a text ends with, as far as one line goes; empty where there is none."""
+    lines = _lines(text)
+    frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
+    after = lines[frames[-1] + 1 :] if frames else []
+    said = next((line for line in after if not line[0].isspace()), "")
+    if _OURS.search(said):
+        said += ": this project is not installed there, or something else has its name"
+    return _short(said)
+
+
+def _told(lines: list[str]) -> str:
+    """What is not in a traceback: how a process ended, or the one line that differs from failure to failure."""
+    for line in lines:
+        if detail := _DETAIL.match(line):
+            return detail[1] + ("(killed, crashed, or out of memory)" if detail[2] else "")
+    plain = [line for line in lines if not line[0].isspace()] or [""]
+    telling = [line for line in plain if not _HEADING.match(line)] or plain
+    return _PLACE.sub("", telling[-1] if _HEADING.match(plain[0]) else telling[0])
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in _COLOUR.sub("", text).splitlines() if line.strip()]
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

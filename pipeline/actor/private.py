@@ -1,0 +1,61 @@
+"""What makes a Ray private: a folder that only its user can enter, an environment in which it listens to nobody else.
+
+Ray opens its own folders to everybody (0777), again with every worker that starts: the one around them stays closed. It
+listens on every network interface, unless it takes the machine for one that no others may join.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+
+from pipeline.errors import ConfigError
+
+RAYS = "r"  # Ray's own folder, in ours
+_SOCKET = (
+    f"/diffseg-12345678/{RAYS}/session_2026-01-31_23-59-59_999999_1234567/sockets/plasma_store"  # the longest path
+)
+MOST = (107 if sys.platform == "linux" else 103) - len(_SOCKET)  # bytes of a path for our folder: what systems allow
+FREE = 50_000_000  # bytes: logs, mostly
+_PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")  # Ray joins paths to command lines and splits them at blanks
+
+
+def make_folder() -> str:
+    """A folder for a private Ray, where temporary files go or, where Ray cannot use that place, somewhere else.
+
+    Raises ConfigError where there is no such place.
+    """
+    asked = os.environ.get("TMPDIR", "")
+    places = (_temporary(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
+    for place in dict.fromkeys(place for place in places if place and _fits(place)):
+        try:
+            if shutil.disk_usage(place).free >= FREE:
+                return tempfile.mkdtemp(prefix="diffseg-", dir=place)
+        except OSError:
+            continue  # it is not there, or not for us
+    raise ConfigError(
+        f"Ray finds no place for its files (TMPDIR={asked}): set TMPDIR to a folder with {FREE // 1_000_000} MB free "
+        f"whose path has at most {MOST} plain characters, or do without Ray (label --workers 0)"
+    )
+
+
+def environment() -> dict[str, str]:
+    """Variables that a private Ray is started with."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever the system is: all of its processes listen on loopback
+        "RAY_AUTH_MODE": "token",  # other users of this machine reach loopback too
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return ""
+
+
+def _fits(place: str) -> bool:
+    return len(os.fsencode(place)) <= MOST and _PLAIN.fullmatch(place) is not None
