@@ -1,6 +1,7 @@
 """The committing side of a worker: windows go to storage whole, in order, and a task is closed when they all are."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from time import perf_counter
 
 from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
 from pipeline.ledger import Ledger
+from pipeline.names import is_tar_name, made_name
 from pipeline.records import (
     ImageSample,
     LabelRecord,
@@ -114,11 +116,21 @@ def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
 def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) -> bytes:
     """A window as a WebDataset tar: the original members, and the label map as `label_map.png` beside them.
 
-    Raises Unhandled where a tar cannot hold them.
+    Samples whose key is no name there, or not theirs alone, have made names: readers would pass over them, or take two
+    for one. Raises Unhandled where a tar cannot hold them.
     """
+    seen = Counter(raw.key for raw in samples)
+
+    def name(raw: RawSample, shard: str) -> str:
+        alone = seen[raw.key] == 1 and is_tar_name(raw.key)
+        return raw.key if alone else made_name(raw.key, shard, raw.index)
+
     try:
         return write_samples(
-            (raw.key, {**raw.members, **({"label_map.png": record.label_map} if record.label_map else {})})
+            (
+                name(raw, record.shard),
+                {**raw.members, **({"label_map.png": record.label_map} if record.label_map else {})},
+            )
             for raw, record in zip(samples, records, strict=True)
         )
     except (ValueError, OverflowError) as error:

@@ -34,9 +34,9 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffseg.types import Int, Segment, UInt8
 from pipeline.errors import ConfigError, ShardChanged
-from pipeline.exports.names import Names
 from pipeline.exports.samples import TRAIN, VAL, WANTED, Labelled, Part, Samples, Selection, Tally, chosen_rows, proved
 from pipeline.ledger import Ledger
+from pipeline.names import Names
 from pipeline.photos import Photos
 from pipeline.reader import decode_sample
 from pipeline.records import ImageSample
@@ -94,7 +94,7 @@ class _Run(Generic[T]):
             self._process = os.getpid()
             ledger = Ledger.open(self.url)
             photos = Photos(ledger, beside=self._beside, jumps=True)
-            self._opened = Samples(ledger, self.selection, Names(np.empty(0, np.uint64)), photos)
+            self._opened = Samples(ledger, self.selection, Names(), photos)
         return self._opened
 
     def example(self, labelled: Labelled) -> T:

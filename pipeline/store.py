@@ -4,6 +4,7 @@ A remote object is created with the store's own condition (S3 `If-None-Match: *`
 create); a local one is written aside, brought to the disk, and linked to its name.
 """
 
+import io
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from pipeline.retrying import attempt, translate
 from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
 
 TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
+BLOCK = 1 << 20  # bytes compared at a time
 ABANDONED_S = 86_400  # seconds untouched after which a draft is nobody's: a commit is tried for minutes
 
 
@@ -66,6 +68,22 @@ class Store:
             raise self._nowhere() from error
         return True
 
+    def put_same(self, name: str, data: bytes) -> None:
+        """Create an object that may be there already, with the same content. Raises as `put_new`, and ConfigError where
+        something else is there.
+        """
+        if not self.put_new(name, data) and not self._holds(name, io.BytesIO(data), len(data)):
+            raise self._taken(name)
+
+    def _holds(self, name: str, content: BinaryIO, size: int) -> bool:
+        if self.size(name) != size:
+            return False
+        with self.reader(name, size) as there:
+            return all(there.read(len(block)) == block for block in iter(lambda: content.read(BLOCK), b""))
+
+    def _taken(self, name: str) -> ConfigError:
+        return ConfigError(f"{self}/{name}: something else is here already: use another --output")
+
     def _nowhere(self) -> ConfigError:
         if not self.writable:
             return ConfigError(f"{self}: a web server can be read from, not written to")
@@ -99,7 +117,7 @@ class Store:
     def growing(self, name: str) -> Iterator[BinaryIO]:
         """An object larger than memory: there, whole, once the block has written it without an error.
 
-        An object that is there already stays. Raises as `put_new` does.
+        An equal object that is there already stays. Raises as `put_same` does.
         """
         with self._open_draft(f"{self}/{name}") as draft:
             try:
@@ -113,7 +131,9 @@ class Store:
             try:
                 attempt(f"{self}/{name}", lambda: put(path, name))
             except FileExistsError:
-                pass
+                draft.seek(0)
+                if not self._holds(name, draft, path.stat().st_size):
+                    raise self._taken(name) from None
             except FileNotFoundError as error:
                 raise self._nowhere() from error
 

@@ -127,7 +127,7 @@ def with_tars(ledger: Ledger) -> Ledger:
         with open(shard.url.removeprefix("file://"), "rb") as stream:  # noqa: PTH123
             raws = list(read_samples(stream, "a.tar"))
         rows = [row for row in ledger.rows(["shard", "label_map"]) if row["shard"] == shard.id]
-        records = [replace(books.LabelRecord("", "", 0, "ok"), label_map=row["label_map"]) for row in rows]
+        records = [replace(books.LabelRecord("", shard.id, 0, "ok"), label_map=row["label_map"]) for row in rows]
         for window in range(3):
             at = slice(4 * window, 4 * window + 4)
             ledger.commit_extra(ShardTask(shard), window, books.as_webdataset(raws[at], records[at]))
@@ -372,3 +372,12 @@ def written(readme, line):
     """The lines of the example that holds a line, without the empty ones."""
     example = next(block for block in readme.split("```") if line in block)
     return [line for line in example.splitlines()[1:] if line]
+
+
+def test_samples_of_one_key_are_told_apart_in_the_tars_beside_the_labels(tmp_path):
+    keys = ["a", "a", "a", "b", "a"]
+    ledger = with_tars(make_run(tmp_path, [keys]))
+    for kind in KINDS:
+        found = list(kind(ledger.store.url, photos="webdataset"))
+        assert [example.key for example in found] == keys
+        assert [example.index for example in found] == list(range(5))

@@ -11,8 +11,8 @@ from jobs import cli
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.names import is_file_name, share
 from pipeline.exports.samples import Selection
+from pipeline.names import is_file_name, share
 
 
 @pytest.fixture
@@ -110,12 +110,35 @@ def test_a_key_that_leads_elsewhere_names_no_file(key):
     assert not is_file_name(key)
 
 
-def test_samples_whose_key_is_no_file_name_are_left_out_and_counted(tmp_path, out):
-    done = export(make_run(tmp_path, [["a", "x/../../b", "c"]]), str(out), "coco-segments", Selection())
+def test_a_sample_whose_key_is_no_file_name_has_a_made_one(tmp_path, out):
+    ledger = make_run(tmp_path, [["a", "x/../../b", "c"]])
+    done = export(ledger, str(out), "coco-segments", Selection())
 
-    assert keys(out) == ["a", "c"]
-    assert done.state.tally.left_out == {"a key that is no file name": 1}
+    assert keys(out) == ["a", "x/../../b", "c"]
+    assert done.state.tally.left_out == {}
+    made = f"x_b_{next(iter(ledger.shards))}_1.png"
+    assert sorted(path.name for path in (out / "images" / "train").iterdir()) == sorted(["a.png", "c.png", made])
     assert not (tmp_path / "b.png").exists()
+
+
+def test_something_else_in_the_place_of_what_is_exported_is_refused(tmp_path, out, capsys):
+    ledger = make_run(tmp_path, [["a", "b"]])
+    export(ledger, str(out), "coco-segments", Selection())
+    (out / "_SUCCESS").unlink()
+    (out / "_export" / "000000.json").unlink()
+    for name in ("images/train/b.png", "annotations/instances_train.json"):
+        sound = (out / name).read_bytes()
+        for other in (sound[:-1], sound[:-1] + bytes([sound[-1] ^ 1]), b""):
+            (out / name).write_bytes(other)
+            assert run(tmp_path) == 2
+            assert f"{name}: something else is here already" in capsys.readouterr().err
+        (out / name).unlink()
+        (out / name).mkdir()
+        assert run(tmp_path) == 2
+        assert name in capsys.readouterr().err
+        (out / name).rmdir()
+        (out / name).write_bytes(sound)
+    assert run(tmp_path) == 0
 
 
 def test_shards_that_were_packed_from_within_their_folder_are_exported_by_plain_names(tmp_path, out):

@@ -16,11 +16,11 @@ from typing import Any
 from pipeline import flags
 from pipeline.errors import ConfigError
 from pipeline.exports import archives, coco, huggingface, png
-from pipeline.exports.names import Names
 from pipeline.exports.place import Place, writing
 from pipeline.exports.plan import plan
 from pipeline.exports.samples import Labelled, Part, Samples, Selection, Tally
 from pipeline.ledger import Ledger
+from pipeline.names import Names
 from pipeline.photos import Photos
 from pipeline.spreading import Spread
 from pipeline.store import Store

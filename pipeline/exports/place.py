@@ -20,11 +20,14 @@ class Writing:
 
     def __init__(self, store: Store, pool: ThreadPoolExecutor) -> None:
         self.store, self._pool = store, pool
-        self._on_their_way: deque[Future[bool]] = deque()
+        self._on_their_way: deque[Future[None]] = deque()
 
     def put(self, name: str, data: bytes) -> None:
-        """An object as a whole; one that is there already was put by the same export and stays."""
-        self._on_their_way.append(self._pool.submit(self.store.put_new, name, data))
+        """An object as a whole; an equal one, which the same export has put, stays.
+
+        Raises ConfigError where something else is there.
+        """
+        self._on_their_way.append(self._pool.submit(self.store.put_same, name, data))
         if len(self._on_their_way) > WAITING:
             self._on_their_way.popleft().result()
 

@@ -1,7 +1,7 @@
 """What an export is going to write, decided before the first part: then every part can be written on its own.
 
-One pass over small columns tells which keys repeat, where the rows of each part begin, what categories there are, and
-with a limit how many images each part may take.
+One pass over small columns tells which keys are names for one sample alone, where the rows of each part begin, what
+categories there are, and with a limit how many images each part may take.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.exports.names import Names, hash_of
 from pipeline.exports.place import OBJECT
 from pipeline.exports.samples import Part, Selection, Tally, chosen_rows
 from pipeline.ledger import Ledger
+from pipeline.names import Names, marks_of
 from pipeline.overlap import map_ahead
 from pipeline.windows import WindowObject
 
@@ -31,29 +31,30 @@ class Plan:
 
 def plan(ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: bool) -> Plan:
     """size: windows a part. categories: whether the format numbers them."""
-    hashes, starts = list[np.ndarray](), [0]
+    marks, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
     groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
-    for found, rows in map_ahead(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
-        hashes.append(found)
-        for count in rows:
+    for found in map_ahead(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
+        marks.append(found[0])
+        folders.append(found[1])
+        for count in found[2]:
             starts.append(starts[-1] + count)
     cut = [slice(first, min(first + size, len(windows))) for first in range(0, len(windows), size)]
     parts = (
         Part(number, tuple(windows[at]), tuple(starts[at]), starts[at.stop] - starts[at.start])
         for number, at in enumerate(cut)
     )
-    names = Names(np.concatenate(hashes) if hashes else np.empty(0, np.uint64))
+    names = Names(np.concatenate(marks), np.unique(np.concatenate(folders)))
     return Plan(tuple(_limited(ledger, selection, parts)), names, _categories(ledger, windows) if categories else {})
 
 
-def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, list[int]]:
-    """Hashes of the keys, and rows of each window."""
-    hashes = list[int]()
+def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Marks of the keys and of their folders, and rows of each window."""
+    keys = list[str]()
     counts = dict.fromkeys(((window.shard, window.window) for window in windows), 0)
     for row in ledger.rows(["key", "shard", "index"], windows=windows):
-        hashes.append(hash_of(row["key"]))
         counts[row["shard"], row["index"] // ledger.run.window] += 1
-    return np.array(hashes, np.uint64), list(counts.values())
+        keys.append(row["key"])
+    return *marks_of(keys), list(counts.values())
 
 
 def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Iterator[Part]:

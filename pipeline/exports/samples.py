@@ -13,9 +13,9 @@ from scipy import ndimage
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.errors import ConfigError, ShardChanged
-from pipeline.exports.names import Names, is_file_name, share
 from pipeline.images import decode_label_map, extension_of
 from pipeline.ledger import Ledger
+from pipeline.names import Names, made_name, share
 from pipeline.overlap import map_ahead
 from pipeline.photos import Photos
 from pipeline.records import OK, RawSample
@@ -142,8 +142,8 @@ def chosen_rows(
         number = starts[row["shard"], place] + within + 1
         tally.leave_out(NOT_ASKED, number - seen - 1)
         tally.rows, seen = tally.rows + number - seen, number
-        if reason := _left_out(row):
-            tally.leave_out(reason)
+        if row["status"] != OK:
+            tally.leave_out(f"without labels: {row['status']}")
             continue
         tally.images += 1
         yield number, row
@@ -152,12 +152,6 @@ def chosen_rows(
     rest = part.starts[0] + part.rows - seen
     tally.leave_out(NOT_ASKED, rest)
     tally.rows += rest
-
-
-def _left_out(row: Mapping[str, Any]) -> str | None:
-    if row["status"] != OK:
-        return f"without labels: {row['status']}"
-    return None if is_file_name(row["key"]) else "a key that is no file name"
 
 
 class Samples:
@@ -209,8 +203,12 @@ class Samples:
 
 
 def proved(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> RawSample:
-    """The sample, if it is the one that a row speaks of. Raises ShardChanged."""
-    if raw is None or raw.key != row["key"] or raw.image is None:
+    """The sample, if it is the one that a row speaks of; one of the run's own tars may have a made name there.
+
+    Raises ShardChanged.
+    """
+    mine = raw is not None and (raw.key == row["key"] or raw.key == made_name(row["key"], row["shard"], row["index"]))
+    if raw is None or not mine or raw.image is None:
         url = ledger.shards[row["shard"]].url
         raise ShardChanged(f"{url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
     return raw
