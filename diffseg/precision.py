@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 MATMUL: Any = torch.backends.cuda.matmul
-NAME, FAST = ("fp32_precision", "tf32") if hasattr(MATMUL, "fp32_precision") else ("allow_tf32", True)
 
 
 @contextmanager
@@ -16,10 +15,14 @@ def tensor_cores(allowed: bool) -> Iterator[None]:
 
     Between densities (see aggregate.py) this moves a distance by some 1e-4 nats and is several times faster.
     """
-    before = getattr(MATMUL, NAME)
+    newer = getattr(MATMUL, "fp32_precision", None)  # from torch 2.9 on: "none" where nobody has set it
+    if not allowed or (newer == "tf32" if newer else MATMUL.allow_tf32):
+        yield
+        return
     try:
-        if allowed:
-            setattr(MATMUL, NAME, FAST)
+        MATMUL.allow_tf32 = True  # sets the newer one too; that alone would make whoever reads this one raise
         yield
     finally:
-        setattr(MATMUL, NAME, before)
+        MATMUL.allow_tf32 = False
+        if newer:
+            MATMUL.fp32_precision = newer

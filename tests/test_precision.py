@@ -4,21 +4,59 @@ import torch
 
 from diffseg.aggregate import aggregate
 from diffseg.merging import Logged, anchor_cells, symmetric_kl
-from diffseg.precision import MATMUL, NAME, tensor_cores
+from diffseg.precision import MATMUL, tensor_cores
 
 
+def settings():
+    """Everything that says how float32 products are made, by its name; RuntimeError where a setting cannot be read."""
+    read = {
+        "allow_tf32": lambda: MATMUL.allow_tf32,
+        "fp32_precision": lambda: getattr(MATMUL, "fp32_precision", None),
+        "float32_matmul_precision": torch.get_float32_matmul_precision,
+    }
+    found = {}
+    for name, value in read.items():
+        try:
+            found[name] = value()
+        except RuntimeError:
+            found[name] = RuntimeError
+    return found
+
+
+@pytest.fixture
+def untouched():
+    before = MATMUL.allow_tf32, getattr(MATMUL, "fp32_precision", None)
+    yield
+    MATMUL.allow_tf32 = before[0]
+    if before[1]:
+        MATMUL.fp32_precision = before[1]
+
+
+@pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("allowed", [True, False])
-def test_the_setting_is_given_back_whatever_happens(allowed):
-    before = getattr(MATMUL, NAME)
+@pytest.mark.parametrize(
+    "chosen",
+    [("allow_tf32", True), ("allow_tf32", False), ("fp32_precision", "tf32"), ("fp32_precision", "ieee"), None],
+)
+def test_the_setting_is_given_back_whatever_happens(allowed, chosen):
+    if chosen and hasattr(MATMUL, chosen[0]):
+        setattr(MATMUL, *chosen)
+    before = settings()
 
     def work():
         with tensor_cores(allowed):
-            assert (getattr(MATMUL, NAME) in ("tf32", True)) is allowed
+            assert settings()["fp32_precision"] == "tf32" if allowed else settings() == before
             raise KeyError
 
     with pytest.raises(KeyError):
         work()
-    assert getattr(MATMUL, NAME) == before
+    assert settings() == before
+
+
+def test_code_that_reads_the_older_settings_may_run_meanwhile():
+    with tensor_cores(True):
+        assert settings()["allow_tf32"] is True
+        assert settings()["float32_matmul_precision"] == "high"
 
 
 def tf32(values):
