@@ -49,9 +49,10 @@ def _(query: Tensor, key: Tensor, value: Tensor, mean: Tensor, weight: float) ->
 def fused_attention(
     query: Float[Tensor, "B H n d"], key: Float[Tensor, "B H n d"], value: Float[Tensor, "B H n d"]
 ) -> tuple[Float[Tensor, "B H n d"], Float[Tensor, "B H n"]]:
-    """What scaled_dot_product_attention gives, to the bit, and the log-sum-exp of each row of scores.
+    """What scaled_dot_product_attention gives, and the log-sum-exp of each row of scores.
 
-    The same kernel is called that it would choose itself for these tensors.
+    The same kernel is called that it would choose itself for these tensors: its output is the same to the bit, but for
+    cuDNN's, which makes another plan where it gives log-sum-exps too.
     """
     cells = query.shape[2]
     match torch._fused_sdp_choice(query, key, value), query.device.type:

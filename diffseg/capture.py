@@ -68,7 +68,7 @@ class Recorder:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Self-attention over [B, n, channels]; the output is the stock processor's to the bit."""
+        """Self-attention over [B, n, channels]; the output is the stock processor's (see `fused_attention`)."""
         layer: Any = attn
         query, key, value = (
             project(hidden_states).unflatten(-1, (layer.heads, -1)).transpose(1, 2)

@@ -245,4 +245,5 @@ def test_on_a_gpu_the_kernel_agrees_with_the_definition(shape, dtype, tolerance)
     add_head_mean(mean, query, key, log_sum)
     expected = torch.stack([definition(q[None], k[None])[0] for q, k in zip(query, key, strict=True)])
     assert (mean - expected).abs().max() < tolerance * expected.max()
-    assert torch.equal(output, torch.nn.functional.scaled_dot_product_attention(query, key, value))
+    stock = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(output, stock, rtol=10 * tolerance, atol=10 * tolerance)  # cuDNN's plans differ
