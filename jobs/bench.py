@@ -43,6 +43,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from pipeline.config import read_config
+    from pipeline.device_errors import device_errors
     from pipeline.errors import ConfigError
 
     if (model is None) == (random_weights is None):
@@ -53,13 +54,16 @@ def bench(
     from diffseg.checkpoints import random_backend
     from jobs.stages import measure
 
-    try:
-        backend = (
-            Backend.load(model, settings, device) if model else random_backend(random_weights or "", settings, device)
-        )
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    measured = measure(backend, batch_size or backend.batch_size(), repeats, structured=model is None)
+    with device_errors():
+        try:
+            backend = (
+                Backend.load(model, settings, device)
+                if model
+                else random_backend(random_weights or "", settings, device)
+            )
+        except (ValueError, OSError) as error:
+            raise ConfigError(str(error)) from error
+        measured = measure(backend, batch_size or backend.batch_size(), repeats, structured=model is None)
     if json:
         console.say_json(as_dict(backend, measured))
     else:

@@ -142,12 +142,14 @@ def _load(model: str, segment: Any, batch_size: int | None) -> tuple["Backend", 
 
     from diffseg.backends import Backend
     from diffseg.segmenter import DiffSeg
+    from pipeline.device_errors import device_errors
     from pipeline.errors import ConfigError
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     try:
-        backend = Backend.load(model, segment)
+        with device_errors():
+            backend = Backend.load(model, segment)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return backend, DiffSeg(backend, batch_size).batch_size

@@ -6,6 +6,7 @@ PipelineError
 ├── StorageFull     no space is left; the run stops, resumable
 ├── WorkerLost      the worker died before it answered; another attempt may pass
 │   └── NoWorker    none can be started: another start would end the same way
+├── OutOfMemory     there is no room for what the model needs; fewer or smaller images may fit
 ├── RayLost         a process of Ray that the run rests on is gone, or does not answer; the run can be resumed
 ├── Unfit           the worker computes otherwise than the others; it must get no work
 ├── Drained         the worker was asked to leave and did; costs no attempt
@@ -57,6 +58,13 @@ class NoWorker(WorkerLost):
 
     retryable = False
     resumable = False
+
+
+class OutOfMemory(PipelineError):
+    """A device, or this machine, has no room for what a model needs."""
+
+    retryable = True
+    resumable = True
 
 
 class RayLost(PipelineError):

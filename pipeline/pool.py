@@ -6,6 +6,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from pipeline.device_errors import device_answers
+from pipeline.errors import Stopped
 from pipeline.records import Outcome
 from pipeline.staff import STALL_S, Desk, Staff
 from pipeline.station import Report, Station
@@ -52,6 +54,8 @@ class LocalPool:
             ended = end_of(desk, report, self._stall_s)
             if ended is not None:  # a thread cannot be killed: one that hangs is left behind, and late commits lose
                 del self._stations[desk]
+                if device_answers() is False:  # to this process, and every other worker would be one of it
+                    raise Stopped(f"the device is lost to this process: {ended}")
                 outcomes += self.staff.dismiss(desk, ended, report.hopeless)
         return outcomes
 

@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from diffseg.types import AttentionError, Segmentation
-from pipeline.errors import PipelineError, WorkerLost
+from pipeline.device_errors import device_errors, release_memory
+from pipeline.errors import OutOfMemory, PipelineError
 from pipeline.images import encode_label_map
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, ShardTask, legible
 
@@ -32,12 +33,18 @@ class Fitting:
         self._segmenter, self.batch_size = segmenter, batch_size
 
     def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
-        """Label a batch, in halves where it does not fit. Raises what the segmenter raises for one image alone."""
+        """Label a batch, in halves where it does not fit.
+
+        Raises OutOfMemory where one image alone does not, WorkerLost and ConfigError as `device_errors`, and what the
+        segmenter raises otherwise.
+        """
         try:
-            return self._segmenter.segment(images)
-        except Exception as error:
-            if type(error).__name__ != "OutOfMemoryError" or len(images) == 1:
+            with device_errors():
+                return self._segmenter.segment(images)
+        except OutOfMemory:
+            if len(images) == 1:
                 raise
+        release_memory()
         half = len(images) // 2
         self.batch_size = min(self.batch_size, half)
         first = self.segment(images[:half])
@@ -71,11 +78,9 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
         bad = set(error.images) or set(range(len(batch)))
         failed = [Row(failed_row(task, _failure(batch[i], "model_nan", error))) for i in sorted(bad)]
         return failed + label(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
-    except PipelineError:
-        raise
     except Exception as error:
-        if type(error).__name__ == "AcceleratorError":  # the device is lost to this process, not the sample to blame
-            raise WorkerLost(f"device failed: {error}") from error
+        if isinstance(error, PipelineError) and not isinstance(error, OutOfMemory):
+            raise
         if len(batch) == 1:
             return [Row(failed_row(task, _failure(batch[0], "model_error", error)))]
         half = len(batch) // 2  # one bad sample: halves find out which

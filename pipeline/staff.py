@@ -167,8 +167,11 @@ class Staff:
     def dismiss(self, desk: Desk, reason: str, hopeless: bool = False) -> list[Outcome]:
         """A worker is gone: what it held comes back. hopeless: another one in its place would end the same way.
 
-        Raises NoWorker, WorkerLost with the reason where no worker can be started.
+        Raises NoWorker, WorkerLost with the reason where no worker can be started, WouldRepeat where one that labelled
+        met what no other would pass.
         """
+        if hopeless and desk.ready:
+            raise WouldRepeat(f"{desk.name}: {reason}")
         self.desks.remove(desk)
         self._gone_labelled += desk.labelled
         self._gone_retries += desk.retries

@@ -109,7 +109,7 @@ class Station:
             self._unfit = str(error)
             return
         except PipelineError as error:
-            ended, self._hopeless = str(error), not error.retryable
+            ended, self._hopeless = str(error), not (error.retryable or error.resumable)
         except Exception as error:  # noqa: BLE001 - whatever ends a worker is for the driver to judge
             ended = f"{type(error).__name__}: {error}"
         self._ended = ended[:500]

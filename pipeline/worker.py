@@ -16,6 +16,7 @@ from functools import partial
 from time import monotonic, perf_counter
 
 from pipeline.books import Books, TaskEnd, WindowWork
+from pipeline.device_errors import device_errors
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.feed import Feed, Hands, Sample
 from pipeline.ledger import Ledger
@@ -213,21 +214,38 @@ def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worke
     from diffseg.backends import Backend
     from diffseg.segmenter import DiffSeg
 
-    if settings.gpu and torch.cuda.device_count() != 1:
-        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")
+    if settings.gpu:
+        _expect_one_gpu()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
     try:
-        backend = Backend.load(settings.model, ledger.run.config)
+        with device_errors():
+            backend = Backend.load(settings.model, ledger.run.config)
+            segmenter = DiffSeg(backend, settings.batch_size)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     if backend.files.sha256 != ledger.run.weights_sha256:
         raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
-    worker = kind(ledger, DiffSeg(backend, settings.batch_size))
+    worker = kind(ledger, segmenter)
     if settings.gpu:
         worker.device = str(torch.cuda.get_device_properties(0).uuid)
     worker.reference = Reference(ledger, worker.segmenter)
     return worker
+
+
+def _expect_one_gpu() -> None:
+    """A driver that torch cannot use shows its GPU and does not let it be used: labelling would go to the processor."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # the latter: a build without CUDA
+        raise ConfigError(
+            f"a worker was given a GPU that torch {torch.__version__} cannot use: {error}; install a torch that fits "
+            "GPU and driver, or give `--device cpu`"
+        ) from error
+    if torch.cuda.device_count() != 1:
+        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")
 
 
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:

@@ -1,0 +1,127 @@
+"""What an exception that a model raised says: memory was short, the device is lost, the setup is wrong, or else it is
+the sample that the model cannot take.
+
+Classes tell little. CUDA's failures are `torch.AcceleratorError` from torch's own calls (and RuntimeError before torch
+2.8), but RuntimeError from cuBLAS, cuDNN and Triton, for a lost device and for a refused argument alike. After a
+failure of the first kind every later call fails too ("sticky" in CUDA's manual), so the device is asked.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from typing import Any
+
+from diffseg.types import AttentionError
+from pipeline.errors import ConfigError, OutOfMemory, PipelineError, WorkerLost
+
+
+class Cause(Enum):
+    """Why a model raised."""
+
+    MEMORY = auto()  # fewer images may fit
+    DEVICE = auto()  # lost to this process; another one may be luckier
+    SETUP = auto()  # torch, driver, compiler and card do not fit each other: no image would fare better
+    SAMPLE = auto()
+
+
+# Told by class, wherever it stands among the bases of the exception's own. By name: a class of a library that is not
+# installed, or that this version of it does not have yet, cannot be imported.
+CLASSES = {
+    "MemoryError": Cause.MEMORY,
+    "OutOfMemoryError": Cause.MEMORY,  # torch, torch.cuda
+    "TritonError": Cause.SETUP,
+    "OutOfResources": Cause.SETUP,  # of Triton, where no TritonError is among its bases
+    "CompilationError": Cause.SETUP,  # the same
+    "TorchDynamoException": Cause.SETUP,  # and all of torch.compile behind it
+    "OperatorIssue": Cause.SETUP,  # of torch._inductor
+    "CppCompileError": Cause.SETUP,  # the same
+    "CalledProcessError": Cause.SETUP,  # a compiler that Triton ran
+    "AcceleratorError": Cause.DEVICE,
+}
+# Told by message, whatever the class. These need no question to the device:
+LOST = re.compile(  # of the errors after which CUDA lets a process do nothing more on its device, as it words them
+    "an illegal memory access was encountered|an illegal instruction was encountered|device-side assert triggered"
+    "|unspecified launch failure|misaligned address|invalid program counter|hardware stack error"
+    "|operation not supported on global/shared address space|the launch timed out and was terminated"
+    "|uncorrectable (ECC|NVLink) error"
+)
+SETUP = re.compile(
+    "no kernel image is available|device kernel image is invalid|unsupported toolchain|driver version is insufficient"
+    "|driver on your system is too old|[Uu]nsupported display driver|forward compatibility was attempted"
+    "|cudaGetDeviceCount|No CUDA GPUs are available|no CUDA-capable device|no NVIDIA driver"
+    "|not compiled with CUDA|not linked with support for cuda"
+    "|Failed to find C compiler|active drivers"  # Triton's
+)
+# and these are believed where the device still answers:
+MEMORY = re.compile(
+    "out of memory|(can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|_ALLOCATION_FAILED"
+    "|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED"  # how creating a handle fails where it finds no room
+)
+DEVICE = re.compile(r"(CUDA|cuDNN|cuFFT|NCCL|HIP)( \w+)? [Ee]rror|CU[A-Z]+_STATUS_|Triton Error \[")
+
+
+def cause_of(error: Exception) -> Cause:
+    """Judge an exception that came out of a model; the device is asked where this process uses one."""
+    text = str(error)
+    if LOST.search(text):
+        return Cause.DEVICE
+    if SETUP.search(text):
+        return Cause.SETUP
+    answers = device_answers()
+    if answers is False:
+        return Cause.DEVICE
+    if MEMORY.search(text):
+        return Cause.MEMORY
+    names = (kind.__name__ for kind in type(error).__mro__)
+    cause = next((CLASSES[name] for name in names if name in CLASSES), Cause.SAMPLE)
+    if cause is Cause.SAMPLE and DEVICE.search(text):
+        cause = Cause.DEVICE
+    return Cause.SAMPLE if cause is Cause.DEVICE and answers else cause
+
+
+def device_answers() -> bool | None:
+    """Whether the CUDA device of this process still works; None where the process uses none."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # noqa: BLE001 - of whatever class, it is the answer
+        return False
+    return True
+
+
+def release_memory() -> None:
+    """Give back what torch keeps of freed memory, so that pieces of it are no obstacle to the next try."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Around whatever uses a model.
+
+    Raises OutOfMemory; WorkerLost where the device is lost to this process; ConfigError where torch, driver, compiler
+    and GPU do not fit each other; everything else as it came.
+    """
+    try:
+        yield
+    except (AttentionError, PipelineError):
+        raise
+    except Exception as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        told = f"{type(error).__name__}: {line}"
+        match cause_of(error):
+            case Cause.MEMORY:
+                raise OutOfMemory(line or told) from error
+            case Cause.DEVICE:
+                raise WorkerLost(f"device failed: {told}") from error
+            case Cause.SETUP:
+                raise ConfigError(
+                    f"torch cannot run the model on this machine: {told}; install a torch that fits its GPU and "
+                    "driver, and leave out `compile` where there is no compiler"
+                ) from error
+        raise
