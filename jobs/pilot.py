@@ -69,7 +69,7 @@ def pilot(
     planning.plan(counting.Counts({}, exact=True), 0, None, price=run.price, deadline=deadline)  # refuses what is amiss
     if PurePosixPath(output).suffix != ".html":
         raise ConfigError(f"--output is a gallery, a file that ends in .html, got {output}")
-    pinned = pin(shards)
+    pinned = pin(shards, note=console.note)
     figures = output.removesuffix(".html") + ".json"
     with appearing(output) as page, appearing(figures) as sheet:  # refused before anything is labelled
         backend, size = _load(model, segment, run.batch_size)

@@ -32,7 +32,7 @@ def plan(
 
     speed = _speed(pilot, images_per_second, image_bytes)
     planning.plan(counting.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
-    pinned = pin(shards)
+    pinned = pin(shards, note=console.note if json else console.say)
     counts = counting.count(pinned, image_key)
     made = planning.plan(counts, sum(shard.size for shard in pinned), speed, price=price, deadline=deadline)
     if json:

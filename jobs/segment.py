@@ -1,7 +1,15 @@
-"""`diffseg segment`: single images, to see at once what a model and its thresholds do."""
+"""`diffseg segment`: single images, to see at once what a model and its thresholds do.
 
+No result takes the place of another: of a second photo of one name, or of other thresholds, they are numbered.
+"""
+
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from unicodedata import normalize
 
 import typer
 
@@ -40,9 +48,7 @@ def segment(
         dtype=dtype,
     )
     settings, _ = read_config(config, flags, {})
-    missing = [path for path in images if not path.is_file()]
-    if missing:
-        raise ConfigError(f"{missing[0]}: no such image")
+    photos = _photos(images)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,11 +60,73 @@ def segment(
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     console.note(options.told(segmenter.config.thresholds))
-    failed = sum(not _segment_one(segmenter, path, output) for path in images)
+    results = _Results(output)
+    failed = sum(not _segment_one(segmenter, path, results) for path in photos)
     return 3 if failed else 0
 
 
-def _segment_one(segmenter: "DiffSeg", path: Path, output: Path) -> bool:
+def _photos(images: list[Path]) -> list[Path]:
+    """The images that were named, without results of ours that lie beside them. Raises ConfigError."""
+    from pipeline import kinds
+    from pipeline.errors import ConfigError
+
+    for path in images:
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; name its images, for example {path}/*.jpg")
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such image")
+    photos = [path for path in images if not kinds.is_result(path.name)]
+    if not photos:
+        raise ConfigError(f"{images[0]}: a result of `diffseg segment`, no photo")
+    if len(photos) < len(images):
+        console.note(f"{len(images) - len(photos):,} results of `diffseg segment` among the images are not labelled")
+    return photos
+
+
+class _Results:
+    """The folder of results: a file that is there is never written again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = {_alike(path.name): path.name for path in folder.iterdir()}
+
+    def add(self, stem: str, contents: Mapping[str, bytes]) -> list[Path]:
+        """Files STEM.KIND, or STEM-2.KIND and so on where one of them is there with other bytes. Raises OSError."""
+        for number in count(1):
+            name = stem if number == 1 else f"{stem}-{number}"
+            files = {self._folder / f"{name}.{kind}": data for kind, data in contents.items()}
+            if all(self._is_free(path, data) for path, data in files.items()):
+                with suppress(FileExistsError):  # somebody else has just taken the name
+                    self._write({path: data for path, data in files.items() if _alike(path.name) not in self._names})
+                    return list(files)
+        raise AssertionError("numbers do not end")
+
+    def _is_free(self, path: Path, data: bytes) -> bool:
+        """Whether a name is nobody's, on a disk that tells no case either, or holds these very bytes."""
+        known = self._names.get(_alike(path.name))
+        return known is None or (known == path.name and path.is_file() and path.read_bytes() == data)
+
+    def _write(self, files: Mapping[Path, bytes]) -> None:
+        """All of them or none."""
+        begun = []
+        try:
+            for path, data in files.items():
+                with path.open("xb") as out:
+                    begun.append(path)
+                    out.write(data)
+        except OSError:
+            for path in begun:
+                path.unlink()
+            raise
+        self._names |= {_alike(path.name): path.name for path in files}
+
+
+def _alike(name: str) -> str:
+    """One spelling of names that some disks take for the same."""
+    return normalize("NFC", name).casefold()
+
+
+def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
     """Label one image and say where the result is; False where it could not be."""
     from PIL import Image
 
@@ -69,11 +137,12 @@ def _segment_one(segmenter: "DiffSeg", path: Path, output: Path) -> bool:
     try:
         image = decode(path.read_bytes())
         [result] = segmenter.segment([image])
-    except (UndecodableImage, AttentionError) as error:
+        shown = io.BytesIO()
+        Image.fromarray(overlay(image, result.label_map)).save(shown, "PNG")
+        contents = {"labels.png": encode_label_map(result.label_map), "overlay.png": shown.getvalue()}
+        label_map, picture = results.add(path.stem, contents)
+    except (UndecodableImage, AttentionError, OSError) as error:
         console.note(f"diffseg: {path}: {error}")
         return False
-    label_map, picture = output / f"{path.stem}.labels.png", output / f"{path.stem}.overlay.png"
-    label_map.write_bytes(encode_label_map(result.label_map))
-    Image.fromarray(overlay(image, result.label_map)).save(picture)
     console.say(f"{path}: {len(result.segments)} segments, quality {result.quality:.2f}: {label_map}, {picture}")
     return True

@@ -4,17 +4,18 @@ Samples are those of the list that was pinned (`filelists`), so that no index ev
 among them, one that is gone or is another now gives a row that says so.
 """
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline import storage
-from pipeline.errors import ShardChanged, StorageError
+from pipeline import finding, kinds, storage
+from pipeline.errors import ConfigError, ShardChanged, StorageError
 from pipeline.filelists import File, FileList, files_of, pack
 from pipeline.images import MAX_BYTES
 from pipeline.overlap import map_ahead
 from pipeline.records import READER, RawSample, Shard, legible
-from pipeline.tars import IMAGE_EXTENSIONS
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
 
@@ -24,6 +25,7 @@ class Folder(storage.Entry):
     """A folder as the one object its files are to a run: bytes of all files, and a digest of their list."""
 
     files: bytes  # as `filelists.pack` has them
+    left_out: str  # what else lies in it, counted and named
 
 
 def is_folder(url: str) -> bool:
@@ -32,17 +34,25 @@ def is_folder(url: str) -> bool:
 
 
 def stat_folder(folder: str, reader: int = READER) -> Folder:
-    """A folder and the image files below it now, as a reader tells them.
-
-    Raises FileNotFoundError where it holds no image.
-    """
+    """A folder and the image files below it now, as a reader tells them. Raises ConfigError where it holds no image."""
     root = _root(folder)
     named = storage.redact(root)  # as a listing names what it finds
-    found = (File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in storage.walk(root))
-    listed = pack(file for file in found if _extension(file.name) in IMAGE_EXTENSIONS)
+    found = finding.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
+    files = [File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in found.entries]
+    images = [file for file in files if kinds.is_image(_extension(file.name), reader)]
+    others = [file.name for file in files if not kinds.is_image(_extension(file.name), reader)]
+    masks, doubtful = _masks([file.name for file in images]) if reader > 1 else (set(), [])
+    listed = pack(file for file in images if file.name not in masks)
+    said = [_by_extension(others)] if others else []
+    said += [finding.counted(sorted(masks), "label image")] if masks else []
+    said += found.left_out()
     if listed == NOTHING:
-        raise FileNotFoundError(folder)
-    return Folder(root, listed.size, listed.digest, listed.data)
+        shards = sorted({kinds.suffix(name) for name in others} - {""})
+        hint = f"; name its shards: {storage.redact(root)}*{shards[0] if shards else '.tar'}"
+        raise ConfigError(f"{storage.redact(root)}: {'; '.join(['a folder without images', *said])}{hint}")
+    if doubtful:
+        said.append(f"{finding.counted(doubtful, 'possible mask')}, labelled like any photo")
+    return Folder(root, listed.size, listed.digest, listed.data, "; ".join(said))
 
 
 NOTHING: FileList = pack(())
@@ -122,3 +132,29 @@ def _root(folder: str) -> str:
 def _extension(name: str) -> str:
     stem, _, extension = name.rpartition("/")[2].rpartition(".")
     return extension.lower() if stem else ""
+
+
+def _by_extension(names: Sequence[str]) -> str:
+    """As in `3 other files: 2 .txt, 1 .mp4`."""
+    counts = Counter(_extension(name) for name in names).most_common()
+    named = {extension: f".{legible(extension)}" if extension else "without extension" for extension, _ in counts}
+    said = ", ".join(f"{count:,} {named[extension]}" for extension, count in counts)
+    return f"{len(names):,} other {'file' if len(names) == 1 else 'files'}: {said}"
+
+
+def _masks(names: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Of image files those that show labels of a photo beside them, or are results of ours; and those that may be such.
+
+    `a.mask.png` beside `a.jpg` is of the first kind; `a_mask.png` beside it, or `b.mask.png` alone, may be a photo.
+    """
+    stems = {name.rpartition(".")[0] for name in names}
+    masks, doubtful = set[str](), list[str]()
+    for name in names:
+        stem = name.rpartition(".")[0]
+        marks = [mark for mark in re.finditer(r"[._-](?=[^/]+$)", stem) if kinds.shows_labels(stem[mark.end() :])]
+        beside = {mark.group() for mark in marks if stem[: mark.start()] in stems}
+        if kinds.is_result(name) or "." in beside:
+            masks.add(name)
+        elif beside or any(mark.group() == "." for mark in marks):
+            doubtful.append(name)
+    return masks, doubtful

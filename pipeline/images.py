@@ -123,7 +123,7 @@ def extension_of(data: bytes) -> str:
     """The usual extension of an encoded image that `decode` takes."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         kind = str(image.format).lower()
-    return {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(kind, kind)
+    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(kind, kind)
 
 
 def encode_label_map(label_map: np.ndarray) -> bytes:

@@ -45,7 +45,7 @@ class Summary:
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What the caller wants to hear. opened: the run and how many shards it has; tick: once a second, or so; note: what
-    was mended meanwhile.
+    of the input is left out, and what was mended meanwhile.
     """
 
     opened: Callable[[Ledger], None] = lambda ledger: None
@@ -75,7 +75,7 @@ def label(
     where the run cannot go on. Whatever happens, what was committed stays and the same call resumes.
     """
     hooks = hooks or Hooks()
-    pinned = shards.pin(patterns, reader_of(output))
+    pinned = shards.pin(patterns, reader_of(output), hooks.note)
     ledger = open_run(pinned, output, model, segment, run, extend=extend)
     hooks.opened(ledger)
     return finish(ledger, model, run, retry_failed=retry_failed, sample=sample, seed=seed, hooks=hooks)

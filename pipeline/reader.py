@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
-from pipeline import folders, images, storage, table
+from pipeline import folders, images, kinds, storage, table
 from pipeline.errors import CorruptShard, ShardChanged, StorageError
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
 from pipeline.tars import read_samples
@@ -44,7 +44,7 @@ def read_shard(
     except CorruptShard as damage:
         _same_version(shard, source)
         _confirm(shard, samples(), damage)
-        said = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}"
+        said = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}{_misnamed(shard, source)}"
         raise CorruptShard(said, damage.offset) from damage
     _same_version(shard, source)
 
@@ -59,6 +59,13 @@ def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) ->
             return
         raise StorageError(f"{shard.url}: two reads differ: {damage}; then: {again}") from damage
     raise StorageError(f"{shard.url}: damaged when it was read first, sound the second time: {damage}") from damage
+
+
+def _misnamed(shard: Shard, source: str) -> str:
+    """What to say of a shard whose name tells another kind than its first bytes do."""
+    with storage.open_ranged(source, shard.size) as stream:
+        what, suffixes = kinds.looks_like(stream.read(kinds.HEAD)) or ("", (kinds.suffix(shard.url),))
+    return "" if kinds.suffix(shard.url) in suffixes else f"; it holds {what}, which its name does not say"
 
 
 def _same_version(shard: Shard, source: str) -> None:
@@ -84,8 +91,10 @@ def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> Imag
         return SampleFailure(raw, *raw.problem)
     if raw.image is None:
         found = ", ".join(sorted(raw.members)) or "nothing"
-        return SampleFailure(raw, "no_image", f"no image, or several, among its members: {found}")
+        return SampleFailure(raw, "no_image", f"no image, or several, among its members: {found}; see --image-key")
     data = raw.members[raw.image]
+    if reader > 1 and kinds.last(raw.image) in kinds.RAW and data[:2] in (b"II", b"MM"):
+        return SampleFailure(raw, "undecodable", "a camera's raw file: of its TIFF only a small preview could be read")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         return ImageSample(raw, *images.decode_reduced(data, least, reader), sha256)

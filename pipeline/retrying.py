@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -152,8 +153,8 @@ def _status(error: BaseException) -> int | None:
         reply: Any = getattr(one, "response", None)
         if isinstance(reply, dict):
             reply = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        said = (getattr(one, "status", None), getattr(one, "status_code", None), getattr(one, "code", None), reply)
-        for value in said:
+        said = (getattr(one, name, None) for name in ("status", "status_code", "code"))  # the last: aiohttp warns of it
+        for value in chain(said, [reply]):
             if isinstance(value, int) and 400 <= value < 600:
                 return value
     return None

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ from types import MethodType
 from typing import Any, BinaryIO, cast
 
 import fsspec
+from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError
 from pipeline.ranges import FIRST_CHUNK, GAP, RangedReader
@@ -41,6 +42,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "local": "file"}
 _WEB = ("http", "https")
+# Of the URL of an object, whose name may hold any letter: `?versionId=1`, not `a?b.tar` or `photo.php?id=1.jpg`
+_QUERY = re.compile(r"\?[\w.~%-]+=(?![^?&]*\.[A-Za-z]\w{0,9}$).*", re.DOTALL)
 # Layers over other file systems, and what runs programs or holds nothing that another process could read.
 _NOT_STORAGE = {"simplecache", "filecache", "blockcache", "cached", "async_wrapper", "dir", "dirfs", "generic", "data"}
 _NOT_STORAGE |= {"reference", "zip", "tar", "libarchive", "archive", "dask", "lakefs", "asynclocal"}
@@ -63,7 +66,8 @@ def protocol_of(url: str) -> str:
     head, colon, rest = url.partition(":")
     if not colon or "/" in head or (os.name == "nt" and len(head) == 1):
         return "file"
-    if "::" in url:
+    first, *layers = url.split("::")
+    if layers and ("://" not in first or any("://" in layer for layer in layers)):
         raise ConfigError(f"{redact(url)}: chained URLs are not supported, give the inner one")
     protocol = _ALIASES.get(head, head)
     if not rest.startswith("//") or protocol in _NOT_STORAGE or protocol not in fsspec.available_protocols():
@@ -74,28 +78,35 @@ def protocol_of(url: str) -> str:
 def redact(url: str) -> str:
     """The URL as it may be shown and recorded: without user info and query.
 
-    What stands before the @ of an Azure URL is the container, and `#` is a letter in the names of objects.
+    What stands before the @ of an Azure URL is the container; `#` and `?` are letters in the names of objects.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or scheme in ("file", "local"):
         return url
-    place = rest.split("?", 1)[0]
-    place = place.split("#", 1)[0] if scheme in _WEB else place
+    place = re.split("[?#]", rest, maxsplit=1)[0] if scheme in _WEB else _QUERY.sub("", rest)
     host, slash, path = place.partition("/")
     user, _, machine = host.rpartition("@")
     container = f"{user.partition(':')[0]}@" if user and _ALIASES.get(scheme, scheme) == "abfs" else ""
     return f"{scheme}://{container}{machine}{slash}{path}"
 
 
-def canonical(url: str) -> str:
+def has_query(url: str) -> bool:
+    """Whether the URL of an object says more than its name, which no store here would listen to."""
+    scheme, mark, _ = url.partition("://")
+    return bool(mark) and scheme not in ("file", "local", *_WEB) and _QUERY.search(url) is not None
+
+
+def canonical(url: str, *, follow: bool = True) -> str:
     """One spelling for one place: absolute, alias folded, neither user info nor query, no slash at the end.
 
-    Slashes within are left alone: `a//b` and `a/b` are two objects of a bucket.
+    Slashes within are left alone: `a//b` and `a/b` are two objects of a bucket. follow: where the path of a disk is
+    a link, whether its target is meant, or the link.
     Raises ConfigError where the name is not UTF-8: it could not be written down.
     """
     protocol = protocol_of(url)
     if protocol == "file":
-        url = "file://" + str(Path(_local(url)).absolute().resolve())
+        path = Path(local_path(url)).absolute()
+        url = f"file://{path.resolve() if follow else path.parent.resolve() / path.name}"
     if legible(url) != url:
         raise ConfigError(f"{legible(redact(url))}: a name that is not UTF-8: rename it, or put a link beside it")
     if protocol == "file":
@@ -116,7 +127,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     protocol = protocol_of(url)
     if protocol == "file":
-        return fsspec.filesystem("file"), _local(url)
+        return fsspec.filesystem("file"), local_path(url)
     try:
         kind = fsspec.get_filesystem_class(protocol)
         options = {**_OPTIONS.get(protocol, {}), **kind._get_kwargs_from_urls(url)}
@@ -146,8 +157,9 @@ def _connected(protocol: str, options: str) -> Any:
     return fs
 
 
-def _local(url: str) -> str:
-    return url.partition("://")[2] if "://" in url else str(Path(url).expanduser())
+def local_path(url: str) -> str:
+    """Where a disk has it; `~` is the home folder where there is one of that name."""
+    return url.partition("://")[2] if "://" in url else os.path.expanduser(url)  # noqa: PTH111 - Path's raises
 
 
 def stat(url: str) -> Entry:
@@ -159,26 +171,26 @@ def stat(url: str) -> Entry:
     return _entry(url, attempt(redact(url), lambda: fs.info(path)))
 
 
-def expand_glob(pattern: str) -> list[Entry]:
-    """The objects a pattern matches, in order of name; one listing, however many they are."""
-    return _listed(pattern, lambda fs, path: fs.glob(path, detail=True))
+def listed(url: str, request: Callable[[Any, str], Mapping[str, Any]]) -> dict[str, Entry | None]:
+    """What a request for names finds, by URL and in order of it; None for a folder. request: of fsspec, by path.
 
-
-def walk(folder: str) -> list[Entry]:
-    """Every object below a folder, in order of name; empty where there is none."""
-    try:
-        return _listed(folder, lambda fs, path: fs.find(path, detail=True))
-    except FileNotFoundError:
-        return []
-
-
-def _listed(url: str, request: Any) -> list[Entry]:
+    Raises ConfigError, StorageError, FileNotFoundError.
+    """
     protocol = protocol_of(url)
     if protocol in _WEB:
         raise ConfigError(f"{redact(url)}: {protocol} cannot be listed; name the files, with braces or in a .txt list")
     fs, path = filesystem(url)
     found = attempt(redact(url), lambda: request(fs, path))
-    return [_entry(_url_of(url, name), found[name]) for name in sorted(found) if found[name]["type"] == "file"]
+    urls = {name: _url_of(url, name) for name in sorted(found) if found[name]["type"] in ("file", "directory")}
+    return {at: _entry(at, found[name]) if found[name]["type"] == "file" else None for name, at in urls.items()}
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """What fsspec takes a pattern of names for. Raises ConfigError."""
+    try:
+        return re.compile(glob_translate(pattern))
+    except ValueError as error:
+        raise ConfigError(f"{pattern}: {error}") from error
 
 
 def _url_of(asked: str, name: str) -> str:

@@ -13,15 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
-from pipeline import compression
+from pipeline import compression, kinds
 from pipeline.errors import CorruptShard
 from pipeline.images import MAX_BYTES
 from pipeline.records import READER, RawSample, legible
 
-IMAGE_EXTENSIONS = (
-    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
-    *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
-)
 MAX_EXTENDED_HEADER = 1 << 20  # bytes of long names and attributes before a member; real ones have a few hundred
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")  # key and extension: they part at the first dot of the last component
@@ -94,13 +90,13 @@ def read_samples(
     image_key = image_key.lower().lstrip(".") if image_key else None
     group: _Group | None = None
     reading: str | None = None  # the member whose bytes are being read
-    unnamed = 0
+    passed = 0  # members that are of no sample
     try:
         with _damage_named(stream), _open(stream, name) as archive:
             for info in _members(archive):
                 name_parts = _NAME.fullmatch(info.name)
-                if name_parts is None:
-                    unnamed += 1
+                if name_parts is None or (reader > 1 and kinds.is_system(info.name)):
+                    passed += 1
                     continue
                 prefix, extension = name_parts.groups()
                 if prefix.startswith("__") and prefix.endswith("__"):
@@ -112,17 +108,18 @@ def read_samples(
                     group = _Group(prefix, group.index + 1 if group else 0, reader)
                 if problem := _problem_of(info):
                     group.problems[extension] = problem
-                elif group.index >= first and (whole or _may_be_image(extension, image_key)):
+                elif group.index >= first and (whole or _may_be_image(extension, image_key, reader)):
                     reading = extension
                     group.members[extension] = _payload(archive, info)
                     reading = None
                 group.members.setdefault(extension, b"")
                 group.end = stream.tell() if compression.is_compressed(name) else archive.offset
             _prove_end(archive)
-            if unnamed and group is None:
-                raise CorruptShard(f"none of its {unnamed} members is named KEY.EXTENSION", archive.offset)
+            if passed and group is None:
+                hidden = " and not hidden" if reader > 1 else ""
+                raise CorruptShard(f"none of its {passed} members is named KEY.EXTENSION{hidden}", archive.offset)
     except CorruptShard:
-        cut = reading is not None and _may_be_image(reading, image_key)
+        cut = reading is not None and _may_be_image(reading, image_key, reader)
         if group and not cut and image_of(group.members, image_key, reader):
             yield group.sample(image_key)
         raise
@@ -131,22 +128,39 @@ def read_samples(
 
 
 def image_of(members: Iterable[str], image_key: str | None = None, reader: int = READER) -> str | None:
-    """Which extension holds the image: the one that was named, else the first of IMAGE_EXTENSIONS that is there.
+    """Which extension holds the image: the one that was named, else the first of `kinds.OPENED` that is there.
 
-    Where there is none, a single one of several parts that ends in such an extension (`7.photo.jpg`) will do.
+    Where there is none, a single one of several parts that ends in such an extension (`7.photo.jpg`) will do. What may
+    be a mask beside a photo that cannot be opened, or that has another name, is not taken for the photo.
     """
     there = list(members)
     if image_key is not None:
         return image_key if image_key in there else None
-    plain = next((extension for extension in IMAGE_EXTENSIONS if extension in there), None)
-    longer = [extension for extension in there if _may_be_image(extension, None)]
-    return plain or (longer[0] if len(longer) == 1 else None)
+    known = kinds.OPENED if reader > 1 else kinds.IMAGE_EXTENSIONS
+    plain = [extension for extension in there if "." not in extension and kinds.is_opened(extension, reader)]
+    longer = [extension for extension in there if "." in extension and kinds.is_opened(extension, reader)]
+    if plain:
+        chosen = min(plain, key=lambda extension: known.index(kinds.last(extension)))
+    elif len(longer) == 1:
+        [chosen] = longer
+    else:
+        return None
+    return None if reader > 1 and _may_be_a_mask(chosen, there) else chosen
 
 
-def _may_be_image(extension: str, image_key: str | None) -> bool:
-    if image_key is not None:
-        return extension == image_key
-    return extension.rpartition(".")[2] in IMAGE_EXTENSIONS
+def _may_be_a_mask(image: str, members: Iterable[str]) -> bool:
+    """Whether an image is named as one, or another member rather looks like the photo."""
+    named = "." in image
+    if named and kinds.shows_labels(image.rpartition(".")[0]):
+        return True
+    if not named and kinds.is_photo(image):
+        return False
+    others = (other for other in members if other != image and kinds.is_photo(other))
+    return any(not kinds.shows_labels(other.rpartition(".")[0]) for other in others)
+
+
+def _may_be_image(extension: str, image_key: str | None, reader: int) -> bool:
+    return extension == image_key if image_key is not None else kinds.is_opened(extension, reader)
 
 
 def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:

@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import Integer
-from pipeline import shards, storage
+from pipeline import kinds, patterns, shards, storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
+from pipeline.kinds import IMAGE_EXTENSIONS
 from pipeline.protocols import Protocol
 from pipeline.reader import read_shard
 from pipeline.records import RawSample, Shard
 from pipeline.store import Store
-from pipeline.tars import IMAGE_EXTENSIONS
 
 T = TypeVar("T")
 
@@ -101,8 +101,10 @@ def decode_truth(data: bytes, protocol: Protocol) -> Integer[np.ndarray, "H W"]:
 
 
 def _names_shards(source: str) -> bool:
-    name = storage.redact(source).lower()
-    return name.endswith((*shards.SHARD_SUFFIXES, *shards.LIST_SUFFIXES)) or any(c in name for c in "*{[")
+    name = storage.redact(source)
+    if name.lower().endswith((*kinds.SHARD_SUFFIXES, *kinds.LIST_SUFFIXES)):
+        return True
+    return any(c in name for c in "*{[") and not patterns.is_there(source)
 
 
 def _sample(key: str, members: Mapping[str, T], member: str | None, read: Callable[[T], bytes]) -> TruthSample:
@@ -122,7 +124,7 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 
 def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: frozenset[str] | None) -> Truth:
-    names = [name for name, _ in store.list("")]
+    names = [name for name, _ in store.list("") if not kinds.is_system(name)]
     files = _group(names) if protocol.label_file is None else _find(names, protocol)
     if not files:
         raise ConfigError(f"{store}: {_what_is_wrong(names, protocol)}")
@@ -168,7 +170,7 @@ def _find(names: Iterable[str], protocol: Protocol) -> dict[str, dict[str, str]]
 def _what_is_wrong(names: list[str], protocol: Protocol) -> str:
     if not names:
         return "no such folder, or nothing in it"
-    if any(name.endswith(shards.SHARD_SUFFIXES) for name in names):
+    if any(name.endswith(kinds.SHARD_SUFFIXES) for name in names):
         return "a folder of shards; name them, for example FOLDER/*.tar"
     wanted = protocol.label_file or "KEY.png or KEY.seg0.png"
     return f"no label maps of {protocol.name} among {len(names)} files such as {names[0]}; wanted are {wanted}"

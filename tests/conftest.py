@@ -56,6 +56,15 @@ def photos() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs from the field beside the project; tests that need it skip where it is absent."""
+    folder = SHARED / "cases"
+    if not folder.is_dir():
+        pytest.skip("the inputs from the field are not beside the project")
+    return folder
+
+
 def jpeg(number: int, size: tuple[int, int] = (24, 16)) -> bytes:
     """A photo with a dark left and a bright right; its width of dark tells `number`."""
     width, height = size

@@ -99,6 +99,16 @@ def test_a_folder_of_images_is_read_by_its_pinned_list(cloud):
     assert [(row["key"], row["status"]) for row in ledger.rows()] == [("0000", OK), ("0001", "changed"), ("0002", OK)]
 
 
+def test_letters_of_patterns_in_the_names_of_objects(cloud):
+    _, place = cloud
+    names = ["q/a?b.tar", "q/c.tar", "q/[d].tar", "q/e#f.tar", "q/{g}.tar"]
+    for number, name in enumerate(names):
+        put(place, name, write_samples(samples(number + 1)))
+    whole = pin([f"{place}/{name}" for name in names])
+    assert [len(list(read_shard(shard))) for shard in whole] == [1, 2, 3, 4, 5]
+    assert sorted(shard.url for shard in pin([f"{place}/q/*.tar"])) == sorted(shard.url for shard in whole)
+
+
 def test_a_reply_lost_after_the_store_leaves_one_object(cloud, quick):
     made, place = cloud
     ledger = Ledger.start(f"{place}/run", a_run(), pin([put(place, "a.tar", SOUND)]))

@@ -166,3 +166,88 @@ def test_a_folder_is_shared_by_workers_that_would_be_idle(folder):
     drive(ledger, LocalPool(lambda: Worker(ledger, FakeSegmenter(batch_size=3))), tasks, Tally())
     assert faults(finish(ledger)) == []
     assert len(keys(ledger)) == 41
+
+
+def pinned(folder):
+    """Names of the images of a folder, and what is said of the rest."""
+    heard = []
+    [shard] = pin([str(folder)], note=heard.append)
+    return [file.name for file in files_of(shard)], heard
+
+
+def test_every_picture_is_a_row_and_every_other_file_is_counted_and_named(tmp_path):
+    photos = ["a.jpg", "b.HEIC", "c.mpo", "d.jpg_large", "e.jxl", "f.CR2", "g.dng", "h.psd", "i.jfif", "sub/j.heif"]
+    others = ["k.txt", "l.TXT", "m.mp4", "README", "n.parquet", "sub/o.json"]
+    (tmp_path / "in/sub").mkdir(parents=True)
+    for name in photos + others:
+        (tmp_path / "in" / name).write_bytes(jpeg(3) if name[-3:] not in ("CR2", "dng") else b"II*\0" + bytes(99))
+    names, heard = pinned(tmp_path / "in")
+    assert names == sorted(photos)
+    assert heard == [f"{tmp_path}/in/: 6 other files: 2 .txt, 1 without extension, 1 .mp4, 1 .parquet, 1 .json"]
+    ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "in")]))
+    assert faults(finish(ledger)) == []
+    failed = {key: status for key, status in statuses(ledger) if status != OK}
+    assert failed == {"f": "undecodable", "g": "undecodable"}, "a JPEG is one whatever its name; a preview is no photo"
+
+
+def test_files_that_systems_leave_and_links_that_lead_nowhere_are_named(tmp_path):
+    left = ("._0.jpg", ".DS_Store", "__MACOSX/._0.jpg", ".ipynb_checkpoints/0.png", "Thumbs.db", "@eaDir/0.jpg")
+    for name in ("0.jpg", *left):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    (tmp_path / "1.jpg").symlink_to("gone.jpg")
+    (tmp_path / "back").symlink_to(".")
+    names, [said] = pinned(tmp_path)
+    assert names == ["0.jpg"]
+    assert said == (
+        f"{tmp_path}/: 6 hidden or system files, such as .DS_Store; 1 broken link: 1.jpg; 1 circular link: back"
+    )
+
+
+def test_what_shows_labels_of_a_photo_beside_it_is_no_photo(tmp_path):
+    photos = ["a.jpg", "b.HEIC", "p.1.jpg", "sub/a.png"]
+    masks = ["a.mask.png", "a.label_map.png", "a.labels.png", "a.overlay.png", "b.depth.png", "p.1.seg0.png"]
+    masks += ["sub/a.alpha.png", "z.labels.png"]  # of the last the photo is gone: no photo is named like it
+    doubtful = ["a_mask.png", "b-seg.png", "q.mask.png", "sub/a_depth.tif"]
+    neither = ["a_1.jpg", "mask.png", "a.b.jpg", "mask_a.png", "depth/a.png"]
+    for name in photos + masks + doubtful + neither:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    names, [said] = pinned(tmp_path)
+    assert names == sorted(photos + doubtful + neither)
+    assert said == (
+        f"{tmp_path}/: 8 label images, such as a.label_map.png; "
+        "4 possible masks, such as a_mask.png, labelled like any photo"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.txt"], "a folder without images; 1 other file: 1 .txt; name its shards: .*/\\*.tar$"),
+        (["part-0.parquet", "_SUCCESS"], "2 other files: .*; name its shards: .*/\\*.parquet$"),
+        (["._a.jpg"], "a folder without images; 1 hidden or system file: ._a.jpg; name"),
+        (["a.labels.png"], "a folder without images; 1 label image: a.labels.png; name"),
+        ([], "a folder without images; name its shards: .*/\\*.tar$"),
+    ],
+)
+def test_a_folder_without_images_is_refused_with_what_it_holds(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(ConfigError, match=said) as caught:
+        pin([str(tmp_path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_photo_behind_a_link_is_pinned_by_what_it_holds(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/1").write_bytes(jpeg(1))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").symlink_to("../store/1")
+    (tmp_path / "photos/b").symlink_to("../store")
+    (tmp_path / "store/2.jpg").write_bytes(jpeg(2))
+    ledger = start(tmp_path / "photos")
+    (tmp_path / "store/1").write_bytes(jpeg(70))
+    os.utime(tmp_path / "store/1", (1, 1))
+    assert faults(finish(ledger)) == []
+    assert statuses(ledger) == [("a", "changed"), ("b/2", OK)]

@@ -206,6 +206,39 @@ def test_names_that_urls_could_mistake_are_kept_apart(s3, place):
     assert [len(list(read_shard(shard))) for shard in shards] == [1, 2, 3, 4, 5]
 
 
+def test_letters_of_patterns_in_the_names_of_objects(s3, place):
+    names = ["q/a?b.tar", "q/c.tar", "q/[d].tar", "q/e*.tar", "q/{f}.tar", "q/g::h.tar", "in [x]/1.tar", "in [x]/2.tar"]
+    for number, name in enumerate(names):
+        put(place, name, write_samples(samples(number + 1)))
+    in_order = sorted(names[:6])
+    whole = pin([f"{place}/q/*.tar"])
+    assert [shard.url for shard in whole] == [f"{place}/{name}" for name in in_order]
+    assert [len(list(read_shard(shard))) for shard in whole] == [names.index(name) + 1 for name in in_order]
+    assert pin([f"{place}/{name}" for name in in_order]) == whole
+    assert len(pin([f"{place}/in [x]/{{1..2}}.tar", f"{place}/in [x]/*.tar"])) == 2
+    for name in ("q/a.tar", "q/axb.tar"):
+        put(place, name, write_samples(samples(1)))
+    assert [shard.url for shard in pin([f"{place}/q/a?b.tar"])] == [f"{place}/q/a?b.tar"], "not the pattern"
+    with pytest.raises(ConfigError, match=r"q/c\.tar: what follows reads like a query"):
+        pin([f"{place}/q/c.tar?versionId=null"])
+    ledger = Ledger.start(f"{place}/run", a_run(), whole)
+    list(Worker(Ledger.open(f"{place}/run"), FakeSegmenter()).run(ledger.unfinished()))
+    assert [fault for shard in audit(Ledger.open(f"{place}/run"), full=True) for fault in shard.faults] == []
+
+
+def test_a_folder_on_s3_whose_names_hold_letters_of_patterns(s3, place):
+    for number, name in enumerate(["a?1.jpg", "b[2].jpg", "._a?1.jpg", "c.txt", "d.HEIC", "w.php?id=1&w=2.jpg"]):
+        put(place, f"ph[o]tos?/{name}", samples(1, first=number)[0][1]["jpg"])
+    heard = []
+    shards = pin([f"{place}/ph[o]tos?"], note=heard.append)
+    assert heard == [f"{place}/ph[o]tos?/: 1 other file: 1 .txt; 1 hidden or system file: ._a?1.jpg"]
+    ledger = Ledger.start(f"{place}/run", a_run(), shards)
+    list(Worker(Ledger.open(f"{place}/run"), FakeSegmenter()).run(Ledger.open(f"{place}/run").unfinished()))
+    assert [(row["key"], row["status"]) for row in ledger.rows()] == [
+        *(("a?1", OK), ("b[2]", OK), ("d", OK), ("w", OK))
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_on_storage_of_which_a_twentieth_fails_is_complete(s3, place, tmp_path):

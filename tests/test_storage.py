@@ -293,25 +293,9 @@ def test_an_object_that_vanishes_while_it_is_read_is_a_storage_error():
         RangedReader(Gone(b""), "x", "x", 10).read(1)
 
 
-def test_a_glob_is_one_listing_in_order(tmp_path):
-    for name in ("b.tar", "a.tar", "c.txt"):
-        (tmp_path / name).write_bytes(b"12")
-    found = storage.expand_glob(str(tmp_path / "*.tar"))
-    assert [(entry.url.rpartition("/")[2], entry.size) for entry in found] == [("a.tar", 2), ("b.tar", 2)]
-
-
 def test_a_file_that_is_written_again_has_another_version(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(b"12")
     first = storage.stat(str(path))
     path.write_bytes(b"34")
     assert storage.stat(str(path)) != first
-
-
-def test_a_folder_is_walked_in_order_of_name(tmp_path):
-    for name in ("b/2.jpg", "a.jpg", "b/1.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"1")
-    names = [entry.url.removeprefix(f"{tmp_path}/") for entry in storage.walk(str(tmp_path))]
-    assert names == ["a.jpg", "b/1.jpg", "b/2.jpg"]
-    assert storage.walk(str(tmp_path / "none")) == []

@@ -160,6 +160,56 @@ def test_of_several_image_columns_one_must_be_named():
         list(table.images.read_images(data, "x.parquet", column="name"))
 
 
+DATA = [b"\xff\xd81", b"\x89PNG2", b"\xff\xd83"]
+PATHS = pa.array(["x/a.jpg", "b.png", "c.jpg"])
+STORED = {  # the same bytes in every way that a column of them may have
+    "binary": pa.array(DATA, pa.binary()),
+    "dictionary": pa.array(DATA, pa.binary()).dictionary_encode(),
+    "dictionary of large binary": pa.array(DATA, pa.large_binary()).dictionary_encode(),
+    "large binary": pa.array(DATA, pa.large_binary()),
+    "binary view": pa.array(DATA, pa.binary_view()),
+    "numbers": pa.array([list(data) for data in DATA], pa.list_(pa.uint8())),
+    "signed numbers": pa.array([[n - 256 if n > 127 else n for n in data] for data in DATA], pa.large_list(pa.int8())),
+    "struct": pa.StructArray.from_arrays([pa.array(DATA, pa.large_binary()), PATHS], ["bytes", "path"]),
+    "struct of dictionaries": pa.StructArray.from_arrays(
+        [pa.array(DATA).dictionary_encode(), PATHS.dictionary_encode()], ["bytes", "path"]
+    ),
+}
+
+
+@pytest.mark.parametrize("how", STORED)
+def test_images_are_read_however_their_bytes_are_stored(how):
+    data = parquet(pa.table({"n": [1, 2, 3], "image": STORED[how]}), row_group_size=2)
+    found = list(table.images.read_images(data, "x.parquet", first=1))
+    assert [s.members[s.image] for s in found] == DATA
+    assert [s.key for s in found] == (["a", "b", "c"] if "struct" in how else [f"{n:08d}" for n in range(3)])
+
+
+def test_bytes_of_one_length_are_images_only_where_nothing_else_is():
+    of_one_length = pa.array([b"12345678"] * 3, pa.binary(8))
+    data = parquet(pa.table({"sha": of_one_length, "photo": STORED["dictionary"]}))
+    assert next(table.images.read_images(data, "x.parquet")).members == {"image": DATA[0]}
+    assert next(table.images.read_images(data, "x.parquet", column="sha")).members == {"image": b"12345678"}
+    alone = parquet(pa.table({"sha": of_one_length}))
+    assert len(list(table.images.read_images(alone, "x.parquet"))) == 3
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[data] for data in DATA], pa.list_(pa.binary())),
+        pa.array(["aGVsbG8="] * 3),
+        pa.StructArray.from_arrays([PATHS], ["path"]),
+        pa.array([[1.5]] * 3),
+    ],
+)
+def test_a_file_without_a_column_of_images_is_refused_with_what_it_has(column):
+    data = parquet(pa.table({"n": [1, 2, 3], "image": column}))
+    with pytest.raises(ConfigError, match=r"no column of encoded images, .*: n \(int64\), image \(\w+") as caught:
+        list(table.images.read_images(data, "x.parquet"))
+    assert "\n" not in str(caught.value)
+
+
 def test_labels_of_a_run_are_not_taken_for_images():
     with pytest.raises(ConfigError, match="labels of a run"):
         list(table.images.read_images(io.BytesIO(table.encode_window(ROWS, FOOTER)), "x.parquet"))

@@ -211,6 +211,29 @@ def test_files_without_extension_and_metadata_are_no_samples():
     assert [s.key for s in read(data)] == ["a"]
 
 
+def test_files_that_systems_leave_are_of_no_sample_however_deep_they_lie():
+    names = ["p/._0.jpg", "p/0.jpg", "p/._0.json", "p/0.json", "__MACOSX/p/._0.jpg", "p/.DS_Store", "p/Thumbs.db"]
+    names += ["./p/1.jpg", "p/.ipynb_checkpoints/1-checkpoint.png", "@eaDir/1.jpg", ".hidden/2.jpg", "p/desktop.ini"]
+    data = tar_of(*((name, b"1") for name in names))
+    assert [(s.key, s.index, sorted(s.members)) for s in read(data)] == [
+        ("p/0", 0, ["jpg", "json"]),
+        ("./p/1", 1, ["jpg"]),
+    ]
+    assert [s.end for s in read(data)] == sorted(s.end for s in read(data, first=9))
+
+
+def test_a_tar_of_nothing_but_hidden_files_is_not_taken_for_empty():
+    _, said = salvage(tar_of(("home/me/.cache/0.jpg", b"1"), ("._a.jpg", b"2")))
+    assert "none of its 2 members is named KEY.EXTENSION and not hidden" in str(said)
+
+
+def test_a_mask_is_not_read_for_the_photo_that_a_sample_lacks():
+    data = tar_of(*((name, b"1") for name in ("0.heic", "0.mask.png", "1.json", "1.depth.png", "2.jpg", "2.seg.png")))
+    assert [s.image for s in read(data)] == [None, None, "jpg"]
+    assert [s.image for s in read(data, image_key="mask.png")] == ["mask.png", None, None]
+    assert [s.image for s in read(data, reader=1)] == ["mask.png", "depth.png", "jpg"]
+
+
 def test_a_member_named_as_the_writer_names_the_key_does_not_take_its_place():
     [sample] = read_samples(io.BytesIO(write_samples([("a", {"jpg": b"x", "__key__": b"b"})])), "s.tar")
     assert (sample.key, dict(sample.members)) == ("a", {"jpg": b"x"})

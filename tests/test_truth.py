@@ -176,6 +176,14 @@ def test_a_folder_pairs_photos_and_label_maps_by_name(tmp_path):
     ]
 
 
+def test_a_folder_of_truth_may_have_any_name_and_files_that_systems_leave(tmp_path):
+    folder = tmp_path / "truth [v2] {raw}"
+    folder.mkdir()
+    for name in ("7.jpg", "7.png", "._7.png", ".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"1")
+    assert [sample.key for sample in open_truth(str(folder), protocol_named("regions"))] == ["7"]
+
+
 def test_a_folder_where_two_files_claim_one_place_is_refused(tmp_path):
     folder = lay(tmp_path, {"images/7.png": b"", "labels/7.png": b""})
 

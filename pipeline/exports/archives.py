@@ -18,7 +18,7 @@ from pipeline.exports.masks import encode
 from pipeline.exports.place import Place
 from pipeline.exports.samples import Labelled
 from pipeline.images import encode_label_map
-from pipeline.tars import IMAGE_EXTENSIONS
+from pipeline.kinds import IMAGE_EXTENSIONS
 
 
 @contextmanager

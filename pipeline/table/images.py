@@ -74,7 +74,7 @@ def read_images(
     """
     try:
         with parquet(stream) as file:
-            chosen = _image_column(file.schema_arrow, name, column)
+            chosen = _image_column(file.schema_arrow, name, column, reader)
             index = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -90,24 +90,45 @@ def read_images(
         raise CorruptShard(f"no sound Parquet file: {str(error).splitlines()[0]}", 0) from error
 
 
-def _image_column(schema: pa.Schema, name: str, asked: str | None) -> str:
-    def holds_images(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
+def _image_column(schema: pa.Schema, name: str, asked: str | None, reader: int) -> str:
     if FOOTER_KEY in (schema.metadata or {}):
         raise ConfigError(f"{name}: labels of a run, not images")
-    possible = [field.name for field in schema if holds_images(field.type)]
+    of_bytes = [field.name for field in schema if _holds_bytes(field.type, reader)]
+    unusual = [field.name for field in schema if reader > 1 and _is_of_bytes(field.type)]  # rather hashes, else images
+    possible = of_bytes or unusual
     chosen = [asked] if asked else possible if len(possible) == 1 else [c for c in possible if c.lower() == "image"]
-    if len(chosen) != 1 or chosen[0] not in possible:
+    if len(chosen) == 1 and chosen[0] in (*of_bytes, *unusual):
+        return chosen[0]
+    if possible:
         raise ConfigError(f"{name}: which column holds the images? --image-key takes one of {possible}")
-    return chosen[0]
+    there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise ConfigError(f"{name}: no column of encoded images, which are binary, or structs of bytes and path: {there}")
+
+
+def _holds_bytes(kind: pa.DataType, reader: int) -> bool:
+    """Whether a column is of byte strings, however they are stored, or of structs of them."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type, reader)
+    if reader > 1 and pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type, reader)
+    if reader > 1 and isinstance(kind, pa.ExtensionType):
+        return _holds_bytes(kind.storage_type, reader)
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or (reader > 1 and pa.types.is_binary_view(kind))
+    )
+
+
+def _is_of_bytes(kind: pa.DataType) -> bool:
+    """Whether a column is of bytes in a way that images seldom come in: of one length, or as lists of numbers."""
+    of_numbers = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    one_by_one = of_numbers and (pa.types.is_uint8(kind.value_type) or pa.types.is_int8(kind.value_type))
+    return bool(one_by_one or pa.types.is_fixed_size_binary(kind))
 
 
 def _image_sample(cell: Any, index: int, end: int) -> RawSample:
     path = cell.get("path") if isinstance(cell, dict) else None
     data = cell.get("bytes") if isinstance(cell, dict) else cell
+    data = bytes(byte % 256 for byte in data) if isinstance(data, list) else data  # some writers know no bytes
     path = path if isinstance(path, str) else ""
     key, _, extension = PurePosixPath(path).name.partition(".")
     extension = extension.lower() or "image"

@@ -1,0 +1,112 @@
+"""What a name tells: the kind of a shard, which files are images, which are nobody's samples, which show labels.
+
+A name is that of a file, or an extension as WebDataset has it: what follows the first dot, so that it may hold others.
+Reader 1 (see `records.READER`) knows IMAGE_EXTENSIONS alone.
+"""
+
+import re
+
+from pipeline.records import READER
+
+HEAD = 512  # bytes that tell what a file is
+LIST_SUFFIXES = (".txt", ".list")
+PARQUET_SUFFIX = ".parquet"
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
+
+IMAGE_EXTENSIONS = (  # the first that a sample has is its image; an export keeps them
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
+    *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
+)
+OPENED = (*IMAGE_EXTENSIONS, "mpo", "jif", "jfi", "pjpeg", "pjp", "apng", "avifs", "jpf", "jpc", "j2c")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+RAW = _words(  # of cameras; many are TIFF with a small preview for its first page
+    "3fr ari arw bay cap cr2 cr3 crw dcr dcs dng drf erf fff gpr iiq k25 kdc mdc mef mos mrw nef nrw orf pef ptx raf "
+    "raw rw2 rwl rwz sr2 srf srw x3f"
+)
+_PHOTOS = _words("heic heif hif heics heifs avci jxl jxr wdp hdp")
+UNOPENED = RAW | _PHOTOS | _words("jls bpg flif qoi psd psb xcf exr hdr tga pcx dds sgi ras ico icns svg svgz xpm")
+_LOSSY = _words("jpg jpeg jpe jfif jif jfi pjpeg pjp mpo webp avif avifs")  # nobody keeps ids with a loss
+_SIZES = re.compile(r"[_:!-](?:large|orig|original|medium|small)$")  # `jpg_large`: how some sites' downloads are named
+
+_SYSTEM = _words(
+    "__macosx thumbs.db ehthumbs.db desktop.ini @eadir #recycle @recycle $recycle.bin lost+found .ipynb_checkpoints "
+    ".appledouble"
+) | {"system volume information", "icon\r"}
+_RESULTS = (".labels.png", ".overlay.png", ".label_map.png")  # of `segment`, of `--also webdataset` and of exports
+_SHOWS_LABELS = re.compile(
+    r"\w*mask\w*|seg\w*|\w+seg|labels?|labelids?|label\w*map|trainids?|annot\w*|gt|gtfine|groundtruth|depth\w*|dispar\w*|"
+    r"panoptic\w*|semantic\w*|instances?|inst|saliency|overlay|alpha|matte|matting|trimap|heatmap|parsing|predictions?|"
+    r"pred|normals?|flow|edges?|canny|pose|openpose|keypoints|skeleton|scribble|sketch|lineart|thumb|thumbnail|preview"
+)
+
+
+def suffix(name: str) -> str:
+    """Of a name what tells its kind: one of the suffixes of shards; empty where it has none."""
+    ends = (end for end in (*SHARD_SUFFIXES, PARQUET_SUFFIX) if name.lower().endswith(end))
+    return max(ends, key=len, default="")
+
+
+def looks_like(head: bytes) -> tuple[str, tuple[str, ...]] | None:
+    """What a file is by its first HEAD bytes, and the suffixes that say so; None where they are not of a known kind."""
+    known = (
+        (b"PAR1", "Parquet", (PARQUET_SUFFIX,)),
+        (b"\x1f\x8b", "gzip", (".tar.gz", ".tgz")),
+        (b"\x28\xb5\x2f\xfd", "zstd", (".tar.zst", ".tzst")),
+        (b"PK\x03\x04", "a zip archive", ()),
+        (b"BZh", "bzip2", ()),
+        (b"\xfd7zXZ", "xz", ()),
+        (b"\xff\xd8\xff", "a JPEG", ()),
+        (b"\x89PNG", "a PNG", ()),
+        (b"<", "a web page", ()),
+    )
+    if head[257:262] == b"ustar":
+        return "a tar", (".tar",)
+    return next(((what, ends) for magic, what, ends in known if head.startswith(magic)), None)
+
+
+def last(extension: str) -> str:
+    """The part of a name or extension that tells its format, in lower case, without a site's word for its size."""
+    return _SIZES.sub("", extension.rpartition(".")[2].lower())
+
+
+def is_opened(extension: str, reader: int = READER) -> bool:
+    """Whether images of an extension are decoded."""
+    return last(extension) in OPENED if reader > 1 else extension.rpartition(".")[2] in IMAGE_EXTENSIONS
+
+
+def is_image(extension: str, reader: int = READER) -> bool:
+    """Whether a file of an extension is a picture, one that is decoded or not."""
+    return is_opened(extension, reader) or (reader > 1 and last(extension) in UNOPENED)
+
+
+def is_photo(extension: str) -> bool:
+    """Whether a picture is a view rather than ids or distances, by its format."""
+    return last(extension) in _LOSSY | _PHOTOS | RAW - {"raw"}  # the last is anybody's
+
+
+def is_system(path: str) -> bool:
+    """Whether a file is what a system or a program keeps for itself: hidden, or in a folder that is."""
+    return any(
+        part.lower() in _SYSTEM or (part.startswith(".") and part not in (".", "..")) for part in path.split("/")
+    )
+
+
+def is_system_file(path: str) -> bool:
+    """The same of a path whose folders may be anybody's, so that only known names tell."""
+    *folders, name = path.split("/")
+    return is_system(name) or any(folder.lower() in _SYSTEM for folder in folders)
+
+
+def is_result(name: str) -> bool:
+    """Whether a file is named as label maps and overlays of ours are."""
+    return name.lower().endswith(_RESULTS)
+
+
+def shows_labels(text: str) -> bool:
+    """Whether one of the words of a text says mask, depth map or something else that is drawn over a photo."""
+    return any(_SHOWS_LABELS.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))

@@ -1,0 +1,174 @@
+"""Patterns in, what they name out: paths and URLs, globs, braces, and text files of them.
+
+What is there by its very name comes before any pattern: `in [raw]/a.tar`, `s3://b/a?b.tar`.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from os.path import lexists
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from braceexpand import braceexpand
+
+from pipeline import finding, folders, kinds, storage
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.folders import Folder
+from pipeline.storage import Entry
+
+Note: TypeAlias = Callable[[str], None]  # hears what is to be said of inputs that are left out
+_GLOB = set("*?[")
+_PATTERN = _GLOB | set("{}\\")
+_WEB = ("http://", "https://")
+
+
+def expand(pattern: str, reader: int, note: Note) -> Iterator[Entry]:
+    """What a pattern names, in the order given, of a glob in order of name. reader: see `records.READER`.
+
+    Raises ConfigError for a pattern that matches nothing, a shard that is missing and a file that is no shard.
+    """
+    return _expand(pattern, reader, note, listed=False)
+
+
+def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Entry]:
+    places = [_place(url) if reader > 1 else _as_ever(url) for url in _braces(pattern, reader)]
+    plain = [url for url, glob in places if not glob]
+    with ThreadPoolExecutor(16) as threads:
+        found = dict(zip(plain, threads.map(lambda url: _stat(url, reader), plain), strict=True))
+    for url, glob in places:
+        if glob:
+            yield from map(_checked, _matches(url, glob, note))
+        elif not isinstance(found[url], Folder) and PurePosixPath(storage.redact(url)).suffix in kinds.LIST_SUFFIXES:
+            if listed:
+                raise ConfigError(f"{storage.redact(url)}: a list may not name another list")
+            for line in _lines(found[url], reader, note):
+                yield from _expand(line, reader, note, listed=True)
+        else:
+            yield _checked(found[url])
+
+
+def _braces(pattern: str, reader: int) -> list[str]:
+    """The same with its braces written out, those of a name that is there left as they are."""
+    if reader > 1:
+        _refuse_query(pattern)
+    by_name = reader > 1 and not pattern.startswith(_WEB)  # in URLs of the web a brace is no letter
+    there, rest = _split(pattern) if by_name else ("", pattern)
+    if not rest:
+        return [pattern]
+    try:
+        urls = [f"{there.rstrip('/')}/{name}" if there else name for name in braceexpand(rest)]
+    except ValueError as error:
+        raise ConfigError(f"{storage.redact(pattern)}: unbalanced braces") from error
+    for url in urls:
+        storage.protocol_of(url)  # refuses what may not be opened before anything is
+    return urls
+
+
+def _as_ever(url: str) -> tuple[str, str]:
+    """A name, or a pattern, by its letters alone: for reader 1."""
+    glob = bool(_GLOB & set(url) - set("?" if url.startswith(_WEB) else ""))
+    return ("", url) if glob else (url, "")
+
+
+def _place(url: str) -> tuple[str, str]:
+    """A name, or the folder that a glob is to be looked for in and the glob."""
+    folder, rest = _split(url)
+    return (folder, rest) if not rest or _GLOB & set(rest) else (f"{folder.rstrip('/')}/{rest}" if folder else url, "")
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The beginning of a URL that is no pattern, or is there by that very name, and the pattern that is the rest."""
+    scheme, mark, path = url.partition("://")
+    if url.startswith(_WEB):
+        return ("", url) if set(url) & set("*[") and not is_there(url) else (url, "")
+    if not mark or scheme in ("file", "local"):
+        first = url.partition("/")[0]
+        named = lexists(url) or (first != "~" and lexists(first))
+        if not mark and ":" in first and not named:
+            return "", url  # rather a protocol that is none
+        path = url if named else storage.local_path(url)
+        scheme, mark, path = "", "", path if path.startswith("/") else f"{Path.cwd()}/{path}"
+    elif set(scheme) & _PATTERN:
+        return "", url
+    parts = path.split("/")
+    for place, part in enumerate(parts):
+        if set(part) & _PATTERN and not is_there(f"{scheme}{mark}{'/'.join(parts[: place + 1])}"):
+            beginning, rest = "/".join(parts[:place]), "/".join(parts[place:])
+            return (f"{scheme}{mark}{beginning}" or "/", rest) if place else ("", url)
+    return f"{scheme}{mark}{path}", ""
+
+
+def is_there(url: str) -> bool:
+    """Whether there is a file, an object or a folder of this very name, as far as one may know."""
+    try:
+        storage.stat(url)
+    except IsADirectoryError:
+        return True
+    except (FileNotFoundError, ConfigError):  # the latter: a store may refuse to speak of what it does not have
+        return False
+    return True
+
+
+def _refuse_query(url: str) -> None:
+    """No store listens to it, and it would not be recorded."""
+    if storage.has_query(url):
+        raise ConfigError(f"{storage.redact(url)}: what follows reads like a query; give the name of an object alone")
+
+
+def _stat(url: str, reader: int) -> Entry:
+    try:
+        return storage.stat(url)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{storage.redact(url)}: no such shard") from error
+    except IsADirectoryError:
+        return folders.stat_folder(url, reader)
+
+
+def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
+    """What a glob matches of files; what else it does is said. folder: empty where the pattern begins with the URL."""
+    if not folder:
+        if entries := finding.glob_without_links(pattern):
+            return entries
+        raise ConfigError(f"{storage.redact(pattern)}: matches no file")
+    asked = any(part.startswith(".") for part in pattern.split("/"))
+    found = finding.expand_glob(folder, pattern.rstrip("/"), lambda name: not asked and kinds.is_system(name))
+    left_out = found.left_out()
+    if found.folders and "**" not in pattern:
+        left_out.append(finding.counted(found.folders, "folder"))
+    said = f"{storage.redact(folder).rstrip('/')}/{pattern}: "
+    if not found.entries:
+        raise ConfigError(said + "; ".join(["matches no file", *left_out]))
+    if left_out:
+        note(said + "; ".join([*left_out, "not read"]))
+    return found.entries
+
+
+def _checked(entry: Entry) -> Entry:
+    _refuse_query(entry.url)
+    if folders.is_folder(entry.url) or kinds.suffix(storage.redact(entry.url)):
+        return entry
+    said = f"{storage.redact(entry.url)}: not a shard"
+    what, ends = kinds.looks_like(_head(entry)) or ("", ())
+    if ends:
+        raise ConfigError(
+            f"{said} by its name; it holds {what}: let the name, or that of a link to it, end in {ends[0]}"
+        )
+    possible = ", ".join((*kinds.SHARD_SUFFIXES, kinds.PARQUET_SUFFIX))
+    raise ConfigError(f"{said}{f' but {what}' if what else ''}; possible are {possible} and folders of images")
+
+
+def _head(entry: Entry) -> bytes:
+    with suppress(PipelineError, FileNotFoundError), storage.open_ranged(entry.url, entry.size) as stream:
+        return stream.read(kinds.HEAD)
+    return b""  # it only makes a refusal clearer
+
+
+def _lines(entry: Entry, reader: int, note: Note) -> list[str]:
+    with storage.open_ranged(entry.url, entry.size) as stream:
+        text = stream.read().decode("utf-8-sig", errors="replace")
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    system = [line for line in lines if reader > 1 and kinds.is_system_file(line)]
+    if system:
+        note(f"{storage.redact(entry.url)}: {finding.counted(system, 'hidden or system file')}; not read")
+    return [line for line in lines if line not in set(system)]
