@@ -17,7 +17,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/actor/host.py",
         "pipeline/actor/label.py",
         "pipeline/metrics.py",
-        "jobs/bench_monkey.py",
+        "jobs/bench_kills.py",
         "jobs/bench_ray_data.py",
     },
     "diffusers": {"diffseg/backends.py"},
