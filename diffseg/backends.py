@@ -1,127 +1,34 @@
-"""A model folder recognised by its own files, and the one doorway to diffusers, which reads or builds its parts.
+"""The one doorway to diffusers and transformers: parts of a model built, or read from a recognised folder.
 
-Importing this needs no torch: a driver recognises models too. `Backend`, the model in memory, lives in `diffseg.model`
-and is reachable from here by name.
+A part is built without memory on the "meta" device and given its weights tensor by tensor. Each tensor it wants must be
+in its files, in its shape, and each one there must have a place: nothing is ever left to a library's random numbers.
+Importing this needs no torch. `Backend`, the model in memory, lives in `diffseg.model` and is reachable from here.
 """
 
-import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffseg.config import SegmentConfig
-from diffseg.specs import BACKENDS, BackendSpec
+from diffseg.files import WEIGHTED, ModelFiles, tensors_of, weight_files
+from diffseg.recognise import named, read_json, recognise, stranger, text_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diffseg.model import Backend as Backend
-    from diffseg.weights import ModelFiles
 
-OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, timestep, image_size, dtype
-LATENT_SCALE = 8  # image pixels a latent cell, in every family
-
-
-def recognise(files: "ModelFiles") -> BackendSpec:
-    """Tell what a model folder holds from its own configuration files, whatever it is called.
-
-    Raises ValueError naming what the folder is where it is no text-to-image UNet of the SD 1, 2 or XL family.
-    """
-    unet = read_json(files.folder / "unet" / "config.json")
-    vae = read_json(files.folder / "vae" / "config.json")
-    _refuse_strangers(files.name, unet, vae)
-    added_conditions = unet.get("addition_embed_type") == "text_time"
-    if added_conditions and not (files.folder / "text_encoder_2").is_dir():
-        raise ValueError(f"{files.name} has the layout of SDXL, which needs a text_encoder_2 and has none")
-    levels = attention_levels(unet)
-    table = BACKENDS.get(files.name)
-    if (
-        table is not None
-        and table.repo
-        and (table.context, [count for _, count in table.levels])
-        != (
-            unet["cross_attention_dim"],
-            [count for _, count in levels],
-        )
-    ):
-        raise ValueError(f"{files.folder} is not {files.name}: its UNet has another layout (levels {levels})")
-    spec = replace(
-        table or BackendSpec(name=files.name, repo=None, licence="unknown"),
-        image_size=unet["sample_size"] * LATENT_SCALE,
-        levels=levels,
-        context=unet["cross_attention_dim"],
-        added_conditions=added_conditions,
-        vae_scaling=vae.get("scaling_factor", 0.18215),  # absent in the oldest files, which are all SD 1
-        vae_upcast=added_conditions and vae.get("force_upcast", True),
-    )
-    return _override(spec, files.folder / OVERRIDES)
-
-
-def attention_levels(unet: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """The self-attention of a UNet by its configuration: (side of the grid, layers), finest first."""
-    down, up = unet["down_block_types"], unet["up_block_types"]
-    layers = _per_block(unet["layers_per_block"], len(down))
-    depths = _per_block(unet.get("transformer_layers_per_block") or 1, len(down))
-    up_depths = unet.get("reverse_transformer_layers_per_block") or list(reversed(depths))
-    counts = [0] * len(down)
-    for level, (kind, layer, depth) in enumerate(zip(down, layers, depths, strict=True)):
-        counts[level] += sum(_per_block(depth, layer)) if "CrossAttn" in kind else 0
-    for level, (kind, layer, depth) in enumerate(zip(reversed(up), layers, reversed(up_depths), strict=True)):
-        counts[level] += sum(_per_block(depth, layer + 1)) if "CrossAttn" in kind else 0
-    if unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") == "UNetMidBlock2DCrossAttn":
-        counts[-1] += depths[-1] if isinstance(depths[-1], int) else depths[-1][0]
-    return tuple((unet["sample_size"] >> level, count) for level, count in enumerate(counts) if count)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError where there is no such file or it is no JSON object."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a model's configuration: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _per_block(value: Any, blocks: int) -> list[Any]:
-    return [value] * blocks if isinstance(value, int) else list(value)
-
-
-def _refuse_strangers(name: str, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    possible = "possible are text-to-image checkpoints of the SD 1.x, 2.x and SDXL layouts"
-    if unet.get("_class_name") != "UNet2DConditionModel":
-        raise ValueError(f"{name} has no UNet2DConditionModel but {unet.get('_class_name')}; {possible}")
-    if missing := [key for key in ("sample_size", "cross_attention_dim", "down_block_types") if not unet.get(key)]:
-        raise ValueError(f"{name}: unet/config.json says nothing of {', '.join(missing)}; {possible}")
-    channels = unet.get("in_channels", 4)
-    if channels != vae.get("latent_channels", 4):
-        raise ValueError(
-            f"{name} takes {channels} latent channels where its encoder gives {vae.get('latent_channels', 4)} "
-            f"(an inpainting, depth or upscaling model?); {possible}"
-        )
-    if unet.get("only_cross_attention") not in (None, False) or not attention_levels(unet):
-        raise ValueError(f"{name} has no self-attention to read segments from; {possible}")
-    if unet.get("addition_embed_type") not in (None, "text_time") or unet.get("class_embed_type") is not None:
-        raise ValueError(f"{name} wants conditions beside the prompt that are not known here; {possible}")
-
-
-def _override(spec: BackendSpec, path: Path) -> BackendSpec:
-    if not path.is_file():
-        return spec
-    own = read_json(path)
-    possible = ("thresholds", "timestep", "image_size", "dtype")
-    if unknown := sorted(set(own) - set(possible)):
-        raise ValueError(f"{path} has no {unknown[0]!r}; it may have {', '.join(possible)}")
-    if "thresholds" in own:
-        own["thresholds"] = tuple(own["thresholds"])
-    try:
-        SegmentConfig(**own)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    return replace(spec, **own)
+TOLD = 3  # tensors named in a refusal
+UNUSED = {  # what may be in the files of a part and has no place in it: what is dropped, and what can be counted
+    "unet": r"$^",
+    "vae": r"(decoder|post_quant_conv)\..*",
+    "text_encoder": r"vision_model\..*|(visual|text)_projection\.weight|logit_scale|.*\bposition_ids",
+    "text_encoder_2": r"vision_model\..*|visual_projection\.weight|logit_scale|.*\bposition_ids",
+}
+FLOATS = re.compile(r"(BF|F)\d+.*")  # types of weights, as safetensors names them
 
 
 def new_part(settings: Mapping[str, Any], device: str = "cpu") -> "nn.Module":
@@ -140,27 +47,40 @@ def new_part(settings: Mapping[str, Any], device: str = "cpu") -> "nn.Module":
     return part.eval()
 
 
-def new_text_encoder(settings: Mapping[str, Any], projected: bool) -> "nn.Module":
-    """Build a CLIP text encoder with random weights; projected: with the pooled projection SDXL adds."""
+def new_text_encoder(settings: Mapping[str, Any], projected: bool, device: str = "cpu") -> "nn.Module":
+    """Build a CLIP text encoder as `new_part` does; projected: with the pooled projection SDXL adds."""
     _quiet()
+    import torch
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-    encoder: nn.Module = kind(CLIPTextConfig(**settings))
+    with torch.device(device):
+        encoder: nn.Module = kind(CLIPTextConfig(**settings))
     return encoder.eval()
+
+
+@lru_cache(maxsize=8)
+def check(files: ModelFiles) -> None:
+    """Prove that a model can be loaded, without reading a weight: every part against the headers of its files.
+
+    Raises ValueError as `Backend.load` would.
+    """
+    with named(files):
+        two_encoders = recognise(files).added_conditions
+        for name in WEIGHTED[: 3 + two_encoders]:
+            _places(_blank(files.folder, name), files.folder, name)
+        for name in WEIGHTED[2 : 3 + two_encoders]:
+            _tokens(files.folder, name)
 
 
 def read_unet(folder: Path) -> "nn.Module":
     """Load the UNet of a fetched checkpoint, in the precision of its files."""
-    unet = new_part(read_json(folder / "unet" / "config.json"), "meta")
-    return _fill(unet, folder, "unet")
+    return _filled(folder, "unet")
 
 
 def read_encoder(folder: Path) -> "nn.Module":
     """Load a VAE without its decoder, which no label needs."""
-    vae: Any = new_part(read_json(folder / "vae" / "config.json"), "meta")
-    vae.decoder = vae.post_quant_conv = None
-    return _fill(vae, folder, "vae")
+    return _filled(folder, "vae")
 
 
 def read_prompt(folder: Path, two_encoders: bool) -> tuple["Tensor", "Tensor | None"]:
@@ -168,27 +88,44 @@ def read_prompt(folder: Path, two_encoders: bool) -> tuple["Tensor", "Tensor | N
     import torch
 
     with torch.inference_mode():
-        first = _encode_nothing(folder, "text_encoder", "tokenizer", projected=False)
+        first = _encode_nothing(folder, "text_encoder")
         if not two_encoders:
             return first.last_hidden_state, None
-        second = _encode_nothing(folder, "text_encoder_2", "tokenizer_2", projected=True)
+        second = _encode_nothing(folder, "text_encoder_2")
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return hidden, second.text_embeds
 
 
-def _encode_nothing(folder: Path, encoder: str, tokenizer: str, projected: bool) -> Any:
-    _quiet()
+def _encode_nothing(folder: Path, name: str) -> Any:
     import torch
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    from diffseg.weights import weight_files
+    tokens = torch.tensor([_tokens(folder, name)])
+    positions = torch.arange(tokens.shape[1])[None]  # the encoder's own list of them is in no file
+    encoder: Any = _filled(folder, name).float()
+    return encoder(tokens, position_ids=positions, output_hidden_states=True)
 
-    words = CLIPTokenizer.from_pretrained(folder / tokenizer)
-    tokens = words("", padding="max_length", max_length=words.model_max_length, return_tensors="pt").input_ids
-    kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-    variant = "fp16" if ".fp16" in weight_files(folder, encoder)[0].name else None
-    model = kind.from_pretrained(folder / encoder, dtype=torch.float32, use_safetensors=True, variant=variant).eval()
-    return model(tokens, output_hidden_states=True)
+
+def _tokens(folder: Path, name: str) -> list[int]:
+    """The empty prompt in the words of a text encoder's tokenizer. Raises ValueError where they do not fit it."""
+    _quiet()
+    from transformers import CLIPTokenizer
+
+    words, text = folder / name.replace("text_encoder", "tokenizer"), text_settings(folder, name)
+    most, known = text.get("max_position_embeddings", 77), text.get("vocab_size", 49_408)
+    for path in words.glob("*.json"):
+        read_json(path)
+    if (words / "merges.txt").exists() and (told := stranger(words / "merges.txt")):
+        raise ValueError(f"{words}/merges.txt {told}")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
+    except Exception as error:  # each release raises other kinds on files that are none of a tokenizer
+        raise ValueError(f"{words} is no tokenizer of CLIP: {_first_line(error)}") from error
+    if tokenizer.model_max_length > most:
+        raise ValueError(f"{words}/tokenizer_config.json gives no model_max_length of at most {most} tokens")
+    tokens: list[int] = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length).input_ids
+    if max(tokens) >= known:
+        raise ValueError(f"{words} has words beyond the {known} that {folder / name} knows")
+    return tokens
 
 
 def _quiet() -> None:
@@ -200,28 +137,78 @@ def _quiet() -> None:
     disable_progress_bar()  # a bar for each of a few files
 
 
-def _fill(part: "nn.Module", folder: Path, name: str) -> "nn.Module":
-    """Give a part built on the meta device its weights, reading only those it has a place for."""
+def _blank(folder: Path, name: str) -> "nn.Module":
+    """A part of a checkpoint as its configuration describes it, on the meta device."""
+    config = folder / name / "config.json"
+    try:
+        if name.startswith("text_encoder"):
+            return new_text_encoder(text_settings(folder, name), name == "text_encoder_2", "meta")
+        part: Any = new_part(read_json(config), "meta")
+    except Exception as error:  # what the libraries raise on settings that contradict each other is theirs to choose
+        raise ValueError(f"{config} describes no model: {type(error).__name__}: {_first_line(error)}") from error
+    if name == "vae":
+        part.decoder = part.post_quant_conv = None
+    return part  # type: ignore[no-any-return]
+
+
+def _filled(folder: Path, name: str) -> "nn.Module":
+    """A part of a checkpoint with its weights, in the precision of its files. Raises ValueError: see `_places`."""
     from safetensors import safe_open
 
-    from diffseg.weights import weight_files
-
-    wanted = set(part.state_dict())
+    part = _blank(folder, name)
+    places = _places(part, folder, name)
     state: dict[str, Tensor] = {}
-    for path in weight_files(folder, name):
+    for path in sorted({path for path, _ in places.values()}):
         with safe_open(path, framework="pt") as file:
-            state |= {modern: file.get_tensor(key) for key in file.keys() if (modern := _modern(key)) in wanted}  # noqa: SIM118
-    if missing := sorted(wanted - set(state)):
-        raise ValueError(f"{folder / name} lacks {len(missing)} of its {len(wanted)} tensors, {missing[0]} first")
+            state |= {wanted: file.get_tensor(key) for wanted, (where, key) in places.items() if where == path}
     part.load_state_dict(state, assign=True)
+    if blank := [key for key, tensor in chain(part.named_parameters(), part.named_buffers()) if _is_blank(key, tensor)]:
+        raise ValueError(f"{folder / name} is of a kind whose {blank[0]} is in no file and not known here")
     return part.requires_grad_(False)
 
 
+def _is_blank(key: str, tensor: "Tensor") -> bool:
+    return tensor.is_meta and not key.endswith("position_ids")
+
+
+def _places(part: "nn.Module", folder: Path, name: str) -> dict[str, tuple[Path, str]]:
+    """Where each tensor of a part lies: its file, and its name there.
+
+    Raises ValueError naming the file and some tensors that are missing, have no place, or another shape or type.
+    """
+    wanted = {_modern(key): (key, tuple(tensor.shape)) for key, tensor in part.state_dict().items()}
+    places: dict[str, tuple[Path, str]] = {}
+    strange: list[str] = []
+    files = weight_files(folder, name)
+    for path in files:
+        for key, shape, dtype in tensors_of(path):
+            own, expected = wanted.get(_modern(key), ("", ()))
+            if own and own not in places:
+                places[own] = path, key
+                if shape != expected or not FLOATS.fullmatch(dtype):
+                    strange.append(f"holds {key} as {dtype} {list(shape)}, not {list(expected)}")
+            elif own or not re.fullmatch(UNUSED[name], _modern(key)):
+                strange.append(f"has no place for {key}")
+    missing = sorted(key for key, _ in wanted.values() if key not in places)
+    if missing or strange:
+        where = files[0] if len(files) == 1 else folder / name
+        lacking = [f"lacks {len(missing)} of its {len(wanted)} tensors, {missing[0]} first"] if missing else []
+        more = [f"({len(strange) - TOLD} more)"] if len(strange) > TOLD else []
+        told = ", ".join(missing[1:TOLD])
+        faults = "; ".join([*lacking, *([f"then {told}"] if told else []), *sorted(strange)[:TOLD], *more])
+        raise ValueError(f"{where} does not fit {folder / name}/config.json: {faults}")
+    return places
+
+
 def _modern(key: str) -> str:
-    """Rename the attention of VAEs saved before 2023, as those of SD 1 are."""
+    """A tensor's name as it is now: the attention of VAEs was renamed in 2023, text encoders came with a prefix."""
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
         key = key.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
-    return key
+    return key.removeprefix("text_model.")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.backends import read_encoder, read_prompt, read_unet, recognise
+from diffseg.backends import read_encoder, read_prompt, read_unet
 from diffseg.capture import AttentionMaps, capture_attention, cut_after_last_attention, rehearse
 from diffseg.config import SegmentConfig
+from diffseg.files import ModelFiles
+from diffseg.recognise import named, recognise
 from diffseg.specs import BackendSpec
 from diffseg.types import Float
-from diffseg.weights import ModelFiles, cache_folder, fetch
+from diffseg.weights import cache_folder, fetch
 
 ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
@@ -84,9 +86,10 @@ class Backend:
         Raises ValueError where there is no usable model of that name, OSError where it cannot be reached.
         """
         files = model if isinstance(model, ModelFiles) else fetch(model)
-        spec = recognise(files)
-        hidden, pooled = read_prompt(files.folder, spec.added_conditions)
-        parts = Parts(read_unet(files.folder), read_encoder(files.folder), hidden, pooled)
+        with named(files):
+            spec = recognise(files)
+            hidden, pooled = read_prompt(files.folder, spec.added_conditions)
+            parts = Parts(read_unet(files.folder), read_encoder(files.folder), hidden, pooled)
         return cls(files, spec, config or SegmentConfig(), parts, device)
 
     @property
@@ -109,10 +112,13 @@ class Backend:
         return store.maps((latents.shape[2], latents.shape[3]))
 
     def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
-        """The mean of the encoder's posterior, scaled as the UNet expects; no noise is added."""
+        """The mean of the encoder's posterior, normed and scaled as the UNet expects; no noise is added."""
         encoder: Any = self.encoder
-        posterior = encoder.encode(pixels.to(self.device, encoder.dtype)).latent_dist
-        return (posterior.mean * self.spec.vae_scaling).to(self.unet.dtype)
+        latents = encoder.encode(pixels.to(self.device, encoder.dtype)).latent_dist.mean
+        if self.spec.vae_mean:
+            mean, std = latents.new_tensor([self.spec.vae_mean, self.spec.vae_std])[..., None, None]
+            latents = (latents - mean) / std
+        return (latents * self.spec.vae_scaling).to(self.unet.dtype)
 
     def conditions(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Any]:
         """The UNet's arguments beside latent and time: the empty prompt, and for SDXL what it was told of sizes."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from diffseg.config import Dtype
 
+OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, timestep, image_size, dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
@@ -21,6 +23,8 @@ class BackendSpec:
     context: int = 768  # width of the text embedding
     added_conditions: bool = False  # pooled text and six sizes beside the prompt, as SDXL has it
     vae_scaling: float = 0.18215
+    vae_mean: tuple[float, ...] = ()  # of the latents, a channel or for all; none: they are scaled alone
+    vae_std: tuple[float, ...] = ()
     vae_upcast: bool = False  # the encoder overflows float16 and then runs in float32
     thresholds: tuple[float, ...] = (1.1, 1.1, 1.1)  # published for SD 1.4 on COCO-Stuff; not tuned for the others
     timestep: int = 300

@@ -1,47 +1,24 @@
 """Where a model's files come from: the package, a folder, the hub, or any storage that fsspec reaches.
 
 A name goes in, a local folder with its digest comes out. No torch: a driver asks here what it is about to run.
-Only safetensors are ever taken, since a pickle is a program.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.backends import OVERRIDES
 from diffseg.copies import ORIGIN, once, origin_of
+from diffseg.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
+from diffseg.recognise import norms_latents, read_json
 from diffseg.specs import BACKENDS
 
 HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-WEIGHTED = PARTS[:4]
 HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetched earlier is used
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # the others: "model"
-POSSIBLE = (
-    f"possible are {', '.join(BACKENDS)}, a hub id (owner/name), a folder or an fsspec URL with a Stable Diffusion "
-    "checkpoint as diffusers saves it (unet/, vae/, text_encoder/, tokenizer/, weights as safetensors)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A checkpoint on this machine.
-
-    revision: the hub's commit, None for what has none.
-    sha256: over the files that decide labels, whatever the folder is called.
-    """
-
-    name: str
-    folder: Path
-    revision: str | None
-    sha256: str
 
 
 def cache_folder() -> Path:
@@ -56,63 +33,12 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     Raises ValueError where there is no usable checkpoint under that name, OSError where it cannot be reached now.
     """
     folder, revision = _locate(model, cache or cache_folder())
-    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
-    names = needed(repr(_public(model)), [path.relative_to(folder).as_posix() for path in found])
+    listing = listing_of(folder)
+    names = needed(repr(_public(model)), listing, reader_of(folder))
     digest = _digest(folder, names)
     if origin := origin_of(folder, digest):
         revision = origin.revision
     return ModelFiles(_public(model), folder, revision, digest)
-
-
-def needed(model: str, listing: Iterable[str]) -> list[str]:
-    """The files of a checkpoint that decide labels, in order.
-
-    Raises ValueError where they are not all there.
-    """
-    names = set(listing)
-    chosen = {name for name in names if name == OVERRIDES or _is_settings(PurePosixPath(name))}
-    for part in WEIGHTED:
-        if part in ("unet", "vae", "text_encoder") or any(name.startswith(f"{part}/") for name in names):
-            chosen.update(_weights(model, part, names))
-    for part in ("unet/config.json", "vae/config.json", "text_encoder/config.json"):
-        if part not in names:
-            raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}; {POSSIBLE}")
-    if not names & {"tokenizer/vocab.json", "tokenizer/tokenizer.json"}:
-        raise ValueError(f"{model} is no Stable Diffusion checkpoint: no tokenizer/vocab.json; {POSSIBLE}")
-    return sorted(chosen)
-
-
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """The safetensors of one part of a fetched checkpoint."""
-    listing = {path.relative_to(folder).as_posix() for path in (folder / part).iterdir()}
-    return [folder / name for name in sorted(_weights(str(folder), part, listing)) if name.endswith(".safetensors")]
-
-
-def _is_settings(path: PurePosixPath) -> bool:
-    return (
-        len(path.parts) == 2
-        and path.parts[0] in PARTS
-        and path.suffix in (".json", ".txt")
-        and "index" not in path.name
-    )
-
-
-def _weights(model: str, part: str, names: set[str]) -> set[str]:
-    """Full precision before half, one file before several."""
-    stem = STEMS.get(part, "model")
-    for variant in ("", ".fp16"):
-        if (whole := f"{part}/{stem}{variant}.safetensors") in names:
-            return {whole}
-        shards = [
-            match
-            for name in names
-            if (match := re.fullmatch(rf"{part}/{stem}{variant}-\d+-of-(\d+)\.safetensors", name))
-        ]
-        if shards and len(shards) == int(shards[0][1]):
-            return {match.string for match in shards}
-    if any(name.startswith(f"{part}/") and name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in names):
-        raise ValueError(f"{model} holds {part} only as a pickle, which is a program and is never run; {POSSIBLE}")
-    raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/{stem}.safetensors; {POSSIBLE}")
 
 
 def _digest(folder: Path, names: list[str]) -> str:
@@ -125,6 +51,8 @@ def _digest(folder: Path, names: list[str]) -> str:
     whole = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
         whole.update(name.encode() + b"\0" + digest)
+    if norms_latents(read_json(folder / "vae" / "config.json")):
+        whole.update(b"normed latents")  # 0.1.0 passed over that: these are not the labels of its runs
     return whole.hexdigest()
 
 
@@ -155,7 +83,12 @@ def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
     asked = f"{name!r} ({repo} on huggingface.co)"
     try:
         known = HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT)
-        names = needed(asked, [file.rfilename for file in known.siblings or ()])
+        listing = [file.rfilename for file in known.siblings or ()]
+
+        def read(name: str) -> bytes:
+            return (Path(snapshot_download(repo, revision=known.sha, allow_patterns=[name])) / name).read_bytes()
+
+        names = [*needed(asked, listing, read), *beside(listing)]
         return Path(snapshot_download(repo, revision=known.sha, allow_patterns=names)), str(known.sha)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         reason = "is not there, is private, or wants its licence accepted and HF_TOKEN set"
@@ -188,7 +121,14 @@ def _from_storage(url: str, cache: Path) -> Path:
     except Exception as error:
         raise OSError(f"{asked} cannot be listed: {_said(error)}") from error
     sources = {str(PurePosixPath(path).relative_to(root)): path for path in found if path != root}
-    names = [*needed(asked, sources), *({ORIGIN} & sources.keys())]
+
+    def read(name: str) -> bytes:
+        try:
+            return bytes(storage.cat_file(sources[name]))
+        except Exception as error:  # each storage has errors of its own
+            raise OSError(f"{asked}: {name} cannot be read: {_said(error)}") from error
+
+    names = [*needed(asked, sources, read), *beside(sources), *({ORIGIN} & sources.keys())]
     state = json.dumps([url, [(name, _state(found[sources[name]])) for name in names]])
     target = cache / f"{PurePosixPath(root).name}-{hashlib.blake2b(state.encode(), digest_size=8).hexdigest()}"
     once(target, partial(_copy, storage, {name: sources[name] for name in names}))

@@ -17,6 +17,7 @@ def fetch(
 ) -> None:
     """Copy a hub model to storage once, for clusters that then need no hub."""
     from diffseg import weights
+    from diffseg.backends import check
     from diffseg.specs import BACKENDS
     from pipeline.errors import ConfigError
     from pipeline.models import copy_model
@@ -25,6 +26,7 @@ def fetch(
         model = BACKENDS[model].repo or model
     try:
         files = weights.fetch(f"{model}@{revision}" if revision else model)
+        check(files)
         origin, written = copy_model(files, url)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error

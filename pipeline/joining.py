@@ -105,17 +105,23 @@ def read_run(store: Store) -> Run:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
 
 
-def reader_of(output: str) -> int:
-    """By whose rules the samples of the run on an output are told; the newest where none is begun.
+def begun(output: str) -> Run | None:
+    """The run on an output; None where none is begun.
 
     Raises ConfigError where there is something else than a run, or the output cannot be read.
     """
     try:
-        return read_run(Store(output)).reader
+        return read_run(Store(output))
     except FileNotFoundError:
-        return READER
+        return None
     except StorageError as error:
         raise ConfigError(str(error)) from error
+
+
+def reader_of(output: str) -> int:
+    """By whose rules the samples of the run on an output are told; the newest where none is begun. See `begun`."""
+    run = begun(output)
+    return run.reader if run else READER
 
 
 def join(store: Store, run: Run, any_window: bool) -> Run:

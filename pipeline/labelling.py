@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.driver import drive
 from pipeline.errors import ConfigError
 from pipeline.figures import Figures
-from pipeline.joining import reader_of
+from pipeline.joining import begun, reader_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
 from pipeline.pool import LocalPool, Pool
@@ -153,12 +153,16 @@ def open_run(
     extend: bool = False,
 ) -> Ledger:
     """Resolve the configuration with what the model brings, and begin or join the run. Raises ConfigError."""
-    from diffseg.backends import recognise
+    from diffseg.backends import check
+    from diffseg.recognise import recognise
     from diffseg.weights import fetch
 
     try:
         files = fetch(model)
         resolved = segment.resolve(recognise(files))
+        there = begun(output)
+        if not there or there.reader == 1:  # else it was looked through when the run began, by its hash
+            check(files)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     wanted = Run.of(

@@ -7,7 +7,7 @@ never overwritten, so that the same copy resumes and another one is refused. Rea
 import shutil
 
 from diffseg.copies import ORIGIN, Origin
-from diffseg.weights import ModelFiles, needed
+from diffseg.files import ModelFiles, beside, listing_of, needed, reader_of
 from pipeline.errors import ConfigError, StorageError
 from pipeline.store import Store
 
@@ -37,14 +37,14 @@ def copy_model(files: ModelFiles, url: str) -> tuple[Origin, int]:
 
 
 def _origin(files: ModelFiles) -> Origin:
-    found = [path for pattern in ("*", "*/*") for path in files.folder.glob(pattern) if path.is_file()]
-    names = needed(files.name, [path.relative_to(files.folder).as_posix() for path in found])
+    listing = listing_of(files.folder)
+    names = [*needed(files.name, listing, reader_of(files.folder)), *beside(listing)]
     sizes = {name: (files.folder / name).stat().st_size for name in names}
     return Origin(files.name.partition("@")[0], files.revision, files.sha256, sizes)
 
 
 def _must_be(wanted: Origin, there: Origin, where: str) -> None:
-    if (there.sha256, there.files) != (wanted.sha256, wanted.files):
+    if there.sha256 != wanted.sha256 or not there.files.items() <= wanted.files.items():  # older notes list less
         raise ConfigError(
             f"{where} holds {there.model} at {there.revision} (sha256 {there.sha256[:12]}...), not {wanted.model} at "
             f"{wanted.revision} (sha256 {wanted.sha256[:12]}...): give another folder"

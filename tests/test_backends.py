@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffseg.backends import Backend, attention_levels, read_unet, recognise
+from diffseg.backends import Backend, read_unet
 from diffseg.checkpoints import random_checkpoint
 from diffseg.config import SegmentConfig
 from diffseg.layouts import LAYOUTS
+from diffseg.recognise import attention_levels, recognise
 from diffseg.specs import BACKENDS
 from diffseg.weights import fetch
 

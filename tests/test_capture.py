@@ -9,10 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffseg.attention import add_head_mean, attend_opaque, fused_attention, log_sum_exp
-from diffseg.backends import attention_levels
 from diffseg.capture import capture_attention, cut_after_last_attention
 from diffseg.checkpoints import build
 from diffseg.layouts import LAYOUTS, narrow
+from diffseg.recognise import attention_levels
 
 torch.set_num_threads(1)
 

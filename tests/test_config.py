@@ -7,8 +7,8 @@ import re
 import pytest
 
 from diffseg import config as module
-from diffseg.backends import recognise
 from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, SegmentConfig, fingerprint, labels_version_of
+from diffseg.recognise import recognise
 from diffseg.weights import fetch
 from pipeline.config import RunConfig, read_config
 from pipeline.documents import validated

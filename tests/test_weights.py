@@ -8,7 +8,8 @@ import huggingface_hub
 import pytest
 
 from diffseg.checkpoints import random_checkpoint
-from diffseg.weights import fetch, needed, weight_files
+from diffseg.files import needed, weight_files
+from diffseg.weights import fetch
 
 UNET = "unet/diffusion_pytorch_model"
 SETTINGS = [

@@ -1,0 +1,150 @@
+"""The files of a checkpoint: which of a listing it needs, and what tensors they hold. No torch.
+
+Only safetensors are ever taken, since a pickle is a program.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diffseg.recognise import SCHEDULER, stranger, told_by
+from diffseg.specs import BACKENDS, OVERRIDES
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+WEIGHTED = PARTS[:4]
+VARIANTS = ("", ".fp16", ".bf16")  # full precision before half
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # the others: "model"
+POSSIBLE = (
+    f"possible are {', '.join(BACKENDS)}, a hub id (owner/name), a folder or an fsspec URL with a Stable Diffusion "
+    "checkpoint as diffusers saves it (unet/, vae/, text_encoder/, tokenizer/, weights as safetensors)"
+)
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A checkpoint on this machine.
+
+    revision: the hub's commit, None for what has none.
+    sha256: over the files that decide labels, whatever the folder is called.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None
+    sha256: str
+
+
+def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list[str]:
+    """The files of a checkpoint that decide labels, in order.
+
+    read: the bytes of a listed file, for the index of weights in parts; without it parts are told by their names.
+    Raises ValueError where they are not all there.
+    """
+    names = set(listing)
+    chosen = {name for name in names if name == OVERRIDES or _is_settings(PurePosixPath(name))}
+    second = any(name.startswith("text_encoder_2/") for name in names)
+    for part in WEIGHTED[: 3 + second]:
+        chosen.update(_weights(model, part, names, read))
+    for part in WEIGHTED[: 3 + second]:
+        if f"{part}/config.json" not in names:
+            raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/config.json; {POSSIBLE}")
+    for part in PARTS[4 : 5 + second]:
+        if not names & {f"{part}/vocab.json", f"{part}/tokenizer.json"}:
+            raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/vocab.json; {POSSIBLE}")
+    return sorted(chosen)
+
+
+def beside(listing: Iterable[str]) -> list[str]:
+    """What a copy takes along though no label hangs on its bytes: the indices of weights in parts, the scheduler."""
+    indices = {f"{part}/{name}" for part in WEIGHTED for variant in VARIANTS for name in _indices(part, variant)}
+    return sorted((indices | {SCHEDULER}) & set(listing))
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """The safetensors of one part of a fetched checkpoint."""
+    listing = {path.relative_to(folder).as_posix() for path in (folder / part).iterdir()}
+    return [folder / name for name in sorted(_weights(str(folder), part, listing, reader_of(folder)))]
+
+
+def listing_of(folder: Path) -> list[str]:
+    """What lies in a model's folder and in the folders of its parts."""
+    found = chain(folder.glob("*"), folder.glob("*/*"))
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+
+
+def reader_of(folder: Path) -> Read:
+    """Reads what is listed of a folder."""
+    return lambda name: (folder / name).read_bytes()
+
+
+def tensors_of(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and type of each tensor of a safetensors file, from its header.
+
+    Raises ValueError saying what lies in its place.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no mapping
+                tensor = file.get_slice(key)
+                yield key, tuple(tensor.get_shape()), tensor.get_dtype()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} {stranger(path) or f'is damaged or not whole: {error}'}") from error
+
+
+def _is_settings(path: PurePosixPath) -> bool:
+    return (
+        len(path.parts) == 2
+        and path.parts[0] in PARTS
+        and path.suffix in (".json", ".txt")
+        and "index" not in path.name
+    )
+
+
+def _weights(model: str, part: str, names: set[str], read: Read | None) -> set[str]:
+    """The weights of one part: full precision before half, one file before several."""
+    stem, fault = STEMS.get(part, "model"), None
+    for variant in VARIANTS:
+        if (whole := f"{part}/{stem}{variant}.safetensors") in names:
+            return {whole}
+        indices = [f"{part}/{index}" for index in _indices(part, variant)]
+        if read and (index := next((index for index in indices if index in names), None)):
+            named = _indexed(model, index, read(index))
+            if named <= names:
+                return named
+            fault = fault or f"{index} names {sorted(named - names)[0]}, which is not there"
+            continue
+        pattern = rf"{part}/{stem}(?:{variant}-\d+-of-(\d+)|-\d+-of-(\d+){variant})\.safetensors"
+        shards = [match for name in names if (match := re.fullmatch(pattern, name))]
+        if shards and len(shards) == int(shards[0][1] or shards[0][2]):
+            return {match.string for match in shards}
+    if fault:
+        raise ValueError(f"{model} is not whole: {fault}")
+    if any(name.startswith(f"{part}/") and name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in names):
+        raise ValueError(f"{model} holds {part} only as a pickle, which is a program and is never run; {POSSIBLE}")
+    raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/{stem}.safetensors; {POSSIBLE}")
+
+
+def _indices(part: str, variant: str) -> tuple[str, str]:
+    """How an index may be called: as both libraries name it now, and as diffusers did."""
+    stem = STEMS.get(part, "model")
+    return f"{stem}.safetensors.index{variant}.json", f"{stem}.safetensors{variant}.index.json"
+
+
+def _indexed(model: str, index: str, data: bytes) -> set[str]:
+    """The files that an index names. Raises ValueError for one that is none, or that leads out of its folder."""
+    try:
+        named: Any = set(json.loads(data)["weight_map"].values())
+        strange = [name for name in named if not re.fullmatch(r"[^/\\]+\.safetensors", name)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = told_by(data) or "is no index of weights in parts: it has no weight_map of file names"
+        raise ValueError(f"{model}: {index} {said}") from error
+    if strange or not named:
+        raise ValueError(f"{model}: {index} names {sorted(strange) or 'nothing'}, not safetensors of its own folder")
+    return {f"{PurePosixPath(index).parent}/{name}" for name in named}
