@@ -64,6 +64,9 @@ def _processes(count: int) -> Iterator[Spread]:
     try:
         with _childrens_environment():  # multiprocessing begins a process of its own with the first lock
             pool = ProcessPoolExecutor(count, _Spawn(), initializer=settle)
+    except OSError as error:
+        raise ConfigError(f"--processes {count}: their locks cannot be made (in /dev/shm): {error}") from error
+    try:
         with pool:
 
             def spread(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -20,11 +20,12 @@ from time import monotonic
 from typing import IO, Any, TypeVar
 
 from pipeline.actor import private, session
-from pipeline.actor.causes import last_words
+from pipeline.actor.causes import last_words, raised
 from pipeline.actor.line import Line
 from pipeline.actor.mapping import spread
 from pipeline.actor.messages import Began, Failed, Look, Orders, Step
-from pipeline.errors import ConfigError, RayLost
+from pipeline.actor.starts import Starts
+from pipeline.errors import ConfigError, PipelineError, RayLost
 from pipeline.searchpath import ROOT, child_environment
 from pipeline.station import Report
 from pipeline.watch import SILENCE_S
@@ -65,6 +66,7 @@ class Cluster:
         self._line: Line
         self._said: IO[bytes]  # what the process of Ray writes, which nobody sees
         self._folder = ""
+        self._starts: Starts | None = None
         self._began, self._seen = Began(), Look()
         self._next_look = 0.0
         self._alone_since: float | None = None  # when the GCS of a cluster was first found not to listen
@@ -154,7 +156,7 @@ class Cluster:
         except TimeoutError:
             raise self._lost(f"does not answer for {within:.0f} s") from None
         except EOFError:
-            raise self._lost(self._last_words()) from None
+            raise self._ended() from None
         if isinstance(answer, Failed):
             raise self._lost(f"fails: {answer.why}")
         return answer
@@ -180,8 +182,12 @@ class Cluster:
         return answer
 
     def check(self) -> None:
-        """Raises RayLost where one of Ray's processes that everything rests on is gone."""
+        """Raises RayLost where one of Ray's processes that everything rests on is gone, ConfigError where a private Ray
+        does not come to an end of its start because no worker can.
+        """
         self._next_look = monotonic() + LOOK_S
+        if self._starts and not self._began.raylet and (failure := self._starts.failure()):
+            raise ConfigError(f"no worker can start: {failure}")
         if gone := self._gone(CALL_S):  # whoever keeps a cluster may bring its GCS back
             raise RayLost(f"{self}: {gone}")
 
@@ -197,10 +203,12 @@ class Cluster:
         self._alone_since = self._alone_since or monotonic()
         return "its GCS is gone" if self.is_private or monotonic() >= self._alone_since + patience else ""
 
-    def _last_words(self) -> str:
+    def _ended(self) -> PipelineError:
         self._said.seek(0)
-        said = last_words(self._said.read().decode(errors="replace"))
-        return f"its process here has ended; the last it said: {said or 'nothing'}"
+        text = self._said.read().decode(errors="replace")
+        if not self._began.raylet and (why := raised(text)):
+            return ConfigError(f"Ray cannot start here: {why}")  # as it would again: Python itself has ended it
+        return self._lost(f"its process here has ended; the last it said: {last_words(text) or 'nothing'}")
 
     def restart(self, lost: RayLost) -> None:
         """Start a private Ray afresh, with nothing of what ran in it. Raises RayLost where that cannot be."""
@@ -227,15 +235,14 @@ class Cluster:
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
                 start_new_session=True, **self._surroundings(),
             )  # fmt: skip
+        self._starts = None if self._address else Starts(self._folder, self._process.pid)
         began: Began = self.call("begin", self._address, self._folder, within=STEP_S)
         if began.refused and self._address:
             _knock(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
         if began.refused and began.hopeless:
-            raise ConfigError(
-                f"Ray cannot start here: {began.refused}; free memory, disk or processes, or do without Ray "
-                f"(label --workers 0)"
-            )
+            remedy = "free memory or disk, or do without Ray (label --workers 0)"
+            raise ConfigError(f"Ray cannot start here: {began.refused.rstrip('.')}; {remedy}")
         if began.refused:
             raise RayLost(f"{self}: does not start: {began.refused}")
         self._began = began

@@ -12,41 +12,37 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from time import monotonic, sleep, time
+from time import sleep, time
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from pipeline.actor import private, session
-from pipeline.actor.causes import cause, last_words
+from pipeline.actor.causes import cause
 from pipeline.actor.label import LabelActor
 from pipeline.actor.line import Line
 from pipeline.actor.messages import EXCHANGE_S, Began, Failed, Look, Orders, Step
+from pipeline.actor.starts import Starts
 from pipeline.actor.task import BEAT, run
 from pipeline.metrics import RunGauges
 from pipeline.station import Report
 
 SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later
 END_S = 10.0  # for an end in good order
-UNBORN_S = 30.0  # without any answer, after which a private Ray is asked why no process of a worker has started
 
 
 class Host:
     """What can be asked of Ray."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, folder: str) -> None:
         self._line = line
         self._actor = ray.remote(LabelActor)
         self._workers: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}  # by the answer that is awaited
         self._out: dict[Any, int] = {}  # items of a map, by the stream of their answers
         self._gauges: RunGauges | None = None
-        self._raylet_said = Path(os.devnull)  # what it, and processes of workers before they are that, could not log
-        self._read = 0  # bytes of it
-        self._moved = monotonic()  # when a worker or an item was last heard of
+        self._starts = Starts(folder, os.getpid())
 
     def serve(self) -> None:
         """Answer until the driver is gone."""
@@ -76,7 +72,6 @@ class Host:
                 ray.init(address=address, **quiet)
             else:
                 ray.init(address="local", include_dashboard=False, _temp_dir=inner, **quiet)
-                self._raylet_said = Path(inner, "session_latest", "logs", "raylet.err")
         except Exception as error:  # noqa: BLE001 - Ray raises all kinds, bare ones too
             lasting = isinstance(error, (ValueError, OSError)) and not isinstance(
                 error, (ConnectionError, TimeoutError)
@@ -114,31 +109,16 @@ class Host:
             self._asked[self._workers[name].exchange.remote(tasks, EXCHANGE_S)] = name
         asked = list(self._asked)
         if orders.start or not asked:
-            self._heard()
+            self._starts.heard()
         if not asked:
             sleep(EXCHANGE_S / 10)  # no worker can be started yet
             return {}
         if not ray.wait(asked, num_returns=1, timeout=EXCHANGE_S)[0]:
-            complaint = self._complaint()
-            return dict.fromkeys([self._asked.pop(answer) for answer in asked], complaint) if complaint else {}
-        self._heard()
+            failure = self._starts.failure()
+            return dict.fromkeys([self._asked.pop(answer) for answer in asked], failure) if failure else {}
+        self._starts.heard()
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
         return {self._asked.pop(answer): _report(answer) for answer in answered}
-
-    def _heard(self) -> None:
-        self._moved = monotonic()
-        self._read = self._raylet_said.stat().st_size
-
-    def _complaint(self) -> str:
-        """Why processes of workers end before anything is heard of them: Ray starts others in their place, for ever.
-
-        Empty where that cannot be told, or is not so.
-        """
-        if monotonic() < self._moved + UNBORN_S or any(map(_is_starting, session.members(os.getpid()))):
-            return ""
-        said = last_words(self._raylet_said.read_bytes()[self._read :].decode(errors="replace"))
-        self._heard()
-        return f"its process cannot start: {said}" if said else ""
 
     def _start(self, made: bytes, options: Mapping[str, Any]) -> Any:
         return self._actor.options(max_restarts=0, max_task_retries=0, **options).remote(made)
@@ -155,14 +135,14 @@ class Host:
         task = ray.remote(run).options(num_cpus=1, max_retries=0, num_returns="streaming")
         for number, item in items.items():
             self._out[task.remote(self._function, item)] = number
-            self._heard()
+            self._starts.heard()
         if not ray.wait(list(self._out), num_returns=1, timeout=wait_s)[0]:
-            if not (complaint := self._complaint()):
+            if not (failure := self._starts.failure()):
                 return {}
-            unborn = dict.fromkeys(self._out.values(), complaint)
+            unborn = dict.fromkeys(self._out.values(), failure)
             self.cancel()
             return unborn
-        self._heard()
+        self._starts.heard()
         ready, _ = ray.wait(list(self._out), num_returns=len(self._out), timeout=0)
         found = {self._out[stream]: (stream, _next(stream)) for stream in ready}
         for stream, result in found.values():
@@ -180,13 +160,6 @@ class Host:
         """Export a moment of the run as metrics."""
         self._gauges = self._gauges or RunGauges()
         self._gauges.show(figures, failures)
-
-
-def _is_starting(pid: int) -> bool:
-    """Whether it is a worker's process that Ray has not heard of yet."""
-    with suppress(OSError):  # it has ended
-        return b"default_worker.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 def _report(answer: Any) -> Report | str:
@@ -212,7 +185,7 @@ def main(kind: type[Host] = Host) -> None:
     descriptor, folder = int(sys.argv[1]), sys.argv[2]
     os.set_inheritable(descriptor, False)  # by Ray's processes, which would keep the line open
     threading.Thread(target=_guard, args=(descriptor, folder), daemon=True).start()
-    kind(Line(socket.socket(fileno=descriptor))).serve()
+    kind(Line(socket.socket(fileno=descriptor)), folder).serve()
     if not folder:
         ray.shutdown()  # the cluster is told
     _leave(folder)
