@@ -41,8 +41,9 @@ format: $(READY) ## bring the code into style
 types: $(READY) ## type check
 	$(BIN)/mypy
 
+# The libraries of CUDA are left out: torch's own pins say which, and only its CUDA build wants them.
 lock: $(READY) ## write constraints.txt from what is installed
-	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9]+$$//' | grep -viE '^(pip|setuptools|wheel|triton|nvidia-|cuda-)' > constraints.txt
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9]+$$//' | grep -viE '^(pip|setuptools|wheel|nvidia-|cuda-)' > constraints.txt
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -83,9 +83,7 @@ def _add_exponentials_kernel(  # type: ignore[no-untyped-def]
     shift_tile = shift + image * heads * cells + row
     total = tl.zeros((rows, columns), dtype=tl.float32)
     for head in range(heads):
-        # told of the alignment, it loads 16 bytes at once
-        query_offset = tl.multiple_of(head * query_head, alignment)
-        key_offset = tl.multiple_of(head * key_head, alignment)
+        query_offset, key_offset = head * query_head * alignment, head * key_head * alignment
         log_sum = tl.load(shift_tile + head * cells, mask=row_inside, other=0.0)
         scores = tl.zeros((rows, columns), dtype=tl.float32)
         for first in tl.static_range(0, channels, chunk):
@@ -111,6 +109,8 @@ def add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, sc
     """
     images, heads, cells, channels = query.shape
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
+    (query_image, query_head, query_row, _), (key_image, key_head, key_row, _) = query.stride(), key.stride()
+    alignment = math.gcd(query_head, key_head, CHUNK)  # known to the compiler, it lets 16 bytes be loaded at once
     rows, columns, warps, stages = tile_of(query.dtype, channels)
     with torch.cuda.device_of(query):  # Triton launches on the current device, whichever the tensors lie on
         _add_exponentials_kernel[triton.cdiv(cells, rows), triton.cdiv(cells, columns), images](
@@ -121,10 +121,14 @@ def add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, sc
             scale,
             cells,
             heads,
-            *query.stride()[:3],
-            *key.stride()[:3],
+            query_image,
+            query_head // alignment,
+            query_row,
+            key_image,
+            key_head // alignment,
+            key_row,
             channels=channels,
-            alignment=math.gcd(query.stride(1), key.stride(1), CHUNK),
+            alignment=alignment,
             chunk=CHUNK,
             rows=rows,
             columns=columns,

@@ -83,7 +83,7 @@ def attention_levels(unet: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError where there is no such file or it is no JSON object."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         said = stranger(path) or f"cannot be read as a model's configuration: {error}"
         raise ValueError(f"{path} {said}") from error

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
+RAY_DATA_S = 1800.0  # for the job beside it: nothing watches over that one
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,26 @@ def by_ray_data(trial: "Trial") -> dict[str, float] | None:
     import json
     import os
 
+    from pipeline.actor import session
+
     words = [str(Path(trial.photos[0]).parent), f"{trial.output}-ray-data", str(trial.seconds), str(trial.workers)]
     words += [str(trial.batch_size), str(max(trial.workers + 1, os.cpu_count() or 1))]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.bench_ray_data", *words], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        console.note(f"no plain Ray Data job beside it (it needs ray[data]): {last}")
+    command = [sys.executable, "-m", "jobs.bench_ray_data", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as beside:
+        try:
+            found, said = beside.communicate(timeout=RAY_DATA_S)
+        except subprocess.TimeoutExpired:
+            found, said = "", f"it was not done after {RAY_DATA_S:.0f} s"
+        finally:
+            session.end(beside.pid, within=10.0)
+    if beside.returncode != 0:
+        console.note(
+            f"no plain Ray Data job beside it (it needs ray[data]): {(said.strip() or 'no word').splitlines()[-1]}"
+        )
         return None
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(found.splitlines()[-1])
     return figures
 
 

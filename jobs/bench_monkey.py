@@ -11,9 +11,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -22,6 +21,7 @@ from jobs.bench_nodes import Nodes
 TARGETS = ("worker", "node", "driver")
 LOOK_S = 0.2  # between two looks at the output
 PATIENCE_S = 240.0  # without a new window: the run hangs
+KILL_HOST = "from jobs.bench_kills import serve; serve()"
 LONGEST_WAIT_S = 2.5  # between the first window after a blow and the next blow
 
 
@@ -47,31 +47,31 @@ class Round:
 @contextmanager
 def loose_monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]) -> Iterator["Monkey"]:
     """A monkey that sees the cluster of a trial; of private nodes it starts as many as there are workers."""
-    import ray
+    from pipeline.actor import Cluster
+    from pipeline.errors import ConfigError
 
-    for attempt in range(60):  # the head needs some seconds
-        try:
-            ray.init(address=trial.ray_address, logging_level="ERROR", log_to_driver=False)
-            break
-        except Exception:
-            if not nodes or attempt == 59:
-                raise
-            sleep(1)
-    ray._private.worker._worker_logs_enabled = False  # Ray tells of lost nodes on stdout, where results belong
-    try:
-        monkey = Monkey(trial, nodes, luck, targets)
+    with ExitStack() as stack:
+        for attempt in range(60):  # the head needs some seconds
+            try:
+                cluster = stack.enter_context(Cluster(trial.ray_address, host=KILL_HOST))
+                break
+            except ConfigError:
+                if not nodes or attempt == 59:
+                    raise
+                sleep(1)
+        monkey = Monkey(trial, cluster, nodes, luck, targets)
         for count in range(trial.workers if nodes else 0):
             monkey.add_node(count + 2)
         yield monkey
-    finally:
-        ray.shutdown()
 
 
 class Monkey:
     """Strikes a driver's workers, their nodes and itself, and keeps the books of it."""
 
-    def __init__(self, trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]) -> None:
-        self.trial, self._nodes, self._luck, self._targets = trial, nodes, luck, targets
+    def __init__(
+        self, trial: Any, cluster: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]
+    ) -> None:
+        self.trial, self._cluster, self._nodes, self._luck, self._targets = trial, cluster, nodes, luck, targets
         self.rounds: list[Round] = []
         self._gone: set[str | int] = set()  # nodes and processes that Ray may take for alive for some seconds more
 
@@ -145,7 +145,8 @@ class Monkey:
     def _victims(self, driver: "subprocess.Popen[bytes]") -> list[Victim]:
         """The driver's workers, once it has some; none where it ended before."""
         while driver.poll() is None:
-            found = [v for v in _workers_of(driver.pid) if not {v.node, v.pid} & self._gone]
+            there = [Victim(*one) for one in self._cluster.call("workers_of", driver.pid)]
+            found = [victim for victim in there if not {victim.node, victim.pid} & self._gone]
             if found:
                 return found
             sleep(LOOK_S)
@@ -155,35 +156,30 @@ class Monkey:
         if self._nodes:
             os.kill(victim.pid, signal.SIGKILL)
         else:
-            _on_node(victim.node, victim.pid)
+            self._cluster.call("kill_there", victim.node, victim.pid)
 
     def _kill_node(self, victim: Victim) -> bool:
         """False where it may not go: the head, the one we are on, the last one."""
-        import ray
-
-        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._gone]
-        here = ray.get_runtime_context().get_node_id()
-        node = next((node for node in alive if node["NodeID"] == victim.node), None)
-        spare = [other for other in alive if other["Resources"].get("CPU", 0) >= 1 and other is not node]
-        if node is None or victim.node == here or "node:__internal_head__" in node["Resources"] or not spare:
+        here, alive = self._cluster.call("nodes")
+        has = {node: resources for node, resources in alive.items() if node not in self._gone}
+        spare = [node for node, resources in has.items() if resources.get("CPU", 0) >= 1 and node != victim.node]
+        if victim.node not in has or victim.node == here or "node:__internal_head__" in has[victim.node] or not spare:
             return False
         self._gone.add(victim.node)
         if self._nodes:
-            number = next(int(name[5:]) for name in node["Resources"] if name.startswith("node-"))
+            number = next(int(name[5:]) for name in has[victim.node] if name.startswith("node-"))
             self._nodes.kill(number)
             self._nodes.add()
         else:
-            _on_node(victim.node, None)
+            self._cluster.call("kill_there", victim.node, None)
         return True
 
     def add_node(self, nodes: int) -> None:
         """Another private node, waited for: two that start at once on one address disturb each other."""
-        import ray
-
         assert self._nodes
         self._nodes.add()
         for _ in range(300):
-            if sum(node["Alive"] for node in ray.nodes()) >= nodes:
+            if len(self._cluster.look().nodes) >= nodes:
                 return
             sleep(0.2)
         raise TimeoutError(f"no node joined: {self._nodes.said()}")
@@ -205,39 +201,6 @@ class Ended:
         lost = sum(blow.lost_workers for blow in self.rounds)
         ended = [f"the last driver ended with exit {self.code}: {self.said}"] if self.code else []
         return ended + list(self.verdict.broken(lost))
-
-
-def _workers_of(driver: int) -> list[Victim]:
-    """Processes of living actors of the job that a process on this machine drives: its child is the one Ray knows."""
-    import ray
-    from ray._private.state import state  # what `ray list actors` asks too, which wants a dashboard
-
-    jobs = [job["JobID"] for job in state.job_table() if _parent(job["DriverPid"]) == driver and not job["IsDead"]]
-    found = []
-    for job in jobs:
-        actors = state.actor_table(None, ray.JobID.from_hex(job), "ALIVE")
-        found += [Victim(actor["Address"]["NodeID"], actor["Pid"]) for actor in actors.values()]
-    return sorted(found, key=lambda victim: (victim.node, victim.pid))
-
-
-def _parent(pid: int) -> int:
-    """0 where it has ended."""
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
-
-
-def _on_node(node: str, pid: int | None) -> None:
-    """Kill a process on a node of somebody's cluster; None: what holds the node in the cluster."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def end(pid: int | None) -> None:
-        os.kill(pid or os.getppid(), signal.SIGKILL)
-
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(end).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    ray.wait([task.remote(pid)], timeout=20)
 
 
 def _windows(trial: Any) -> int:

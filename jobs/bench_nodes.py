@@ -55,7 +55,7 @@ class Nodes:
 
     def said(self) -> str:
         """The last words of every node."""
-        return "\n".join(log.read_text()[-800:] for log in sorted(self.folder.glob("node-*.log")))
+        return "\n".join(log.read_text("utf-8", "replace")[-800:] for log in sorted(self.folder.glob("node-*.log")))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NOT_GIVEN = (None, [], ())
+_NOT_GIVEN: tuple[Any, ...] = (None, [], ())
 ITERATIONS = 3  # that a single threshold counts for
 CONFIG = "[segment]"  # said in the file of --config alone
 LABEL = {  # what run.json compares; "": nothing that is said, such as the content of the weights

@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from conftest import jpeg, write_shard
@@ -40,12 +41,12 @@ PATIENCE_S = 240.0
 
 @dataclass(frozen=True)
 class Death:
-    """What became of a run. went_on_s: until the next window, if any came; ended_s: until the command's end."""
+    """What became of a run. still_s: the longest without a new window from then on; ended_s: until its end."""
 
     process: str
     moment: str
     code: int
-    went_on_s: float | None
+    still_s: float
     ended_s: float
     said: str
     left: list[str]  # processes and folders
@@ -55,9 +56,15 @@ class Death:
 
     def line(self) -> str:
         """Of the table."""
-        went_on = "" if self.went_on_s is None else f"{self.went_on_s:.0f}"
         told = [line for line in self.said.splitlines() if " again (" in line or "diffseg:" in line]
-        cells = [self.process, self.moment, self.code, went_on, f"{self.ended_s:.0f}", f"{self.rows} of {IMAGES}"]
+        cells = [
+            self.process,
+            self.moment,
+            self.code,
+            f"{self.still_s:.0f}",
+            f"{self.ended_s:.0f}",
+            f"{self.rows} of {IMAGES}",
+        ]
         return f"| {' | '.join(map(str, [*cells, len(self.left), '; '.join(told)]))} |\n"
 
 
@@ -92,7 +99,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
     there, environment = cluster or (mark, {})
     env = {**os.environ, **environment, MARK: mark, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with (folder / "said").open("w") as said:
-        command = subprocess.Popen(words, stdout=said, stderr=said, env=env)
+        command = subprocess.Popen(words, stdout=said, stderr=said, env=env, start_new_session=True)
 
     def ended() -> bool:
         return command.poll() is not None
@@ -102,11 +109,13 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
         await_(lambda: windows(run) >= due, ended)
         victims = await_(lambda: found(process, there), ended)
         assert victims, (folder / "said").read_text()
-        before, began = windows(run), time.monotonic()
+        began, clock = time.monotonic(), time.time()
         os.kill(victims[0], signal.SIGKILL)
-        went_on_s = time.monotonic() - began if await_(lambda: windows(run) > before, ended) else None
+        await_(lambda: left_behind(mark) and None, ended)  # whoever is started meanwhile is seen
         code = command.wait(PATIENCE_S)
         ended_s = time.monotonic() - began
+        commits = [at for path in run.glob("labels/*.parquet") if (at := path.stat().st_mtime - clock) > 0]
+        still_s = max((b - a for a, b in pairwise(sorted([0.0, *commits]))), default=ended_s)
         await_(lambda: not left_behind(mark), lambda: False, SECONDS)
         left, folders = left_behind(mark), [path.name for path in folder.glob("diffseg-*")]
         again = [*words, "--workers", "0"] if cluster else words
@@ -114,7 +123,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
         rows = [(row["shard"], row["index"]) for row in Ledger.open(str(run)).rows(["shard", "index"])]
         said = (folder / "said").read_text()
         return Death(
-            process, moment, code, went_on_s, ended_s, said, [*left.values(), *folders], rerun, len(rows),
+            process, moment, code, still_s, ended_s, said, [*left.values(), *folders], rerun, len(rows),
             len(rows) - len(set(rows)),
         )  # fmt: skip
     finally:
@@ -126,7 +135,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
 
 def main(processes: list[str], moments: list[str]) -> None:
     """A line a death."""
-    sys.stdout.write("| killed | moment | exit | next window after s | ended after s | rows | left behind | said |\n")
+    sys.stdout.write("| killed | moment | exit | longest pause s | ended after s | rows | left behind | said |\n")
     sys.stdout.write("|---|---|---|---|---|---|---|---|\n")
     for process in processes or PROCESSES:
         for moment in moments or MOMENTS:

@@ -95,6 +95,22 @@ def test_every_way_out_has_its_code(body, code):
     assert (done.returncode, done.stdout) == (code, "said\n")
 
 
+def test_ctrl_c_while_the_command_line_is_loading_is_no_traceback():
+    script = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "jobs.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+sys.path.append("jobs/entry")
+from diffseg_command import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_fault_of_ours_is_told_with_its_place_and_is_exit_1():
     done = ended("def command():\n    print('so far')\n    return {}['what']")
     assert (done.returncode, done.stdout) == (1, "so far\n")

@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,16 @@ print("equal")
 @linux
 def test_the_kernel_agrees_with_the_plain_way_in_its_interpreter_whatever_the_strides():
     assert run("-c", INTERPRETED, TRITON_INTERPRET="1").split()[-1] == "equal"
+
+
+def test_the_locked_triton_is_the_one_that_the_locked_torch_brings():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
+    assert f"triton=={pins['triton']}; sys_platform == 'linux'" in extra
+    # as the CUDA wheel of this torch on PyPI has it; that of the CPU says nothing
+    assert (pins["torch"], pins["triton"]) == ("2.13.0", "3.7.1")
+    for requirement in requires("torch") or ():
+        assert not requirement.startswith("triton=") or pins["triton"] in requirement
 
 
 def compiled(*architectures):

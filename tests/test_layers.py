@@ -4,9 +4,11 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {"diffseg": {"diffseg"}, "pipeline": {"pipeline", "diffseg"}, "jobs": {"jobs", "pipeline", "diffseg"}}
@@ -15,7 +17,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/actor/host.py",
         "pipeline/actor/label.py",
         "pipeline/metrics.py",
-        "jobs/bench_monkey.py",
+        "jobs/bench_kills.py",
         "jobs/bench_ray_data.py",
     },
     "diffusers": {"diffseg/backends.py"},
@@ -116,3 +118,15 @@ def test_the_readme_maps_every_file():
         listed = set(re.findall(r"^  (\S+\.py) ", tree[tree.index(f"\n{layer}/ ") :].split("\n\n")[0], flags=re.M))
         there = {path.relative_to(ROOT / layer).as_posix() for path in (ROOT / layer).rglob("*.py")}
         assert {name for name in there if not name.endswith("__init__.py")} <= listed, f"{layer}/: make the map whole"
+
+
+def test_no_torch_is_allowed_that_diffusers_or_transformers_refuse():
+    from diffusers import dependency_versions_table as diffusers
+    from transformers import dependency_versions_table as transformers
+
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    allowed, *refused = (
+        Version(need.split(">=")[1]) for need in (needs[0], diffusers.deps["torch"], transformers.deps["torch"])
+    )
+    assert needs[0].startswith("torch>=")
+    assert allowed >= max(refused)

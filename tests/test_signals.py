@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,25 @@ MARK = "DIFFSEG_TEST_MARK"  # in the environment of a run's processes, whoever s
 SECONDS = 20.0  # in which they all must be gone; Ray's own reaper takes some
 
 
+_sessions: dict[str, set[int]] = {}  # that processes of a run were ever seen in, by its mark
+
+
 def left_behind(mark):
-    """Processes of a run that are still there, by id and command."""
+    """Processes of a run that are still there, by id and command: marked ones, and all in a session with such.
+
+    Ray's agents write their titles over the environment that they were given.
+    """
+    sessions = _sessions.setdefault(mark, set())
+    there = [int(place.name) for place in Path("/proc").glob("[0-9]*")]
+    for pid in there:
+        with suppress(OSError):  # it is gone, or another user's
+            if f"{MARK}={mark}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                sessions.add(os.getsid(pid))
     found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}\0".encode() in place.joinpath("environ").read_bytes():
-                found[int(place.name)] = place.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode()[:80]
-        except OSError:
-            continue  # it is gone, or another user's
+    for pid in there:
+        with suppress(OSError):
+            if os.getsid(pid) in sessions and (words := Path(f"/proc/{pid}/cmdline").read_bytes()):  # no zombie
+                found[pid] = words.replace(b"\0", b" ").decode()
     return found
 
 
@@ -52,6 +63,7 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, MARK: mark, "TMPDIR": short},
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # shells ignore it in background
     )
     try:

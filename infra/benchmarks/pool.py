@@ -29,6 +29,7 @@ from pipeline.worker import WorkerSettings
 
 WORKERS = (10, 100, 300, 1_000)
 WINDOW_S = 60.0  # of 1,024 images on a GPU at 17 images/s
+HOST = "from pool import CrowdedHost, host; host.main(CrowdedHost)"
 SECONDS = 20.0  # measured, after as many for the crowd to come
 
 
@@ -78,12 +79,6 @@ class CrowdedHost(host.Host):
         return ray.get(self._crowd.calls.remote()), time.process_time()
 
 
-class CrowdedCluster(Cluster):
-    """A Ray with a crowd."""
-
-    HOST = "from pool import CrowdedHost, host; host.main(CrowdedHost)"
-
-
 class Member:
     """One of the crowd, called as an actor is."""
 
@@ -111,7 +106,7 @@ def measure(workers: int) -> tuple[float, float, float]:
         if len(marks) == 2:
             raise Over
 
-    with tempfile.TemporaryDirectory() as folder, CrowdedCluster() as cluster:
+    with tempfile.TemporaryDirectory() as folder, Cluster(host=HOST) as cluster:
         a_run(folder, 100 * workers, 1)
         ledger = Ledger.open(folder)
         pool = RayPool(cluster, WorkerSettings(folder, "none"), workers, device="cpu")

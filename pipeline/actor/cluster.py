@@ -46,20 +46,20 @@ class Cluster:
     """A Ray to run on: one that is there (address or RAY_ADDRESS), else a private one for the time of the `with`.
 
     note: told in a sentence when a private Ray is started again. silence_s: after which those who wait for workers here
-    stop. Raises ConfigError where there is no Ray at the address, RayLost.
+    stop. host: the program of the process that Ray is in.
+    Raises ConfigError where there is no Ray at the address, RayLost.
     """
-
-    HOST = "from pipeline.actor.host import main; main()"  # what the process does that Ray is in
 
     def __init__(
         self,
         address: str | None = None,
         note: Callable[[str], None] = lambda said: None,
         silence_s: float = SILENCE_S,
+        host: str = "from pipeline.actor.host import main; main()",
     ) -> None:
         address = address or os.environ.get("RAY_ADDRESS")
         self._address = None if address == "local" else address
-        self._note, self.silence_s = note, silence_s
+        self._note, self.silence_s, self._host = note, silence_s, host
         self._restarts = 0
         self._number = 0  # of the last call
         self._process: subprocess.Popen[bytes] | None = None
@@ -195,6 +195,8 @@ class Cluster:
         return RayLost(f"{self}: {self._gone(0.0) or how}")
 
     def _gone(self, patience: float) -> str:
+        if self._folder and not self._began.raylet:
+            return self._died_early()
         if self._began.raylet and not _listens(self._began.raylet):
             return "its raylet is gone"
         if not self._began.gcs or _listens(self._began.gcs):
@@ -202,6 +204,11 @@ class Cluster:
             return ""
         self._alone_since = self._alone_since or monotonic()
         return "its GCS is gone" if self.is_private or monotonic() >= self._alone_since + patience else ""
+
+    def _died_early(self) -> str:
+        """What of a Ray that is being started has ended already, for which Ray waits half a minute."""
+        died = [name for name in session.died(self.session) if name in ("raylet", "gcs_server")]
+        return f"its {died[0]} has ended while it was starting" if died else ""
 
     def _ended(self) -> PipelineError:
         self._said.seek(0)
@@ -231,7 +238,7 @@ class Cluster:
         self._line, self._said = Line(ours), tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes both
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", self.HOST, str(theirs.fileno()), self._folder],
+                [sys.executable, "-c", self._host, str(theirs.fileno()), self._folder],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
                 start_new_session=True, **self._surroundings(),
             )  # fmt: skip

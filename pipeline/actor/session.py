@@ -15,12 +15,24 @@ _PROCESSES = Path("/proc")
 
 def members(session: int) -> list[int]:
     """Ids of its processes that run. Empty where the system does not tell (it is no Linux)."""
-    found = []
+    return [pid for pid, (_, state, _) in _processes(session).items() if state != "Z"]
+
+
+def died(session: int) -> list[str]:
+    """Names of the programs that its first process has started itself, and of whose end it has not taken note."""
+    found = _processes(session).values()
+    return [name for name, state, parent in found if state == "Z" and parent == session]
+
+
+def _processes(session: int) -> dict[int, tuple[str, str, int]]:
+    """Name, state and parent of its processes."""
+    found = {}
     for place in _PROCESSES.glob("[0-9]*"):
         with suppress(OSError):  # it has ended just now
-            state, _, _, its = place.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
-            if int(its) == session and state != "Z":
-                found.append(int(place.name))
+            named, _, rest = place.joinpath("stat").read_text().rpartition(")")
+            state, parent, _, its = rest.split()[:4]
+            if int(its) == session:
+                found[int(place.name)] = named.partition("(")[2], state, int(parent)
     return found
 
 

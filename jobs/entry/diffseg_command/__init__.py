@@ -15,7 +15,10 @@ def main() -> NoReturn:
 
     del sys.path[0]
     sys.path[:] = own_first()
-    from jobs.cli import main
+    try:
+        from jobs.cli import main
+    except KeyboardInterrupt:
+        os._exit(130)  # nothing was begun
 
     main()
 

@@ -1,0 +1,52 @@
+"""What the monkey asks of Ray: whom it can kill, and to kill what is not on this machine."""
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import ray
+from ray._private.state import state  # what `ray list actors` asks too, which wants a dashboard
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.actor import host
+
+
+class KillHost(host.Host):
+    """The process that Ray is in, with more that can be asked of it."""
+
+    def workers_of(self, driver: int) -> list[tuple[str, int]]:
+        """Node and process of the living actors of a driver on this machine: its child is the process Ray knows."""
+        jobs = [one["JobID"] for one in state.job_table() if _parent(one["DriverPid"]) == driver and not one["IsDead"]]
+        found = []
+        for job in jobs:
+            actors = state.actor_table(None, ray.JobID.from_hex(job), "ALIVE")
+            found += [(actor["Address"]["NodeID"], actor["Pid"]) for actor in actors.values()]
+        return sorted(found)
+
+    def nodes(self) -> tuple[str, dict[str, dict[str, float]]]:
+        """The node this process is on, and the resources of all that live."""
+        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        return ray.get_runtime_context().get_node_id(), alive
+
+    def kill_there(self, node: str, pid: int | None) -> None:
+        """Kill a process on a node of somebody's cluster; None: what holds the node in the cluster."""
+
+        def end(pid: int | None) -> None:
+            os.kill(pid or os.getppid(), signal.SIGKILL)
+
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(end).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        ray.wait([task.remote(pid)], timeout=20)
+
+
+def serve() -> None:
+    """Be that process."""
+    host.main(KillHost)
+
+
+def _parent(pid: int) -> int:
+    """0 where it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0

@@ -1,0 +1,52 @@
+"""A process as the one that Ray is in, without a Ray: it answers, hangs, dies or refuses as a test wants it.
+
+Each start does what the next word says, the last word counts for all that follow; how many there were is in a file.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def main(place: str, *words: str) -> None:
+    """Serve the line. place: a folder for notes."""
+    starts = len(list(Path(place).glob("start-*")))
+    Path(place, f"start-{starts}").write_text(sys.argv[2])  # the folder of its Ray
+    act(Path(place), words[min(starts, len(words) - 1)])
+
+
+def act(place: Path, word: str) -> None:
+    """Do as one word says."""
+    if word == "dies":
+        raise SystemExit("Ray's last words")
+    if word == "hangs":
+        time.sleep(60)
+    from pipeline.actor.line import Line  # takes the better part of a second
+    from pipeline.actor.messages import Began, Failed, Look, Step
+
+    line = Line(socket.socket(fileno=int(sys.argv[1])))
+    if word == "leaves":  # a process that has nobody any more
+        subprocess.Popen(["sh", "-c", "sleep 60 & echo $! > $0", str(place / "left")]).wait()
+    for _ in range(8 if word == "crawls" else 0):
+        time.sleep(0.3)
+        line.send((0, Step("a step")), 5)
+    while True:
+        try:
+            number, name, given = line.receive(None)
+        except EOFError:
+            return
+        if name == "begin":
+            refused = "bad luck" if word == "refuses" else ""
+            line.send((number, Began(str(place / "raylet"), os.environ.get("FAKE_GCS", ""), refused)), 5)
+        elif name == "look":
+            line.send((number, Look(cpus=3)), 5)
+        elif name == "echo":
+            line.send((number, given), 5)
+        elif name == "late":
+            time.sleep(given[0])
+            line.send((number, "late"), 5)
+        elif name == "fail":
+            line.send((number, Failed("no such thing")), 5)

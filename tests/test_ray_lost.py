@@ -1,0 +1,305 @@
+"""A Ray that dies, hangs or never starts: told in a line after seconds, and a private one is started afresh."""
+
+import os
+import pickle
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.actor import Cluster, RayPool, cluster, session, task
+from pipeline.actor.line import Line
+from pipeline.actor.mapping import spread
+from pipeline.actor.messages import Look
+from pipeline.audit import audit
+from pipeline.driver import drive
+from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
+from pipeline.faults import FakeSegmenter
+from pipeline.ledger import Ledger
+from pipeline.station import Station
+from pipeline.tally import Tally
+from pipeline.watch import Watch
+from pipeline.worker import Worker, WorkerSettings
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+
+
+@pytest.fixture
+def raylet(tmp_path):
+    """A socket that takes connections where the fakes say that their raylet does."""
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "raylet"))
+        end.listen()
+        yield end
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+    """The same for the GCS."""
+    with socket.create_server(("127.0.0.1", 0)) as end:
+        address = f"127.0.0.1:{end.getsockname()[1]}"
+        monkeypatch.setenv("FAKE_GCS", address)
+        yield end
+
+
+def fake(place, *words, address=None, notes=None):
+    """A Ray whose every start does what a word says."""
+    said = (notes if notes is not None else []).append
+    return Cluster(address, said, host=f"from fake_host import main; main({str(place)!r}, *{words!r})")
+
+
+def starts(place):
+    """The folders that were made for a Ray, one a start."""
+    return [Path(note.read_text()) for note in sorted(place.glob("start-*"))]
+
+
+def test_what_is_asked_is_answered_and_nothing_is_left(tmp_path, raylet):
+    with fake(tmp_path, "leaves") as there:
+        assert there.call("echo", "word", 1) == ("word", 1)
+        assert there.cpus == 3
+        assert there.is_private
+        left = int((tmp_path / "left").read_text())
+        ours = there.session
+        assert left in session.members(ours)
+        [folder] = starts(tmp_path)
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+    assert os.getpid() in session.members(os.getsid(0))
+    assert left not in session.members(ours)
+    assert not folder.exists()
+
+
+def test_a_private_ray_is_started_four_times_and_then_given_up_with_its_reason(tmp_path, raylet):
+    notes = []
+    with pytest.raises(RayLost, match="bad luck"), fake(tmp_path, "dies", "dies", "dies", "refuses", notes=notes):
+        pass
+    assert "the last it said: Ray's last words; it is started again" in notes[0]
+    assert [note[-8:] for note in notes] == ["(1 of 3)", "(2 of 3)", "(3 of 3)"]
+    assert len(starts(tmp_path)) == 4
+    assert not any(folder.exists() for folder in starts(tmp_path))
+
+
+def test_a_start_that_hangs_is_made_again(tmp_path, raylet, monkeypatch):
+    monkeypatch.setattr(cluster, "STEP_S", 2.0)
+    notes = []
+    with fake(tmp_path, "hangs", "well", notes=notes) as there:
+        assert there.call("echo") == ()
+    assert "does not answer for 2 s; it is started again" in notes[0]
+
+
+def test_a_start_may_take_its_time_as_long_as_it_moves(tmp_path, raylet, monkeypatch):
+    monkeypatch.setattr(cluster, "STEP_S", 2.0)
+    with fake(tmp_path, "crawls") as there:  # 2.4 s
+        assert there.call("echo") == ()
+    assert len(starts(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs"])
+def test_what_is_lost_is_named_while_an_answer_is_awaited(tmp_path, request, raylet, gcs, name):
+    with fake(tmp_path, "well") as there:
+        request.getfixturevalue(name).close()
+        began = time.monotonic()
+        with pytest.raises(RayLost, match=f"its {name} is gone".replace("gcs", "GCS")):
+            there.call("late", 30)
+        assert time.monotonic() - began < 10
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_another(tmp_path, raylet):
+    with fake(tmp_path, "well") as there:
+        with pytest.raises(RayLost, match="does not answer for 0 s"):
+            there.call("late", 0.5, within=0.2)
+        assert there.call("echo", "now") == ("now",)
+        with pytest.raises(RayLost, match="fails: no such thing"):
+            there.call("fail")
+
+
+def test_a_cluster_is_never_started_again(tmp_path, raylet, gcs):
+    notes = []
+    address = os.environ["FAKE_GCS"]
+    with pytest.raises(RayLost, match="Ray's last words"), fake(tmp_path, "dies", address=address, notes=notes):
+        pass
+    with pytest.raises(ConfigError, match="bad luck"), fake(tmp_path, "refuses", address=address):
+        pass
+    with fake(tmp_path, "well", address=address, notes=notes) as there:
+        raylet.close()
+        with pytest.raises(RayLost, match="raylet is gone") as lost:
+            there.check()
+        with pytest.raises(RayLost, match="raylet is gone"):
+            there.restart(lost.value)
+    assert notes == []
+    assert len(starts(tmp_path)) == 3
+
+
+def test_a_cluster_has_a_while_to_bring_its_gcs_back(tmp_path, raylet, gcs, monkeypatch):
+    monkeypatch.setattr(cluster, "CALL_S", 0.5)
+    with fake(tmp_path, "well", address=os.environ["FAKE_GCS"]) as there:
+        gcs.close()
+        there.check()
+        with socket.create_server(gcs_address()):
+            time.sleep(0.6)
+            there.check()
+        there.check()
+        time.sleep(0.6)
+        with pytest.raises(RayLost, match="its GCS is gone"):
+            there.check()
+
+
+def gcs_address():
+    host, _, port = os.environ["FAKE_GCS"].rpartition(":")
+    return host, int(port)
+
+
+def test_a_message_is_whole_or_still_to_come():
+    ours, theirs = socket.socketpair()
+    here, there = Line(ours), Line(theirs)
+    there.send({"a": bytes(100)}, 1.0)
+    whole = ours.recv(1000)
+    theirs.sendall(whole[:50])
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            here.receive(0.05)
+    theirs.sendall(whole[50:])
+    assert here.receive(1.0) == {"a": bytes(100)}
+    with pytest.raises(TimeoutError):
+        there.send(bytes(10_000_000), 0.1)  # nobody takes it
+    there.close()
+    with pytest.raises(EOFError):
+        here.receive(None)
+    here.close()
+
+
+def test_silence_is_ended_with_what_was_awaited_and_what_came_last():
+    now = [0.0]
+    watch = Watch(120.0, lambda: now[0])
+    now[0] = 119.0
+    watch.check("two workers")
+    watch.moved("of worker 1")
+    now[0] = 238.0
+    watch.check("two workers")
+    now[0] = 240.0
+    with pytest.raises(Stopped, match=r"121 s \(--stall\): two workers; the last that came was of worker 1"):
+        watch.check("two workers")
+
+
+class Stations:
+    """A cluster of threads. script: what comes of the n-th exchange, by n: RayLost, or "silence"."""
+
+    gpus, cpus, is_private = 0, 2, True
+
+    def __init__(self, script=(), silence_s=60.0, restarts=3):
+        self.script, self.silence_s, self.left = dict(script), silence_s, restarts
+        self.stations, self.exchanges = {}, 0
+
+    def look(self):
+        return Look(frozenset({""}), cpus=2)
+
+    def exchange(self, orders):
+        self.exchanges += 1
+        match self.script.get(self.exchanges, self.script.get("always")):
+            case "lost":
+                raise RayLost("its raylet is gone")
+            case "silence":
+                time.sleep(0.05)
+                return {}
+        for name in orders.kill:
+            self.stations.pop(name)
+        for name, (made, _) in orders.start.items():
+            settings, build = pickle.loads(made)
+            self.stations[name] = Station(partial(build, settings))
+        return {name: self.stations[name].exchange(tasks, 0.05) for name, tasks in orders.ask.items()}
+
+    def restart(self, lost):
+        self.stations.clear()
+        self.left -= 1
+        if self.left < 0:
+            raise lost
+
+
+def labelled(ledger, cluster):
+    """Drive a run to its end on it."""
+
+    def build(settings):
+        return Worker(Ledger.open(settings.output), FakeSegmenter(0.01, batch_size=3))
+
+    tally = Tally()
+    drive(ledger, RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), 2, build), ledger.missing(), tally)
+    return tally
+
+
+def test_a_run_whose_ray_is_lost_three_times_is_whole_and_nobody_is_blamed(ledger):
+    tally = labelled(ledger, Stations({1: "lost", 4: "lost", 6: "lost"}))
+
+    assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
+    assert tally.lost_workers == 0
+    assert set(tally.failures) <= {"Drained", "Overtaken"}
+
+
+def test_a_ray_that_is_lost_a_fourth_time_ends_the_run_with_its_reason(ledger):
+    with pytest.raises(RayLost, match="its raylet is gone"):
+        labelled(ledger, Stations({1: "lost", 4: "lost", 6: "lost", 8: "lost"}))
+
+
+def test_a_run_in_which_nobody_answers_stops_with_a_reason(ledger):
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="2 workers asked for, 0 ready, and no answer from any"):
+        labelled(ledger, Stations({"always": "silence"}, silence_s=0.5))
+    assert 0.5 < time.monotonic() - began < 5
+
+
+class Items:
+    """A cluster that computes at once. script: what comes of the n-th round, by n: RayLost, "died", or "silence"."""
+
+    cpus = 2
+
+    def __init__(self, script=(), silence_s=60.0):
+        self.script, self.silence_s = dict(script), silence_s
+        self.rounds, self.out, self.restarts = 0, {}, 0
+
+    def call(self, name, *given):
+        if name != "results":
+            self.known = given
+            return None
+        self.rounds += 1
+        self.out |= given[0]
+        match self.script.get(self.rounds, self.script.get("always")):
+            case "lost":
+                self.out.clear()
+                raise RayLost("its GCS is gone")
+            case "died":
+                lost, self.out = dict.fromkeys(self.out, "WorkerCrashedError"), {}
+                return lost
+            case "silence":
+                return {}
+            case "beat":
+                return dict.fromkeys(self.out)
+        done = {number: task._result(self.known[0], item) for number, item in reversed(self.out.items())}
+        self.out.clear()
+        return done
+
+    def check(self):
+        pass
+
+    def restart(self, lost):
+        self.restarts += 1
+
+
+def test_a_map_whose_ray_and_processes_die_gives_everything_once_and_in_order():
+    items = Items({1: "lost", 3: "beat", 4: "died", 5: "lost", 7: "died"})
+    assert list(spread(items, lambda n: n * n, range(20), room=4)) == [n * n for n in range(20)]
+    assert items.restarts == 2
+
+
+def test_a_map_without_a_word_from_any_process_stops_and_one_whose_processes_die_ends():
+    with pytest.raises(Stopped, match="no process is at work on any"):
+        list(spread(Items({"always": "silence"}, silence_s=0.1), str, range(3), room=4))
+    with pytest.raises(WorkerLost, match="WorkerCrashedError"):
+        list(spread(Items({"always": "died"}), str, range(3), room=4))
+    with pytest.raises(ZeroDivisionError):
+        list(spread(Items(), lambda n: 1 / n, range(3), room=4))
