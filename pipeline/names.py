@@ -18,6 +18,7 @@ MAX_NAME = 700  # bytes of all of it: object stores take 1024, with the folder b
 _MADE = re.compile(
     r"-[0-9a-f]{12}_\d+(\.|/|$)", re.IGNORECASE
 )  # how a made name ends: a key that looks so is given one itself
+_PLAIN = re.compile(rf"(?:[\w-]{{1,{MAX_PART}}}/)*[\w-]{{1,{MAX_PART}}}", re.ASCII)  # most keys: seen at a glance
 _ILLEGIBLE = re.compile(r"[^\w-]+")
 
 Marks = Integer[np.ndarray, " N"]
@@ -61,7 +62,7 @@ def marks_of(keys: Iterable[str]) -> tuple[Marks, Marks]:
     for key in keys:
         if (mark := _mark(key)) is not None:
             marks.append(mark)
-            folders.update(_folders(key))
+            folders.update(_folders(key) if "." in key else ())
     return np.array(marks, np.uint64), np.array(list(folders), np.uint64)
 
 
@@ -69,7 +70,11 @@ def _mark(key: str) -> int | None:
     """64 bits that tell names apart, the same for those that some file system takes for one; None for a key that can be
     no name.
     """
-    return _hash(_folded(below(key))) if is_file_name(key) and is_tar_name(key) and not _MADE.search(key) else None
+    if _MADE.search(key) or (key.startswith("__") and key.endswith("__")):
+        return None
+    if _PLAIN.fullmatch(key) and len(key) <= MAX_NAME:
+        return _hash(key.lower())
+    return _hash(_folded(below(key))) if is_file_name(key) and is_tar_name(key) else None
 
 
 def _folders(key: str) -> Iterator[int]:
