@@ -41,6 +41,8 @@ def segmentations(runs: Runs, segments: Segments, scores: Float[Tensor, " S"]) -
     return [Segmentation(labels, tuple(own), _quality(own)) for labels, own in zip(label_maps, of_image, strict=True)]
 
 
-def _quality(segments: list[Segment]) -> float:
-    """Mean score by area."""
+def _quality(segments: list[Segment]) -> float | None:
+    """Mean score by area; None for one segment, which says of no pixel that it differs from another."""
+    if len(segments) < 2:
+        return None
     return math.fsum(each.score * each.area for each in segments) / sum(each.area for each in segments)

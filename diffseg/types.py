@@ -57,9 +57,9 @@ class Segmentation:
 
     label_map: ids 0..n-1 without gaps, IGNORE where no segment may be, in the frame of the source image.
     segments: one a label, in order of id.
-    quality: area-weighted mean score, in [0, 1].
+    quality: area-weighted mean score, in [0, 1]; None where there is only one segment.
     """
 
     label_map: Int32[np.ndarray, "H W"]
     segments: tuple[Segment, ...]
-    quality: float
+    quality: float | None

@@ -14,7 +14,7 @@ SHOWN = 5  # missing windows named one by one
 
 Where = Annotated[
     str | None,
-    typer.Option("--where", help="Rows wanted, such as 'quality > 0.5 and num_segments < 40'."),
+    typer.Option("--where", help="Rows wanted, such as 'num_segments > 3 and num_segments < 40'."),
 ]
 MinArea = Annotated[float, typer.Option("--min-area", help="Share of the image; smaller segments are left out.")]
 MinScore = Annotated[float, typer.Option("--min-score", help="Segments of lower score are left out.")]

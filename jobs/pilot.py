@@ -193,8 +193,8 @@ def _report(made: "Pilot", title: str) -> None:
             f"{at.segments:.1f}, median {at.segments_median:g}",
             f"{console.size(at.output_bytes)} an image",
         )
-        shown.append([at.name, segments, f"{at.single:.1%}", f"{at.quality:.3f}", stored])
-    columns = ["threshold", "segments an image", "one alone", "quality", "labels"]
+        shown.append([at.name, segments, f"{at.single:.1%}", f"{at.largest:.0%}", stored])
+    columns = ["threshold", "segments an image", "one alone", "largest covers", "labels"]
     console.table(f"{len(made.samples):,} images, {title}", columns, shown)
     rates = made.rates
     threads = f"{rates.decode_threads} threads" if rates.decode_threads > 1 else "one thread"

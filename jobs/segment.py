@@ -16,7 +16,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from diffseg import DiffSeg
+    from diffseg import DiffSeg, Segmentation
 
 
 def segment(
@@ -144,5 +144,11 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
     except (UndecodableImage, AttentionError, OSError) as error:
         console.note(f"diffseg: {path}: {error}")
         return False
-    console.say(f"{path}: {len(result.segments)} segments, quality {result.quality:.2f}: {label_map}, {picture}")
+    console.say(f"{path}: {_count(result)}: {label_map}, {picture}")
     return True
+
+
+def _count(result: "Segmentation") -> str:
+    if result.quality is None:
+        return "one segment"
+    return f"{len(result.segments)} segments, quality {result.quality:.2f}"

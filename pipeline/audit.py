@@ -104,7 +104,7 @@ def _row_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[st
 def _copy_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[str]:
     """Whether readers find the same rows where they look first."""
     try:
-        records = [table.as_record(row) for row in ledger.rows(windows=[window])]
+        records = [table.as_record(row) for row in ledger.rows(windows=[window], stored=True)]
     except (ConfigError, TypeError, KeyError) as error:
         return [str(error)]
     if digest_of(records) != footer.digest:

@@ -10,7 +10,7 @@
 
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(16, 1, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    stream = RunStream("s3://bucket/labels/first", where="quality > 0.2", transform=boundaries, shuffle=True)
+    stream = RunStream("s3://bucket/labels/first", where="num_segments > 1", transform=boundaries, shuffle=True)
     for photos, truth in torch.utils.data.DataLoader(stream, batch_size=8):
         loss = binary_cross_entropy_with_logits(model(photos)[:, 0], truth)
         optimizer.zero_grad(), loss.backward(), optimizer.step()

@@ -79,7 +79,7 @@ class Distributions:
         return (
             Histogram(
                 "Quality",
-                _mean("mean", self.mean_quality, 3),
+                self._quality_note(),
                 _QUALITY_EDGES,
                 tuple(f"{edge:g}" for edge in _QUALITY_EDGES),
                 tuple(self._quality.tolist()),
@@ -96,6 +96,13 @@ class Distributions:
                 every=3,
             ),
         )
+
+    def _quality_note(self) -> str:
+        images, single = self._segments.total(), self._segments[1]
+        if not images or not single:
+            return _mean("mean", self.mean_quality, 3)
+        mean = "" if self.mean_quality is None else f"{_mean('mean', self.mean_quality, 3)}; "
+        return f"{mean}{single / images:.0%} of the images are one segment, which has none"
 
     def _segment_histogram(self) -> Histogram:
         most = max(self._segments, default=0)

@@ -164,17 +164,25 @@ class Ledger(Commits):
         *,
         windows: Iterable[WindowObject] | None = None,
         where: Condition | None = None,
+        stored: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Committed rows as dicts, in order of shard and index, from compacted files where those hold them.
 
         The one function through which rows are read. columns: only these (None: all). windows: only of these (None:
-        of all). where: only those it is true of. Raises ConfigError where an object is damaged.
+        of all). where: only those it is true of. stored: see `table.read_rows`. Raises ConfigError where an object is
+        damaged.
         """
         for part in self._places.stretches(self.windows() if windows is None else windows):
             try:
                 with self.store.reader(part.name, part.size) as stream:
                     yield from table.read_rows(
-                        stream, columns, first=part.first, rows=part.rows, where=where, window=part.window
+                        stream,
+                        columns,
+                        first=part.first,
+                        rows=part.rows,
+                        where=where,
+                        window=part.window,
+                        stored=stored,
                     )
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error

@@ -33,13 +33,17 @@ SHOWN = 600  # samples whose photos are kept for the gallery: about 60 MB of HTM
 
 @dataclass(frozen=True, slots=True)
 class AtThreshold:
-    """What the labels are like at one threshold. single: share of images that are one segment."""
+    """What the labels are like at one threshold.
+
+    single: share of images that are one segment. largest: share of the labelled pixels that the largest segment of an
+    image covers, mean. No quality: its mean rises as neighbours are taken for one.
+    """
 
     thresholds: Thresholds
     segments: float  # an image, mean
     segments_median: float
     single: float
-    quality: float
+    largest: float
     output_bytes: float  # an image
 
     @property
@@ -172,9 +176,14 @@ def _at(thresholds: Thresholds, rows: Sequence[LabelRecord]) -> AtThreshold:
         segments=fmean(segments),
         segments_median=median(segments),
         single=sum(count == 1 for count in segments) / len(segments),
-        quality=fmean(row.quality for row in rows if row.quality is not None),
+        largest=fmean(max(areas) / sum(areas) for areas in _areas(rows)),
         output_bytes=len(_as_window(rows)) / len(rows),
     )
+
+
+def _areas(rows: Sequence[LabelRecord]) -> Iterator[list[int]]:
+    """Of the segments of each image that has any."""
+    yield from ([segment.area for segment in row.segments] for row in rows if row.segments)
 
 
 def _as_window(rows: Sequence[LabelRecord]) -> bytes:

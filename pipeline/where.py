@@ -38,7 +38,7 @@ _OPERATORS: dict[type[ast.cmpop], str] = {
     ast.In: "in",
     ast.NotIn: "not in",
 }
-_EXAMPLE = "for example: quality > 0.5 and num_segments < 40"
+_EXAMPLE = "for example: num_segments > 3 and num_segments < 40"
 
 
 @dataclass(frozen=True, slots=True)

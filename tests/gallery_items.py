@@ -18,7 +18,7 @@ def quadrants(height: int = 60, width: int = 80) -> GalleryMap:
     return GalleryMap(label_map, tuple(Segment(i, area, (0, 0, 1, 1), 0.5 + i / 10) for i in range(4)), 0.5)
 
 
-def item(key: str = "a", quality: float = 0.5, segments: int = 4, **more) -> GalleryItem:
+def item(key: str = "a", quality: float | None = 0.5, segments: int = 4, **more) -> GalleryItem:
     base = quadrants()
     one = GalleryMap(np.minimum(base.label_map, segments - 1), base.segments[:segments], quality)
     given = {"shard": "file:///s.tar", "index": 0, "status": "ok", "image": photo(), "size": (80, 60), "maps": (one,)}

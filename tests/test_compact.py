@@ -77,6 +77,18 @@ def test_rows_are_the_same_and_every_reader_takes_them_from_the_large_files(ledg
     assert not any(checked.faults for checked in audit(again(ledger), full=True))
 
 
+def test_rows_of_one_segment_that_have_a_quality_are_kept_as_they_are_and_read_without(tmp_path):
+    """As 0.1.0 wrote them."""
+    ledger = make_run(tmp_path, labels=lambda number: label_map(number, 1 + number % 2))
+    before = list(ledger.rows())
+    assert [row["quality"] is None for row in before] == [row["num_segments"] == 1 for row in before]
+
+    compact(ledger)
+
+    assert list(again(ledger).rows()) == before
+    assert not any(checked.faults for checked in audit(again(ledger), full=True))
+
+
 def test_some_columns_and_some_windows_come_from_the_large_files_too(ledger):
     compact(ledger)
     windows = list(ledger.windows())

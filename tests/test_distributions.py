@@ -38,6 +38,14 @@ def test_every_value_falls_into_a_bin_the_ends_too():
     assert (areas.counts[0], areas.counts[-1], sum(areas.counts)) == (1, 2, 3)
 
 
+def test_images_of_one_segment_are_counted_beside_the_mean_quality_of_the_others():
+    single = row(quality=None, areas=(9,))
+    mixed, alone = counted(single, row(quality=0.6)), counted(single)
+    assert (mixed.mean_quality, alone.mean_quality) == (0.6, None)
+    assert mixed.histograms()[0].note == "mean 0.600; 50% of the images are one segment, which has none"
+    assert alone.histograms()[0].note == "100% of the images are one segment, which has none"
+
+
 def test_many_segments_share_wider_bins():
     _, segments, _ = counted(row(areas=(1,) * 500), row(areas=(1,))).histograms()
 

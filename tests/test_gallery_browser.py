@@ -95,9 +95,10 @@ ITEMS = (
     item("middle", quality=0.5, segments=3),
     item("worst", quality=0.1, segments=4, random=True),
     item("best", quality=0.9, segments=2),
-    item(HOSTILE, quality=0.4, segments=1, random=True),
+    item(HOSTILE, quality=0.4, segments=5, random=True),
     item("wide", maps=(GalleryMap(quadrants().label_map + 296, (Segment(299, 1200, (0, 0, 1, 1), 0.7),), 0.45),)),
     item("broken", status="undecodable", error="cut short", image=None, size=None, maps=()),
+    item("single", quality=None, segments=1),
 )
 
 
@@ -132,15 +133,22 @@ def test_the_policy_refuses_a_script_that_got_in(page):
 
 def test_sorting_and_the_pages_worst_best_and_random(page):
     page.set("#sort", "segments-up")
-    assert page.shown()[:3] == [HOSTILE, "wide", "best"]
+    assert page.shown()[:3] == ["wide", "single", "best"]
     assert page.shown()[-1] == "broken"
 
     page.turn_to("worst")
-    assert page.shown() == ["worst", HOSTILE, "wide", "middle", "best"]
+    assert page.shown() == ["worst", HOSTILE, "wide", "middle", "best", "single"]
     page.turn_to("best")
-    assert page.shown() == ["best", "middle", "wide", HOSTILE, "worst"]
+    assert page.shown() == ["best", "middle", "wide", HOSTILE, "worst", "single"]
     page.turn_to("random")
     assert sorted(page.shown()) == sorted(["worst", HOSTILE])
+
+
+def test_one_segment_has_a_badge_in_place_of_a_quality(page):
+    badges = page.js("return [...document.querySelectorAll('.single')].map((b) => b.closest('.card').title)")
+    assert badges == ["wide", "single"]
+    page.open_card(page.shown().index("single"))
+    assert "none, one segment" in page.find("#sample-facts").text
 
 
 def test_filtering_by_quality_segments_status_and_key(page):
@@ -149,13 +157,13 @@ def test_filtering_by_quality_segments_status_and_key(page):
     page.set("#segments-min", 3)
     assert page.shown() == ["middle"]
     page.find("#reset-filters").click()
-    page.until("document.querySelectorAll('.card').length === 6")
+    page.until("document.querySelectorAll('.card').length === 7")
     page.set("#status", "undecodable")
     assert page.shown() == ["broken"]
     page.set("#search", "nothing like it")
     assert page.find("#empty").is_displayed()
     page.find("#empty-reset").click()
-    page.until("document.querySelectorAll('.card').length === 6")
+    page.until("document.querySelectorAll('.card').length === 7")
 
 
 def test_the_slider_moves_between_photo_and_labels(page):
@@ -228,7 +236,7 @@ def test_a_bar_of_a_histogram_narrows_the_grid_down(page):
     bins = "document.querySelectorAll('#statistics section:nth-of-type(3) g.bin')"
     page.js(f"{bins}[1].dispatchEvent(new Event('click'))")  # one segment: two would be the next bin's
     page.until("document.querySelectorAll('.card').length === 2")
-    assert page.shown() == [HOSTILE, "wide"]
+    assert page.shown() == ["wide", "single"]
 
 
 def test_failures_are_listed_with_their_reasons(page):

@@ -57,6 +57,8 @@ def test_each_image_is_labelled_at_each_threshold(shards):
     assert all(len(sample.rows) == 2 for sample in made.samples)
     assert low.segments > high.segments == 1
     assert (low.single, high.single) == (0.0, 1.0)
+    assert 0 < low.largest < high.largest == 1.0
+    assert {row.quality for sample in made.samples for row in sample.rows[1:]} == {None}
     assert min(low.output_bytes, high.output_bytes) > 100
     assert made.statuses == {OK: 18}
     assert (made.counts.total, made.counts.exact) == (120, True)

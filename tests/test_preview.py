@@ -175,6 +175,16 @@ def test_worst_and_best_are_always_among_the_chosen():
     assert {("s", index) for index in (*range(10), *range(990, 1000))} <= choice.shown
 
 
+def test_images_of_one_segment_are_neither_worst_nor_best():
+    single = ({**row, "quality": None if row["index"] % 2 else row["quality"]} for row in rows(1000))
+    choice = choose(single, Distributions(), 30, seed=0)
+
+    ranked = {index for _, index in choice.shown - choice.drawn}
+    assert not any(index % 2 for index in ranked)
+    assert {*range(0, 20, 2), *range(980, 1000, 2)} <= {index for _, index in choice.shown}
+    assert any(index % 2 for _, index in choice.drawn)
+
+
 def test_a_small_run_is_shown_whole():
     choice = chosen(25, 30)
 

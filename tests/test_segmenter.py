@@ -220,7 +220,7 @@ def test_any_size_is_labelled_in_its_own_frame(mode, size):
     assert [each.id for each in result.segments] == ids.tolist() == list(range(len(ids)))
     assert [each.area for each in result.segments] == areas.tolist()
     assert all(0 <= each.score <= 1 for each in result.segments)
-    assert 0 <= result.quality <= 1
+    assert 0 <= result.quality <= 1 if len(ids) > 1 else result.quality is None
 
 
 @pytest.mark.parametrize("mode", ["paper", "fast"])
@@ -296,11 +296,12 @@ def test_quality_is_the_mean_score_by_area():
     assert len(result.segments) == 3
 
 
-def test_a_picture_of_one_colour_is_one_segment_and_certain():
+def test_a_picture_of_one_colour_is_one_segment_and_has_no_quality():
     [result] = DiffSeg(Colours()).segment([np.full((32, 32, 3), 200, np.uint8)])
 
-    assert len(result.segments) == 1
-    assert result.quality == 1.0
+    [segment] = result.segments
+    assert segment.score == 1.0
+    assert result.quality is None
 
 
 def test_an_image_the_model_cannot_make_sense_of_is_named_and_the_others_can_go_on():

@@ -14,6 +14,7 @@ from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord, Shard
+from pipeline.where import parse_where
 
 SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
 ROWS = [
@@ -219,3 +220,40 @@ def test_a_damaged_parquet_shard_is_damage():
     data = parquet(pa.table({"image": [b"1" * 1000] * 10})).getvalue()
     with pytest.raises(CorruptShard):
         list(table.images.read_images(io.BytesIO(data[:-20]), "x.parquet"))
+
+
+SINGLE = replace(ROWS[0], index=4, segments=SEGMENTS[:1], quality=0.95)  # as 0.1.0 wrote images of one segment
+BY_0_1_0 = [SINGLE, replace(ROWS[0], index=5, quality=0.6), replace(ROWS[2], index=6)]
+
+
+def rows_of(columns=None, **more):
+    footer = replace(FOOTER, failed={}, digest=digest_of(BY_0_1_0))
+    return list(table.read_rows(io.BytesIO(table.encode_window(BY_0_1_0, footer)), columns, **more))
+
+
+@pytest.mark.parametrize("columns", [None, ["quality"], ["index", "quality"], ["quality", "num_segments"]])
+def test_one_segment_has_no_quality_though_0_1_0_wrote_one(columns):
+    found = rows_of(columns)
+    assert [row["quality"] for row in found] == [None, pytest.approx(0.6), None]
+    assert list(found[0]) == (columns or table.SCHEMA.names)
+
+
+@pytest.mark.parametrize(
+    ("where", "indices"),
+    [
+        ("quality > 0", [5]),
+        ("quality > 0.9", []),
+        ("quality <= 1 or index == 4", [4, 5]),
+        ("not quality > 0.9", [5]),
+        ("quality in [0.95]", []),
+        ("num_segments == 1", [4]),
+        ("quality > 0 or num_segments == 1", [4, 5]),
+    ],
+)
+def test_a_condition_knows_of_no_quality_of_one_segment(where, indices):
+    assert [row["index"] for row in rows_of(["index"], where=parse_where(where))] == indices
+
+
+def test_what_was_committed_is_proved_as_it_was_committed():
+    data = table.encode_window(BY_0_1_0, replace(FOOTER, failed={}, digest=digest_of(BY_0_1_0)))
+    assert digest_of(table.read_records(io.BytesIO(data))) == digest_of(BY_0_1_0)

@@ -52,7 +52,7 @@ function refresh() {
   $("statistics").hidden = state.page !== "statistics";
   for (const button of $("pages").children) button.toggleAttribute("aria-current", button.dataset.page === state.page);
   const pool = state.page === "random" && sampled.length ? sampled : items;
-  const ranked = state.page === "worst" || state.page === "best" ? pool.filter((item) => quality(item) !== null) : pool;
+  const ranked = state.page === "worst" || state.page === "best" ? pool.filter((item) => item.maps.length) : pool;
   visible = pictures ? ranked.filter(wanted()).sort(orders[$("sort").value]) : [];
   $("count").textContent = `${whole.format(visible.length)} of ${whole.format(ranked.length)}`;
   $("empty").hidden = !pictures || visible.length > 0;
@@ -77,6 +77,7 @@ function card(item, place) {
   for (const map of item.maps.length ? item.maps : [null]) {
     const frame = element("div", { class: "frame" }, element("canvas"), element("canvas", { class: "labels" }));
     if (map?.caption) frame.append(element("span", {}, map.caption));
+    if (map?.count === 1) frame.append(element("span", { class: "single", title: "Nothing was told apart, so there is no quality" }, "one segment"));
     if (!map) frame.append(element("span", { class: "reason" }, item.status));
     strip.append(frame);
   }

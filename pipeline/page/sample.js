@@ -28,9 +28,11 @@ async function openSample(place) {
   dialog.dataset.shows = item.number;
 }
 
+const qualityOf = (map) => map.quality?.toFixed(3) ?? (map.count === 1 ? "none, one segment" : "–");
+
 function listFacts(item) {
   const facts = [["status", item.status], ["error", item.error], ["shard", item.shard], ["index", item.index], ["size", item.size && `${item.size[0]} × ${item.size[1]}`]];
-  if (item.maps.length === 1) facts.push(["segments", item.maps[0].count], ["quality", item.maps[0].quality?.toFixed(3)]);
+  if (item.maps.length === 1) facts.push(["segments", item.maps[0].count], ["quality", qualityOf(item.maps[0])]);
   $("sample-facts").replaceChildren(
     ...facts.filter(([, value]) => value !== null && value !== undefined).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]),
   );
@@ -158,7 +160,7 @@ function listSegments(item, sample) {
       table.append(row);
     }
     const caption = item.maps[at].caption;
-    return caption ? element("div", {}, element("h3", {}, `${caption} · ${item.maps[at].count} segments · quality ${item.maps[at].quality?.toFixed(3) ?? "–"}`), table) : table;
+    return caption ? element("div", {}, element("h3", {}, `${caption} · ${item.maps[at].count} segments · quality ${qualityOf(item.maps[at])}`), table) : table;
   });
   $("segments").replaceChildren(...tables);
 }

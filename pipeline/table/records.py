@@ -148,12 +148,14 @@ def read_rows(
     rows: int | None = None,
     where: Condition | None = None,
     window: tuple[str, int] | None = None,
+    stored: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file of windows as dicts, in order. columns: only these (None: all).
 
     first, rows: which rows of the file (None: to its end). where: only rows that it is true of; where no row of a row
-    group is, its other columns are not read. window: shard and number that the file must be of. Raises ValueError where
-    the file is damaged or of another window.
+    group is, its other columns are not read. window: shard and number that the file must be of. stored: as they were
+    committed; else one segment has no quality, as in rows that are committed now. Raises ValueError where the file is
+    damaged or of another window.
     """
     try:
         with parquet(stream) as file:
@@ -162,7 +164,7 @@ def read_rows(
             if lost := _ALWAYS - set(file.schema_arrow.names):
                 raise ValueError(f"no column {', '.join(sorted(lost))}")
             last = file.metadata.num_rows if rows is None else first + rows
-            yield from _rows(file, list(columns or file.schema_arrow.names), first, last, where)
+            yield from _rows(file, list(columns or file.schema_arrow.names), first, last, where, stored)
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
 
@@ -174,28 +176,42 @@ def check_window(footer: Footer, window: tuple[str, int]) -> None:
 
 
 def _rows(
-    file: pq.ParquetFile, columns: list[str], first: int, last: int, where: Condition | None
+    file: pq.ParquetFile, columns: list[str], first: int, last: int, where: Condition | None, stored: bool
 ) -> Iterator[dict[str, Any]]:
-    small = sorted(columns_of(where)) if where else []
+    small = _to_read(columns_of(where), stored) if where else []
+    needed = _to_read({*columns, *small}, stored)
     wanted = _expression(where) if where else None
     at = 0
     for group in range(file.num_row_groups):
         begin, at = at, at + file.metadata.row_group(group).num_rows
         if at <= first or begin >= last:
             continue
-        if wanted is not None and small and not _filtered(_group(file, group, small), wanted).num_rows:
+        if wanted is not None and small and not _filtered(_group(file, group, small, stored), wanted).num_rows:
             continue
-        needed = list({*columns, *small})
         for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
-            taken = pa.Table.from_batches([batch]).slice(max(0, first - begin), max(0, last - max(begin, first)))
+            table = _judged(pa.Table.from_batches([batch]), stored)
+            taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
             begin += len(batch)
             yield from (taken if wanted is None else _filtered(taken, wanted)).select(columns).to_pylist()
             if begin >= last:
                 break
 
 
-def _group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
-    return file.read_row_group(group, columns, use_threads=False)
+def _group(file: pq.ParquetFile, group: int, columns: list[str], stored: bool) -> pa.Table:
+    return _judged(file.read_row_group(group, columns, use_threads=False), stored)
+
+
+def _to_read(columns: set[str], stored: bool) -> list[str]:
+    return sorted(columns if stored or "quality" not in columns else {*columns, "num_segments"})
+
+
+def _judged(table: pa.Table, stored: bool) -> pa.Table:
+    """One segment has no quality: 0.1.0 gave it one, and a high one, though nothing was told apart."""
+    if stored or "quality" not in table.column_names:
+        return table
+    single = pc.equal(table["num_segments"], 1)
+    quality = pc.if_else(single, pa.scalar(None, pa.float32()), table["quality"])
+    return table.set_column(table.column_names.index("quality"), "quality", quality)
 
 
 def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
@@ -242,7 +258,7 @@ def _operand(value: Column | Constant) -> pc.Expression:
 def read_records(stream: IO[bytes]) -> list[LabelRecord]:
     """The rows of a window's file as they were committed. Raises ValueError where the file is damaged."""
     try:
-        return [as_record(row) for row in read_rows(stream)]
+        return [as_record(row) for row in read_rows(stream, stored=True)]
     except (TypeError, KeyError) as error:
         raise ValueError(f"damaged rows: {error}") from error
 
