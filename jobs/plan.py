@@ -8,6 +8,8 @@ import typer
 
 from jobs import console, options
 
+SHOWN = 5  # damaged shards that are named
+
 if TYPE_CHECKING:
     from pipeline.planning import Plan, Speed
 
@@ -34,6 +36,8 @@ def plan(
     planning.plan(counting.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
     pinned = pin(shards, note=console.note if json else console.say)
     counts = counting.count(pinned, image_key)
+    for damage in counts.damaged[:SHOWN]:
+        console.note(f"not read to its end: {damage}")
     made = planning.plan(counts, sum(shard.size for shard in pinned), speed, price=price, deadline=deadline)
     if json:
         console.say_json(asdict(made))

@@ -22,11 +22,15 @@ NO_BYTES = 1 << 62  # as the first sample wanted: those before it come by their 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Samples of each shard, by id, in order. exact: none is estimated; error: relative, at 95 % confidence."""
+    """Samples of each shard, by id, in order.
+
+    exact: none is estimated; error: relative, at 95 % confidence. damaged: why some that were looked at have no more.
+    """
 
     samples: Mapping[str, int]
     exact: bool
     error: float | None = None  # None: too few shards were looked at to tell
+    damaged: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -42,6 +46,7 @@ class _Look:
     samples: int
     bytes: int
     whole: bool
+    damage: str = ""
 
     @property
     def total(self) -> float:
@@ -56,12 +61,14 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     """
     found: dict[str, int] = {}
     exact = True
+    damaged: list[str] = []
     errors: list[tuple[float, float | None]] = []  # of each kind: samples, relative error
     for kind, same in _by_kind(shards).items():
         looked = list(map_ahead(lambda shard: _look(shard, image_key), _spread(same, kind), depth=8, threads=8))
         seen = {look.shard.id: round(look.total) for look in looked}
         samples, size = sum(look.total for look in looked), sum(look.shard.size for look in looked)
         each = samples / size if size else 0.0
+        damaged += [f"{look.shard.url}: {look.damage}" for look in looked if look.damage]
         of_kind = {shard.id: seen.get(shard.id, round(shard.size * each)) for shard in same}
         found |= of_kind
         known = all(look.whole for look in looked) and len(looked) == len(same)
@@ -70,7 +77,7 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     total = sum(samples for samples, _ in errors)
     rough = any(error is None for _, error in errors)
     error = None if rough else sum(samples * (error or 0.0) for samples, error in errors) / max(1, total)
-    return Counts({shard.id: found[shard.id] for shard in shards}, exact, error)
+    return Counts({shard.id: found[shard.id] for shard in shards}, exact, error, tuple(damaged))
 
 
 def _by_kind(shards: Iterable[Shard]) -> dict[str, list[Shard]]:
@@ -98,15 +105,15 @@ def _says(kind: str) -> bool:
 def _look(shard: Shard, image_key: str | None) -> _Look:
     kind = _kind(shard)
     least = 0 if kind == "tar" else DECOMPRESSED
-    seen, end = 0, 0
+    seen, end, damage = 0, 0, ""
     try:
         for sample in read_shard(shard, first=NO_BYTES, image_key=image_key, whole=False):
             if seen >= FIRST and end >= least and not _says(kind):
                 return _Look(shard, seen, end, whole=False)
             seen, end = seen + 1, sample.end
-    except CorruptShard:
-        pass  # there is no more of it than what lies before the damage
-    return _Look(shard, seen, end, whole=True)
+    except CorruptShard as error:
+        damage = str(error)  # there is no more of it than what lies before the damage
+    return _Look(shard, seen, end, whole=True, damage=damage)
 
 
 def _error(looked: Sequence[_Look]) -> float | None:

@@ -39,17 +39,22 @@ def stat_folder(folder: str, reader: int = READER) -> Folder:
     named = storage.redact(root)  # as a listing names what it finds
     found = finding.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
     files = [File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in found.entries]
+    exports = _exports([file.name for file in files]) if reader > 1 else []
+    files = [file for file in files if not file.name.startswith(tuple(filter(None, exports)))]
     images = [file for file in files if kinds.is_image(_extension(file.name), reader)]
     others = [file.name for file in files if not kinds.is_image(_extension(file.name), reader)]
+    if "" in exports and images:
+        raise ConfigError(f"{named}: an export, where images may be label maps: name the folder of its photos")
     masks, doubtful = _masks([file.name for file in images]) if reader > 1 else (set(), [])
     listed = pack(file for file in images if file.name not in masks)
     said = [_by_extension(others)] if others else []
     said += [finding.counted(sorted(masks), "label image")] if masks else []
+    said += [finding.counted(exports, "export")] if any(exports) else []
     said += found.left_out()
     if listed == NOTHING:
         shards = sorted({kinds.suffix(name) for name in others} - {""})
-        hint = f"; name its shards: {storage.redact(root)}*{shards[0] if shards else '.tar'}"
-        raise ConfigError(f"{storage.redact(root)}: {'; '.join(['a folder without images', *said])}{hint}")
+        hint = f"name its shards: {named}*{shards[0] if shards else '.tar'}"
+        raise ConfigError(f"{named}: {'; '.join(['a folder without images', *said, hint])}")
     if doubtful:
         said.append(f"{finding.counted(doubtful, 'possible mask')}, labelled like any photo")
     return Folder(root, listed.size, listed.digest, listed.data, "; ".join(said))
@@ -132,6 +137,14 @@ def _root(folder: str) -> str:
 def _extension(name: str) -> str:
     stem, _, extension = name.rpartition("/")[2].rpartition(".")
     return extension.lower() if stem else ""
+
+
+def _exports(names: Sequence[str]) -> list[str]:
+    """The folders below that `diffseg export` wrote, each with a slash at its end; empty for the one that is listed."""
+    found = [name.removesuffix("export.json") for name in names if name.rpartition("/")[2] == "export.json"]
+    return [
+        folder for folder in found if any(name.startswith((f"{folder}_export/", f"{folder}_SUCCESS")) for name in names)
+    ]
 
 
 def _by_extension(names: Sequence[str]) -> str:

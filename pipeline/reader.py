@@ -44,8 +44,8 @@ def read_shard(
     except CorruptShard as damage:
         _same_version(shard, source)
         _confirm(shard, samples(), damage)
-        said = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}{_misnamed(shard, source)}"
-        raise CorruptShard(said, damage.offset) from damage
+        said = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}"
+        raise CorruptShard(_misnamed(shard, source) or said, damage.offset) from damage
     _same_version(shard, source)
 
 
@@ -61,11 +61,14 @@ def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) ->
     raise StorageError(f"{shard.url}: damaged when it was read first, sound the second time: {damage}") from damage
 
 
-def _misnamed(shard: Shard, source: str) -> str:
-    """What to say of a shard whose name tells another kind than its first bytes do."""
+def _misnamed(shard: Shard, source: str) -> str | None:
+    """What is wrong with a shard whose name tells another kind than its first bytes do."""
     with storage.open_ranged(source, shard.size) as stream:
-        what, suffixes = kinds.looks_like(stream.read(kinds.HEAD)) or ("", (kinds.suffix(shard.url),))
-    return "" if kinds.suffix(shard.url) in suffixes else f"; it holds {what}, which its name does not say"
+        what, suffixes = kinds.looks_like(stream.read(kinds.HEAD)) or ("", ())
+    if not what or kinds.suffix(shard.url) in suffixes:
+        return None
+    hint = f": let the name, or that of a link to it, end in {suffixes[0]}" if suffixes else ""
+    return f"its name ends in {kinds.suffix(shard.url)}, and it holds {what}{hint}"
 
 
 def _same_version(shard: Shard, source: str) -> None:

@@ -55,8 +55,9 @@ def _identity(entry: storage.Entry, reader: int) -> str:
     url = storage.canonical(entry.url)
     if folders.is_folder(entry.url):
         return f"{url}/"
-    named = storage.canonical(entry.url, follow=False)
-    return named if reader > 1 and kinds.suffix(named) != kinds.suffix(url) else url
+    if reader > 1 and kinds.suffix(url) != kinds.suffix(storage.redact(entry.url)):
+        return storage.canonical(entry.url, follow=False)
+    return url
 
 
 def shard_id(canonical_url: str, part: int = 0) -> str:

@@ -221,6 +221,19 @@ def test_what_shows_labels_of_a_photo_beside_it_is_no_photo(tmp_path):
     )
 
 
+def test_an_export_is_no_folder_of_photos(tmp_path):
+    for name in ("a.jpg", "voc/export.json", "voc/_SUCCESS", "voc/JPEGImages/a.jpg", "voc/SegmentationObject/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    names, [said] = pinned(tmp_path)
+    assert (names, said) == (["a.jpg"], f"{tmp_path}/: 1 export: voc/")
+    assert pinned(tmp_path / "voc/JPEGImages")[0] == ["a.jpg"]
+    with pytest.raises(ConfigError, match="voc/: an export, where images may be label maps"):
+        pinned(tmp_path / "voc")
+    (tmp_path / "voc/_SUCCESS").unlink()  # an export of somebody else
+    assert len(pinned(tmp_path)[0]) == 3
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [

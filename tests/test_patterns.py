@@ -8,7 +8,8 @@ import pytest
 from conftest import jpeg, samples, write_shard
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.counting import count
+from pipeline.errors import ConfigError, CorruptShard
 from pipeline.reader import read_shard
 from pipeline.shards import pin
 from pipeline.tars import write_samples
@@ -211,6 +212,30 @@ def test_a_file_whose_name_tells_nothing_is_refused_with_what_it_is(tmp_path, da
     with pytest.raises(ConfigError, match=said) as caught:
         pin([str(tmp_path / "1")])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.tar", gzipped(samples(1)), r"its name ends in \.tar, and it holds gzip: let .* end in \.tar\.gz$"),
+        (
+            "a.tar.gz",
+            write_samples(samples(1)),
+            r"its name ends in \.tar\.gz, and it holds a tar: let .* end in \.tar$",
+        ),
+        ("a.tzst", b"PAR1" + bytes(600), r"its name ends in \.tzst, and it holds Parquet: let .* end in \.parquet$"),
+        ("a.parquet", write_samples(samples(1)), r"its name ends in \.parquet, and it holds a tar: "),
+        ("a.tar", b"<html>not found</html>" * 100, r"its name ends in \.tar, and it holds a web page$"),
+        ("a.tgz", b"", "an empty file|damaged at byte 0"),
+    ],
+)
+def test_a_shard_that_holds_another_kind_than_its_name_says_is_told_in_one_line(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    [shard] = pin([str(tmp_path / name)])
+    with pytest.raises(CorruptShard, match=said) as caught:
+        list(read_shard(shard))
+    assert "\n" not in str(caught.value)
+    assert "holds" in count([shard]).damaged[0] or not data
 
 
 def test_a_folder_named_as_a_list_or_a_shard_is_a_folder(tmp_path):
