@@ -158,9 +158,11 @@ def _by_extension(names: Sequence[str]) -> str:
 def _masks(names: Sequence[str]) -> tuple[set[str], list[str]]:
     """Of image files those that show labels of a photo beside them, or are results of ours; and those that may be such.
 
-    `a.mask.png` beside `a.jpg` is of the first kind; `a_mask.png` beside it, or `b.mask.png` alone, may be a photo.
+    `a.mask.png` beside `a.jpg` is of the first kind; `a_mask.png` or `a.png` beside it, or `b.mask.png` alone, may be a
+    photo.
     """
     stems = {name.rpartition(".")[0] for name in names}
+    photos = {name.rpartition(".")[0] for name in names if kinds.is_photo(name)}
     masks, doubtful = set[str](), list[str]()
     for name in names:
         stem = name.rpartition(".")[0]
@@ -168,6 +170,6 @@ def _masks(names: Sequence[str]) -> tuple[set[str], list[str]]:
         beside = {mark.group() for mark in marks if stem[: mark.start()] in stems}
         if kinds.is_result(name) or "." in beside:
             masks.add(name)
-        elif beside or any(mark.group() == "." for mark in marks):
+        elif beside or any(mark.group() == "." for mark in marks) or (stem in photos and not kinds.is_photo(name)):
             doubtful.append(name)
     return masks, doubtful

@@ -41,8 +41,9 @@ _RESULTS = (".labels.png", ".overlay.png", ".label_map.png")  # of `segment`, of
 _SHOWS_LABELS = re.compile(
     r"\w*mask\w*|seg\w*|\w+seg|labels?|labelids?|label\w*map|trainids?|annot\w*|gt|gtfine|groundtruth|depth\w*|dispar\w*|"
     r"panoptic\w*|semantic\w*|instances?|inst|saliency|overlay|alpha|matte|matting|trimap|heatmap|parsing|predictions?|"
-    r"pred|normals?|flow|edges?|canny|pose|openpose|keypoints|skeleton|scribble|sketch|lineart|thumb|thumbnail|preview"
+    r"pred|normals?|flow|edges?|canny|pose|openpose|keypoints|skeleton|scribble|sketch|lineart"
 )
+_SMALLER = re.compile(r"thumb\w*|preview|lowres")
 
 
 def suffix(name: str) -> str:
@@ -110,3 +111,8 @@ def is_result(name: str) -> bool:
 def shows_labels(text: str) -> bool:
     """Whether one of the words of a text says mask, depth map or something else that is drawn over a photo."""
     return any(_SHOWS_LABELS.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))
+
+
+def is_smaller(text: str) -> bool:
+    """Whether one of the words of a text says that it is a photo once more, with fewer pixels."""
+    return any(_SMALLER.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))

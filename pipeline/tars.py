@@ -150,13 +150,13 @@ def image_of(members: Iterable[str], image_key: str | None = None, reader: int =
 
 def _may_be_a_mask(image: str, members: Iterable[str]) -> bool:
     """Whether an image is named as one, or another member rather looks like the photo."""
-    named = "." in image
-    if named and kinds.shows_labels(image.rpartition(".")[0]):
+    named = image.rpartition(".")[0]
+    if named and kinds.shows_labels(named):
         return True
     if not named and kinds.is_photo(image):
         return False
-    others = (other for other in members if other != image and kinds.is_photo(other))
-    return any(not kinds.shows_labels(other.rpartition(".")[0]) for other in others)
+    others = [other.rpartition(".")[0] for other in members if other != image and kinds.is_photo(other)]
+    return not all(kinds.shows_labels(other) or kinds.is_smaller(other) for other in others)
 
 
 def _may_be_image(extension: str, image_key: str | None, reader: int) -> bool:

@@ -208,7 +208,7 @@ def test_what_shows_labels_of_a_photo_beside_it_is_no_photo(tmp_path):
     photos = ["a.jpg", "b.HEIC", "p.1.jpg", "sub/a.png"]
     masks = ["a.mask.png", "a.label_map.png", "a.labels.png", "a.overlay.png", "b.depth.png", "p.1.seg0.png"]
     masks += ["sub/a.alpha.png", "z.labels.png"]  # of the last the photo is gone: no photo is named like it
-    doubtful = ["a_mask.png", "b-seg.png", "q.mask.png", "sub/a_depth.tif"]
+    doubtful = ["a.png", "a_mask.png", "b-seg.png", "q.mask.png", "sub/a_depth.tif"]
     neither = ["a_1.jpg", "mask.png", "a.b.jpg", "mask_a.png", "depth/a.png"]
     for name in photos + masks + doubtful + neither:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -217,7 +217,7 @@ def test_what_shows_labels_of_a_photo_beside_it_is_no_photo(tmp_path):
     assert names == sorted(photos + doubtful + neither)
     assert said == (
         f"{tmp_path}/: 8 label images, such as a.label_map.png; "
-        "4 possible masks, such as a_mask.png, labelled like any photo"
+        "5 possible masks, such as a.png, labelled like any photo"
     )
 
 

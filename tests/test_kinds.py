@@ -57,7 +57,7 @@ def test_a_hidden_folder_above_a_listed_file_says_nothing_of_it():
 DRAWN = """
     mask masks mask0 a_mask instance_mask bitmask seg segmentation semseg seg2 label_map labels
     labelIds gtFine gt depth depth16 disparity panoptic alpha matte trimap overlay normals flow
-    edge thumb
+    edge
 """
 
 
@@ -67,7 +67,7 @@ def test_words_for_what_is_drawn_over_a_photo(text):
 
 
 PLAIN = """
-    photo image 0001 v2 flower final rgb left crop goods edgar posed house maps
+    photo image 0001 v2 flower final rgb left crop goods edgar posed house maps thumb
 """
 
 
@@ -93,6 +93,9 @@ def test_words_for_anything_else(text):
         ("png exr", "png"),
         ("png image.jpg", None),
         ("png thumb.jpg", "png"),
+        ("png preview.jpg mask.png", "png"),
+        ("thumb.jpg json", "thumb.jpg"),
+        ("thumb.jpg heic", None),
         ("tif png", "png"),
         ("photo.jpg json", "photo.jpg"),
         ("photo.jpg mask.png", None),
