@@ -4,12 +4,12 @@ What a newer version wrote beside the fields is passed over.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # slow to make
 
 
 def validated(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -28,9 +28,8 @@ def from_json(kind: type[T], data: bytes | str) -> T:
         raise ValueError(_first_of(error)) from error
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return _ADAPTERS.get(kind) or _ADAPTERS.setdefault(kind, TypeAdapter(kind))
 
 
 def _first_of(error: ValidationError) -> str:

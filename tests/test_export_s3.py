@@ -5,7 +5,9 @@ import uuid
 import pytest
 import servers
 from labelled import make_run
+from test_names import UGLY
 
+from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
 from pipeline.exports.samples import Selection
@@ -45,3 +47,23 @@ def test_a_stopped_export_to_s3_goes_on(tmp_path, place, monkeypatch):
     export(ledger, place, "coco-segments", Selection())
 
     assert content(Store(place)) == content(Store(str(tmp_path / "out")))
+
+
+def test_samples_of_ugly_keys_lie_on_s3_as_on_a_disk(tmp_path, place):
+    ledger = make_run(tmp_path, [UGLY, ["a", "b"]])
+    export(ledger, str(tmp_path / "out"), "png", Selection(), images=False)
+
+    done = export(ledger, place, "png", Selection(), images=False)
+
+    assert done.state.tally.images == len(UGLY) + 2
+    assert content(Store(place)) == content(Store(str(tmp_path / "out")))
+
+
+def test_something_else_in_the_place_of_an_export_to_s3_is_refused(tmp_path, place):
+    ledger, store = make_run(tmp_path), Store(place)
+    export(ledger, place, "png", Selection())
+    for name in ("_SUCCESS", "_export/000000.json", "SegmentationObject/b.png"):
+        store.remove(name)
+    store.put_new("SegmentationObject/b.png", b"mine")
+    with pytest.raises(ConfigError, match=r"b\.png: something else is here already"):
+        export(ledger, place, "png", Selection())

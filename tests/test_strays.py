@@ -129,7 +129,8 @@ def test_objects_of_other_names_are_named(finished, made, capsys):
     reading(root, capsys, 0)
 
 
-def test_a_mac_may_look_into_a_run(root):
+def test_a_mac_may_look_into_a_run(finished):
+    root = finished
     for name in (".DS_Store", "._x.000000.parquet"):
         put(root, f"labels/{name}", b"x")
     assert label(root) == 0
@@ -181,7 +182,8 @@ def test_a_folder_in_the_place_of_an_object_is_named(root, made, name, capsys):
 
 
 @pytest.mark.parametrize("generation", [1, 99999999999])
-def test_a_retry_that_cannot_be_read_is_named_and_not_retried_for_ever(root, made, generation, capsys):
+def test_a_retry_that_cannot_be_read_is_named_and_not_retried_for_ever(finished, made, generation, capsys):
+    root = finished
     put(root, window_name(shard(made), 1, generation), b"")
     assert label(root) == 3
     assert f"r{generation}.parquet: no Parquet file" in capsys.readouterr().err
@@ -189,8 +191,9 @@ def test_a_retry_that_cannot_be_read_is_named_and_not_retried_for_ever(root, mad
     assert ledger.failed() == []
 
 
-@pytest.mark.parametrize("data", [b"garbage", b"[]", b"{}", b""])
-def test_notes_and_records_that_are_none_are_passed_over(root, made, data, capsys):
+@pytest.mark.parametrize("data", [b"garbage", b"[]", b"{}"])
+def test_notes_and_records_that_are_none_are_passed_over(finished, made, data, capsys):
+    root = finished
     assert label(root) == 0
     for name in ("status/x.json", f"failures/{shard(made)}.zz.json", f"failures/{shard(made)}.0.poison.jpg"):
         put(root, name, data)
