@@ -238,12 +238,9 @@ def test_a_compiled_unet_gives_the_same_maps_in_one_graph_compiled_once():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-3)])
 @pytest.mark.parametrize("shape", [(2, 8, 4096, 40), (1, 5, 4096, 64), (2, 20, 144, 64), (1, 8, 64, 160)])
-def test_on_a_gpu_the_kernel_agrees_with_the_definition(shape, dtype, tolerance):
+def test_on_a_gpu_attention_is_the_stock_one(shape, dtype, tolerance):
     query, key, value = (x.cuda() for x in heads(*shape, dtype=dtype))
     output, log_sum = fused_attention(query, key, value)
-    mean = torch.zeros(shape[0], shape[2], shape[2], device="cuda")
-    add_head_mean(mean, query, key, log_sum)
-    expected = torch.stack([definition(q[None], k[None])[0] for q, k in zip(query, key, strict=True)])
-    assert (mean - expected).abs().max() < tolerance * expected.max()
     stock = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     torch.testing.assert_close(output, stock, rtol=10 * tolerance, atol=10 * tolerance)  # cuDNN's plans differ
+    torch.testing.assert_close(log_sum, log_sum_exp(query, key), rtol=tolerance, atol=tolerance)

@@ -70,6 +70,35 @@ def test_the_kernel_agrees_with_the_plain_way_in_its_interpreter_whatever_the_st
     assert run("-c", INTERPRETED, TRITON_INTERPRET="1").split()[-1] == "equal"
 
 
+ON_A_GPU = """
+import torch
+from diffseg import exponentials
+from diffseg.attention import add_head_mean, fused_attention
+
+torch.manual_seed(0)
+for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-3)):
+    for images, heads, cells, channels in (
+        (2, 8, 4096, 40), (1, 5, 4096, 64), (2, 20, 144, 64), (1, 8, 1020, 80), (1, 8, 64, 160), (3, 3, 12, 32)
+    ):
+        query, key = torch.randn(2, images, cells, heads, channels, device="cuda").to(dtype).transpose(2, 3)
+        mean = torch.zeros(images, cells, cells, device="cuda")
+        add_head_mean(mean, query, key, fused_attention(query, key, key)[1])
+        for image in range(images):
+            scores = query[image].double() @ key[image].double().transpose(-1, -2) / channels**0.5
+            expected = scores.softmax(-1).mean(0)
+            error = (mean[image] - expected).abs().max() / expected.max()
+            assert error < tolerance, (dtype, query.shape, error)
+assert not exponentials._refused, exponentials._told
+print("equal")
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_kernel_runs_and_agrees_with_the_definition():
+    assert run("-c", ON_A_GPU).split()[-1] == "equal"
+
+
 def test_the_locked_triton_is_the_one_that_the_locked_torch_brings():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
