@@ -62,7 +62,8 @@ def run(command: Callable[[], int | None]) -> NoReturn:
     except Terminated:
         code = TERMINATED
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+        sys.stderr.write("" if isinstance(error.code, int | None) else f"{error.code}\n")
     except BaseException:  # noqa: BLE001 - a fault of ours: told as Python tells it
         sys.excepthook(*sys.exc_info())
         code = 1
@@ -112,13 +113,15 @@ def _told(code: int, output: Output) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    late = threading.Timer(TIDYING_S, os._exit, [code])
-    late.daemon = True
-    late.start()
-    atexit._run_exitfuncs()  # temporary folders, log files, locks, child processes, Ray
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        late = threading.Timer(TIDYING_S, os._exit, [code])
+        late.daemon = True
+        late.start()
+        atexit._run_exitfuncs()  # temporary folders, log files, locks, child processes
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _terminate(*_: Any) -> NoReturn:

@@ -88,11 +88,17 @@ def test_the_code_of_a_command_is_its_exit_code_whatever_threads_still_run(code)
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143),
         ("process.TIDYING_S = 0.2; atexit.register(time.sleep, 60); return 3", 3),
         ("atexit.register(lambda: 1 / 0); return 2", 2),
+        ("atexit.register(lambda: sys.stdout.close()); return 2", 2),
     ],
 )
 def test_every_way_out_has_its_code(body, code):
     done = ended(f"import atexit, os, signal, time\ndef command():\n    print('said')\n    {body}", timeout=30)
     assert (done.returncode, done.stdout) == (code, "said\n")
+
+
+def test_a_word_in_place_of_a_code_is_told():
+    done = ended("def command():\n    sys.exit('no such thing')")
+    assert (done.returncode, done.stderr) == (1, "no such thing\n")
 
 
 def test_ctrl_c_while_the_command_line_is_loading_is_no_traceback():
