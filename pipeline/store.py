@@ -69,20 +69,17 @@ class Store:
         return True
 
     def put_same(self, name: str, data: bytes) -> None:
-        """Create an object that may be there already, with the same content. Raises as `put_new`, and ConfigError where
-        something else is there.
-        """
-        if not self.put_new(name, data) and not self._holds(name, io.BytesIO(data), len(data)):
-            raise self._taken(name)
+        """Create an object, or find it with the same content. Raises as `put_new`, ConfigError where it has another."""
+        if not self.put_new(name, data):
+            self._compare(name, io.BytesIO(data), len(data))
 
-    def _holds(self, name: str, content: BinaryIO, size: int) -> bool:
-        if self.size(name) != size:
-            return False
-        with self.reader(name, size) as there:
-            return all(there.read(len(block)) == block for block in iter(lambda: content.read(BLOCK), b""))
-
-    def _taken(self, name: str) -> ConfigError:
-        return ConfigError(f"{self}/{name}: something else is here already: use another --output")
+    def _compare(self, name: str, content: BinaryIO, size: int) -> None:
+        same = self.size(name) == size
+        if same:
+            with self.reader(name, size) as there:
+                same = all(there.read(len(block)) == block for block in iter(lambda: content.read(BLOCK), b""))
+        if not same:
+            raise ConfigError(f"{self}/{name}: something else is here already: use another --output")
 
     def _nowhere(self) -> ConfigError:
         if not self.writable:
@@ -132,8 +129,7 @@ class Store:
                 attempt(f"{self}/{name}", lambda: put(path, name))
             except FileExistsError:
                 draft.seek(0)
-                if not self._holds(name, draft, path.stat().st_size):
-                    raise self._taken(name) from None
+                self._compare(name, draft, path.stat().st_size)
             except FileNotFoundError as error:
                 raise self._nowhere() from error
 

@@ -21,7 +21,12 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "jobs/bench_ray_data.py",
     },
     "diffusers": {"diffseg/backends.py"},
-    "pyarrow": {"pipeline/table/records.py", "pipeline/table/images.py", "pipeline/table/joined.py"},
+    "pyarrow": {
+        "pipeline/table/records.py",
+        "pipeline/table/rows.py",
+        "pipeline/table/images.py",
+        "pipeline/table/joined.py",
+    },
     "webdataset": {"pipeline/tars.py"},
     "fsspec": {"pipeline/storage.py", "diffseg/weights.py"},
     "rich": {"jobs/console.py"},

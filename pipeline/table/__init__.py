@@ -8,18 +8,14 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 from pipeline.table import images, joined
 from pipeline.table.records import (
     SCHEMA,
-    as_record,
-    categories,
-    check_window,
     decode_rows,
     decode_shards,
     encode_rows,
     encode_shards,
     encode_window,
     read_footer,
-    read_records,
-    read_rows,
 )
+from pipeline.table.rows import as_record, categories, check_window, read_records, read_rows
 
 __all__ = [
     "SCHEMA",

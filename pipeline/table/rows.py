@@ -1,0 +1,156 @@
+"""Label records read again: as rows of some columns, under a condition, or whole as they were committed."""
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from diffseg.types import Segment
+from pipeline.footer import Footer
+from pipeline.records import LabelRecord
+from pipeline.table.records import DAMAGE, footer_of, parquet
+from pipeline.where import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
+
+_ALWAYS = {"key", "shard", "index", "status"}
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+def read_rows(
+    stream: IO[bytes],
+    columns: Sequence[str] | None = None,
+    *,
+    first: int = 0,
+    rows: int | None = None,
+    where: Condition | None = None,
+    window: tuple[str, int] | None = None,
+    stored: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """The rows of a file of windows as dicts, in order. columns: only these (None: all).
+
+    first, rows: which rows of the file (None: to its end). where: only rows that it is true of; where no row of a row
+    group is, its other columns are not read. window: shard and number that the file must be of. stored: as they were
+    committed; else one segment has no quality, as in rows that are committed now. Raises ValueError where the file is
+    damaged or of another window.
+    """
+    try:
+        with parquet(stream) as file:
+            if window is not None:
+                check_window(footer_of(file), window)
+            if lost := _ALWAYS - set(file.schema_arrow.names):
+                raise ValueError(f"no column {', '.join(sorted(lost))}")
+            last = file.metadata.num_rows if rows is None else first + rows
+            yield from _rows(file, list(columns or file.schema_arrow.names), first, last, where, stored)
+    except DAMAGE as error:
+        raise ValueError(f"damaged rows: {error}") from error
+
+
+def check_window(footer: Footer, window: tuple[str, int]) -> None:
+    """Raises ValueError where a file is of another window than the one whose name it has."""
+    if (footer.shard, footer.window) != window:
+        raise ValueError(f"holds window {footer.window} of {footer.shard}")
+
+
+def _rows(
+    file: pq.ParquetFile, columns: list[str], first: int, last: int, where: Condition | None, stored: bool
+) -> Iterator[dict[str, Any]]:
+    small = _to_read(columns_of(where), stored) if where else []
+    needed = _to_read({*columns, *small}, stored)
+    wanted = _expression(where) if where else None
+    at = 0
+    for group in range(file.num_row_groups):
+        begin, at = at, at + file.metadata.row_group(group).num_rows
+        if at <= first or begin >= last:
+            continue
+        if wanted is not None and small and not _filtered(_group(file, group, small, stored), wanted).num_rows:
+            continue
+        for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
+            table = _judged(pa.Table.from_batches([batch]), stored)
+            taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
+            begin += len(batch)
+            yield from (taken if wanted is None else _filtered(taken, wanted)).select(columns).to_pylist()
+            if begin >= last:
+                break
+
+
+def _group(file: pq.ParquetFile, group: int, columns: list[str], stored: bool) -> pa.Table:
+    return _judged(file.read_row_group(group, columns, use_threads=False), stored)
+
+
+def _to_read(columns: set[str], stored: bool) -> list[str]:
+    return sorted(columns if stored or "quality" not in columns else {*columns, "num_segments"})
+
+
+def _judged(table: pa.Table, stored: bool) -> pa.Table:
+    """One segment has no quality: 0.1.0 gave it one, and a high one, though nothing was told apart."""
+    if stored or "quality" not in table.column_names:
+        return table
+    single = pc.equal(table["num_segments"], 1)
+    quality = pc.if_else(single, pa.scalar(None, pa.float32()), table["quality"])
+    return table.set_column(table.column_names.index("quality"), "quality", quality)
+
+
+def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
+    """The rows that it is true of; by this thread too."""
+    from pyarrow import acero  # slow to import, and hardly anybody filters
+
+    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
+    kept = acero.Declaration("filter", acero.FilterNodeOptions(wanted), [source])
+    return kept.to_table(use_threads=False)
+
+
+def categories(stream: IO[bytes]) -> set[str]:
+    """Every category that a segment of a file has. Raises ValueError where the file is damaged."""
+    found = set[str]()
+    try:
+        with parquet(stream) as file:
+            for batch in file.iter_batches(columns=["segments.list.element.category"], use_threads=False):
+                found.update(pc.struct_field(pc.list_flatten(batch["segments"]), "category").unique().to_pylist())
+    except DAMAGE as error:
+        raise ValueError(f"damaged rows: {error}") from error
+    return found - {None}
+
+
+def _expression(condition: Condition) -> pc.Expression:
+    """A condition as pyarrow has it; what is unknown stays unknown, as in SQL."""
+    match condition:
+        case Comparison(sign, left, right):
+            return _COMPARE[sign](_operand(left), _operand(right))
+        case Among(value, possible):  # is_in says no where a value is missing
+            one = _operand(value)
+            return pc.if_else(one.is_valid(), one.isin(list(possible)), pa.scalar(None, pa.bool_()))
+        case Not(part):
+            return ~_expression(part)
+        case Every(parts):
+            return reduce(operator.and_, map(_expression, parts))
+        case Some(parts):
+            return reduce(operator.or_, map(_expression, parts))
+
+
+def _operand(value: Column | Constant) -> pc.Expression:
+    return pc.field(value.name) if isinstance(value, Column) else pc.scalar(value.value)
+
+
+def read_records(stream: IO[bytes]) -> list[LabelRecord]:
+    """The rows of a window's file as they were committed. Raises ValueError where the file is damaged."""
+    try:
+        return [as_record(row) for row in read_rows(stream, stored=True)]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"damaged rows: {error}") from error
+
+
+def as_record(row: dict[str, Any]) -> LabelRecord:
+    """A row of all columns as it was committed."""
+    segments = tuple(Segment(**{**s, "box": tuple(s["box"])}) for s in row.pop("segments") or ())
+    row.pop("num_segments")
+    return LabelRecord(**row, segments=segments)
