@@ -88,7 +88,8 @@ def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
         listed = table.decode_rows(ledger.store.get(f"manifest.{generation}.parquet"))
         totals = documents.from_json(Totals, ledger.store.get(f"{SUCCESS}{generation}"))
         stands = all(_stands(row, states.get(row["shard"], ShardState())) for row in listed)
-        stands &= {row["shard"] for row in listed} == ledger.shards.keys() >= states.keys()
+        names = {row["shard"] for row in listed}
+        stands &= names >= states.keys() and names == ledger.shards.keys()
     except (FileNotFoundError, ValueError, KeyError):  # whatever is damaged declares nothing: the audit has the word
         return None
     return totals if stands else None
