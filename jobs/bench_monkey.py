@@ -17,6 +17,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from jobs.bench_nodes import Nodes
+from pipeline.searchpath import child_environment
 
 TARGETS = ("worker", "node", "driver")
 LOOK_S = 0.2  # between two looks at the output
@@ -210,6 +211,6 @@ def _windows(trial: Any) -> int:
 
 
 def _start(trial: Any, log: Any) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.bench_chaos", trial.to_json()], stdout=log, stderr=log, start_new_session=True
-    )
+    command = [sys.executable, "-m", "jobs.bench_chaos", trial.to_json()]
+    found = os.environ | child_environment()
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=found)

@@ -1,4 +1,7 @@
-"""A Ray of several nodes on this machine, each a process group of its own, so that one can go as a machine goes."""
+"""A Ray of several nodes on this machine, each a process group of its own, so that one can go as a machine goes.
+
+Ray has nodes that others may join listen on every network interface; these take nobody without their token.
+"""
 
 import os
 import secrets
@@ -6,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pipeline.searchpath import child_environment
 
 STORE_BYTES = 80_000_000  # of a node's object store: no pixels pass through it
 
@@ -43,9 +47,11 @@ class Nodes:
     def _start(self, number: int, *arguments: str) -> None:
         command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block", "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={STORE_BYTES}", "--num-gpus=0"]
-        command += [f"--temp-dir={self.folder}/ray"] if number < 0 else []
+        command += [f"--temp-dir={self.folder}/r"] if number < 0 else []
         with (self.folder / f"node-{number}.log").open("wb") as log:
-            self.running[number] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.running[number] = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env=os.environ | child_environment()
+            )
 
     def kill(self, number: int) -> None:
         """The machine is gone: every process of the node at once."""
@@ -61,10 +67,12 @@ class Nodes:
 @contextmanager
 def private_nodes() -> Iterator[Nodes]:
     """A head, gone with everything that was added to it when the block ends. Sets the token of this process' Ray."""
+    from pipeline.actor.private import passing_folder
+
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     before = {name: os.environ.get(name) for name in token}
     os.environ.update(token)
-    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:  # sockets want short paths
+    with passing_folder() as folder:
         nodes = Nodes(Path(folder), _free_port())
         try:
             nodes.add_head()

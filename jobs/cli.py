@@ -69,6 +69,11 @@ def run(arguments: list[str]) -> int:
     except ConfigError as error:
         console.note(f"diffseg: {_line(error)}")
         return 2
+    except FileNotFoundError as error:
+        if "temporary directory" not in str(error):
+            raise
+        console.note(f"diffseg: {error.strerror}: set TMPDIR to a folder that can be written to")
+        return 2
     except PipelineError as error:
         console.note(f"diffseg: stopped: {_line(error)}{_resumes(arguments) if error.resumable else ''}")
         return 4

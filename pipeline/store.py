@@ -122,7 +122,8 @@ class Store:
                 draft.flush()
                 os.fsync(draft.fileno())
             except OSError as error:
-                raise translate(f"{self}/{name}", error) from error
+                what = f"{self}/{name}"
+                raise translate(what if self.local else f"{draft.name}, the draft of {what}", error) from error
             path = Path(draft.name)
             put = self._link if self.local else self._upload
             try:

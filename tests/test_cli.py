@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -195,6 +196,16 @@ def test_that_the_same_command_resumes_is_said_where_it_does(error, said, inputs
     assert capsys.readouterr().err.strip() == f"diffseg: {said}"
     assert cli.run(["status", "run"]) in (2, 4, 130)
     assert capsys.readouterr().err.strip() == f"diffseg: {said.removesuffix('; the same command resumes')}"
+
+
+def test_no_place_for_temporary_files_is_one_line(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+    monkeypatch.setattr("pipeline.labelling.label", lambda *_, **__: tempfile.mkdtemp())
+    assert label(inputs, tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("diffseg: No usable temporary directory found")
+    assert said.endswith("set TMPDIR to a folder that can be written to\n")
 
 
 def test_another_configuration_on_an_existing_run_is_refused_with_the_difference(inputs, tmp_path, capsys):

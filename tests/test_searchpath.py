@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SHARED
 
 from pipeline import searchpath
 from pipeline.searchpath import ROOT, child_environment, own_first, settle
@@ -39,6 +40,18 @@ def test_the_command_finds_its_own_packages(tmp_path, path, as_packages):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"diffseg: {hostile}/nowhere: no run here (there is no run.json)\n"
+
+
+def test_modules_called_pipeline_and_jobs_on_pythonpath_are_left_alone():
+    folder = SHARED / "cases" / "l2_modules_named_pipeline_and_jobs"
+    if not folder.is_dir():
+        pytest.skip("the cases beside the project are not here")
+    script = f"import sys; sys.path.append({str(ENTRY)!r}); from diffseg_command import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_pythonpath_names_comes_last_and_the_folder_of_the_command_not_at_all(tmp_path, monkeypatch):

@@ -1,11 +1,9 @@
 """Ctrl-C once and twice, and SIGTERM, on a run with workers of its own: the right exit code, and nobody left behind."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -57,12 +55,13 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_
     content = [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(count)]
     words = ["label", str(write_shard(tmp_path / "in" / "s.tar", content)), "--output", str(tmp_path / "run")]
     words += ["--model", "tiny", "--window", "4"]
-    mark, short = uuid.uuid4().hex, tempfile.mkdtemp(dir="/tmp")  # Ray's sockets bear no long names
+    mark, temporary = uuid.uuid4().hex, tmp_path / "a folder of temporary files, longer than Ray's sockets bear"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *words, "--workers", "2"],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, MARK: mark, "TMPDIR": short},
+        env={**os.environ, MARK: mark, "TMPDIR": str(temporary)},
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # shells ignore it in background
     )
@@ -85,7 +84,6 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_
         process.kill()
         for pid in left_behind(mark):
             os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(short, ignore_errors=True)
 
     assert len(workers) > 4, "the driver, its Ray and its workers"
     assert process.returncode == code, said

@@ -10,6 +10,8 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.errors import ConfigError
 
@@ -39,6 +41,16 @@ def make_folder() -> str:
         f"Ray finds no place for its files (TMPDIR={asked}): set TMPDIR to a folder with {FREE // 1_000_000} MB free "
         f"whose path has at most {MOST} plain characters, or do without Ray (label --workers 0)"
     )
+
+
+@contextmanager
+def passing_folder() -> Iterator[str]:
+    """The same for the time of a block."""
+    folder = make_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment() -> dict[str, str]:
