@@ -148,7 +148,7 @@ def _blank(folder: Path, name: str) -> "nn.Module":
         raise ValueError(f"{config} describes no model: {type(error).__name__}: {_first_line(error)}") from error
     if name == "vae":
         part.decoder = part.post_quant_conv = None
-    return part  # type: ignore[no-any-return]
+    return part
 
 
 def _filled(folder: Path, name: str) -> "nn.Module":

@@ -1,6 +1,7 @@
 """Bytes to pixels and label maps to bytes.
 
-Decoding shows what a viewer shows: upright, first frame, alpha over white, 16 bit and CMYK brought to 8-bit RGB.
+Decoding shows what a viewer shows: upright, first frame, alpha over white, whatever there is brought to 8-bit RGB, and
+no matter how broken its metadata are; where pixels are missing, or transparent all over, there is a reason instead.
 Only formats of a fixed list are opened, and nothing is decoded before its size in pixels is known.
 """
 
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from diffseg.types import IGNORE
+from pipeline.mending import TextBomb, has_end, mended
+from pipeline.modes import NothingToSee, is_deep, rgb, rgb_as_before
 from pipeline.records import READER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -67,23 +70,59 @@ def decode_reduced(data: bytes, least: int | None, reader: int = READER) -> tupl
         raise UndecodableImage("too_large", f"{len(data)} bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
-        image, (width, height) = _load(data, least)
-        turn = _turn(image)
-        upright = image if turn is None else image.transpose(turn)
-        return np.asarray(_rgb(upright)), (height, width) if turn in _ON_SIDE else (width, height)
+        if reader == 1:
+            return _shown(data, least, reader)
+        try:
+            return _shown(data, least, reader)
+        except UndecodableImage as error:
+            if error.reason != "undecodable":
+                raise
+            if whole := _mended(data, least, error):
+                return whole
+            raise
 
 
-def _load(data: bytes, least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """The first frame, decoded, and its size before any reduction."""
+def _mended(data: bytes, least: int | None, fault: UndecodableImage) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """What an image shows whose pixels are whole, though its metadata is broken or its end mark missing."""
+    try:
+        versions = [_shown(version, least, READER) for version in mended(data)]
+    except UndecodableImage:
+        return None
+    except TextBomb as error:
+        raise UndecodableImage("undecodable", str(error), fault.size) from error
+    whole = versions and all(np.array_equal(pixels, versions[0][0]) for pixels, _ in versions)
+    return versions[0] if whole else None
+
+
+def _shown(data: bytes, least: int | None, reader: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pixels and size, upright."""
+    image, (width, height), deep = _load(data, least, reader)
+    try:
+        seen = rgb_as_before(image) if reader == 1 else rgb(image, deep=deep)
+    except NothingToSee as error:
+        raise UndecodableImage("undecodable", f"nothing to see: {error}", (width, height)) from error
+    turn = _turn(image)
+    upright = seen if turn is None else seen.transpose(turn)
+    return np.asarray(upright), (height, width) if turn in _ON_SIDE else (width, height)
+
+
+def _load(data: bytes, least: int | None, reader: int) -> tuple[Image.Image, tuple[int, int], bool]:
+    """The first frame, decoded, its size before any reduction, and whether its colours had 16 bits."""
     size: tuple[int, int] | None = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         size = image.size
         if image.width * image.height > MAX_PIXELS or max(size) > MAX_SIDE:
             raise UndecodableImage("too_large", f"{image.width} x {image.height} pixels", size)
-        if least and image.format == "JPEG" and max(size) > least:
+        jpeg = image.format == "JPEG" or (image.format == "MPO" and reader > 1)  # several pictures, the first of them
+        deep = is_deep(image)
+        if least and jpeg and max(size) > least:
             image.draft(None, (-(-size[0] * least // max(size)), -(-size[1] * least // max(size))))
         image.load()
+        if jpeg and reader > 1 and not has_end(data):
+            raise UndecodableImage("undecodable", "the end of the image is missing", size)
+        if image.format == "TIFF" and reader > 1:
+            size = image.size  # turned upright by then
     except UndecodableImage:
         raise
     except UnidentifiedImageError as error:
@@ -94,7 +133,7 @@ def _load(data: bytes, least: int | None) -> tuple[Image.Image, tuple[int, int]]
         raise UndecodableImage("undecodable", f"{type(error).__name__}: {error}"[:300], size) from error
     if 0 in image.size:
         raise UndecodableImage("undecodable", f"no pixels: {image.width} x {image.height}", size)
-    return image, size
+    return image, size, deep
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -103,20 +142,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - Pillow alone runs above, and metadata can break in any way
         return None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        wide = np.asarray(image).astype(np.int64).clip(0, 65_535)
-        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        cut_out = image.convert("RGBA")
-        white = Image.new("RGBA", cut_out.size, "white")
-        return Image.alpha_composite(white, cut_out).convert("RGB")
-    return image.convert("RGB")
 
 
 def extension_of(data: bytes) -> str:

@@ -17,7 +17,6 @@ from PIL import Image
 from diffseg.types import Integer
 from pipeline import kinds, patterns, shards, storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
-from pipeline.kinds import IMAGE_EXTENSIONS
 from pipeline.protocols import Protocol
 from pipeline.reader import read_shard
 from pipeline.records import RawSample, Shard
@@ -108,8 +107,9 @@ def _names_shards(source: str) -> bool:
 
 
 def _sample(key: str, members: Mapping[str, T], member: str | None, read: Callable[[T], bytes]) -> TruthSample:
-    """The image is the one that would be labelled; every other PNG is a label map, and so is a lone one."""
-    photo = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
+    """The image is the likeliest photo; every other PNG is a label map, and so is a lone one."""
+    known = sorted(kinds.OPENED, key=lambda extension: not kinds.is_photo(extension))
+    photo = next((extension for extension in known if extension in members), None)
     pngs = [extension for extension in members if extension.endswith("png") and extension != photo]
     if photo == "png" and not pngs:
         photo, pngs = None, ["png"]

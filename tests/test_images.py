@@ -73,7 +73,7 @@ def test_damaged_bytes_give_an_image_or_a_reason_and_nothing_else(data, changes,
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_bad_image(monkeypatch):
-    monkeypatch.setattr(images, "_rgb", lambda image: image.no_such_method())
+    monkeypatch.setattr(images, "rgb", lambda image, deep: image.no_such_method())
     with pytest.raises(AttributeError):
         decode(PNG)
 

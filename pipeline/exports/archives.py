@@ -31,7 +31,8 @@ def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
             assert sample.photo is not None
             members = dict(sample.raw.members) if place.members else {}
             if sample.raw.image not in members or sample.raw.image not in IMAGE_EXTENSIONS:
-                members[sample.extension] = sample.photo  # a table's column says no extension that readers would know
+                members.pop(str(sample.raw.image), None)  # a table's column, say: no extension that readers would know
+                members[sample.extension] = sample.photo
             members["label_map.png"] = encode_label_map(sample.label_map)
             members["segments.json"] = json.dumps(_said(sample)).encode()
             write(sample.name, members)
