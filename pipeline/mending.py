@@ -42,7 +42,7 @@ def mended(data: bytes) -> tuple[bytes, ...]:
 
 def has_end(data: bytes) -> bool:
     """Whether there is an end mark behind the pixels of a JPEG; without one, missing pixels may look like grey ones."""
-    return data.endswith(JPEG_END) or data.rfind(JPEG_END) > data.rfind(JPEG_SCAN)
+    return data.endswith(JPEG_END) or 0 < _pixels_of(data) < data.rfind(JPEG_END)
 
 
 def _png(data: bytes) -> tuple[bytes, ...]:
@@ -84,8 +84,10 @@ def _inflated(name: bytes, body: bytes) -> int:
 
 def _jpeg(data: bytes) -> tuple[bytes, ...]:
     """Two versions with noise and without behind the last byte: where pixels were missing, noise would make some."""
-    head, components, at = bytearray(JPEG_START), b"", 2
-    for marker, body, end in _jpeg_segments(data):
+    head, components, begin = bytearray(JPEG_START), b"", _pixels_of(data)
+    if begin < 0:
+        return ()
+    for marker, body, _ in _jpeg_segments(data):
         kept = 0xC0 <= marker <= 0xCF or 0xDB <= marker <= 0xDF
         kept |= marker == 0xE0 and body[2:7] == b"JFIF\0" and len(body) >= JFIF
         kept |= marker == 0xE1 and body[2:8] == b"Exif\0\0" and len(body) > EXIF
@@ -94,10 +96,6 @@ def _jpeg(data: bytes) -> tuple[bytes, ...]:
             head += bytes((0xFF, marker)) + body
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             components = body[8::3]
-        at = end
-    begin = data.find(JPEG_SCAN, at)
-    if begin < 0:
-        return ()
     scans = data[begin:]
     if not has_end(data):
         if scans.endswith(bytes(ROOM)):
@@ -106,6 +104,12 @@ def _jpeg(data: bytes) -> tuple[bytes, ...]:
         if not _is_refined(scans, components):
             return ()
     return bytes(head) + scans + JPEG_END, bytes(head) + scans + _noise() + JPEG_END
+
+
+def _pixels_of(data: bytes) -> int:
+    """Where the first scan of a JPEG begins; -1 where there is none."""
+    *_, end = (2, *(end for _, _, end in _jpeg_segments(data)))
+    return data.find(JPEG_SCAN, end)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:

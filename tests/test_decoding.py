@@ -59,6 +59,12 @@ def test_wherever_a_jpeg_is_cut_it_is_shown_whole_or_not_at_all(data):
     assert shown >= 2  # without its end mark, or half of it
 
 
+def test_a_photo_with_a_film_behind_it_needs_no_mending(monkeypatch):
+    monkeypatch.setattr("pipeline.images.mended", None)
+    film = np.random.default_rng(0).bytes(1 << 18) + b"\xff\xda" + bytes(100)
+    assert np.array_equal(decode(JPEG + film), decode(JPEG))
+
+
 @pytest.mark.parametrize("what", NUMBERS)
 def test_wide_numbers_are_scaled(what):
     data, expected = NUMBERS[what]

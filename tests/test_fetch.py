@@ -3,19 +3,22 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import servers
 from test_weights import UNET, FakeHub, offer
+from test_wrong_models import in_parts
 
-from diffseg import weights
+from diffseg import backends, weights
 from diffseg.checkpoints import random_checkpoint
 from diffseg.copies import ORIGIN, once
 from jobs import cli
@@ -64,6 +67,16 @@ def test_a_hub_model_is_copied_to_storage_with_its_commit_and_hash(monkeypatch, 
 
     files = weights.fetch(str(target))
     assert (files.revision, files.sha256) == ("c0ffee", note["sha256"])
+
+
+def test_weights_in_parts_go_through_an_object_store_as_they_are(s3, saved, place, tmp_path):
+    model = Path(shutil.copytree(saved, tmp_path / "model"))
+    for part in ("unet", "text_encoder"):
+        in_parts(part, names="piece_{}.safetensors")(model)
+    assert cli.run(["fetch", str(model), place]) == 0
+    copy = weights.fetch(place, tmp_path / "cache")
+    assert copy.sha256 == weights.fetch(str(model)).sha256
+    backends.check(copy)
 
 
 def test_the_second_time_nothing_is_written(monkeypatch, saved, tmp_path, capsys):
