@@ -107,15 +107,15 @@ print("alive", sum(node["Alive"] for node in ray.nodes()), flush=True)
 
 
 @contextmanager
-def cluster(environment: dict[str, str]) -> Iterator[Cluster]:
-    """A head without workers, gone with everything it started when the block ends."""
+def cluster(environment: dict[str, str], cpus: int = 0) -> Iterator[Cluster]:
+    """A head, which labels nothing unless it is given CPUs, gone with everything it started when the block ends."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:  # sockets want short paths
         port, dashboard, client = free_ports(3)
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         path = {"PATH": f"{BIN}:{os.environ['PATH']}"}
         made = Cluster(Path(folder), {**os.environ, **environment, **token, **path}, port, dashboard)
         try:
-            head = ["--head", "--num-cpus=0", "--num-gpus=0", f"--port={port}", f"--temp-dir={folder}/ray"]
+            head = ["--head", f"--num-cpus={cpus}", "--num-gpus=0", f"--port={port}", f"--temp-dir={folder}/ray"]
             head += [
                 "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={dashboard}",

@@ -248,7 +248,7 @@ def test_a_ray_that_is_lost_a_fourth_time_ends_the_run_with_its_reason(ledger):
 
 def test_a_run_in_which_nobody_answers_stops_with_a_reason(ledger):
     began = time.monotonic()
-    with pytest.raises(Stopped, match="2 workers asked for, 0 ready, and no answer from any"):
+    with pytest.raises(Stopped, match="workers asked for: 2, ready: 0, and no answer from any"):
         labelled(ledger, Stations({"always": "silence"}, silence_s=0.5))
     assert 0.5 < time.monotonic() - began < 5
 

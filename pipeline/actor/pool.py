@@ -71,7 +71,7 @@ class RayPool:
         for desk in [desk for desk in self._asked.values() if desk.hangs(None, patience)]:
             outcomes += self._replace(desk, "no answer")
         ready = self.staff.ready
-        self._watch.check(f"{len(self._asked)} workers asked for, {ready} ready, and no answer from any")
+        self._watch.check(f"workers asked for: {len(self._asked)}, ready: {ready}, and no answer from any")
         return outcomes
 
     def _next_orders(self) -> Orders:
