@@ -14,6 +14,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
+PARTIAL = ".partial-"  # how the name of a copy begins that is not whole yet
 ORIGIN = "fetched.json"  # beside the files of a copy
 
 
@@ -66,7 +67,7 @@ def once(target: Path, fill: Callable[[Path], None]) -> None:
     with _alone(target.parent):
         if target.is_dir():
             return
-        mark = f".partial-{target.name}-{platform.node()}-"
+        mark = f"{PARTIAL}{target.name}-{platform.node()}-"
         for left in target.parent.glob(f"{mark}*"):  # by a process of this machine that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=mark, ignore_cleanup_errors=True) as partial:

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.copies import ORIGIN, once, origin_of
+from diffseg.copies import ORIGIN, PARTIAL, once, origin_of
 from diffseg.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
 from diffseg.recognise import norms_latents, read_json
 from diffseg.specs import BACKENDS
@@ -39,6 +41,18 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     if origin := origin_of(folder, digest):
         revision = origin.revision
     return ModelFiles(_public(model), folder, revision, digest)
+
+
+def arriving() -> int:
+    """Bytes of models on their way to this machine, by whichever process: while a download moves they grow."""
+    unfinished = list(cache_folder().glob(f"{PARTIAL}*/**/*"))
+    if hub := sys.modules.get("huggingface_hub.constants"):  # who has not imported it waits for nothing from there
+        unfinished += Path(hub.HF_HUB_CACHE).glob("models--*/blobs/*.incomplete")
+    total = 0
+    for path in unfinished:
+        with suppress(OSError):  # it has arrived
+            total += path.stat().st_size
+    return total
 
 
 def _digest(folder: Path, names: list[str]) -> str:

@@ -4,7 +4,9 @@
 130 and 143 interrupted.
 """
 
+import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -75,7 +77,10 @@ def run(arguments: list[str]) -> int:
         console.note(f"diffseg: {error.strerror}: set TMPDIR to a folder that can be written to")
         return 2
     except PipelineError as error:
-        console.note(f"diffseg: stopped: {_line(error)}{_resumes(arguments) if error.resumable else ''}")
+        resumes = _resumes(arguments) if error.resumable else ""
+        console.note(f"diffseg: stopped: {_line(error)}{resumes}")
+        if resumes and (mark := os.environ.get("DIFFSEG_RESUMES")):  # a job asks whether to start over: infra/job.sh
+            Path(mark).touch()
         return 4
 
 

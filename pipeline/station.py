@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
+from diffseg.weights import arriving
 from pipeline.errors import PipelineError, Unfit
 from pipeline.meter import Reading
 from pipeline.records import Beat, Outcome, ShardTask
@@ -44,7 +45,8 @@ class Station:
         self._ended: str | None = None
         self._hopeless = False
         self._unfit = ""
-        self._began = monotonic()
+        self._began = monotonic()  # or when a model on its way to this machine last grew
+        self._arriving = 0  # bytes of it
         self._told: tuple[Beat, ...] = ()  # what the last answer said of the worker's hands
         self._awaited: Beat | None = None  # what the worker wants known before it goes on
         self._known = threading.Event()
@@ -71,7 +73,7 @@ class Station:
             outcomes=tuple(outcomes),
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
-            still_s=monotonic() - (worker.moved if worker else self._began),
+            still_s=monotonic() - (worker.moved if worker else self._start_moved()),
             beats=self._told,
             made=worker.meter.read() if worker else Reading(),
             device=worker.device if worker else "",
@@ -79,6 +81,12 @@ class Station:
             ended=ended,
             hopeless=self._hopeless,
         )
+
+    def _start_moved(self) -> float:
+        """When a start was last seen to move. A slow download does, whichever process of this machine makes it."""
+        if (there := arriving()) != self._arriving:
+            self._arriving, self._began = there, monotonic()
+        return self._began
 
     def drain(self, seconds: float = math.inf) -> None:
         """Begin no new window. The one at hand is finished if that takes no longer than `seconds`, else it is given up;

@@ -9,20 +9,30 @@ SILENCE_S = 120.0  # in which nothing moves, where nobody says otherwise
 
 
 class Watch:
-    """Told of every answer and every step of a start. silence_s: how long none may come."""
+    """Counts the time in its `with`, where answers are waited for, since the last one, or the last step of a start.
+
+    silence_s: how long none may come.
+    """
 
     def __init__(self, silence_s: float, clock: Callable[[], float] = monotonic) -> None:
         self.silence_s = silence_s
         self._clock = clock
-        self.moved("the start")
+        self._silent_s, self._entered = 0.0, clock()
+        self._last = "the start"
+
+    def __enter__(self) -> None:
+        self._entered = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self._silent_s += self._clock() - self._entered
 
     def moved(self, what: str) -> None:
         """Something did."""
-        self._at, self._last = self._clock(), what
+        self._silent_s, self._entered, self._last = 0.0, self._clock(), what
 
     def check(self, awaited: str) -> None:
         """Raises Stopped where nothing has moved for too long. awaited: what should have come."""
-        silent_s = self._clock() - self._at
+        silent_s = self._silent_s + self._clock() - self._entered
         if silent_s > self.silence_s:
             raise Stopped(
                 f"nothing moved for {silent_s:.0f} s (--stall): {awaited}; the last that came was {self._last}"

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 import servers
 
+from jobs import cli
+from pipeline.errors import RayLost, WouldRepeat
+
 ROOT = Path(__file__).resolve().parents[1]
 INFRA = ROOT / "infra"
 SCRIPTS = sorted(INFRA.rglob("*.sh")) + sorted(INFRA.rglob("*.sbatch"))
@@ -85,6 +88,24 @@ def test_a_job_that_ended_for_good_is_not_started_over(ended, told):
     done = subprocess.run([INFRA / "job.sh", "sh", "-c", f"exit {ended}"], capture_output=True, text=True)
     assert done.returncode == told
     assert done.stderr.splitlines()[-1] == f"diffseg: exit code {ended}"
+
+
+def test_a_job_that_stopped_where_the_same_command_resumes_is_started_over():
+    stopped = 'touch "$DIFFSEG_RESUMES"; exit 4'
+    done = subprocess.run([INFRA / "job.sh", "sh", "-c", stopped], capture_output=True, text=True)
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == "diffseg: exit code 4"
+
+
+@pytest.mark.parametrize(("error", "marked"), [(RayLost("gone"), True), (WouldRepeat("garbage"), False)])
+def test_a_command_tells_its_job_whether_it_would_go_on(error, marked, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise error
+
+    monkeypatch.setattr("pipeline.labelling.label", stopped)
+    monkeypatch.setenv("DIFFSEG_RESUMES", str(tmp_path / "yes"))
+    assert cli.run(["label", "s.tar", "--output", str(tmp_path / "run"), "--model", "tiny"]) == 4
+    assert (tmp_path / "yes").exists() == marked
 
 
 def test_a_job_hands_a_signal_on_and_waits_for_the_end():

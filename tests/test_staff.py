@@ -2,6 +2,8 @@
 
 import math
 import re
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from pipeline.errors import NoWorker, WorkerLost, WouldRepeat
 from pipeline.records import Probe, Shard, ShardTask
 from pipeline.staff import IDLE_S, STRIKES, Desk, Staff
-from pipeline.station import DRAINED, Report
+from pipeline.station import DRAINED, Report, Station
 
 TASK = ShardTask(Shard("s", "/s.tar", 1, "e"))
 
@@ -227,3 +229,19 @@ def test_a_worker_that_loads_for_too_long_hangs_and_one_that_waits_for_a_node_do
     assert not desk.hangs(None, stall_s=0.0)
     assert desk.hangs(Report((), 0, False, still_s=2.0), stall_s=1.0)
     assert not desk.hangs(Report((), 0, True, still_s=math.inf), stall_s=1.0), "it has no work"
+
+
+def test_a_worker_that_waits_for_a_slow_download_does_not_stand_still(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    never = threading.Event()
+    station = Station(never.wait)
+    time.sleep(0.3)
+    assert station.exchange([], 0.0).still_s >= 0.3
+    part = tmp_path / ".partial-sd15-node-x" / "model" / "unet" / "w.safetensors"  # by another process of this machine
+    part.parent.mkdir(parents=True)
+    for size in (1, 2):
+        part.write_bytes(bytes(size))
+        assert station.exchange([], 0.0).still_s < 0.3
+        time.sleep(0.3)
+        assert station.exchange([], 0.0).still_s >= 0.3
+    never.set()

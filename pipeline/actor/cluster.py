@@ -32,8 +32,7 @@ from pipeline.watch import SILENCE_S
 
 T = TypeVar("T")
 R = TypeVar("R")
-STEP_S = 60.0  # between two steps of a start
-CALL_S = 45.0  # for everything else: less than the 60 after which a lost GCS ends the process that waits for it
+CALL_S = 45.0  # for an answer: less than the 60 after which a lost GCS ends the process that waits for it
 ANSWER_S = 10.0  # in which a Ray must take a connection
 LOOK_S = 2.0  # between two looks at whether Ray's processes listen
 END_S = 10.0  # for an end in good order, before it is made one
@@ -69,6 +68,7 @@ class Cluster:
         self._starts: Starts | None = None
         self._began, self._seen = Began(), Look()
         self._next_look = 0.0
+        self._dead = ""  # why nothing more is asked of it
         self._alone_since: float | None = None  # when the GCS of a cluster was first found not to listen
 
     def __enter__(self) -> "Cluster":
@@ -151,6 +151,8 @@ class Cluster:
         Raises RayLost where a process of Ray is gone or fails, or where neither an answer nor a step towards one comes
         within so many seconds.
         """
+        if self._dead:
+            raise RayLost(self._dead)
         try:
             answer = self._answer(name, arguments, within)
         except TimeoutError:
@@ -158,7 +160,7 @@ class Cluster:
         except EOFError:
             raise self._ended() from None
         if isinstance(answer, Failed):
-            raise self._lost(f"fails: {answer.why}")
+            raise RayLost(f"{self}: {self._gone(0.0) or f'fails: {answer.why}'}")
         return answer
 
     def _answer(self, name: str, arguments: tuple[Any, ...], within: float) -> Any:
@@ -189,10 +191,11 @@ class Cluster:
         if self._starts and not self._began.raylet and (failure := self._starts.failure()):
             raise ConfigError(f"no worker can start: {failure}")
         if gone := self._gone(CALL_S):  # whoever keeps a cluster may bring its GCS back
-            raise RayLost(f"{self}: {gone}")
+            raise self._lost(gone)
 
     def _lost(self, how: str) -> RayLost:
-        return RayLost(f"{self}: {self._gone(0.0) or how}")
+        self._dead = f"{self}: {self._gone(0.0) or how}"
+        return RayLost(self._dead)
 
     def _gone(self, patience: float) -> str:
         if self._folder and not self._began.raylet:
@@ -207,7 +210,8 @@ class Cluster:
 
     def _died_early(self) -> str:
         """What of a Ray that is being started has ended already, for which Ray waits half a minute."""
-        died = [name for name in session.died(self.session) if name in ("raylet", "gcs_server")]
+        known = {"raylet": "raylet", "gcs_server": "GCS"}
+        died = [known[name] for name in session.died(self.session) if name in known]
         return f"its {died[0]} has ended while it was starting" if died else ""
 
     def _ended(self) -> PipelineError:
@@ -230,12 +234,14 @@ class Cluster:
 
     def _begin(self) -> None:
         self._end()
+        self._dead = ""
         if self._address:
             _knock(self._address)
         else:
             self._folder = private.make_folder()
         ours, theirs = socket.socketpair()
-        self._line, self._said = Line(ours), tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes both
+        self._line = Line(ours)
+        self._said = tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes it
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", self._host, str(theirs.fileno()), self._folder],
@@ -243,7 +249,8 @@ class Cluster:
                 start_new_session=True, **self._surroundings(),
             )  # fmt: skip
         self._starts = None if self._address else Starts(self._folder, self._process.pid)
-        began: Began = self.call("begin", self._address, self._folder, within=STEP_S)
+        step_s = min(self.silence_s, SILENCE_S)  # who waits long for machines waits for this one no longer
+        began: Began = self.call("begin", self._address, self._folder, within=step_s)
         if began.refused and self._address:
             _knock(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
@@ -270,7 +277,7 @@ class Cluster:
         self._began = Began()
         if self._process:
             self._line.close()
-            if within and self._address:
+            if within and self._address and not self._dead:
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(within)
             if self._process.returncode is None:  # else its number may be another's by now

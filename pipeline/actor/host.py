@@ -139,7 +139,7 @@ class Host:
         if not ray.wait(list(self._out), num_returns=1, timeout=wait_s)[0]:
             if not (failure := self._starts.failure()):
                 return {}
-            unborn = dict.fromkeys(self._out.values(), failure)
+            unborn: dict[int, bytes | str | None] = dict.fromkeys(self._out.values(), failure)
             self.cancel()
             return unborn
         self._starts.heard()

@@ -67,6 +67,10 @@ class _Work:
         return result
 
     def _round(self, wait_s: float) -> None:
+        with self._watch:
+            self._exchange(wait_s)
+
+    def _exchange(self, wait_s: float) -> None:
         try:
             if not self._knows:
                 self._cluster.call("function", self._function)

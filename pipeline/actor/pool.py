@@ -3,7 +3,7 @@
 Ray restarts and retries nothing here: a lost actor is a value for the driver, which alone decides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -59,19 +59,25 @@ class RayPool:
 
         Raises RayLost, Stopped where nothing moves, WorkerLost where no worker can start.
         """
-        try:
-            self._look_around()
-            answers = self._cluster.exchange(self._next_orders())
-        except RayLost as lost:
-            return self._begin_again(lost)
+        with self._watch:
+            try:
+                self._look_around()
+                answers = self._cluster.exchange(self._next_orders())
+            except RayLost as lost:
+                return self._begin_again(lost)
+            return self._noted(answers)
+
+    def _noted(self, answers: Mapping[str, Report | str]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for name, answer in answers.items():
             outcomes += self._note(self._asked.pop(name), answer)
-        patience = min(self._stall_s, self._watch.silence_s / 2)  # one that is silent goes before all are given up
+        patience = min(self._stall_s, self._watch.silence_s)
         for desk in [desk for desk in self._asked.values() if desk.hangs(None, patience)]:
+            self._watch.moved(f"the end of {desk.name}, which did not answer")
             outcomes += self._replace(desk, "no answer")
-        ready = self.staff.ready
-        self._watch.check(f"workers asked for: {len(self._asked)}, ready: {ready}, and no answer from any")
+        if not any(desk.held for desk in self._asked.values()):  # else they are replaced before all is given up
+            told = f"workers asked for: {len(self._asked)}, ready: {self.staff.ready}, and no answer from any"
+            self._watch.check(told)
         return outcomes
 
     def _next_orders(self) -> Orders:
