@@ -33,7 +33,7 @@ def train_tiny(
     """Train the embedded model on generated scenes."""
     import torch
 
-    from diffseg.training import Recipe, Trainer
+    from diffseg.embedded.trainer import Recipe, Trainer
 
     if device == "cpu":
         torch.set_num_threads(1)  # two threads on busy cores are slower than one, and no two sums alike

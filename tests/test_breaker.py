@@ -11,7 +11,7 @@ import pytest
 from conftest import a_run, jpeg, samples, write_shard
 
 from diffseg.checkpoints import build as random_checkpoint
-from diffseg.embedded import DEFAULTS, LAYOUT
+from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.types import AttentionError
 from pipeline import breaker
 from pipeline.driver import drive

@@ -4,9 +4,9 @@ import torch
 from torch.nn.functional import avg_pool2d, pad
 
 from diffseg.backends import new_part
-from diffseg.encoder import AUTOENCODER, KNEES, LATENTS, MID_X, SLOPE, YCC, Y, set_by_hand
+from diffseg.embedded.encoder import AUTOENCODER, KNEES, LATENTS, MID_X, SLOPE, YCC, Y, set_by_hand
+from diffseg.embedded.trainer import as_pixels
 from diffseg.scenes import draw_scene
-from diffseg.training import as_pixels
 
 
 @pytest.fixture(scope="module")

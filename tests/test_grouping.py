@@ -4,8 +4,8 @@ import torch
 from diffseg.aggregate import aggregate
 from diffseg.capture import capture_attention
 from diffseg.checkpoints import build
-from diffseg.embedded import LAYOUT
-from diffseg.grouping import (
+from diffseg.embedded.architecture import LAYOUT
+from diffseg.embedded.loss import (
     FAR,
     AnchorAttention,
     AnchorProcessor,

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from diffseg.encoder import AUTOENCODER
-from diffseg.training import Recipe, Trainer
+from diffseg.embedded.encoder import AUTOENCODER
+from diffseg.embedded.trainer import Recipe, Trainer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -10,7 +10,7 @@ def quick():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `train_tiny` does on a processor
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffseg.training.CALIBRATION_SCENES", 2)
+        patch.setattr("diffseg.embedded.trainer.CALIBRATION_SCENES", 2)
         yield
     torch.set_num_threads(threads)
 

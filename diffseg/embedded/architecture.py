@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from diffseg.encoder import AUTOENCODER
+from diffseg.embedded.encoder import AUTOENCODER
 from diffseg.layouts import TINY, Layout
 
 LAYOUT: Layout = replace(

@@ -1,7 +1,7 @@
 """Training of the embedded model: generated scenes in, a Stable Diffusion folder out.
 
 Two lessons at once. On noisy latents it learns to tell the noise, as every diffusion model does. On clean and noisy
-ones its self-attention is pulled towards the scenes' true masks (`diffseg.grouping`): its grouping is taught.
+ones its self-attention is pulled towards the scenes' true masks (`diffseg.embedded.loss`): its grouping is taught.
 
 Everything random follows from the seed and the number of the step, so that a run which was stopped and goes on gives
 the weights of one that was not. Letters: B scenes of a batch, K segments, c latent channels, h x w latent cells.
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
 
 from diffseg.checkpoints import SCHEDULER, Checkpoint, build
-from diffseg.embedded import DEFAULTS, LAYOUT
-from diffseg.encoder import AUTOENCODER, set_by_hand
-from diffseg.grouping import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
+from diffseg.embedded.architecture import DEFAULTS, LAYOUT
+from diffseg.embedded.encoder import AUTOENCODER, set_by_hand
+from diffseg.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
 from diffseg.layouts import CONTEXT
 from diffseg.scenes import Scene, draw_scene
 from diffseg.types import Float
