@@ -13,8 +13,8 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from diffseg.bootstrap import Interval
-    from diffseg.evaluation import Summary
+    from diffseg.evaluation.bootstrap import Interval
+    from diffseg.evaluation.scores import Summary
     from pipeline.evaluate import Evaluation, MethodResult
     from pipeline.protocols import Protocol
 

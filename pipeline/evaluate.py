@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from diffseg.bootstrap import Interval, mean_interval
-from diffseg.evaluation import MEASURES, DatasetMatching, ImageScore, Summary, summarise
-from diffseg.matching import Counts
+from diffseg.evaluation.bootstrap import Interval, mean_interval
+from diffseg.evaluation.matching import Counts
+from diffseg.evaluation.scores import MEASURES, DatasetMatching, ImageScore, Summary, summarise
 from pipeline.predictions import Predictions
 from pipeline.scoring import LeftOut, Outcome, Scored, Scorer, Work
 from pipeline.spreading import Spread, here

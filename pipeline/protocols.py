@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diffseg.evaluation import View, square_view, whole_view
+from diffseg.evaluation.scores import View, square_view, whole_view
 from diffseg.types import IGNORE, Integer
 from pipeline.curated import coco_stuff_keys
 from pipeline.errors import ConfigError

@@ -4,7 +4,7 @@ wrongly is found by it.
 
 import numpy as np
 
-from diffseg.agreement import covering, overlaps
+from diffseg.evaluation.partition import covering, overlaps
 from diffseg.scenes import draw_scene
 from diffseg.types import IGNORE, AttentionError
 from pipeline.errors import Unfit

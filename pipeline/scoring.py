@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffseg.baselines import BASELINES, one_segment
-from diffseg.evaluation import ImageScore, average, score_image
-from diffseg.matching import confusion
+from diffseg.evaluation.baselines import BASELINES, one_segment
+from diffseg.evaluation.matching import confusion
+from diffseg.evaluation.scores import ImageScore, average, score_image
 from diffseg.types import IGNORE, Integer
 from pipeline import images
 from pipeline.errors import ConfigError

@@ -19,9 +19,9 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from diffseg import DiffSeg
-from diffseg.agreement import overlaps
 from diffseg.checkpoints import random_checkpoint
 from diffseg.config import SegmentConfig
+from diffseg.evaluation.partition import overlaps
 from diffseg.layouts import LAYOUTS
 from diffseg.model import Backend
 from diffseg.scenes import draw_scene

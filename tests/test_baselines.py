@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffseg.baselines import BASELINES, kmeans
+from diffseg.evaluation.baselines import BASELINES, kmeans
 
 RED_AND_BLUE = np.zeros((40, 60, 3), np.uint8)
 RED_AND_BLUE[:, :30, 0] = 220

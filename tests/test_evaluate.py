@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from truths import lay, png
 
-from diffseg.evaluation import score_image
+from diffseg.evaluation.scores import score_image
 from diffseg.scenes import benchmark
 from diffseg.types import Segment
 from jobs import cli

@@ -13,18 +13,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
-from diffseg.agreement import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, overlaps
-from diffseg.bootstrap import mean_interval, pooled_intervals
-from diffseg.evaluation import (
-    DatasetMatching,
-    hungarian_match,
-    score_image,
-    square_view,
-    summarise,
-    whole_view,
-)
-from diffseg.matching import Counts
-from diffseg.pairing import most_pairs
+from diffseg.evaluation.bootstrap import mean_interval, pooled_intervals
+from diffseg.evaluation.boundary import most_pairs
+from diffseg.evaluation.matching import Counts
+from diffseg.evaluation.partition import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, overlaps
+from diffseg.evaluation.scores import DatasetMatching, hungarian_match, score_image, square_view, summarise, whole_view
 
 RECORDED = Path(__file__).parents[2] / "shared" / "reference" / "cases" / "hungarian.npz"
 

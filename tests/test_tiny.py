@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from diffseg import DiffSeg, SegmentConfig, segment_attention
-from diffseg.agreement import adjusted_rand, overlaps
 from diffseg.capture import AttentionMaps
 from diffseg.checkpoints import build
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
-from diffseg.evaluation import score_image
+from diffseg.evaluation.partition import adjusted_rand, overlaps
+from diffseg.evaluation.scores import score_image
 from diffseg.frames import frame, to_model
 from diffseg.model import Backend
 from diffseg.scenes import benchmark

@@ -6,7 +6,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffseg import DiffSeg
-from diffseg.evaluation import score_image
+from diffseg.evaluation.scores import score_image
 from diffseg.scenes import benchmark
 from jobs.train_tiny import History, draw_curve, train_tiny
 

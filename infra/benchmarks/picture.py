@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from diffseg import DiffSeg
-from diffseg.baselines import felzenszwalb
 from diffseg.draw import overlay
+from diffseg.evaluation.baselines import felzenszwalb
 
 PHOTOS = ("great_wall", "crab", "astronaut", "sheep", "rocket", "macaw")
 TILE = (240, 180)  # pixels, width and height

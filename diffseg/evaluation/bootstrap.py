@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffseg.matching import Counts
+from diffseg.evaluation.matching import Counts
 from diffseg.types import Float
 
 DRAWS = 1000  # the ends of a 95 % interval are then themselves good to about a tenth of its width

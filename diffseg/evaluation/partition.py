@@ -6,7 +6,7 @@ Pixels of the truth below 0 are ignored everywhere. Pixels of the prediction bel
 
 import numpy as np
 
-from diffseg.pairing import most_pairs
+from diffseg.evaluation.boundary import most_pairs
 from diffseg.types import Bool, Int, Integer
 
 SORTED_FROM = 1 << 20  # ids: a table of as many entries is made below, ids are sorted beyond

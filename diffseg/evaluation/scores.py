@@ -12,9 +12,9 @@ from operator import add
 
 import numpy as np
 
-from diffseg.agreement import Outline, adjusted_rand, boundary_f, covering, overlaps
-from diffseg.bootstrap import Interval, mean_interval, pooled_intervals
-from diffseg.matching import Counts, DatasetMatching, assign, confusion, hungarian_match
+from diffseg.evaluation.bootstrap import Interval, mean_interval, pooled_intervals
+from diffseg.evaluation.matching import Counts, DatasetMatching, assign, confusion, hungarian_match
+from diffseg.evaluation.partition import Outline, adjusted_rand, boundary_f, covering, overlaps
 from diffseg.types import IGNORE, Int, Integer
 
 __all__ = [
