@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffseg.aggregate import aggregate
 from diffseg.capture import AttentionMaps
 from diffseg.config import SegmentConfig
-from diffseg.frames import Frame, frame, to_model
-from diffseg.labels import assign, place
-from diffseg.merging import Proposals, merge
-from diffseg.precision import tensor_cores
-from diffseg.quality import score
-from diffseg.refine import refine
-from diffseg.regions import paint
-from diffseg.results import ids, segmentations, tidy
+from diffseg.method.aggregate import aggregate
+from diffseg.method.assign import assign, place
+from diffseg.method.geometry import Frame, frame, to_model
+from diffseg.method.merge import Proposals, merge
+from diffseg.method.refine import refine
+from diffseg.method.results import ids, segmentations, tidy
+from diffseg.method.runs import paint
+from diffseg.method.score import score
+from diffseg.method.tf32 import tensor_cores
 from diffseg.types import AttentionError, Float, Int, Segmentation
 
 PUBLISHED_THRESHOLDS = (1.1, 1.1, 1.1)  # for COCO-Stuff; where no model brings its own

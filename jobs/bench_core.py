@@ -14,9 +14,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from diffseg.aggregate import aggregate
-from diffseg.labels import assign
-from diffseg.merging import merge
+from diffseg.method.aggregate import aggregate
+from diffseg.method.assign import assign
+from diffseg.method.merge import merge
 from jobs import console, process
 
 SIDE, SIZE, ANCHORS, REGIONS, PAIRS = 64, 512, 16, 10, 7

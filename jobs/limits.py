@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffseg.backends import Backend
-from diffseg.precision import tensor_cores
+from diffseg.method.tf32 import tensor_cores
 
 aten = torch.ops.aten
 Step = Callable[[], Any]

@@ -4,7 +4,7 @@ import pytest
 import synthetic
 import torch
 
-from diffseg.aggregate import aggregate
+from diffseg.method.aggregate import aggregate
 from diffseg.types import AttentionError
 
 
@@ -67,7 +67,7 @@ def test_tiles_and_single_maps_are_parts_of_the_whole(monkeypatch):
     whole = attention.whole()
 
     monkeypatch.setattr(
-        "diffseg.aggregate.TILE_BYTES", {"cpu": 5 * 4 * 24 * 4}
+        "diffseg.method.aggregate.TILE_BYTES", {"cpu": 5 * 4 * 24 * 4}
     )  # five rows of cells: two whole coarse ones
 
     assert [tile.shape[1] for tile in attention.tiles()] == [16, 8]

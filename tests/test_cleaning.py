@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diffseg.cleaning import clean
-from diffseg.regions import paint, runs_of
+from diffseg.method.cleanup import clean
+from diffseg.method.runs import paint, runs_of
 
 
 def cleaned(*rows, pixels):

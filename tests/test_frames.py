@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffseg.config import SegmentConfig
-from diffseg.frames import frame, model_size, output_size, to_model
+from diffseg.method.geometry import frame, model_size, output_size, to_model
 
 FAST = SegmentConfig(image_size=512)
 PAPER = SegmentConfig(mode="paper", image_size=512)

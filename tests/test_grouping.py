@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from diffseg.aggregate import aggregate
 from diffseg.capture import capture_attention
 from diffseg.checkpoints import build
 from diffseg.embedded.architecture import LAYOUT
@@ -15,6 +14,7 @@ from diffseg.embedded.loss import (
     keep_apart,
     stay_inside,
 )
+from diffseg.method.aggregate import aggregate
 
 HALVES = torch.tensor([[0, 0, 1, 1]] * 4).flatten()
 SAME = (HALVES[:, None] == HALVES[None, :]).float()

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffseg.aggregate import Attention
-from diffseg.merging import Logged, anchor_cells, symmetric_kl, visit_in_order
-from diffseg.merging import merge as merge_attention
+from diffseg.method.aggregate import Attention
+from diffseg.method.merge import Logged, anchor_cells, symmetric_kl, visit_in_order
+from diffseg.method.merge import merge as merge_attention
 
 
 def densities(probabilities):
@@ -71,7 +71,7 @@ def test_proposals_do_not_depend_on_the_tiles_maps_come_in(monkeypatch):
     maps = densities(synthetic.attention(synthetic.blobs((8, 8), 4, 0), (1,), 0)[0])
     whole = merge(maps, (8, 8), (0.4, 0.4), 4)
 
-    monkeypatch.setattr("diffseg.aggregate.TILE_BYTES", {"cpu": 3 * 8 * 64 * 4})  # three rows of cells
+    monkeypatch.setattr("diffseg.method.aggregate.TILE_BYTES", {"cpu": 3 * 8 * 64 * 4})  # three rows of cells
 
     parts = merge(maps, (8, 8), (0.4, 0.4), 4)
     assert parts.trace == whole.trace

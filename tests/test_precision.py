@@ -2,9 +2,9 @@ import pytest
 import synthetic
 import torch
 
-from diffseg.aggregate import aggregate
-from diffseg.merging import Logged, anchor_cells, symmetric_kl
-from diffseg.precision import MATMUL, tensor_cores
+from diffseg.method.aggregate import aggregate
+from diffseg.method.merge import Logged, anchor_cells, symmetric_kl
+from diffseg.method.tf32 import MATMUL, tensor_cores
 
 
 def settings():

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffseg.merging import Proposals
-from diffseg.quality import margins, score
-from diffseg.regions import number, runs_of
+from diffseg.method.merge import Proposals
+from diffseg.method.runs import number, runs_of
+from diffseg.method.score import margins, score
 
 
 def test_margin_is_the_lead_over_the_runner_up():

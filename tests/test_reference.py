@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from diffseg import SegmentConfig, segment_attention
-from diffseg.aggregate import aggregate
+from diffseg.method.aggregate import aggregate
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 CASES = sorted(path.stem.removeprefix("exp_") for path in REFERENCE.glob("cases/exp_*.npz"))

@@ -4,9 +4,9 @@ import synthetic
 import torch
 from sklearn.cluster import KMeans
 
-from diffseg.aggregate import aggregate
-from diffseg.merging import merge
-from diffseg.refine import cluster, refine
+from diffseg.method.aggregate import aggregate
+from diffseg.method.merge import merge
+from diffseg.method.refine import cluster, refine
 
 
 def test_maps_join_the_nearest_centre():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diffseg.regions import connected, number, paint, runs_of, touching, union
+from diffseg.method.runs import connected, number, paint, runs_of, touching, union
 
 
 def regions(labels):

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
 from diffseg.capture import AttentionMaps
-from diffseg.frames import frame
+from diffseg.method.geometry import frame
 from diffseg.segmenter import as_pixels, label
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,7 +16,7 @@ from diffseg.checkpoints import build
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
-from diffseg.frames import frame, to_model
+from diffseg.method.geometry import frame, to_model
 from diffseg.model import Backend
 from diffseg.scenes import benchmark
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffseg.merging import Proposals
-from diffseg.regions import Runs, Segments
+from diffseg.method.merge import Proposals
+from diffseg.method.runs import Runs, Segments
 from diffseg.types import Float
 
 PARTS = 1 << 24  # of one pixel's score: whole numbers have the same sum in whatever order a GPU adds them

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffseg.aggregate import Attention
+from diffseg.method.aggregate import Attention
 from diffseg.types import Bool, Float, Int
 
 RESOLUTION = 1e-5  # nats: nearer maps are equal, for rounding in float32 puts a map this far from itself

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffseg.regions import Runs, Touching, connected, touching, union
+from diffseg.method.runs import Runs, Touching, connected, touching, union
 from diffseg.types import Bool, Int
 
 HALF = 32  # bits: two numbers of pixels share a 64-bit rank, so that one maximum compares by both

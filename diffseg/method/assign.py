@@ -6,7 +6,7 @@ Letters: P proposals, h x w cells of the attention grid, H x W pixels of the res
 import torch
 from torch import Tensor
 
-from diffseg.bilinear import bilinear
+from diffseg.method.bilinear import bilinear
 from diffseg.types import IGNORE, Float, Int
 
 TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # of enlarged proposals held at a time

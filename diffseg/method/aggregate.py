@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffseg.bilinear import bilinear
+from diffseg.method.bilinear import bilinear
 from diffseg.types import AttentionError, Float
 
 SUM_TOLERANCE = 0.02  # half-precision softmax strays by a few thousandths; unnormalised scores by far more

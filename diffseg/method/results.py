@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from diffseg.cleaning import clean
 from diffseg.config import SegmentConfig
-from diffseg.regions import Runs, Segments, connected, number, paint, runs_of, touching
+from diffseg.method.cleanup import clean
+from diffseg.method.runs import Runs, Segments, connected, number, paint, runs_of, touching
 from diffseg.types import Float, Int, Segment, Segmentation
 
 

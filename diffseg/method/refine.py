@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffseg.aggregate import Attention
-from diffseg.merging import Proposals
+from diffseg.method.aggregate import Attention
+from diffseg.method.merge import Proposals
 from diffseg.types import Float, Int
 
 ROUNDS = 300  # scikit-learn's bounds, which the published results rest on
