@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffseg.capture import AttentionMaps
 from diffseg.config import SegmentConfig
 from diffseg.method.aggregate import aggregate
 from diffseg.method.assign import assign, place
@@ -24,6 +23,7 @@ from diffseg.method.results import ids, segmentations, tidy
 from diffseg.method.runs import paint
 from diffseg.method.score import score
 from diffseg.method.tf32 import tensor_cores
+from diffseg.models.unet.capture import AttentionMaps
 from diffseg.types import AttentionError, Float, Int, Segmentation
 
 PUBLISHED_THRESHOLDS = (1.1, 1.1, 1.1)  # for COCO-Stuff; where no model brings its own
@@ -32,7 +32,7 @@ FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infini
 
 @runtime_checkable
 class Model(Protocol):
-    """What the method asks of a diffusion model: `diffseg.backends.Backend`, or anything that attends."""
+    """What the method asks of a diffusion model: `diffseg.models.unet.loading.Backend`, or anything that attends."""
 
     @property
     def config(self) -> SegmentConfig:
@@ -74,7 +74,7 @@ class DiffSeg:
 
         Raises ValueError where there is no usable model of that name.
         """
-        from diffseg.backends import Backend
+        from diffseg.models.unet.loading import Backend
 
         return cls(Backend.load(model, config or SegmentConfig(), device=device), batch_size)
 

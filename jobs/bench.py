@@ -9,7 +9,7 @@ from jobs.bench_chaos import chaos
 from jobs.bench_job import job
 
 if TYPE_CHECKING:
-    from diffseg.backends import Backend
+    from diffseg.models.unet.loading import Backend
     from jobs.stages import Measured
 
 Model = Annotated[str | None, typer.Option("--model", help="The model to time: a name, hub id, folder or URL.")]
@@ -50,8 +50,8 @@ def bench(
         raise ConfigError("bench times one model: give --model M, or --random-weights with a name such as sd1.5")
     flags = {"mode": mode, "dtype": dtype, "compile": compile, "image_size": image_size}
     settings, _ = read_config(None, flags, {})
-    from diffseg.backends import Backend
-    from diffseg.checkpoints import random_backend
+    from diffseg.models.unet.loading import Backend
+    from diffseg.models.unet.random_weights import random_backend
     from jobs.stages import measure
 
     with device_errors():

@@ -16,9 +16,9 @@ def fetch(
     json: options.Json = False,
 ) -> None:
     """Copy a hub model to storage once, for clusters that then need no hub."""
-    from diffseg import weights
-    from diffseg.backends import check
-    from diffseg.specs import BACKENDS
+    from diffseg.models import fetch as weights
+    from diffseg.models.specs import BACKENDS
+    from diffseg.models.unet.loading import check
     from pipeline.errors import ConfigError
     from pipeline.models import copy_model
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffseg.backends import Backend
 from diffseg.method.tf32 import tensor_cores
+from diffseg.models.unet.loading import Backend
 
 aten = torch.ops.aten
 Step = Callable[[], Any]

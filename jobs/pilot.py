@@ -16,7 +16,7 @@ from jobs.plan import rows as plan_rows
 from jobs.preview import appearing
 
 if TYPE_CHECKING:
-    from diffseg.backends import Backend
+    from diffseg.models.unet.loading import Backend
     from pipeline.piloting import Pilot
     from pipeline.planning import Speed
 
@@ -140,7 +140,7 @@ def _load(model: str, segment: Any, batch_size: int | None) -> tuple["Backend", 
     """The model, and how many images a pass takes. On a processor as a worker there: with a single thread."""
     import torch
 
-    from diffseg.backends import Backend
+    from diffseg.models.unet.loading import Backend
     from diffseg.segmenter import DiffSeg
     from pipeline.device_errors import device_errors
     from pipeline.errors import ConfigError

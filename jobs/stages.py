@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffseg.backends import Backend
-from diffseg.capture import AttentionMaps, capture_attention
 from diffseg.config import SegmentConfig
 from diffseg.method.aggregate import aggregate
 from diffseg.method.assign import assign
 from diffseg.method.geometry import frame, to_model
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.tf32 import tensor_cores
+from diffseg.models.unet.capture import AttentionMaps, capture_attention
+from diffseg.models.unet.loading import Backend
 from diffseg.segmenter import FLOOR, DiffSeg, label
 from jobs.limits import Clock, Limits, count_flop, measure_limits, peak_bytes
 from pipeline.images import decode, encode_label_map

@@ -78,7 +78,7 @@ def _cells(line: str) -> list[str]:
 
 def read_weights(folder: Path) -> Any:
     """The UNet of a model that was saved before, in float32."""
-    from diffseg.backends import read_unet
+    from diffseg.models.unet.loading import read_unet
 
     return {name: weight.float() for name, weight in read_unet(folder).state_dict().items()}
 

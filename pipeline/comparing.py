@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffseg.capture import AttentionMaps
 from diffseg.config import SegmentConfig
+from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery import PICTURE_SIDE

@@ -153,9 +153,9 @@ def open_run(
     extend: bool = False,
 ) -> Ledger:
     """Resolve the configuration with what the model brings, and begin or join the run. Raises ConfigError."""
-    from diffseg.backends import check
-    from diffseg.recognise import recognise
-    from diffseg.weights import fetch
+    from diffseg.models.fetch import fetch
+    from diffseg.models.recognise import recognise
+    from diffseg.models.unet.loading import check
 
     try:
         files = fetch(model)

@@ -6,8 +6,8 @@ never overwritten, so that the same copy resumes and another one is refused. Rea
 
 import shutil
 
-from diffseg.copies import ORIGIN, Origin
-from diffseg.files import ModelFiles, beside, listing_of, needed, reader_of
+from diffseg.models.cache import ORIGIN, Origin
+from diffseg.models.files import ModelFiles, beside, listing_of, needed, reader_of
 from pipeline.errors import ConfigError, StorageError
 from pipeline.store import Store
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from diffseg.weights import arriving
+from diffseg.models.fetch import arriving
 from pipeline.errors import PipelineError, Unfit
 from pipeline.meter import Reading
 from pipeline.records import Beat, Outcome, ShardTask

@@ -211,7 +211,7 @@ def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worke
     ledger.store.create_only = settings.create_only
     import torch
 
-    from diffseg.backends import Backend
+    from diffseg.models.unet.loading import Backend
     from diffseg.segmenter import DiffSeg
 
     if settings.gpu:

@@ -19,13 +19,13 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from diffseg import DiffSeg
-from diffseg.checkpoints import random_checkpoint
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.partition import overlaps
-from diffseg.layouts import LAYOUTS
-from diffseg.model import Backend
+from diffseg.models.fetch import fetch
+from diffseg.models.unet.architectures import LAYOUTS
+from diffseg.models.unet.backend import Backend
+from diffseg.models.unet.random_weights import random_checkpoint
 from diffseg.scenes import draw_scene
-from diffseg.weights import fetch
 from jobs import cli
 from pipeline.config import RunConfig
 from pipeline.images import decode_label_map
@@ -157,7 +157,9 @@ def test_everything_that_costs_time_is_counted_with_the_line_that_asks_for_it(sh
         labelled(shard, str(tmp_path / "run"), "tiny", SegmentConfig(image_size=SIDE, dtype="bfloat16"))
     places = [*(place for _, place in (*device.launches, *device.syncs)), *device.uploads, *device.downloads]
     assert all(re.fullmatch(r"(diffseg|pipeline)/\w+\.py:\d+", place) for place in places)
-    into_model = sum(size for place, size in device.uploads.items() if place.startswith("diffseg/model.py"))
+    into_model = sum(
+        size for place, size in device.uploads.items() if place.startswith("diffseg/models/unet/backend.py")
+    )
     weights = sum(path.stat().st_size for path in Path(fetch("tiny").folder).rglob("*.safetensors"))
     assert into_model > weights / 2, "they are stored in half precision, and the decoder stays behind"
     assert sum(device.downloads.values()) >= 4 * sum(h * w for h, w in SIZES), "label maps"

@@ -9,13 +9,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from diffseg.backends import Backend, read_unet
-from diffseg.checkpoints import random_checkpoint
 from diffseg.config import SegmentConfig
-from diffseg.layouts import LAYOUTS
-from diffseg.recognise import attention_levels, recognise
-from diffseg.specs import BACKENDS
-from diffseg.weights import fetch
+from diffseg.models.fetch import fetch
+from diffseg.models.recognise import attention_levels, recognise
+from diffseg.models.specs import BACKENDS
+from diffseg.models.unet.architectures import LAYOUTS
+from diffseg.models.unet.loading import Backend, read_unet
+from diffseg.models.unet.random_weights import random_checkpoint
 
 torch.set_num_threads(1)
 

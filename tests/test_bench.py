@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from diffseg.backends import new_part
-from diffseg.capture import AttentionMaps, cut_after_last_attention
-from diffseg.checkpoints import random_backend
 from diffseg.config import SegmentConfig
-from diffseg.layouts import LAYOUTS
+from diffseg.models.unet.architectures import LAYOUTS
+from diffseg.models.unet.capture import AttentionMaps, cut_after_last_attention
+from diffseg.models.unet.loading import new_part
+from diffseg.models.unet.random_weights import random_backend
 from jobs.cli import run
 from jobs.limits import Limits, count_flop
 from jobs.stages import Stage, measure, structured_maps

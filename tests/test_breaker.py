@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import a_run, jpeg, samples, write_shard
 
-from diffseg.checkpoints import build as random_checkpoint
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
+from diffseg.models.unet.random_weights import build as random_checkpoint
 from diffseg.types import AttentionError
 from pipeline import breaker
 from pipeline.driver import drive

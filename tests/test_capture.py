@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffseg.attention import add_head_mean, attend_opaque, fused_attention, log_sum_exp
-from diffseg.capture import capture_attention, cut_after_last_attention
-from diffseg.checkpoints import build
-from diffseg.layouts import LAYOUTS, narrow
-from diffseg.recognise import attention_levels
+from diffseg.models.attention import add_head_mean, attend_opaque, fused_attention, log_sum_exp
+from diffseg.models.recognise import attention_levels
+from diffseg.models.unet.architectures import LAYOUTS, narrow
+from diffseg.models.unet.capture import capture_attention, cut_after_last_attention
+from diffseg.models.unet.random_weights import build
 
 torch.set_num_threads(1)
 
@@ -194,9 +194,9 @@ def test_nothing_larger_than_one_map_is_ever_made():
 
 COMPILED = """
 import torch
-from diffseg.capture import capture_attention
-from diffseg.checkpoints import build
-from diffseg.layouts import LAYOUTS, narrow
+from diffseg.models.unet.capture import capture_attention
+from diffseg.models.unet.random_weights import build
+from diffseg.models.unet.architectures import LAYOUTS, narrow
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

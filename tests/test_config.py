@@ -8,8 +8,8 @@ import pytest
 
 from diffseg import config as module
 from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, SegmentConfig, fingerprint, labels_version_of
-from diffseg.recognise import recognise
-from diffseg.weights import fetch
+from diffseg.models.fetch import fetch
+from diffseg.models.recognise import recognise
 from pipeline.config import RunConfig, read_config
 from pipeline.documents import validated
 from pipeline.errors import ConfigError

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
-from diffseg.backends import new_part
 from diffseg.embedded.encoder import AUTOENCODER, KNEES, LATENTS, MID_X, SLOPE, YCC, Y, set_by_hand
 from diffseg.embedded.trainer import as_pixels
+from diffseg.models.unet.loading import new_part
 from diffseg.scenes import draw_scene
 
 

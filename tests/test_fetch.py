@@ -18,14 +18,15 @@ import servers
 from test_weights import UNET, FakeHub, offer
 from test_wrong_models import in_parts
 
-from diffseg import backends, weights
-from diffseg.checkpoints import random_checkpoint
-from diffseg.copies import ORIGIN, once
+from diffseg.models import fetch
+from diffseg.models.cache import ORIGIN, once
+from diffseg.models.unet import loading
+from diffseg.models.unet.random_weights import random_checkpoint
 from jobs import cli
 
 RACER = """
 import json, sys
-from diffseg.weights import fetch
+from diffseg.models.fetch import fetch
 files = fetch(sys.argv[1])
 print(json.dumps([str(files.folder), files.revision, files.sha256]))
 """
@@ -60,12 +61,12 @@ def test_a_hub_model_is_copied_to_storage_with_its_commit_and_hash(monkeypatch, 
     told = capsys.readouterr().out
     note = json.loads((target / ORIGIN).read_text())
     assert note["revision"] == "c0ffee"
-    assert note["sha256"] == weights.fetch(str(saved)).sha256
+    assert note["sha256"] == fetch.fetch(str(saved)).sha256
     assert f"at c0ffee, sha256 {note['sha256']}" in told
     assert f"{UNET}.safetensors" in note["files"]
     assert "model_index.json" not in note["files"]
 
-    files = weights.fetch(str(target))
+    files = fetch.fetch(str(target))
     assert (files.revision, files.sha256) == ("c0ffee", note["sha256"])
 
 
@@ -74,9 +75,9 @@ def test_weights_in_parts_go_through_an_object_store_as_they_are(s3, saved, plac
     for part in ("unet", "text_encoder"):
         in_parts(part, names="piece_{}.safetensors")(model)
     assert cli.run(["fetch", str(model), place]) == 0
-    copy = weights.fetch(place, tmp_path / "cache")
-    assert copy.sha256 == weights.fetch(str(model)).sha256
-    backends.check(copy)
+    copy = fetch.fetch(place, tmp_path / "cache")
+    assert copy.sha256 == fetch.fetch(str(model)).sha256
+    loading.check(copy)
 
 
 def test_the_second_time_nothing_is_written(monkeypatch, saved, tmp_path, capsys):
@@ -94,9 +95,9 @@ def test_a_copy_that_was_broken_off_is_finished(monkeypatch, saved, tmp_path):
     assert cli.run(["fetch", "owner/name", str(target)]) == 0
     (target / f"{UNET}.safetensors").unlink()
     with pytest.raises(ValueError, match=f"no {UNET}.safetensors"):
-        weights.fetch(str(target))
+        fetch.fetch(str(target))
     assert cli.run(["fetch", "owner/name", str(target)]) == 0
-    assert weights.fetch(str(target)).revision == "c0ffee"
+    assert fetch.fetch(str(target)).revision == "c0ffee"
 
 
 def test_another_model_or_other_files_are_never_mixed_in(monkeypatch, saved, tmp_path, capsys):
@@ -117,7 +118,7 @@ def test_a_copy_whose_bytes_changed_is_refused(saved, tmp_path):
     with (target / f"{UNET}.safetensors").open("ab") as file:
         file.write(b" ")
     with pytest.raises(ValueError, match=r"is not the copy that fetched\.json tells of"):
-        weights.fetch(str(target))
+        fetch.fetch(str(target))
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path, capsys):
@@ -136,7 +137,7 @@ def test_two_processes_of_a_node_download_a_model_once(s3, saved, place, tmp_pat
     got = downloads(s3)
     assert len(got) == len(set(got)) == 3
     folder, revision, sha256 = json.loads(found[0])
-    assert (revision, sha256) == (None, weights.fetch(str(saved)).sha256)
+    assert (revision, sha256) == (None, fetch.fetch(str(saved)).sha256)
     assert [str(path) for path in tmp_path.iterdir()] == [folder]
 
 
@@ -161,7 +162,7 @@ def test_storage_that_refuses_in_the_middle_is_one_line_and_leaves_nothing(s3, s
     assert cli.run(["fetch", str(saved), place]) == 0
     s3.choose = lambda number, method, path: "cut in the body" if "safetensors" in path and method == "GET" else "sound"
     with pytest.raises(OSError, match=r"cannot be copied|arrived short") as failure:
-        weights.fetch(place, tmp_path)
+        fetch.fetch(place, tmp_path)
     assert "\n" not in str(failure.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -176,7 +177,7 @@ def no_locks(*_):
     ids=["system", "disk"],
 )
 def test_a_folder_appears_once_though_its_machine_knows_no_locks(name, stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"diffseg.copies.{name}", stand_in)
+    monkeypatch.setattr(f"diffseg.models.cache.{name}", stand_in)
     calls = []
     for _ in range(2):
         once(tmp_path / "a" / "model", calls.append)
@@ -186,4 +187,4 @@ def test_a_folder_appears_once_though_its_machine_knows_no_locks(name, stand_in,
 def test_no_hub_is_asked_for_a_copy(monkeypatch, saved, tmp_path):
     monkeypatch.setattr(huggingface_hub, "HfApi", None)
     assert cli.run(["fetch", str(saved), str(tmp_path / "copy")]) == 0
-    assert weights.fetch(str(tmp_path / "copy")).revision is None
+    assert fetch.fetch(str(tmp_path / "copy")).revision is None

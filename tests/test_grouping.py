@@ -1,8 +1,6 @@
 import pytest
 import torch
 
-from diffseg.capture import capture_attention
-from diffseg.checkpoints import build
 from diffseg.embedded.architecture import LAYOUT
 from diffseg.embedded.loss import (
     FAR,
@@ -15,6 +13,8 @@ from diffseg.embedded.loss import (
     stay_inside,
 )
 from diffseg.method.aggregate import aggregate
+from diffseg.models.unet.capture import capture_attention
+from diffseg.models.unet.random_weights import build
 
 HALVES = torch.tensor([[0, 0, 1, 1]] * 4).flatten()
 SAME = (HALVES[:, None] == HALVES[None, :]).float()

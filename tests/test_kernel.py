@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffseg import capture, exponentials, model
-from diffseg.backends import new_part
-from diffseg.capture import rehearse
-from diffseg.exponentials import add_exponentials
-from diffseg.layouts import LAYOUTS
+from diffseg.models import exponentials
+from diffseg.models.exponentials import add_exponentials
+from diffseg.models.unet import backend, capture
+from diffseg.models.unet.architectures import LAYOUTS
+from diffseg.models.unet.capture import rehearse
+from diffseg.models.unet.loading import new_part
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes of shared memory a block may have, by CUDA
@@ -42,8 +43,8 @@ def run(*command, **environment):
 
 INTERPRETED = """
 import torch
-from diffseg.capture_triton import add_exponentials
-from diffseg.exponentials import add_exponentials_plainly
+from diffseg.models.attention_triton import add_exponentials
+from diffseg.models.exponentials import add_exponentials_plainly
 
 torch.manual_seed(0)
 SHAPES = (2, 3, 77, 40), (1, 1, 130, 64), (1, 1, 63, 160), (1, 2, 20, 20), (1, 5, 1, 8)
@@ -73,7 +74,7 @@ def test_the_kernel_agrees_with_the_plain_way_in_its_interpreter_whatever_the_st
 ON_A_GPU = """
 import torch
 from diffseg import exponentials
-from diffseg.attention import add_head_mean, fused_attention
+from diffseg.models.attention import add_head_mean, fused_attention
 
 torch.manual_seed(0)
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-3)):
@@ -266,7 +267,7 @@ def test_a_lost_device_is_no_reason_to_go_the_plain_way(asked, caplog, monkeypat
 
 def test_a_machine_without_triton_says_so_and_labels(asked, caplog, monkeypatch):
     exponentials._kernel.cache_clear()
-    monkeypatch.setitem(sys.modules, "diffseg.capture_triton", None)
+    monkeypatch.setitem(sys.modules, "diffseg.models.attention_triton", None)
     monkeypatch.setitem(sys.modules, "triton", None)
     assert torch.equal(sums(), sums(8, torch.Tensor))
     assert "ModuleNotFoundError" in caplog.text or "ImportError" in caplog.text
@@ -275,7 +276,7 @@ def test_a_machine_without_triton_says_so_and_labels(asked, caplog, monkeypatch)
 REAL = """
 import logging, sys
 import torch, triton
-from diffseg.exponentials import add_exponentials
+from diffseg.models.exponentials import add_exponentials
 sys.path.insert(0, "infra/benchmarks")
 import kernel
 
@@ -326,10 +327,10 @@ def test_every_head_size_of_a_model_is_tried_when_it_is_loaded(monkeypatch, name
 def test_compiled_kernels_are_kept_where_the_weights_are_unless_the_user_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
-    model._share_compiled()
+    backend._share_compiled()
     assert os.environ["TRITON_CACHE_DIR"] == "/elsewhere"
     monkeypatch.delenv("TRITON_CACHE_DIR")
-    model._share_compiled()
+    backend._share_compiled()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "triton")
     assert (tmp_path / "triton").is_dir()
 
@@ -338,5 +339,5 @@ def test_a_cache_that_cannot_be_written_is_left_alone(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path / "file"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    model._share_compiled()
+    backend._share_compiled()
     assert "TRITON_CACHE_DIR" not in os.environ

@@ -20,7 +20,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "jobs/bench_kills.py",
         "jobs/bench_ray_data.py",
     },
-    "diffusers": {"diffseg/backends.py"},
+    "diffusers": {"diffseg/models/unet/loading.py"},
     "pyarrow": {
         "pipeline/table/records.py",
         "pipeline/table/rows.py",
@@ -28,7 +28,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/table/joined.py",
     },
     "webdataset": {"pipeline/tars.py"},
-    "fsspec": {"pipeline/storage.py", "diffseg/weights.py"},
+    "fsspec": {"pipeline/storage.py", "diffseg/models/fetch.py"},
     "rich": {"jobs/console.py"},
     "pydantic": {"pipeline/documents.py"},
     "tenacity": {"pipeline/retrying.py"},
@@ -108,7 +108,7 @@ def test_the_method_needs_neither_ray_nor_the_engine():
     [
         "from jobs import cli",
         "from pipeline import compact, ledger, preview, status\nfrom pipeline.exports import export",
-        "from diffseg import SegmentConfig\nimport diffseg.weights, diffseg.backends, diffseg.recognise",
+        "from diffseg import SegmentConfig\nimport diffseg.models.fetch, diffseg.models.unet.loading, diffseg.models.recognise",
     ],
 )
 def test_help_status_and_configuration_import_no_torch(code):

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy import ndimage
 
 from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
-from diffseg.capture import AttentionMaps
 from diffseg.method.geometry import frame
+from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import as_pixels, label
 
 GOLDEN = Path(__file__).parent / "golden"

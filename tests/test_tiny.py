@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from diffseg import DiffSeg, SegmentConfig, segment_attention
-from diffseg.capture import AttentionMaps
-from diffseg.checkpoints import build
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
 from diffseg.method.geometry import frame, to_model
-from diffseg.model import Backend
+from diffseg.models.unet.backend import Backend
+from diffseg.models.unet.capture import AttentionMaps
+from diffseg.models.unet.random_weights import build
 from diffseg.scenes import benchmark
 
 SCENES = 10  # two of every kind

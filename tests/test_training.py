@@ -51,7 +51,7 @@ def test_every_step_reports_both_losses(straight):
 
 
 def test_what_is_saved_is_the_average_and_loads_as_any_model(straight, tmp_path):
-    from diffseg.backends import Backend
+    from diffseg.models.unet.loading import Backend
 
     trainer, _ = straight
     backend = Backend.load(str(trainer.save(tmp_path / "model", torch.float32)), device="cpu")
@@ -63,7 +63,7 @@ def test_what_is_saved_is_the_average_and_loads_as_any_model(straight, tmp_path)
 
 
 def test_the_prompt_in_training_is_the_prompt_in_labelling(straight, tmp_path):
-    from diffseg.backends import read_prompt
+    from diffseg.models.unet.loading import read_prompt
 
     trainer, _ = straight
     hidden, _ = read_prompt(trainer.save(tmp_path / "model", torch.float32), two_encoders=False)

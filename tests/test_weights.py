@@ -7,9 +7,9 @@ import fsspec
 import huggingface_hub
 import pytest
 
-from diffseg.checkpoints import random_checkpoint
-from diffseg.files import needed, weight_files
-from diffseg.weights import fetch
+from diffseg.models.fetch import fetch
+from diffseg.models.files import needed, weight_files
+from diffseg.models.unet.random_weights import random_checkpoint
 
 UNET = "unet/diffusion_pytorch_model"
 SETTINGS = [

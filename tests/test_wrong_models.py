@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from test_weights import FakeHub, offer
 
 import diffseg
-from diffseg.backends import Backend, check, read_encoder, read_prompt, read_unet
-from diffseg.checkpoints import random_checkpoint
-from diffseg.files import listing_of, needed, reader_of
-from diffseg.weights import fetch
+from diffseg.models.fetch import fetch
+from diffseg.models.files import listing_of, needed, reader_of
+from diffseg.models.unet.loading import Backend, check, read_encoder, read_prompt, read_unet
+from diffseg.models.unet.random_weights import random_checkpoint
 from jobs import cli
 
 torch.set_num_threads(1)

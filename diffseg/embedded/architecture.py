@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffseg.embedded.encoder import AUTOENCODER
-from diffseg.layouts import TINY, Layout
+from diffseg.models.unet.architectures import TINY, Layout
 
 LAYOUT: Layout = replace(
     TINY,

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
 
-from diffseg.checkpoints import SCHEDULER, Checkpoint, build
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.embedded.encoder import AUTOENCODER, set_by_hand
 from diffseg.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
-from diffseg.layouts import CONTEXT
+from diffseg.models.unet.architectures import CONTEXT
+from diffseg.models.unet.random_weights import SCHEDULER, Checkpoint, build
 from diffseg.scenes import Scene, draw_scene
 from diffseg.types import Float
 

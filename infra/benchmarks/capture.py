@@ -14,10 +14,10 @@ from statistics import median
 
 import torch
 
-from diffseg.backends import new_part
-from diffseg.capture import capture_attention, cut_after_last_attention
-from diffseg.checkpoints import fill_at_random
-from diffseg.layouts import layout_of
+from diffseg.models.unet.architectures import layout_of
+from diffseg.models.unet.capture import capture_attention, cut_after_last_attention
+from diffseg.models.unet.loading import new_part
+from diffseg.models.unet.random_weights import fill_at_random
 
 
 def resident(field: str) -> int:

@@ -22,9 +22,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
-from diffseg.layouts import LAYOUTS, Layout, narrow
-from diffseg.recognise import attention_levels
-from diffseg.weights import cache_folder
+from diffseg.models.fetch import cache_folder
+from diffseg.models.recognise import attention_levels
+from diffseg.models.unet.architectures import LAYOUTS, Layout, narrow
 
 SHARED_LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a block may ask for; CUDA's own figures
 CARDS = {80: "A100", 86: "A10G, RTX 30", 89: "L4, RTX 40", 90: "H100, H200"}
@@ -138,7 +138,7 @@ def compile_case(case: Case) -> Facts:
     import torch
     import triton
 
-    from diffseg.capture_triton import add_exponentials, tile_of
+    from diffseg.models.attention_triton import add_exponentials, tile_of
 
     torch.set_num_threads(1)
     dtype = getattr(torch, case.dtype)

@@ -41,7 +41,7 @@ def add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, sc
 
 @cache
 def _kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, float], None]:
-    from diffseg.capture_triton import add_exponentials
+    from diffseg.models.attention_triton import add_exponentials
 
     return add_exponentials
 

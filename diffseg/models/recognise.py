@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffseg.config import SegmentConfig
-from diffseg.specs import BACKENDS, OVERRIDES, BackendSpec
+from diffseg.models.specs import BACKENDS, OVERRIDES, BackendSpec
 
 if TYPE_CHECKING:
-    from diffseg.files import ModelFiles
+    from diffseg.models.files import ModelFiles
 
 LATENT_SCALE = 8  # image pixels a latent cell, in every family
 TIMES = 1000  # diffusion times of every family: what `timestep` counts in

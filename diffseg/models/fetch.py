@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.copies import ORIGIN, PARTIAL, once, origin_of
-from diffseg.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
-from diffseg.recognise import norms_latents, read_json
-from diffseg.specs import BACKENDS
+from diffseg.models.cache import ORIGIN, PARTIAL, once, origin_of
+from diffseg.models.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
+from diffseg.models.recognise import norms_latents, read_json
+from diffseg.models.specs import BACKENDS
 
 HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetched earlier is used

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.backends import read_encoder, read_prompt, read_unet
-from diffseg.capture import AttentionMaps, capture_attention, cut_after_last_attention, rehearse
 from diffseg.config import SegmentConfig
-from diffseg.files import ModelFiles
-from diffseg.recognise import named, recognise
-from diffseg.specs import BackendSpec
+from diffseg.models.fetch import cache_folder, fetch
+from diffseg.models.files import ModelFiles
+from diffseg.models.recognise import named, recognise
+from diffseg.models.specs import BackendSpec
+from diffseg.models.unet.capture import AttentionMaps, capture_attention, cut_after_last_attention, rehearse
+from diffseg.models.unet.loading import read_encoder, read_prompt, read_unet
 from diffseg.types import Float
-from diffseg.weights import cache_folder, fetch
 
 ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way

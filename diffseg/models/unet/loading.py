@@ -2,7 +2,7 @@
 
 A part is built without memory on the "meta" device and given its weights tensor by tensor. Each tensor it wants must be
 in its files, in its shape, and each one there must have a place: nothing is ever left to a library's random numbers.
-Importing this needs no torch. `Backend`, the model in memory, lives in `diffseg.model` and is reachable from here.
+Importing this needs no torch. `Backend`, the model in memory, lives in `diffseg.models.unet.backend` and is reachable from here.
 """
 
 import os
@@ -13,13 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffseg.files import WEIGHTED, ModelFiles, tensors_of, weight_files
-from diffseg.recognise import named, read_json, recognise, stranger, text_settings
+from diffseg.models.files import WEIGHTED, ModelFiles, tensors_of, weight_files
+from diffseg.models.recognise import named, read_json, recognise, stranger, text_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from diffseg.model import Backend as Backend
+    from diffseg.models.unet.backend import Backend as Backend
 
 TOLD = 3  # tensors named in a refusal
 UNUSED = {  # what may be in the files of a part and has no place in it: what is dropped, and what can be counted
@@ -213,7 +213,7 @@ def _first_line(error: Exception) -> str:
 
 def __getattr__(name: str) -> Any:
     if name != "Backend":
-        raise AttributeError(f"module 'diffseg.backends' has no attribute {name!r}")
-    from diffseg.model import Backend
+        raise AttributeError(f"module 'diffseg.models.unet.loading' has no attribute {name!r}")
+    from diffseg.models.unet.backend import Backend
 
     return Backend

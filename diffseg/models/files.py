@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.recognise import SCHEDULER, stranger, told_by
-from diffseg.specs import BACKENDS, OVERRIDES
+from diffseg.models.recognise import SCHEDULER, stranger, told_by
+from diffseg.models.specs import BACKENDS, OVERRIDES
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WEIGHTED = PARTS[:4]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffseg.exponentials import add_exponentials
+from diffseg.models.exponentials import add_exponentials
 from diffseg.types import Float
 
 LOG2_E = math.log2(math.e)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffseg.backends import new_part, new_text_encoder
 from diffseg.config import SegmentConfig
-from diffseg.files import ModelFiles
-from diffseg.layouts import CONTEXT, Layout, Settings, layout_of
-from diffseg.model import Backend, Parts
-from diffseg.recognise import LATENT_SCALE, attention_levels
-from diffseg.specs import BACKENDS, OVERRIDES
+from diffseg.models.files import ModelFiles
+from diffseg.models.recognise import LATENT_SCALE, attention_levels
+from diffseg.models.specs import BACKENDS, OVERRIDES
+from diffseg.models.unet.architectures import CONTEXT, Layout, Settings, layout_of
+from diffseg.models.unet.backend import Backend, Parts
+from diffseg.models.unet.loading import new_part, new_text_encoder
 
 SCHEDULER: Settings = {  # no label depends on it; a pipeline wants it in the folder
     "_class_name": "DDIMScheduler",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.attention import add_head_mean, attend, attend_opaque
+from diffseg.models.attention import add_head_mean, attend, attend_opaque
 from diffseg.types import Float
 
 
