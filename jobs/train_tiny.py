@@ -135,7 +135,7 @@ def draw_sheet(model: Path, count: int = 12) -> Any:
 
     from diffseg import DiffSeg
     from diffseg.draw import overlay
-    from diffseg.scenes import draw_scene
+    from diffseg.scenes.scene import draw_scene
 
     segmenter = DiffSeg.from_pretrained(str(model), device="cpu")
     columns = []

@@ -5,7 +5,7 @@ wrongly is found by it.
 import numpy as np
 
 from diffseg.evaluation.partition import covering, overlaps
-from diffseg.scenes import draw_scene
+from diffseg.scenes.scene import draw_scene
 from diffseg.types import IGNORE, AttentionError
 from pipeline.errors import Unfit
 from pipeline.images import decode_label_map, encode_label_map

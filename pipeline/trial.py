@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diffseg.config import SegmentConfig
-from diffseg.scenes import draw_scene
+from diffseg.scenes.scene import draw_scene
 from pipeline import labelling, shards
 from pipeline.bad_storage import BadStorage, breaking
 from pipeline.config import RunConfig

@@ -25,7 +25,7 @@ from diffseg.models.fetch import fetch
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.random_weights import random_checkpoint
-from diffseg.scenes import draw_scene
+from diffseg.scenes.scene import draw_scene
 from jobs import cli
 from pipeline.config import RunConfig
 from pipeline.images import decode_label_map

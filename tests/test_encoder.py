@@ -6,7 +6,7 @@ from torch.nn.functional import avg_pool2d, pad
 from diffseg.embedded.encoder import AUTOENCODER, KNEES, LATENTS, MID_X, SLOPE, YCC, Y, set_by_hand
 from diffseg.embedded.trainer import as_pixels
 from diffseg.models.unet.loading import new_part
-from diffseg.scenes import draw_scene
+from diffseg.scenes.scene import draw_scene
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from truths import lay, png
 
 from diffseg.evaluation.scores import score_image
-from diffseg.scenes import benchmark
+from diffseg.scenes.scene import benchmark
 from diffseg.types import Segment
 from jobs import cli
 from pipeline.images import decode_label_map, encode_label_map

@@ -18,7 +18,7 @@ from diffseg.method.geometry import frame, to_model
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.models.unet.random_weights import build
-from diffseg.scenes import benchmark
+from diffseg.scenes.scene import benchmark
 
 SCENES = 10  # two of every kind
 FLOOR_ARI, FLOOR_MIOU = 0.60, 0.55  # the shipped weights stand at 0.75 and 0.67 on these

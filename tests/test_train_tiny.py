@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from diffseg import DiffSeg
 from diffseg.evaluation.scores import score_image
-from diffseg.scenes import benchmark
+from diffseg.scenes.scene import benchmark
 from jobs.train_tiny import History, draw_curve, train_tiny
 
 app = typer.Typer()

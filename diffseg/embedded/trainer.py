@@ -23,7 +23,7 @@ from diffseg.embedded.encoder import AUTOENCODER, set_by_hand
 from diffseg.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
 from diffseg.models.unet.architectures import CONTEXT
 from diffseg.models.unet.random_weights import SCHEDULER, Checkpoint, build
-from diffseg.scenes import Scene, draw_scene
+from diffseg.scenes.scene import Scene, draw_scene
 from diffseg.types import Float
 
 TRAINING, CALIBRATION = 1, 2  # seed spaces of scenes, apart from the one that is reported on

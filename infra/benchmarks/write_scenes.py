@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffseg.scenes import benchmark
+from diffseg.scenes.scene import benchmark
 from pipeline.images import encode_label_map
 from pipeline.tars import write_samples
 

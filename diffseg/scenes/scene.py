@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from diffseg.shapes import PARTITIONS, blob, body, box, pole
-from diffseg.textures import Random, Size, colour, near, surface
+from diffseg.scenes.shapes import PARTITIONS, blob, body, box, pole
+from diffseg.scenes.textures import Random, Size, colour, near, surface
 from diffseg.types import Bool, Float, Int, Int32, UInt8
 
 KINDS = ("cells", "bands", "cuts", "objects", "bodies")

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from diffseg.textures import Random, Size, spectral_noise
+from diffseg.scenes.textures import Random, Size, spectral_noise
 from diffseg.types import Bool, Int
 
 
