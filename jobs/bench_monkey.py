@@ -1,6 +1,6 @@
 """Who kills workers, nodes and the driver of a labelling job, and keeps the books of it: for `bench chaos`.
 
-The driver is a process of its own, `python -m jobs.bench_chaos TRIAL`, started again with the same words after each
+The driver is a process of its own, `python -m jobs.bench.chaos TRIAL`, started again with the same words after each
 death. Who dies next, and when, is drawn by seed.
 """
 
@@ -211,6 +211,6 @@ def _windows(trial: Any) -> int:
 
 
 def _start(trial: Any, log: Any) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "jobs.bench_chaos", trial.to_json()]
+    command = [sys.executable, "-m", "jobs.bench.chaos", trial.to_json()]
     found = os.environ | child_environment()
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=found)

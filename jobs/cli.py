@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from jobs import bench, console, process
+from jobs import console, process
+from jobs.bench import stages
 from jobs.compact import compact
 from jobs.demo import demo
 from jobs.evaluate import evaluate
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 for command in (demo, pilot, plan, label, status, verify, segment, preview, evaluate, export, compact, fetch):
     app.command()(command)
-app.add_typer(bench.app, name="bench")
+app.add_typer(stages.app, name="bench")
 
 
 RESUMING = ("demo", "label", "export", "compact", "fetch")  # what these have done is done

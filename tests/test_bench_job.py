@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import a_run, samples, write_shard
 
-from jobs.bench_job import bare, by_ray_data
+from jobs.bench.job import bare, by_ray_data
 from jobs.cli import run
 from pipeline.clocked import STAGES, Clocked, spent
 from pipeline.faults import FakeSegmenter

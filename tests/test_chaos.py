@@ -11,7 +11,7 @@ from time import sleep
 import pytest
 from conftest import a_run, samples, write_shard
 
-from jobs.bench_chaos import _report
+from jobs.bench.chaos import _report
 from jobs.bench_monkey import Ended, Round
 from jobs.bench_nodes import private_nodes
 from pipeline.chaos import MOST_WASTED, Verdict, Witness, prove

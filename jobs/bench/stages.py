@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import console, options
-from jobs.bench_chaos import chaos
-from jobs.bench_job import job
+from jobs.bench.chaos import chaos
+from jobs.bench.job import job
 
 if TYPE_CHECKING:
     from diffseg.models.unet.loading import Backend

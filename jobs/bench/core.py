@@ -1,4 +1,4 @@
-"""`python -m jobs.bench_core`: the method after capture against its bare matrix products, on this machine, in this run.
+"""`python -m jobs.bench.core`: the method after capture against its bare matrix products, on this machine, in this run.
 
 One image on a 64 x 64 grid, 256 anchors, 512 x 512 labels, float32. The limit is two products of 256 x 4096 x 4096 for
 the distances and one for the means. Pairs are interleaved, so that a busy moment hits both sides of a ratio.
