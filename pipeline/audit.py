@@ -6,14 +6,15 @@ from itertools import zip_longest
 
 from pipeline import table
 from pipeline.commits import End
+from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.footer import Footer, digest_of
 from pipeline.joining import EDITED, RUN
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
-from pipeline.overlap import map_ahead
+from pipeline.messages import ShardTask
 from pipeline.reader import read_shard
-from pipeline.records import Shard, ShardTask
+from pipeline.records import Shard
 from pipeline.windows import ShardState, WindowObject, gaps
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage

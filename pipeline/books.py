@@ -9,17 +9,9 @@ from time import perf_counter
 
 from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
 from pipeline.ledger import Ledger
+from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.names import is_tar_name, made_name
-from pipeline.records import (
-    ImageSample,
-    LabelRecord,
-    RawSample,
-    Receipt,
-    SampleFailure,
-    ShardFailure,
-    ShardTask,
-    TaskDone,
-)
+from pipeline.records import ImageSample, LabelRecord, RawSample, SampleFailure
 from pipeline.tars import write_samples
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 from pipeline.books import WindowWork
 from pipeline.ledger import Ledger
-from pipeline.records import Outcome, Receipt, ShardTask
+from pipeline.messages import Outcome, Receipt, ShardTask
 from pipeline.worker import Worker
 
 SPENT = "spent"  # folder of a run: <attempt id>.json

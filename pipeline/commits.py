@@ -13,7 +13,8 @@ from typing import Any
 from pipeline import documents, table
 from pipeline.errors import CommitConflict, StorageError, Unhandled
 from pipeline.footer import Footer, digest_of
-from pipeline.records import OK, LabelRecord, Receipt, Shard, ShardTask
+from pipeline.messages import Receipt, ShardTask
+from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.windows import LABELS, ShardState, end_name, read_listing, window_name, window_stem

@@ -13,10 +13,10 @@ from typing import IO
 
 from pipeline import table
 from pipeline.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
+from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError
 from pipeline.footer import Footer
 from pipeline.ledger import Ledger
-from pipeline.overlap import map_ahead
 from pipeline.windows import WindowObject
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline import table
-from pipeline.overlap import map_ahead
+from pipeline.concurrency import map_ahead
 from pipeline.store import Store
 from pipeline.windows import WindowObject
 

@@ -15,7 +15,8 @@ from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery import PICTURE_SIDE
 from pipeline.images import encode_label_map
-from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
 from pipeline.rows import Fitting, failed_row, label
 
 PILOT = Shard("pilot", "", 0, "")  # rows of a pilot are those of one window, whatever shards they come from

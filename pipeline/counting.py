@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from pipeline import folders
+from pipeline.concurrency import map_ahead
 from pipeline.errors import CorruptShard
-from pipeline.overlap import map_ahead
 from pipeline.reader import read_shard
 from pipeline.records import Shard
 

@@ -8,8 +8,8 @@ from time import monotonic
 
 from pipeline import breaker
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardFailure, ShardTask
 from pipeline.pool import Pool
-from pipeline.records import ShardFailure, ShardTask
 from pipeline.schedule import GiveUp, Look, Schedule
 from pipeline.tally import Tally
 

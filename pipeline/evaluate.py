@@ -14,9 +14,9 @@ import numpy as np
 from diffseg.evaluation.bootstrap import Interval, mean_interval
 from diffseg.evaluation.matching import Counts
 from diffseg.evaluation.scores import MEASURES, DatasetMatching, ImageScore, Summary, summarise
+from pipeline.concurrency import Spread, here
 from pipeline.predictions import Predictions
 from pipeline.scoring import LeftOut, Outcome, Scored, Scorer, Work
-from pipeline.spreading import Spread, here
 from pipeline.truth import Truth
 
 

@@ -9,12 +9,13 @@ from typing import TypeAlias
 
 from diffseg.config import SegmentConfig
 from pipeline.books import Books, TaskEnd
+from pipeline.concurrency import map_ahead
 from pipeline.errors import PipelineError, Unhandled
 from pipeline.ledger import Ledger
+from pipeline.messages import Beat, ShardTask
 from pipeline.meter import Meter
-from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
-from pipeline.records import Beat, ImageSample, RawSample, SampleFailure, ShardTask
+from pipeline.records import ImageSample, RawSample, SampleFailure
 
 Sample: TypeAlias = ImageSample | SampleFailure
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline import finding, kinds, storage
+from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, ShardChanged, StorageError
 from pipeline.filelists import File, FileList, files_of, pack
 from pipeline.images import MAX_BYTES
-from pipeline.overlap import map_ahead
 from pipeline.records import READER, RawSample, Shard, legible
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting

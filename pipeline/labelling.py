@@ -15,9 +15,10 @@ from pipeline.figures import Figures
 from pipeline.joining import begun, reader_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
+from pipeline.messages import ShardFailure, ShardTask
 from pipeline.pool import LocalPool, Pool
 from pipeline.progress import Progress, RollUp, Snapshot
-from pipeline.records import Shard, ShardFailure, ShardTask
+from pipeline.records import Shard
 from pipeline.run import WINDOW, Run
 from pipeline.sampling import draw_sample, within
 from pipeline.splitting import split

@@ -12,11 +12,12 @@ from typing import Any
 from pipeline import joining, table
 from pipeline.commits import Commits
 from pipeline.compacted import Places, Stretch, read_compacted
+from pipeline.concurrency import map_ahead
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.footer import Footer
-from pipeline.overlap import map_ahead
+from pipeline.messages import ShardTask
 from pipeline.pins import Pins
-from pipeline.records import Shard, ShardTask
+from pipeline.records import Shard
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.where import Condition

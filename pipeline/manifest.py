@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline import documents, table
 from pipeline.ledger import Ledger
-from pipeline.records import Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import Shard
 from pipeline.windows import ShardState
 
 SUCCESS = "_SUCCESS."

@@ -17,11 +17,11 @@ from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import UInt8
 from pipeline import table
 from pipeline.comparing import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
+from pipeline.concurrency import map_ahead
 from pipeline.counting import Counts, count
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.feed import pixels_wanted
 from pipeline.footer import Footer
-from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
 from pipeline.sampling import draw

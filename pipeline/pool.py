@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pipeline.device_errors import device_answers
 from pipeline.errors import Stopped
-from pipeline.records import Outcome
+from pipeline.messages import Outcome
 from pipeline.staff import STALL_S, Desk, Staff
 from pipeline.station import Report, Station
 from pipeline.worker import Worker

@@ -16,13 +16,13 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 
 from diffseg.types import Segment
+from pipeline.concurrency import map_ahead
 from pipeline.detail import some_windows
 from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.images import decode_label_map
 from pipeline.ledger import Ledger
-from pipeline.overlap import map_ahead
 from pipeline.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, RawSample
 from pipeline.windows import WindowObject

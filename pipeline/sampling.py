@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from pipeline.counting import count
-from pipeline.records import Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import Shard
 from pipeline.run import Run
 
 Windows = Mapping[str, Collection[int]]  # by shard id

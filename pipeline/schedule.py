@@ -14,9 +14,9 @@ from random import Random
 from typing import TypeAlias, TypeVar
 
 from pipeline.errors import CommitConflict, Drained, Overtaken, Stopped, StorageFull, WorkerLost
+from pipeline.messages import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.patience import delay_s
 from pipeline.pins import Pins
-from pipeline.records import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.suspects import Suspects
 from pipeline.tally import Tally
 

@@ -9,28 +9,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Protocol, TypeVar
 
+from pipeline.concurrency import AHEAD, R, Spread, T, here, map_ahead
 from pipeline.errors import ConfigError, WorkerLost
-from pipeline.overlap import map_ahead
 from pipeline.searchpath import child_environment, settle
 from pipeline.watch import SILENCE_S
-
-T = TypeVar("T")
-R = TypeVar("R")
-AHEAD = 8  # items a process that are read before their turn
-
-
-class Spread(Protocol):
-    """Applies a function to items."""
-
-    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
-        """function(item) for every item, in order. What travels between processes travels by pickle."""
-
-
-def here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """In this process, while the next items are read."""
-    return map_ahead(function, items, depth=AHEAD)
 
 
 @contextmanager

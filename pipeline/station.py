@@ -9,8 +9,8 @@ from time import monotonic
 
 from diffseg.models.fetch import arriving
 from pipeline.errors import PipelineError, Unfit
+from pipeline.messages import Beat, Outcome, ShardTask
 from pipeline.meter import Reading
-from pipeline.records import Beat, Outcome, ShardTask
 from pipeline.worker import Worker
 
 DRAINED = "drained"  # how a worker ends that was asked to leave

@@ -9,7 +9,7 @@ At most 4 + log2(window) deaths a poison: 2 until suspected, log2(window) halvin
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pipeline.records import Beat, Probe, ShardTask
+from pipeline.messages import Beat, Probe, ShardTask
 
 DEATHS_TO_SUSPECT = 2
 DEATHS_ALONE = 2

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from pipeline.records import Receipt, ShardFailure
+from pipeline.messages import Receipt, ShardFailure
 
 
 @dataclass(slots=True)

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from pipeline.records import Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import Shard
 
 LABELS = "labels"
 SYSTEM_FILES = ("._", ".DS_Store")  # that a Mac leaves in every folder it has looked into

@@ -16,13 +16,14 @@ from functools import partial
 from time import monotonic, perf_counter
 
 from pipeline.books import Books, TaskEnd, WindowWork
+from pipeline.concurrency import map_ahead
 from pipeline.device_errors import device_errors
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.feed import Feed, Hands, Sample
 from pipeline.ledger import Ledger
+from pipeline.messages import Beat, Outcome, Receipt, ShardTask
 from pipeline.meter import Meter
-from pipeline.overlap import map_ahead
-from pipeline.records import OK, Beat, LabelRecord, Outcome, RawSample, Receipt, SampleFailure, ShardTask
+from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.reference import EVERY, Reference
 from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
 from pipeline.suspects import pieces

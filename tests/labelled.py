@@ -11,7 +11,8 @@ from diffseg.config import SegmentConfig
 from diffseg.types import IGNORE, Segment
 from pipeline.images import encode_label_map
 from pipeline.ledger import Ledger
-from pipeline.records import OK, LabelRecord, Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run import Run
 from pipeline.shards import pin
 from pipeline.tars import write_samples

@@ -13,7 +13,8 @@ from pipeline.faults import FakeSegmenter
 from pipeline.footer import digest_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, total, write_manifest
-from pipeline.records import OK, LabelRecord, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import OK, LabelRecord
 from pipeline.shards import pin
 from pipeline.worker import Worker
 

@@ -13,7 +13,7 @@ from jobs.cli import run
 from pipeline.clocked import STAGES, Clocked, spent
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
-from pipeline.records import TaskDone
+from pipeline.messages import TaskDone
 from pipeline.shards import pin
 from pipeline.trial import Trial, write_photos
 

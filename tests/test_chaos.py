@@ -17,7 +17,8 @@ from jobs.bench_nodes import private_nodes
 from pipeline.chaos import MOST_WASTED, Verdict, Witness, prove
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
-from pipeline.records import LabelRecord, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import LabelRecord
 from pipeline.shards import pin
 from pipeline.trial import Trial, write_photos
 

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.exports.export import export
 from pipeline.exports.samples import Selection
 from pipeline.ledger import Ledger
-from pipeline.records import ShardTask
+from pipeline.messages import ShardTask
 from pipeline.store import Store
 from pipeline.table import joined
 

@@ -22,8 +22,8 @@ from pipeline.compact import compact
 from pipeline.datasets import Example, RunDataset, RunStream
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardTask
 from pipeline.photos import Photos
-from pipeline.records import ShardTask
 from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.tars import read_samples, write_samples

@@ -19,8 +19,9 @@ from pipeline.driver import drive
 from pipeline.errors import ConfigError, OutOfMemory, Stopped, WorkerLost, WouldRepeat
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardTask
 from pipeline.pool import LocalPool
-from pipeline.records import OK, ShardTask
+from pipeline.records import OK
 from pipeline.rows import Fitting
 from pipeline.tally import Tally
 from pipeline.worker import Worker, WorkerSettings, build_worker

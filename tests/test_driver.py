@@ -12,9 +12,9 @@ from pipeline.driver import drive
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
+from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.meter import Reading
 from pipeline.pool import LocalPool
-from pipeline.records import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.staff import Desk
 from pipeline.station import Report
 from pipeline.tally import Tally

@@ -21,8 +21,9 @@ from diffseg.types import Segment
 from jobs import cli
 from pipeline.images import decode_label_map, encode_label_map
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardTask
 from pipeline.protocols import COCO_STUFF_27, CURATED_LIST
-from pipeline.records import OK, LabelRecord, ShardTask
+from pipeline.records import OK, LabelRecord
 from pipeline.shards import pin
 from pipeline.table import decode_rows
 

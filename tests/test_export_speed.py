@@ -56,8 +56,8 @@ def test_images_a_second_of_every_format(photos, tmp_path, capsys):
 def _commit_all(run: Ledger, labels: labelled.np.ndarray) -> None:
     from dataclasses import replace
 
+    from pipeline.messages import ShardTask
     from pipeline.reader import decode_sample, read_shard
-    from pipeline.records import ShardTask
 
     for shard in run.shards.values():
         rows = []

@@ -19,7 +19,8 @@ from pipeline.documents import validated
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
-from pipeline.records import OK, LabelRecord, Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run import Run
 from pipeline.shards import pin
 from pipeline.store import Store

@@ -9,11 +9,11 @@ import pytest
 from conftest import write_shard
 
 import pipeline.feed
+from pipeline.concurrency import map_ahead
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardTask
 from pipeline.meter import Meter
-from pipeline.overlap import map_ahead
-from pipeline.records import ShardTask
 from pipeline.shards import pin
 from pipeline.worker import Worker
 

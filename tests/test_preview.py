@@ -16,8 +16,9 @@ from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError
 from pipeline.images import encode_label_map
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardTask
 from pipeline.preview import choose
-from pipeline.records import OK, LabelRecord, ShardTask
+from pipeline.records import OK, LabelRecord
 from pipeline.run import Run
 
 SHADES = 10  # photo n is a flat grey of this many times n, so that photos can be told apart

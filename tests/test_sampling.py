@@ -13,7 +13,8 @@ from pipeline import labelling, sampling
 from pipeline.counting import Counts
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
-from pipeline.records import Shard, ShardTask
+from pipeline.messages import ShardTask
+from pipeline.records import Shard
 from pipeline.sampling import draw, within
 from pipeline.worker import Worker
 

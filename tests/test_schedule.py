@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
+from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.pins import Pins
-from pipeline.records import Beat, Receipt, Shard, ShardFailure, ShardTask, TaskDone
+from pipeline.records import Shard
 from pipeline.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Queue, Schedule
 from pipeline.suspects import pieces
 from pipeline.tally import Tally

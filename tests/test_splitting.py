@@ -6,8 +6,9 @@ from conftest import a_run, samples, write_shard
 from pipeline.driver import drive
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
+from pipeline.messages import ShardTask
 from pipeline.pool import LocalPool
-from pipeline.records import Shard, ShardTask
+from pipeline.records import Shard
 from pipeline.shards import pin
 from pipeline.splitting import split
 from pipeline.tally import Tally

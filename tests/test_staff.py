@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import NoWorker, WorkerLost, WouldRepeat
-from pipeline.records import Probe, Shard, ShardTask
+from pipeline.messages import Probe, ShardTask
+from pipeline.records import Shard
 from pipeline.staff import IDLE_S, STRIKES, Desk, Staff
 from pipeline.station import DRAINED, Report, Station
 

@@ -13,8 +13,9 @@ from pipeline.driver import drive
 from pipeline.errors import WorkerLost
 from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
+from pipeline.messages import Beat, Probe, ShardTask
 from pipeline.pool import LocalPool
-from pipeline.records import OK, Beat, Probe, Shard, ShardTask
+from pipeline.records import OK, Shard
 from pipeline.shards import pin
 from pipeline.suspects import Suspects, pieces
 from pipeline.tally import Tally

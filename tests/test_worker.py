@@ -18,7 +18,8 @@ from pipeline.errors import CommitConflict, StorageError
 from pipeline.faults import FakeSegmenter, by_brightness
 from pipeline.images import decode, decode_label_map
 from pipeline.ledger import Ledger
-from pipeline.records import OK, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.records import OK
 from pipeline.shards import pin
 from pipeline.worker import Worker
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pipeline.driver import drive
 from pipeline.ledger import Ledger
+from pipeline.messages import Receipt, TaskDone
 from pipeline.meter import Reading
-from pipeline.records import Receipt, Shard, TaskDone
+from pipeline.records import Shard
 from pipeline.run import Run
 from pipeline.tally import Tally
 from pipeline.windows import end_name, window_name

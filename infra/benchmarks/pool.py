@@ -21,8 +21,8 @@ from driver import a_run
 from pipeline.actor import Cluster, RayPool, host
 from pipeline.driver import drive
 from pipeline.ledger import Ledger
+from pipeline.messages import Receipt, TaskDone
 from pipeline.meter import Reading
-from pipeline.records import Receipt, TaskDone
 from pipeline.station import Report
 from pipeline.tally import Tally
 from pipeline.worker import WorkerSettings

@@ -9,8 +9,8 @@ from dataclasses import replace
 import ray
 
 from pipeline import retrying
+from pipeline.messages import ShardTask
 from pipeline.metrics import WorkerMetrics
-from pipeline.records import ShardTask
 from pipeline.searchpath import settle
 from pipeline.station import Report, Station
 

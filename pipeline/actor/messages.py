@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.records import ShardTask
+from pipeline.messages import ShardTask
 
 EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
 

@@ -15,8 +15,8 @@ from pipeline.actor.cluster import LOOK_S, Cluster
 from pipeline.actor.messages import Orders
 from pipeline.config import Device
 from pipeline.errors import ConfigError, RayLost
+from pipeline.messages import Outcome
 from pipeline.pool import end_of
-from pipeline.records import Outcome
 from pipeline.staff import STALL_S, Desk, Staff
 from pipeline.station import DRAINED, Report
 from pipeline.watch import Watch

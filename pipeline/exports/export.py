@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 from pipeline import flags
+from pipeline.concurrency import Spread
 from pipeline.errors import ConfigError
 from pipeline.exports import archives, coco, huggingface, png
 from pipeline.exports.place import Place, writing
@@ -22,7 +23,6 @@ from pipeline.exports.samples import Labelled, Part, Samples, Selection, Tally
 from pipeline.ledger import Ledger
 from pipeline.names import Names
 from pipeline.photos import Photos
-from pipeline.spreading import Spread
 from pipeline.store import Store
 from pipeline.windows import WindowObject
 

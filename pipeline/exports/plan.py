@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipeline.concurrency import map_ahead
 from pipeline.exports.place import OBJECT
 from pipeline.exports.samples import Part, Selection, Tally, chosen_rows
 from pipeline.ledger import Ledger
 from pipeline.names import Names, marks_of
-from pipeline.overlap import map_ahead
 from pipeline.windows import WindowObject
 
 TOGETHER = 16  # windows whose keys are read in one go

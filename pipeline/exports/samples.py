@@ -12,12 +12,12 @@ from scipy import ndimage
 
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
+from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.images import decode_label_map, extension_of
 from pipeline.kinds import IMAGE_EXTENSIONS
 from pipeline.ledger import Ledger
 from pipeline.names import Names, made_name, share
-from pipeline.overlap import map_ahead
 from pipeline.photos import Photos
 from pipeline.records import OK, RawSample
 from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where

@@ -5,7 +5,28 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+R = TypeVar("R")
+
+
+AHEAD = 8  # items a process that are read before their turn
+
+
+class Spread(Protocol):
+    """Applies a function to items."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
+        """function(item) for every item, in order. What travels between processes travels by pickle."""
+
+
+def here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """In this process, while the next items are read."""
+    return map_ahead(function, items, depth=AHEAD)
+
 
 S = TypeVar("S")
 T = TypeVar("T")
