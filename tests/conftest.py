@@ -17,7 +17,7 @@ from proxy import Proxy, proxy
 
 from diffseg.config import SegmentConfig
 from pipeline import retrying
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.records import Shard
 from pipeline.run import Run

@@ -14,7 +14,7 @@ import s3fs  # noqa: F401 - so that no child has to
 from conftest import a_run, samples
 
 from pipeline import audit, images, manifest, reader, storage, store, table
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.ranges import RangedReader
 from pipeline.shards import pin

@@ -9,7 +9,7 @@ from conftest import a_run, jpeg, samples, write_shard
 
 from pipeline import table
 from pipeline.audit import audit
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.footer import digest_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, total, write_manifest

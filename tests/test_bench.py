@@ -9,8 +9,8 @@ from diffseg.models.unet.capture import AttentionMaps, cut_after_last_attention
 from diffseg.models.unet.loading import new_part
 from diffseg.models.unet.random_weights import random_backend
 from jobs.cli import run
-from jobs.limits import Limits, count_flop
-from jobs.stages import Stage, measure, structured_maps
+from pipeline.bench.roofline import Limits, count_flop
+from pipeline.bench.stages import Stage, measure, structured_maps
 
 torch.set_num_threads(1)
 

@@ -10,12 +10,12 @@ from conftest import a_run, samples, write_shard
 
 from jobs.bench.job import bare, by_ray_data
 from jobs.cli import run
-from pipeline.clocked import STAGES, Clocked, spent
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.bench.job import Trial, write_photos
+from pipeline.bench.timed_worker import STAGES, Clocked, spent
 from pipeline.ledger import Ledger
 from pipeline.messages import TaskDone
 from pipeline.shards import pin
-from pipeline.trial import Trial, write_photos
 
 
 def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path):

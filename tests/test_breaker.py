@@ -14,9 +14,9 @@ from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.models.unet.random_weights import build as random_checkpoint
 from diffseg.types import AttentionError
 from pipeline import breaker
+from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.driver import drive
 from pipeline.errors import WouldRepeat
-from pipeline.faults import FakeSegmenter, by_brightness
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter, Reading, together
 from pipeline.pool import LocalPool

@@ -12,15 +12,15 @@ import pytest
 from conftest import a_run, samples, write_shard
 
 from jobs.bench.chaos import _report
-from jobs.bench_monkey import Ended, Round
-from jobs.bench_nodes import private_nodes
-from pipeline.chaos import MOST_WASTED, Verdict, Witness, prove
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.chaos_monkey import Ended, Round
+from pipeline.bench.conservation import MOST_WASTED, Verdict, Witness, prove
+from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.bench.job import Trial, write_photos
+from pipeline.bench.local_cluster import private_nodes
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import LabelRecord
 from pipeline.shards import pin
-from pipeline.trial import Trial, write_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("rows", "windows", "lost_workers", "windows_labelled_again", "worst_worker", "seconds")

@@ -14,8 +14,8 @@ from proxy import Proxy, proxy
 
 from pipeline import retrying
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import StorageError
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.reader import read_shard
 from pipeline.records import OK

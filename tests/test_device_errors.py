@@ -14,10 +14,10 @@ from conftest import a_run
 from diffseg.types import AttentionError
 from pipeline import device_errors
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.device_errors import Cause, cause_of
 from pipeline.driver import drive
 from pipeline.errors import ConfigError, OutOfMemory, Stopped, WorkerLost, WouldRepeat
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.pool import LocalPool

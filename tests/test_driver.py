@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.meter import Reading

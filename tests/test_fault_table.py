@@ -26,9 +26,9 @@ from diffseg.types import AttentionError
 from jobs import cli
 from pipeline import feed, table
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
 from pipeline.driver import drive
 from pipeline.errors import Stopped
-from pipeline.faults import FakeSegmenter, Vulnerable, by_brightness, marked
 from pipeline.ledger import Ledger
 from pipeline.pool import LocalPool
 from pipeline.records import OK

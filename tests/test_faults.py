@@ -10,10 +10,10 @@ from conftest import a_run, samples, write_shard
 from pipeline import retrying
 from pipeline.actor import Cluster, RayPool
 from pipeline.audit import audit
-from pipeline.bad_storage import FAULTS, BadStorage, breaking
+from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
+from pipeline.bench.faulty_storage import FAULTS, BadStorage, breaking
 from pipeline.driver import drive
 from pipeline.errors import StorageError
-from pipeline.faults import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
 from pipeline.images import decode
 from pipeline.ledger import Ledger
 from pipeline.pool import LocalPool
@@ -73,7 +73,7 @@ def complete_through(bad, url, tmp_path):
 
 
 def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.bad_storage.SLOW_S", 0.01)
+    monkeypatch.setattr("pipeline.bench.faulty_storage.SLOW_S", 0.01)
     bad = BadStorage(0.1, seed=3)
     repeats = complete_through(bad, str(tmp_path / "run"), tmp_path)
     assert repeats > 0, (repeats, bad.seen)
@@ -86,7 +86,7 @@ def test_a_run_on_a_bad_object_store_is_complete(s3, tmp_path):
 
 
 def test_an_outage_lasts_and_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.bad_storage.OUTAGE_SHARE", 1.0)
+    monkeypatch.setattr("pipeline.bench.faulty_storage.OUTAGE_SHARE", 1.0)
     bad = BadStorage(0.5, seed=1, outage_s=0.6)
     store = Store(str(tmp_path))
     with breaking(bad):

@@ -9,9 +9,9 @@ from conftest import a_run, jpeg
 
 from pipeline import retrying
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
 from pipeline.errors import ConfigError
-from pipeline.faults import FakeSegmenter
 from pipeline.filelists import File, files_of, name_of, pack
 from pipeline.ledger import Ledger
 from pipeline.pool import LocalPool

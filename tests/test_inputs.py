@@ -12,7 +12,7 @@ import zstandard
 from conftest import a_run, jpeg, samples, write_shard
 
 from pipeline.audit import audit
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.images import decode_label_map
 from pipeline.ledger import Ledger
 from pipeline.records import OK

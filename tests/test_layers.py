@@ -17,8 +17,8 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/actor/host.py",
         "pipeline/actor/label.py",
         "pipeline/metrics.py",
-        "jobs/bench_kills.py",
-        "jobs/bench_ray_data.py",
+        "pipeline/bench/kills.py",
+        "pipeline/bench/ray_data_baseline.py",
     },
     "diffusers": {"diffseg/models/unet/loading.py"},
     "pyarrow": {

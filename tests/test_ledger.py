@@ -13,11 +13,11 @@ from diffseg.config import SegmentConfig
 from pipeline import joining, labelling, table
 from pipeline import ledger as module
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.commits import End
 from pipeline.config import RunConfig
 from pipeline.documents import validated
 from pipeline.errors import CommitConflict, ConfigError, StorageError
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard

@@ -9,8 +9,8 @@ import pytest
 from conftest import write_shard
 
 import pipeline.feed
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.concurrency import map_ahead
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.meter import Meter

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 
 from pipeline.actor import Cluster, RayPool
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
-from pipeline.faults import FakeSegmenter
 from pipeline.figures import Figures
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress

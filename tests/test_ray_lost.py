@@ -15,9 +15,9 @@ from pipeline.actor.line import Line
 from pipeline.actor.mapping import spread
 from pipeline.actor.messages import Look, Step
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
 from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.station import Station
 from pipeline.tally import Tally

@@ -11,8 +11,8 @@ import pytest
 from conftest import a_run, jpeg, samples, write_shard
 
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import ConfigError
-from pipeline.faults import FakeSegmenter
 from pipeline.filelists import files_of
 from pipeline.joining import reader_of
 from pipeline.ledger import Ledger

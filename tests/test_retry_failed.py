@@ -4,8 +4,8 @@ import pytest
 from conftest import a_run, samples, write_shard
 
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, write_manifest
 from pipeline.pool import LocalPool

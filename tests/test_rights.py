@@ -11,7 +11,7 @@ from conftest import a_run, samples
 from test_infra import INFRA, documents, ray_objects
 
 from pipeline.audit import audit
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.manifest import write_manifest
 from pipeline.shards import pin

@@ -13,8 +13,8 @@ from proxy import SOUND as NO_FAULT
 
 from pipeline import retrying, storage
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import ConfigError, CorruptShard, StorageError
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.reader import read_shard
 from pipeline.records import OK, Shard

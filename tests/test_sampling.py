@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from jobs import cli
 from pipeline import labelling, sampling
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.counting import Counts
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import Shard

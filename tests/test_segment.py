@@ -9,7 +9,7 @@ from PIL import Image
 
 import diffseg
 from jobs import cli, segment
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.images import decode_label_map
 
 

@@ -3,8 +3,8 @@
 import pytest
 from conftest import a_run, samples, write_shard
 
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.pool import LocalPool

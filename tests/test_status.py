@@ -7,7 +7,7 @@ import pytest
 from conftest import a_run
 
 from pipeline.audit import audit
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.manifest import write_manifest
 from pipeline.records import Shard

@@ -10,8 +10,8 @@ from conftest import a_run, samples, write_shard
 from jobs import cli
 from jobs.label import report
 from pipeline import labelling
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.config import RunConfig
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.shards import pin
 from pipeline.windows import end_name, window_name

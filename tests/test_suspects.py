@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
 from pipeline.errors import WorkerLost
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Probe, ShardTask
 from pipeline.pool import LocalPool

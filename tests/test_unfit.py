@@ -9,9 +9,9 @@ from conftest import a_run
 from diffseg.types import AttentionError, Segmentation
 from pipeline import reference, worker
 from pipeline.audit import audit
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver import drive
 from pipeline.errors import Unfit
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.pool import LocalPool
 from pipeline.reference import REFERENCE, Reference

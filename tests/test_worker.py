@@ -14,8 +14,8 @@ from conftest import a_run, jpeg, samples, write_shard
 from diffseg.config import SegmentConfig
 from diffseg.types import AttentionError
 from pipeline import feed as module
+from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.errors import CommitConflict, StorageError
-from pipeline.faults import FakeSegmenter, by_brightness
 from pipeline.images import decode, decode_label_map
 from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone

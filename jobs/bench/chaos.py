@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from jobs import console, options, process
-from jobs.bench_monkey import TARGETS, Ended, loose_monkey
-from jobs.bench_nodes import private_nodes
+from pipeline.bench.chaos_monkey import TARGETS, Ended, loose_monkey
+from pipeline.bench.local_cluster import private_nodes
 
 
 def chaos(
@@ -35,8 +35,8 @@ def chaos(
     json: options.Json = False,
 ) -> int:
     """Kill workers, nodes and drivers of a labelling job, break its storage, and prove that nothing is missing."""
+    from pipeline.bench.job import Trial, write_photos
     from pipeline.errors import ConfigError
-    from pipeline.trial import Trial, write_photos
 
     targets = tuple(target or TARGETS)
     if unknown := set(targets) - set(TARGETS):
@@ -101,8 +101,8 @@ def _report(ended: list[Ended], json: bool) -> int:
 
 def main() -> int:
     """Be a driver of a trial, to its end."""
-    from pipeline.chaos import Witness
-    from pipeline.trial import Trial, run_trial
+    from pipeline.bench.conservation import Witness
+    from pipeline.bench.job import Trial, run_trial
 
     summary = run_trial(Trial.from_json(sys.argv[1]), Witness)
     return 3 if summary.faults else 0

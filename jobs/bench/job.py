@@ -13,7 +13,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.trial import Trial
+    from pipeline.bench.job import Trial
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
@@ -54,7 +54,7 @@ def job(
     json: options.Json = False,
 ) -> None:
     """Measure the engine with a fake model of a set speed: its share of workers times the bare model."""
-    from pipeline.trial import Trial, write_photos
+    from pipeline.bench.job import Trial, write_photos
 
     found = []
     with tempfile.TemporaryDirectory(prefix="diffseg-bench-") as folder:
@@ -73,9 +73,9 @@ def job(
 
 def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
     """One run, and what it is held against."""
-    from pipeline.clocked import Clocked, spent
+    from pipeline.bench.job import run_trial
+    from pipeline.bench.timed_worker import Clocked, spent
     from pipeline.ledger import Ledger
-    from pipeline.trial import run_trial
 
     alone = bare(trial)
     beside = by_ray_data(trial) if ray_data else None
@@ -105,7 +105,7 @@ def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
 
 def bare(trial: "Trial") -> float:
     """Images/s of the fake model in a loop, batch after batch of decoded images, with nothing to wait for."""
-    from pipeline.faults import FakeSegmenter
+    from pipeline.bench.fake_model import FakeSegmenter
     from pipeline.images import decode
     from pipeline.store import Store
     from pipeline.tars import read_samples
@@ -134,7 +134,7 @@ def by_ray_data(trial: "Trial") -> dict[str, float] | None:
 
     words = [str(Path(trial.photos[0]).parent), f"{trial.output}-ray-data", str(trial.seconds), str(trial.workers)]
     words += [str(trial.batch_size), str(max(trial.workers + 1, os.cpu_count() or 1))]
-    command = [sys.executable, "-m", "jobs.bench_ray_data", *words]
+    command = [sys.executable, "-m", "pipeline.bench.ray_data_baseline", *words]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as beside:

@@ -10,7 +10,7 @@ from jobs.bench.job import job
 
 if TYPE_CHECKING:
     from diffseg.models.unet.loading import Backend
-    from jobs.stages import Measured
+    from pipeline.bench.stages import Measured
 
 Model = Annotated[str | None, typer.Option("--model", help="The model to time: a name, hub id, folder or URL.")]
 RandomWeights = Annotated[
@@ -52,7 +52,7 @@ def bench(
     settings, _ = read_config(None, flags, {})
     from diffseg.models.unet.loading import Backend
     from diffseg.models.unet.random_weights import random_backend
-    from jobs.stages import measure
+    from pipeline.bench.stages import measure
 
     with device_errors():
         try:

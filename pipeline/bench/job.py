@@ -15,9 +15,9 @@ from PIL import Image
 from diffseg.config import SegmentConfig
 from diffseg.scenes.scene import draw_scene
 from pipeline import labelling, shards
-from pipeline.bad_storage import BadStorage, breaking
+from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.bench.faulty_storage import BadStorage, breaking
 from pipeline.config import RunConfig
-from pipeline.faults import FakeSegmenter
 from pipeline.ledger import Ledger
 from pipeline.rows import Segmenter
 from pipeline.run import Run

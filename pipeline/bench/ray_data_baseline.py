@@ -1,4 +1,4 @@
-"""`python -m jobs.bench_ray_data`: the labelling job that a user would write with Ray Data, to hold ours against.
+"""`python -m pipeline.bench.ray_data_baseline`: the labelling job that a user would write with Ray Data, to hold ours against.
 
 Reads shards, labels in actors, writes Parquet; it needs `ray[data]`, which nothing else here does. What it leaves out:
 resuming, retries, a row for what fails, segments with boxes and areas of their own type.
@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from jobs import process
-from pipeline.faults import FakeSegmenter
+from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.images import encode_label_map
 
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import Any
 
-from jobs.bench_nodes import Nodes
+from pipeline.bench.local_cluster import Nodes
 from pipeline.searchpath import child_environment
 
 TARGETS = ("worker", "node", "driver")
 LOOK_S = 0.2  # between two looks at the output
 PATIENCE_S = 240.0  # without a new window: the run hangs
-KILL_HOST = "from jobs.bench_kills import serve; serve()"
+KILL_HOST = "from pipeline.bench.kills import serve; serve()"
 LONGEST_WAIT_S = 2.5  # between the first window after a blow and the next blow
 
 
@@ -78,7 +78,7 @@ class Monkey:
 
     def torment(self, rounds: int, images: int) -> Iterator["Ended"]:
         """Run after run, until there were so many rounds."""
-        from pipeline.chaos import prove
+        from pipeline.bench.conservation import prove
         from pipeline.ledger import Ledger
 
         number = 0

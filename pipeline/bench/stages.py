@@ -23,7 +23,7 @@ from diffseg.method.tf32 import tensor_cores
 from diffseg.models.unet.capture import AttentionMaps, capture_attention
 from diffseg.models.unet.loading import Backend
 from diffseg.segmenter import FLOOR, DiffSeg, label
-from jobs.limits import Clock, Limits, count_flop, measure_limits, peak_bytes
+from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, peak_bytes
 from pipeline.images import decode, encode_label_map
 
 PHOTOS = Path(__file__).parent / "photos"
