@@ -50,13 +50,13 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
+    from pipeline.cluster.parallel import spreading
     from pipeline.errors import ConfigError
     from pipeline.evaluate import evaluate
     from pipeline.ledger import Ledger
     from pipeline.predictions import Predictions
     from pipeline.protocols import protocol_named
     from pipeline.scoring import AGAINST, HUMANS, RUN, Scorer, check_methods
-    from pipeline.spreading import spreading
     from pipeline.table import encode_rows
     from pipeline.truth import open_truth
     from pipeline.worst import worst_page

@@ -52,10 +52,10 @@ def export(
     """Write what is committed of a run for other tools; the same command resumes it."""
     from time import monotonic
 
+    from pipeline.cluster.parallel import spreading
     from pipeline.exports.export import export
     from pipeline.exports.samples import Selection
     from pipeline.ledger import Ledger
-    from pipeline.spreading import spreading
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
     ledger, began = Ledger.open(url), monotonic()

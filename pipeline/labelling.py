@@ -191,7 +191,7 @@ def _pool(
         finally:
             local.close()
         return
-    from pipeline.actor import Cluster, RayPool
+    from pipeline.cluster import Cluster, RayPool
 
     with Cluster(run.ray_address, note, run.stall) as cluster:
         pool = RayPool(cluster, settings, run.workers, build=build, device=run.device)

@@ -31,7 +31,7 @@ PROCESSES = {  # by what their command line holds
     "autoscaler monitor": "autoscaler/_private/monitor.py",
     "log monitor": "_private/log_monitor.py",
     "actor": "ray::LabelActor",
-    "host": "pipeline.actor.host",
+    "host": "pipeline.cluster.ray_process",
     "driver": "jobs.cli",
 }
 MOMENTS = ("start-up", "mid-run", "last window")

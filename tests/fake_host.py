@@ -24,8 +24,8 @@ def act(place: Path, word: str) -> None:
         raise SystemExit("Ray's last words")
     if word == "hangs":
         time.sleep(60)
-    from pipeline.actor.line import Line  # takes the better part of a second
-    from pipeline.actor.messages import Began, Failed, Look
+    from pipeline.cluster.messages import Began, Failed, Look
+    from pipeline.cluster.process.line import Line  # takes the better part of a second
 
     line = Line(socket.socket(fileno=int(sys.argv[1])))
     if word == "leaves":  # a process that has nobody any more

@@ -14,9 +14,9 @@ from conftest import write_shard
 from test_cli import PHOTOS, small
 
 from diffseg.config import SegmentConfig
-from pipeline.actor import Cluster, RayPool
-from pipeline.actor.session import members
 from pipeline.audit import audit
+from pipeline.cluster import Cluster, RayPool
+from pipeline.cluster.process.session import members
 from pipeline.config import RunConfig
 from pipeline.driver import drive
 from pipeline.errors import ConfigError, WorkerLost

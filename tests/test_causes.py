@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RuntimeEnvSetupError, WorkerCrashedError
 
-from pipeline.actor.causes import cause, last_words
+from pipeline.cluster.causes import cause, last_words
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: LabelActor
@@ -73,8 +73,8 @@ def died(text):
         (died(IN_CREATION + "ValueError: no such dtype\nas you gave"), "ValueError: no such dtype"),
         (died(IN_CREATION + CHAIN), "OSError: libcuda.so.1: cannot open shared object file"),
         (
-            died(IN_CREATION + NOT_THERE + "ModuleNotFoundError: No module named 'pipeline.actor'; it is no package"),
-            "ModuleNotFoundError: No module named 'pipeline.actor'; it is no package: this project is not installed "
+            died(IN_CREATION + NOT_THERE + "ModuleNotFoundError: No module named 'pipeline.cluster'; it is no package"),
+            "ModuleNotFoundError: No module named 'pipeline.cluster'; it is no package: this project is not installed "
             "there, or something else has its name",
         ),
         (

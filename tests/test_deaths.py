@@ -14,7 +14,7 @@ import pytest
 from conftest import jpeg, write_shard
 from deaths import IMAGES, MARK, found, kill, left_behind
 
-from pipeline.actor import Cluster
+from pipeline.cluster import Cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 AIM_S = 60.0  # in which a run goes on, on a machine that has nothing else to do

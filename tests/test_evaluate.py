@@ -368,7 +368,7 @@ def test_processes_change_nothing_but_the_time(twenty, capsys):
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_ray_changes_nothing_but_the_place(twenty, capsys, monkeypatch):
-    from pipeline.actor import Cluster
+    from pipeline.cluster import Cluster
 
     here = measured(capsys, *twenty)
     with Cluster() as private, monkeypatch.context() as patch:

@@ -6,7 +6,7 @@ import pytest
 from labelled import make_run
 from test_export import content
 
-from pipeline.actor import Cluster
+from pipeline.cluster import Cluster
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub
 from pipeline.exports.export import export

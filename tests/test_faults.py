@@ -8,10 +8,10 @@ import pytest
 from conftest import a_run, samples, write_shard
 
 from pipeline import retrying
-from pipeline.actor import Cluster, RayPool
 from pipeline.audit import audit
 from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
 from pipeline.bench.faulty_storage import FAULTS, BadStorage, breaking
+from pipeline.cluster import Cluster, RayPool
 from pipeline.driver import drive
 from pipeline.errors import StorageError
 from pipeline.images import decode

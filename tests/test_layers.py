@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {"diffseg": {"diffseg"}, "pipeline": {"pipeline", "diffseg"}, "jobs": {"jobs", "pipeline", "diffseg"}}
 OWNERS = {  # a heavy library, and the only files that may import it
     "ray": {
-        "pipeline/actor/host.py",
-        "pipeline/actor/label.py",
-        "pipeline/metrics.py",
+        "pipeline/cluster/ray_process.py",
+        "pipeline/cluster/actor.py",
+        "pipeline/cluster/metrics.py",
         "pipeline/bench/kills.py",
         "pipeline/bench/ray_data_baseline.py",
     },

@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from pipeline.actor import Cluster, RayPool
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.cluster import Cluster, RayPool
 from pipeline.driver import drive
 from pipeline.figures import Figures
 from pipeline.ledger import Ledger

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.actor import private
+from pipeline.cluster.process import private
 from pipeline.errors import ConfigError
 
 SOCKETS = 107  # bytes of a socket's path

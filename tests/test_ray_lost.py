@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.actor import Cluster, RayPool, cluster, session, task
-from pipeline.actor.line import Line
-from pipeline.actor.mapping import spread
-from pipeline.actor.messages import Look, Step
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.cluster import Cluster, RayPool, cluster, task
+from pipeline.cluster.mapping import spread
+from pipeline.cluster.messages import Look, Step
+from pipeline.cluster.process import session
+from pipeline.cluster.process.line import Line
 from pipeline.driver import drive
 from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
 from pipeline.ledger import Ledger

@@ -9,8 +9,8 @@ import pytest
 from conftest import SHARED
 
 from pipeline import searchpath
+from pipeline.cluster.parallel import spreading
 from pipeline.searchpath import ROOT, child_environment, own_first, settle
-from pipeline.spreading import spreading
 
 ENTRY = Path(ROOT) / "jobs" / "entry"
 NAMES = ("jobs", "pipeline", "diffseg", "ray", "torch", "typer", "numpy", "random", "json", "pathlib", "tempfile")

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from pipeline.actor import starts
-from pipeline.actor.private import RAYS
-from pipeline.actor.starts import Starts
+from pipeline.cluster import starts
+from pipeline.cluster.process.private import RAYS
+from pipeline.cluster.starts import Starts
 
 LOADER = "python: error while loading shared libraries: libz.so.1: cannot open shared object file"
 

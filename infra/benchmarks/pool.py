@@ -18,7 +18,7 @@ from pathlib import Path
 import ray
 from driver import a_run
 
-from pipeline.actor import Cluster, RayPool, host
+from pipeline.cluster import Cluster, RayPool, ray_process
 from pipeline.driver import drive
 from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, TaskDone
@@ -60,7 +60,7 @@ class Crowd:
         return self._calls
 
 
-class CrowdedHost(host.Host):
+class CrowdedHost(ray_process.Host):
     """All workers are one actor."""
 
     def begin(self, *given):

@@ -130,7 +130,7 @@ def by_ray_data(trial: "Trial") -> dict[str, float] | None:
     import json
     import os
 
-    from pipeline.actor import session
+    from pipeline.cluster.process import session
 
     words = [str(Path(trial.photos[0]).parent), f"{trial.output}-ray-data", str(trial.seconds), str(trial.workers)]
     words += [str(trial.batch_size), str(max(trial.workers + 1, os.cpu_count() or 1))]

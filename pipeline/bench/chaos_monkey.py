@@ -48,7 +48,7 @@ class Round:
 @contextmanager
 def loose_monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]) -> Iterator["Monkey"]:
     """A monkey that sees the cluster of a trial; of private nodes it starts as many as there are workers."""
-    from pipeline.actor import Cluster
+    from pipeline.cluster import Cluster
     from pipeline.errors import ConfigError
 
     with ExitStack() as stack:

@@ -9,10 +9,10 @@ import ray
 from ray._private.state import state  # what `ray list actors` asks too, which wants a dashboard
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.actor import host
+from pipeline.cluster import ray_process
 
 
-class KillHost(host.Host):
+class KillHost(ray_process.Host):
     """The process that Ray is in, with more that can be asked of it."""
 
     def workers_of(self, driver: int) -> list[tuple[str, int]]:
@@ -42,7 +42,7 @@ class KillHost(host.Host):
 
 def serve() -> None:
     """Be that process."""
-    host.main(KillHost)
+    ray_process.main(KillHost)
 
 
 def _parent(pid: int) -> int:

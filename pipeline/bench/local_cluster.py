@@ -67,7 +67,7 @@ class Nodes:
 @contextmanager
 def private_nodes() -> Iterator[Nodes]:
     """A head, gone with everything that was added to it when the block ends. Sets the token of this process' Ray."""
-    from pipeline.actor.private import passing_folder
+    from pipeline.cluster.process.private import passing_folder
 
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     before = {name: os.environ.get(name) for name in token}

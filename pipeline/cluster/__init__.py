@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice; CPU actors see no GPU either way
 
-from pipeline.actor.cluster import Cluster
-from pipeline.actor.pool import RayPool
+from pipeline.cluster.cluster import Cluster
+from pipeline.cluster.ray_pool import RayPool
 
 __all__ = ["Cluster", "RayPool"]

@@ -9,8 +9,8 @@ from dataclasses import replace
 import ray
 
 from pipeline import retrying
+from pipeline.cluster.metrics import WorkerMetrics
 from pipeline.messages import ShardTask
-from pipeline.metrics import WorkerMetrics
 from pipeline.searchpath import settle
 from pipeline.station import Report, Station
 

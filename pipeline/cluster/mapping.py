@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
-from pipeline.actor.messages import EXCHANGE_S
+from pipeline.cluster.messages import EXCHANGE_S
 from pipeline.errors import RayLost, WorkerLost
 from pipeline.watch import Watch
 
 if TYPE_CHECKING:
-    from pipeline.actor.cluster import Cluster
+    from pipeline.cluster.cluster import Cluster
 
 T = TypeVar("T")
 R = TypeVar("R")

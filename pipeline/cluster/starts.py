@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from time import monotonic
 
-from pipeline.actor import session
-from pipeline.actor.causes import last_words
-from pipeline.actor.private import RAYS
+from pipeline.cluster.causes import last_words
+from pipeline.cluster.process import session
+from pipeline.cluster.process.private import RAYS
 
 PATIENCE_S = 30.0  # without a word from any worker, after which it is asked whether their processes live
 _STARTED = re.compile(rb"Started worker process with pid (\d+)")

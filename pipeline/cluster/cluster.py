@@ -19,12 +19,12 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import IO, Any, TypeVar
 
-from pipeline.actor import private, session
-from pipeline.actor.causes import last_words, raised
-from pipeline.actor.line import Line
-from pipeline.actor.mapping import spread
-from pipeline.actor.messages import Began, Failed, Look, Orders, Step
-from pipeline.actor.starts import Starts
+from pipeline.cluster.causes import last_words, raised
+from pipeline.cluster.mapping import spread
+from pipeline.cluster.messages import Began, Failed, Look, Orders, Step
+from pipeline.cluster.process import private, session
+from pipeline.cluster.process.line import Line
+from pipeline.cluster.starts import Starts
 from pipeline.errors import ConfigError, PipelineError, RayLost
 from pipeline.searchpath import ROOT, child_environment
 from pipeline.station import Report
@@ -54,7 +54,7 @@ class Cluster:
         address: str | None = None,
         note: Callable[[str], None] = lambda said: None,
         silence_s: float = SILENCE_S,
-        host: str = "from pipeline.actor.host import main; main()",
+        host: str = "from pipeline.cluster.ray_process import main; main()",
     ) -> None:
         address = address or os.environ.get("RAY_ADDRESS")
         self._address = None if address == "local" else address

@@ -31,7 +31,7 @@ def spreading(
     if processes and ray_address:
         raise ConfigError(f"--processes {processes} are of this machine alone: leave them out with --ray-address")
     if ray_address:
-        from pipeline.actor import Cluster
+        from pipeline.cluster import Cluster
 
         with Cluster(ray_address, note, silence_s or SILENCE_S) as cluster:
             yield cluster.map

@@ -18,14 +18,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from pipeline.actor import private, session
-from pipeline.actor.causes import cause
-from pipeline.actor.label import LabelActor
-from pipeline.actor.line import Line
-from pipeline.actor.messages import EXCHANGE_S, Began, Failed, Look, Orders, Step
-from pipeline.actor.starts import Starts
-from pipeline.actor.task import BEAT, run
-from pipeline.metrics import RunGauges
+from pipeline.cluster.actor import LabelActor
+from pipeline.cluster.causes import cause
+from pipeline.cluster.messages import EXCHANGE_S, Began, Failed, Look, Orders, Step
+from pipeline.cluster.metrics import RunGauges
+from pipeline.cluster.process import private, session
+from pipeline.cluster.process.line import Line
+from pipeline.cluster.starts import Starts
+from pipeline.cluster.task import BEAT, run
 from pipeline.station import Report
 
 SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later

@@ -11,8 +11,8 @@ from typing import Any
 
 import cloudpickle
 
-from pipeline.actor.cluster import LOOK_S, Cluster
-from pipeline.actor.messages import Orders
+from pipeline.cluster.cluster import LOOK_S, Cluster
+from pipeline.cluster.messages import Orders
 from pipeline.config import Device
 from pipeline.errors import ConfigError, RayLost
 from pipeline.messages import Outcome
