@@ -53,8 +53,8 @@ def export(
     from time import monotonic
 
     from pipeline.cluster.parallel import spreading
+    from pipeline.datasets.selection import Selection
     from pipeline.exports.export import export
-    from pipeline.exports.samples import Selection
     from pipeline.ledger import Ledger
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)

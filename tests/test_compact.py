@@ -17,9 +17,9 @@ from jobs import cli
 from pipeline.audit import audit
 from pipeline.compact import compact
 from pipeline.compacted import Places, read_compacted
+from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.store import Store

@@ -17,13 +17,14 @@ import torch
 from labelled import SIZE, at_source, label_map, make_run, photo
 from torch.utils.data import DataLoader, DistributedSampler
 
-from pipeline import books, datasets
+from pipeline import books
 from pipeline.compact import compact
-from pipeline.datasets import Example, RunDataset, RunStream
+from pipeline.datasets import torch_datasets
+from pipeline.datasets.source_images import Photos
+from pipeline.datasets.torch_datasets import Example, RunDataset, RunStream
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
-from pipeline.photos import Photos
 from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.tars import read_samples, write_samples
@@ -95,7 +96,7 @@ def test_a_map_style_dataset_knows_its_length_and_gives_any_sample_at_any_time(l
 
 
 def test_rows_of_few_windows_are_kept(ledger, monkeypatch):
-    monkeypatch.setattr(datasets, "KEPT", 2)
+    monkeypatch.setattr(torch_datasets, "KEPT", 2)
     read = []
     rows = Ledger.rows
     data = RunDataset(str(ledger), transform=key_of)
@@ -321,7 +322,7 @@ def test_a_fork_of_a_process_that_read_from_afar_is_refused(ledger, monkeypatch)
     data = RunDataset(str(ledger), transform=key_of)
     data.samples.ledger.store.local = False
     assert data[0] == "a0"
-    monkeypatch.setattr(datasets.os, "getpid", lambda: -1)
+    monkeypatch.setattr(torch_datasets.os, "getpid", lambda: -1)
 
     with pytest.raises(ConfigError, match="spawn"):
         data[1]
@@ -353,7 +354,7 @@ def test_both_read_a_run_on_object_storage(s3, tmp_path):
 
 def test_the_example_trains_as_it_is_written(ledger, monkeypatch):
     """The lines of the module's own docstring, which README repeats; only the run is another."""
-    documentation = ast.get_docstring(ast.parse(Path(datasets.__file__).read_text()))
+    documentation = ast.get_docstring(ast.parse(Path(torch_datasets.__file__).read_text()))
     lines = [line for line in documentation.splitlines() if line.startswith("    ") or not line]
     code = "\n".join(line[4:] for line in lines).strip()
     losses = []
@@ -364,8 +365,10 @@ def test_the_example_trains_as_it_is_written(ledger, monkeypatch):
     exec(compile(code.replace("s3://bucket/labels/first", str(ledger)), "example", "exec"), {})
 
     assert len(losses) == 3  # 21 samples of quality above 0.2, eight at a time
-    readme = (Path(datasets.__file__).parents[1] / "README.md").read_text()
-    assert [line for line in code.splitlines() if line] == written(readme, "from pipeline.datasets import RunStream")
+    readme = (Path(torch_datasets.__file__).parents[1] / "README.md").read_text()
+    assert [line for line in code.splitlines() if line] == written(
+        readme, "from pipeline.datasets.torch_datasets import RunStream"
+    )
 
 
 def written(readme, line):

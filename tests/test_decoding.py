@@ -19,8 +19,8 @@ from labelled import make_run
 from PIL import Image
 from test_images import photo_of
 
+from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.images import UndecodableImage, decode, decode_reduced, extension_of
 from pipeline.mending import mended
 from pipeline.reader import decode_sample

@@ -8,10 +8,10 @@ from labelled import make_run
 from ray import cloudpickle
 
 from jobs import cli
+from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.names import is_file_name, share
 
 

@@ -10,10 +10,10 @@ from labelled import at_source, label_map, make_run, photo
 from pycocotools import mask as masks
 
 from diffseg.types import IGNORE
+from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.images import decode_label_map
 from pipeline.tars import read_samples
 

@@ -9,9 +9,9 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from diffseg.types import IGNORE
+from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export
 from pipeline.exports.masks import components, encode
-from pipeline.exports.samples import Selection
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # it would rather have OpenCV

@@ -6,9 +6,9 @@ import pytest
 from labelled import at_source, label_map, make_run
 
 from diffseg.types import IGNORE
+from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 
 NUMBERS = dict(zip("abcdefghi", [*range(6), *range(100, 103)], strict=True))
 

@@ -4,9 +4,9 @@ from PIL import Image
 
 from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE
+from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.images import decode_label_map
 
 NUMBERS = dict(zip("abcdefghi", [*range(6), *range(100, 103)], strict=True))

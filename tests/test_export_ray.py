@@ -7,10 +7,10 @@ from labelled import make_run
 from test_export import content
 
 from pipeline.cluster import Cluster
+from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -7,10 +7,10 @@ import servers
 from labelled import make_run
 from test_names import UGLY
 
+from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.store import Store
 
 

@@ -22,7 +22,7 @@ pytestmark = [
 EXPORT = r"""
 import json, re, sys, time
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
+from pipeline.datasets.samples import Selection
 from pipeline.ledger import Ledger
 began = time.perf_counter()
 done = export(Ledger.open(sys.argv[1]), sys.argv[2], sys.argv[3], Selection())

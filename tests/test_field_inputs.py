@@ -11,8 +11,8 @@ from conftest import a_run, jpeg
 from jobs import cli
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.ledger import Ledger
 from pipeline.records import OK
 from pipeline.shards import pin

@@ -9,9 +9,9 @@ import pytest
 from labelled import make_run
 
 from pipeline.books import as_webdataset
+from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.exports.samples import Selection
 from pipeline.images import encode_label_map
 from pipeline.names import Names, is_file_name, marks_of
 from pipeline.records import LabelRecord, RawSample

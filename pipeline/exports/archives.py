@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import tars
+from pipeline.datasets.samples import Labelled
 from pipeline.exports.masks import encode
 from pipeline.exports.place import Place
-from pipeline.exports.samples import Labelled
 from pipeline.images import encode_label_map
 from pipeline.kinds import IMAGE_EXTENSIONS
 

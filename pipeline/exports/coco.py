@@ -20,9 +20,9 @@ from PIL import Image
 from scipy import ndimage
 
 from diffseg.types import IGNORE, Int
+from pipeline.datasets.samples import Labelled, box_of
 from pipeline.exports.masks import components, encode
 from pipeline.exports.place import Place
-from pipeline.exports.samples import Labelled, box_of
 
 Add = Callable[[Labelled], None]
 

@@ -15,14 +15,15 @@ from typing import Any
 
 from pipeline import flags
 from pipeline.concurrency import Spread
+from pipeline.datasets.samples import Labelled, Samples
+from pipeline.datasets.selection import Part, Selection, Tally
+from pipeline.datasets.source_images import Photos
 from pipeline.errors import ConfigError
 from pipeline.exports import archives, coco, huggingface, png
 from pipeline.exports.place import Place, writing
 from pipeline.exports.plan import plan
-from pipeline.exports.samples import Labelled, Part, Samples, Selection, Tally
 from pipeline.ledger import Ledger
 from pipeline.names import Names
-from pipeline.photos import Photos
 from pipeline.store import Store
 from pipeline.windows import WindowObject
 

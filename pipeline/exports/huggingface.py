@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import table
+from pipeline.datasets.samples import Labelled
 from pipeline.exports.place import Place
-from pipeline.exports.samples import Labelled
 from pipeline.images import encode_label_map
 
 ROWS = 100  # a row group: what a reader of single rows fetches at once, a few MB of photos

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.exports.samples import Labelled
+from pipeline.datasets.samples import Labelled
 from pipeline.store import Store
 
 OBJECT = "object"  # the category of what has none

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.concurrency import map_ahead
+from pipeline.datasets.selection import Part, Selection, Tally, chosen_rows
 from pipeline.exports.place import OBJECT
-from pipeline.exports.samples import Part, Selection, Tally, chosen_rows
 from pipeline.ledger import Ledger
 from pipeline.names import Names, marks_of
 from pipeline.windows import WindowObject

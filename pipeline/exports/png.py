@@ -16,8 +16,8 @@ from PIL import Image
 
 from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE, Int
+from pipeline.datasets.samples import Labelled
 from pipeline.exports.place import Place
-from pipeline.exports.samples import Labelled
 from pipeline.images import encode_label_map
 from pipeline.store import Store
 

@@ -2,7 +2,7 @@
 
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
-    from pipeline.datasets import RunStream
+    from pipeline.datasets.torch_datasets import RunStream
 
     def boundaries(example):  # a photo, and where in it one segment ends and another begins
         labels = interpolate(example.label_map[None, None].float(), (128, 129))[0, 0]
@@ -33,11 +33,12 @@ from torch import distributed
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffseg.types import Int, Segment, UInt8
+from pipeline.datasets.samples import Labelled, Samples, proved
+from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, Selection, Tally, chosen_rows
+from pipeline.datasets.source_images import Photos
 from pipeline.errors import ConfigError, ShardChanged
-from pipeline.exports.samples import TRAIN, VAL, WANTED, Labelled, Part, Samples, Selection, Tally, chosen_rows, proved
 from pipeline.ledger import Ledger
 from pipeline.names import Names
-from pipeline.photos import Photos
 from pipeline.reader import decode_sample
 from pipeline.records import ImageSample
 from pipeline.windows import WindowObject

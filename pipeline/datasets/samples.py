@@ -4,7 +4,7 @@ Rows come in the order of (shard, index); every shard is read through once, for 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,88 +13,16 @@ from scipy import ndimage
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import map_ahead
-from pipeline.errors import ConfigError, ShardChanged
+from pipeline.datasets.selection import WANTED, Part, Selection, Tally, chosen_rows
+from pipeline.datasets.source_images import Photos
+from pipeline.errors import ShardChanged
 from pipeline.images import decode_label_map, extension_of
 from pipeline.kinds import IMAGE_EXTENSIONS
 from pipeline.ledger import Ledger
-from pipeline.names import Names, made_name, share
-from pipeline.photos import Photos
-from pipeline.records import OK, RawSample
-from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
-from pipeline.windows import WindowObject
+from pipeline.names import Names, made_name
+from pipeline.records import RawSample
 
 AHEAD = 8  # samples ready before they are written: each may hold a photo and a label map of its size
-TRAIN, VAL = "train", "val"
-NOT_ASKED = "not asked for"
-WANTED = (*COLUMNS, "label_map", "segments")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which rows and segments are wanted. Raises ConfigError for values that make no sense."""
-
-    where: str | None = None  # see pipeline.where
-    min_area: float = 0.0  # of the image, in [0, 1)
-    min_score: float = 0.0  # in [0, 1]
-    limit: int | None = None  # samples
-    split: float | None = None  # share of the keys that go to `train`; the others go to `val`
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_area < 1:
-            raise ConfigError(f"--min-area is a share of the image in [0, 1), got {self.min_area}")
-        if not 0 <= self.min_score <= 1:
-            raise ConfigError(f"--min-score lies in [0, 1], got {self.min_score}")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"--limit is a number of images, at least 1, got {self.limit}")
-        if self.split is not None and not 0 < self.split < 1:
-            raise ConfigError(f"--split is the share of `train`, between 0 and 1, got {self.split}")
-        if self.where is not None:
-            parse_where(self.where)
-
-    @property
-    def condition(self) -> Condition | None:
-        """What rows are read by: those that are asked for, and those without labels, which are to be counted."""
-        if self.where is None:
-            return None
-        return Some((Comparison("!=", Column("status"), Constant(OK)), parse_where(self.where)))
-
-    def side(self, key: str) -> str:
-        """`train` or `val`, by the key alone: stable over runs, exports and machines."""
-        return TRAIN if self.split is None or share(key) < self.split else VAL
-
-
-@dataclass(slots=True)
-class Tally:
-    """How far an export is. rows: looked at; images: taken; left_out: rows by reason."""
-
-    rows: int = 0
-    images: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def leave_out(self, reason: str, rows: int = 1) -> None:
-        """Count rows that are not taken."""
-        if rows:
-            self.left_out[reason] = self.left_out.get(reason, 0) + rows
-
-    def add(self, other: "Tally") -> None:
-        """Count what another has counted."""
-        self.rows, self.images = self.rows + other.rows, self.images + other.images
-        for reason, rows in other.left_out.items():
-            self.leave_out(reason, rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Whole windows that become objects of their own.
-
-    starts: for each window, the rows of the run before it. rows: of all of them. limit: images at most; None: all.
-    """
-
-    number: int
-    windows: tuple[WindowObject, ...]
-    starts: tuple[int, ...]
-    rows: int
-    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,31 +55,6 @@ class Labelled:
             return "jpg"
         extension = self.raw.image.rpartition(".")[2]
         return extension if extension in IMAGE_EXTENSIONS else extension_of(self.raw.members[self.raw.image])
-
-
-def chosen_rows(
-    ledger: Ledger, selection: Selection, part: Part, tally: Tally, columns: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The wanted rows of a part, each with its number in the run from 1 on; counted as they come."""
-    window = ledger.run.window
-    starts = {(at.shard, at.window): start for at, start in zip(part.windows, part.starts, strict=True)}
-    seen = part.starts[0]
-    wanted = list({*columns, "key", "shard", "index", "status"})
-    for row in ledger.rows(wanted, windows=part.windows, where=selection.condition):
-        place, within = divmod(row["index"], window)
-        number = starts[row["shard"], place] + within + 1
-        tally.leave_out(NOT_ASKED, number - seen - 1)
-        tally.rows, seen = tally.rows + number - seen, number
-        if row["status"] != OK:
-            tally.leave_out(f"without labels: {row['status']}")
-            continue
-        tally.images += 1
-        yield number, row
-        if tally.images == part.limit:
-            return
-    rest = part.starts[0] + part.rows - seen
-    tally.leave_out(NOT_ASKED, rest)
-    tally.rows += rest
 
 
 class Samples:

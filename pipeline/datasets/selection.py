@@ -1,0 +1,113 @@
+"""TODO"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.ledger import Ledger
+from pipeline.names import share
+from pipeline.records import OK
+from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
+from pipeline.windows import WindowObject
+
+TRAIN, VAL = "train", "val"
+
+
+NOT_ASKED = "not asked for"
+
+
+WANTED = (*COLUMNS, "label_map", "segments")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows and segments are wanted. Raises ConfigError for values that make no sense."""
+
+    where: str | None = None  # see pipeline.where
+    min_area: float = 0.0  # of the image, in [0, 1)
+    min_score: float = 0.0  # in [0, 1]
+    limit: int | None = None  # samples
+    split: float | None = None  # share of the keys that go to `train`; the others go to `val`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_area < 1:
+            raise ConfigError(f"--min-area is a share of the image in [0, 1), got {self.min_area}")
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"--min-score lies in [0, 1], got {self.min_score}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit is a number of images, at least 1, got {self.limit}")
+        if self.split is not None and not 0 < self.split < 1:
+            raise ConfigError(f"--split is the share of `train`, between 0 and 1, got {self.split}")
+        if self.where is not None:
+            parse_where(self.where)
+
+    @property
+    def condition(self) -> Condition | None:
+        """What rows are read by: those that are asked for, and those without labels, which are to be counted."""
+        if self.where is None:
+            return None
+        return Some((Comparison("!=", Column("status"), Constant(OK)), parse_where(self.where)))
+
+    def side(self, key: str) -> str:
+        """`train` or `val`, by the key alone: stable over runs, exports and machines."""
+        return TRAIN if self.split is None or share(key) < self.split else VAL
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far an export is. rows: looked at; images: taken; left_out: rows by reason."""
+
+    rows: int = 0
+    images: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, rows: int = 1) -> None:
+        """Count rows that are not taken."""
+        if rows:
+            self.left_out[reason] = self.left_out.get(reason, 0) + rows
+
+    def add(self, other: "Tally") -> None:
+        """Count what another has counted."""
+        self.rows, self.images = self.rows + other.rows, self.images + other.images
+        for reason, rows in other.left_out.items():
+            self.leave_out(reason, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole windows that become objects of their own.
+
+    starts: for each window, the rows of the run before it. rows: of all of them. limit: images at most; None: all.
+    """
+
+    number: int
+    windows: tuple[WindowObject, ...]
+    starts: tuple[int, ...]
+    rows: int
+    limit: int | None = None
+
+
+def chosen_rows(
+    ledger: Ledger, selection: Selection, part: Part, tally: Tally, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The wanted rows of a part, each with its number in the run from 1 on; counted as they come."""
+    window = ledger.run.window
+    starts = {(at.shard, at.window): start for at, start in zip(part.windows, part.starts, strict=True)}
+    seen = part.starts[0]
+    wanted = list({*columns, "key", "shard", "index", "status"})
+    for row in ledger.rows(wanted, windows=part.windows, where=selection.condition):
+        place, within = divmod(row["index"], window)
+        number = starts[row["shard"], place] + within + 1
+        tally.leave_out(NOT_ASKED, number - seen - 1)
+        tally.rows, seen = tally.rows + number - seen, number
+        if row["status"] != OK:
+            tally.leave_out(f"without labels: {row['status']}")
+            continue
+        tally.images += 1
+        yield number, row
+        if tally.images == part.limit:
+            return
+    rest = part.starts[0] + part.rows - seen
+    tally.leave_out(NOT_ASKED, rest)
+    tally.rows += rest
