@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pipeline.progress import Snapshot
+    from pipeline.driver.progress import Snapshot
 
 PLAIN_LINE_S = 10.0  # seconds between two lines of progress where there is no terminal
 

@@ -9,21 +9,20 @@ from diffseg.config import SegmentConfig
 from pipeline import retrying, shards
 from pipeline.audit import audit
 from pipeline.config import RunConfig
-from pipeline.driver import drive
+from pipeline.driver.figures import Figures
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool, Pool
+from pipeline.driver.progress import Progress, RollUp, Snapshot, Tally
 from pipeline.errors import ConfigError
-from pipeline.figures import Figures
 from pipeline.joining import begun, reader_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
 from pipeline.messages import ShardFailure, ShardTask
-from pipeline.pool import LocalPool, Pool
-from pipeline.progress import Progress, RollUp, Snapshot
 from pipeline.records import Shard
 from pipeline.run import WINDOW, Run
 from pipeline.sampling import draw_sample, within
 from pipeline.splitting import split
 from pipeline.status import bytes_left
-from pipeline.tally import Tally
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 Build = Callable[[WorkerSettings], Worker]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from time import time
 
 from pipeline import documents
+from pipeline.driver.progress import ROLL_UPS
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed
-from pipeline.progress import ROLL_UPS
 from pipeline.windows import ShardState
 
 LIVE_S = 60.0  # seconds after its last note that a driver counts as at work

@@ -18,6 +18,7 @@ from time import monotonic, perf_counter
 from pipeline.books import Books, TaskEnd, WindowWork
 from pipeline.concurrency import map_ahead
 from pipeline.device_errors import device_errors
+from pipeline.driver.poison import pieces
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.feed import Feed, Hands, Sample
 from pipeline.ledger import Ledger
@@ -26,7 +27,6 @@ from pipeline.meter import Meter
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.reference import EVERY, Reference
 from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
-from pipeline.suspects import pieces
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded

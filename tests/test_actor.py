@@ -18,11 +18,11 @@ from pipeline.audit import audit
 from pipeline.cluster import Cluster, RayPool
 from pipeline.cluster.process.session import members
 from pipeline.config import RunConfig
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.labelling import open_run
 from pipeline.shards import pin
-from pipeline.tally import Tally
 from pipeline.worker import WorkerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

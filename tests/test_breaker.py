@@ -13,15 +13,15 @@ from conftest import a_run, jpeg, samples, write_shard
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.models.unet.random_weights import build as random_checkpoint
 from diffseg.types import AttentionError
-from pipeline import breaker
 from pipeline.bench.fake_model import FakeSegmenter, by_brightness
-from pipeline.driver import drive
+from pipeline.driver import circuit_breaker
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.errors import WouldRepeat
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter, Reading, together
-from pipeline.pool import LocalPool
 from pipeline.shards import pin
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,10 +43,10 @@ def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, s
     examples = {"failed": ("a", "b", "c"), "single": ("s",), "many": ("d",)}
     made = Reading({"ok": ok, "model_nan": failed}, single=single, segments=segments, examples=examples)
     if reason is None:
-        breaker.check(made)
+        circuit_breaker.check(made)
     else:
         with pytest.raises(WouldRepeat, match=re.escape(reason)):
-            breaker.check(made)
+            circuit_breaker.check(made)
 
 
 def test_what_workers_made_adds_up_with_the_last_examples_of_each_kind():

@@ -27,13 +27,13 @@ from jobs import cli
 from pipeline import feed, table
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.errors import Stopped
 from pipeline.ledger import Ledger
-from pipeline.pool import LocalPool
 from pipeline.records import OK
 from pipeline.shards import pin
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 WINDOW = 4

@@ -12,15 +12,15 @@ from pipeline.audit import audit
 from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
 from pipeline.bench.faulty_storage import FAULTS, BadStorage, breaking
 from pipeline.cluster import Cluster, RayPool
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.errors import StorageError
 from pipeline.images import decode
 from pipeline.ledger import Ledger
-from pipeline.pool import LocalPool
 from pipeline.records import OK
 from pipeline.shards import pin
 from pipeline.store import Store
-from pipeline.tally import Tally
 from pipeline.worker import Worker, WorkerSettings
 
 

@@ -10,15 +10,15 @@ from conftest import a_run, jpeg
 from pipeline import retrying
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError
 from pipeline.filelists import File, files_of, name_of, pack
 from pipeline.ledger import Ledger
-from pipeline.pool import LocalPool
 from pipeline.records import OK, Shard
 from pipeline.shards import pin
 from pipeline.splitting import split
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 

@@ -10,12 +10,11 @@ import pytest
 
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool
-from pipeline.driver import drive
-from pipeline.figures import Figures
+from pipeline.driver.figures import Figures
+from pipeline.driver.loop import drive
+from pipeline.driver.progress import Progress, Tally
 from pipeline.ledger import Ledger
-from pipeline.progress import Progress
 from pipeline.shards import pin
-from pipeline.tally import Tally
 from pipeline.worker import Worker, WorkerSettings
 
 pytestmark = [

@@ -1,6 +1,6 @@
 """Waiting between tries grows, and has an end however often something failed."""
 
-from pipeline.patience import LONGEST_S, delay_s
+from pipeline.driver.backoff import LONGEST_S, delay_s
 
 
 def test_each_failure_doubles_the_wait_up_to_a_minute():

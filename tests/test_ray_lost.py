@@ -17,11 +17,11 @@ from pipeline.cluster.mapping import spread
 from pipeline.cluster.messages import Look, Step
 from pipeline.cluster.process import session
 from pipeline.cluster.process.line import Line
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
 from pipeline.ledger import Ledger
 from pipeline.station import Station
-from pipeline.tally import Tally
 from pipeline.watch import Watch
 from pipeline.worker import Worker, WorkerSettings
 

@@ -5,13 +5,13 @@ from conftest import a_run, samples, write_shard
 
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, write_manifest
-from pipeline.pool import LocalPool
 from pipeline.records import OK
 from pipeline.shards import pin
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 

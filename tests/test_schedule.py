@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pipeline.driver.poison import pieces
+from pipeline.driver.progress import Tally
+from pipeline.driver.queue import Queue
+from pipeline.driver.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Schedule
 from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.pins import Pins
 from pipeline.records import Shard
-from pipeline.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Queue, Schedule
-from pipeline.suspects import pieces
-from pipeline.tally import Tally
 
 WINDOW = 4
 

@@ -4,14 +4,14 @@ import pytest
 from conftest import a_run, samples, write_shard
 
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
-from pipeline.pool import LocalPool
 from pipeline.records import Shard
 from pipeline.shards import pin
 from pipeline.splitting import split
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.poison import Suspects, pieces
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.errors import WorkerLost
 from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Probe, ShardTask
-from pipeline.pool import LocalPool
 from pipeline.records import OK, Shard
 from pipeline.shards import pin
-from pipeline.suspects import Suspects, pieces
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 SHARD = Shard("s", "file:///s.tar", 1, "e")

@@ -7,11 +7,11 @@ from conftest import a_run, samples, write_shard
 
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.ledger import Ledger
-from pipeline.pool import LocalPool
 from pipeline.shards import pin
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 SHARDS, WINDOWS, WINDOW = 25, 8, 8

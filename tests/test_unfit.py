@@ -10,12 +10,12 @@ from diffseg.types import AttentionError, Segmentation
 from pipeline import reference, worker
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.pool import LocalPool
+from pipeline.driver.progress import Tally
 from pipeline.errors import Unfit
 from pipeline.ledger import Ledger
-from pipeline.pool import LocalPool
 from pipeline.reference import REFERENCE, Reference
-from pipeline.tally import Tally
 from pipeline.worker import Worker
 
 

@@ -14,13 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.progress import Tally
 from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, TaskDone
 from pipeline.meter import Reading
 from pipeline.records import Shard
 from pipeline.run import Run
-from pipeline.tally import Tally
 from pipeline.windows import end_name, window_name
 
 SIZES = (1_000, 10_000, 100_000)

@@ -19,12 +19,12 @@ import ray
 from driver import a_run
 
 from pipeline.cluster import Cluster, RayPool, ray_process
-from pipeline.driver import drive
+from pipeline.driver.loop import drive
+from pipeline.driver.progress import Tally
 from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, TaskDone
 from pipeline.meter import Reading
 from pipeline.station import Report
-from pipeline.tally import Tally
 from pipeline.worker import WorkerSettings
 
 WORKERS = (10, 100, 300, 1_000)

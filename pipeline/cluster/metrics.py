@@ -30,7 +30,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.figures import FIGURES
+from pipeline.driver.figures import FIGURES
 from pipeline.meter import Reading
 
 

@@ -14,10 +14,10 @@ import cloudpickle
 from pipeline.cluster.cluster import LOOK_S, Cluster
 from pipeline.cluster.messages import Orders
 from pipeline.config import Device
+from pipeline.driver.pool import end_of
+from pipeline.driver.workers import STALL_S, Desk, Staff
 from pipeline.errors import ConfigError, RayLost
 from pipeline.messages import Outcome
-from pipeline.pool import end_of
-from pipeline.staff import STALL_S, Desk, Staff
 from pipeline.station import DRAINED, Report
 from pipeline.watch import Watch
 from pipeline.worker import Worker, WorkerSettings, build_worker

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipeline.device_errors import device_answers
+from pipeline.driver.workers import STALL_S, Desk, Staff
 from pipeline.errors import Stopped
 from pipeline.messages import Outcome
-from pipeline.staff import STALL_S, Desk, Staff
 from pipeline.station import Report, Station
 from pipeline.worker import Worker
 

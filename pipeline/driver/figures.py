@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from time import monotonic
 
-from pipeline.progress import Snapshot
-from pipeline.tally import Tally
+from pipeline.driver.progress import Snapshot, Tally
 
 FIGURES = {
     "images_left": "Images to be labelled, estimated",

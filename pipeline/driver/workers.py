@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
+from pipeline.driver.backoff import delay_s
 from pipeline.errors import Drained, NoWorker, WorkerLost, WouldRepeat
 from pipeline.messages import Beat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.meter import Reading, together
-from pipeline.patience import delay_s
 from pipeline.station import DRAINED, Report
 
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched

@@ -6,12 +6,12 @@ It holds no state that matters: after its death the same command reads the run f
 from collections.abc import Callable, Iterable
 from time import monotonic
 
-from pipeline import breaker
+from pipeline.driver import circuit_breaker
+from pipeline.driver.pool import Pool
+from pipeline.driver.progress import Tally
+from pipeline.driver.schedule import GiveUp, Look, Schedule
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardFailure, ShardTask
-from pipeline.pool import Pool
-from pipeline.schedule import GiveUp, Look, Schedule
-from pipeline.tally import Tally
 
 
 def drive(
@@ -48,7 +48,7 @@ def drive(
                         actions += schedule.looked(look, _left(ledger, look, finish), clock())
                     case GiveUp(failure=failure):
                         _give_up(ledger, tally, failure)
-        breaker.check(pool.staff.made)
+        circuit_breaker.check(pool.staff.made)
         tick()
 
 

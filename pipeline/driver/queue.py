@@ -1,0 +1,73 @@
+"""TODO"""
+
+from array import array
+from collections import Counter, deque
+from collections.abc import MutableSequence
+from heapq import heappop, heappush
+from random import Random
+from typing import TypeVar
+
+from pipeline.messages import ShardTask
+from pipeline.pins import Pins
+
+T = TypeVar("T")
+
+
+class Queue:
+    """What is still to be handed over: probes to idle workers first, the rest as luck has it, each when it is due."""
+
+    def __init__(self, shards: Pins, luck: Random) -> None:
+        self._shards, self._luck = shards, luck
+        self._fresh = array("L")  # places of shards that are whole and were never tried: the bulk of a run
+        self._tasks: list[ShardTask] = []
+        self._probes: deque[ShardTask] = deque()
+        self._later: list[tuple[float, int, ShardTask]] = []  # a heap, by when they are due
+        self._parts: Counter[str] = Counter()  # by shard: all but the fresh ones
+        self._seen = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._tasks) + len(self._probes) + len(self._later)
+
+    def put(self, task: ShardTask, due: float) -> None:
+        """Put a task at the end."""
+        if not due and task == ShardTask(task.shard):
+            self._fresh.append(self._shards.place(task.shard.id))
+            return
+        self._parts[task.shard.id] += 1
+        if task.probe:
+            self._probes.append(task)
+        elif due:
+            self._seen += 1
+            heappush(self._later, (due, self._seen, task))
+        else:
+            self._tasks.append(task)
+
+    def take(self, free: int, idle: int, now: float) -> ShardTask | None:
+        """What a worker can take now; None where nothing is due or nobody is free."""
+        task = self._first(free, idle, now)
+        if task is not None:
+            self._parts[task.shard.id] -= 1
+            if not self._parts[task.shard.id]:
+                del self._parts[task.shard.id]
+        elif free > 0 and self._fresh:
+            task = ShardTask(self._shards.at(self._drawn(self._fresh)))
+        return task
+
+    def _first(self, free: int, idle: int, now: float) -> ShardTask | None:
+        if self._probes and idle > 0:
+            return self._probes.popleft()
+        if self._tasks and free > 0:
+            return self._drawn(self._tasks)
+        if self._later and free > 0 and not self._fresh and self._later[0][0] <= now:
+            return heappop(self._later)[2]
+        return None
+
+    def _drawn(self, items: MutableSequence[T]) -> T:
+        """One of them, taken out."""
+        place = self._luck.randrange(len(items))
+        items[place], items[-1] = items[-1], items[place]
+        return items.pop()
+
+    def holds(self, shard: str) -> bool:
+        """Whether a part of a shard is still to come; one that was never handed out has no parts."""
+        return shard in self._parts
