@@ -15,8 +15,8 @@ from jobs import console, options
 if TYPE_CHECKING:
     from diffseg.evaluation.bootstrap import Interval
     from diffseg.evaluation.scores import Summary
-    from pipeline.evaluate import Evaluation, MethodResult
-    from pipeline.protocols import Protocol
+    from pipeline.evaluation.evaluate import Evaluation, MethodResult
+    from pipeline.evaluation.protocols import Protocol
 
 SHOWN = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F", "miou": "mIoU", "accuracy": "accuracy"}
 PROGRESS_S = 10.0  # seconds between two lines of progress
@@ -52,14 +52,14 @@ def evaluate(
     """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
     from pipeline.cluster.parallel import spreading
     from pipeline.errors import ConfigError
-    from pipeline.evaluate import evaluate
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.predictions import Predictions
+    from pipeline.evaluation.protocols import protocol_named
+    from pipeline.evaluation.score import AGAINST, HUMANS, RUN, Scorer, check_methods
+    from pipeline.evaluation.truth import open_truth
+    from pipeline.evaluation.worst_page import worst_page
     from pipeline.ledger import Ledger
-    from pipeline.predictions import Predictions
-    from pipeline.protocols import protocol_named
-    from pipeline.scoring import AGAINST, HUMANS, RUN, Scorer, check_methods
     from pipeline.table import encode_rows
-    from pipeline.truth import open_truth
-    from pipeline.worst import worst_page
 
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
     urls = {name: where for name, where in ((RUN, url), (AGAINST, against)) if where is not None}

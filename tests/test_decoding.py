@@ -20,12 +20,12 @@ from PIL import Image
 from test_images import photo_of
 
 from pipeline.datasets.selection import Selection
+from pipeline.evaluation.truth import _sample
 from pipeline.exports.export import export
 from pipeline.images import UndecodableImage, decode, decode_reduced, extension_of
 from pipeline.mending import mended
 from pipeline.reader import decode_sample
 from pipeline.records import ImageSample, RawSample, SampleFailure
-from pipeline.truth import _sample
 
 
 def halves(data):

@@ -19,10 +19,10 @@ from diffseg.evaluation.scores import score_image
 from diffseg.scenes.scene import benchmark
 from diffseg.types import Segment
 from jobs import cli
+from pipeline.evaluation.protocols import COCO_STUFF_27, CURATED_LIST
 from pipeline.images import decode_label_map, encode_label_map
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
-from pipeline.protocols import COCO_STUFF_27, CURATED_LIST
 from pipeline.records import OK, LabelRecord
 from pipeline.shards import pin
 from pipeline.table import decode_rows

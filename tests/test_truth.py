@@ -9,9 +9,9 @@ from truths import lay, png
 
 from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
-from pipeline.protocols import CITYSCAPES_27, COCO_STUFF_27, CURATED_LIST, PROTOCOLS, protocol_named
+from pipeline.evaluation.protocols import CITYSCAPES_27, COCO_STUFF_27, CURATED_LIST, PROTOCOLS, protocol_named
+from pipeline.evaluation.truth import decode_truth, open_truth
 from pipeline.tars import write_samples
-from pipeline.truth import decode_truth, open_truth
 
 REGIONS = PROTOCOLS["regions"]
 COCO = PROTOCOLS["coco-stuff-27"]

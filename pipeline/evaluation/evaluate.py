@@ -15,9 +15,9 @@ from diffseg.evaluation.bootstrap import Interval, mean_interval
 from diffseg.evaluation.matching import Counts
 from diffseg.evaluation.scores import MEASURES, DatasetMatching, ImageScore, Summary, summarise
 from pipeline.concurrency import Spread, here
-from pipeline.predictions import Predictions
-from pipeline.scoring import LeftOut, Outcome, Scored, Scorer, Work
-from pipeline.truth import Truth
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.score import LeftOut, Outcome, Scored, Scorer, Work
+from pipeline.evaluation.truth import Truth
 
 
 @dataclass(slots=True)

@@ -7,10 +7,10 @@ import numpy as np
 
 from diffseg.types import Integer, Segment, UInt8
 from pipeline import images
-from pipeline.evaluate import Evaluation
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.score import LeftOut, Scorer, Work, decode_truths, label_map_of
 from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.records import OK
-from pipeline.scoring import LeftOut, Scorer, Work, decode_truths, label_map_of
 
 TRUTHS = 2  # annotators shown: more make pictures too small to see
 

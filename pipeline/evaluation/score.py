@@ -15,8 +15,8 @@ from diffseg.evaluation.scores import ImageScore, average, score_image
 from diffseg.types import IGNORE, Integer
 from pipeline import images
 from pipeline.errors import ConfigError
-from pipeline.protocols import Protocol
-from pipeline.truth import TruthSample, decode_truth
+from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.truth import TruthSample, decode_truth
 
 RUN, AGAINST, HUMANS = "run", "against", "humans"
 REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing else was labelled

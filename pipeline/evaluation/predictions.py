@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.score import Labelled, LeftOut
 from pipeline.ledger import Ledger
-from pipeline.protocols import Protocol
 from pipeline.records import OK
-from pipeline.scoring import Labelled, LeftOut
 
 REPEATS = LeftOut("a key that repeats in the run")
 

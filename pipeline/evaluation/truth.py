@@ -17,7 +17,7 @@ from PIL import Image
 from diffseg.types import Integer
 from pipeline import kinds, patterns, shards, storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
-from pipeline.protocols import Protocol
+from pipeline.evaluation.protocols import Protocol
 from pipeline.reader import read_shard
 from pipeline.records import RawSample, Shard
 from pipeline.store import Store
