@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export
-from pipeline.exports.masks import components, encode
+from pipeline.exports.rle import components, encode
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # it would rather have OpenCV

@@ -32,7 +32,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "rich": {"jobs/console.py"},
     "pydantic": {"pipeline/documents.py"},
     "tenacity": {"pipeline/retrying.py"},
-    "pycocotools": {"pipeline/exports/masks.py"},
+    "pycocotools": {"pipeline/exports/rle.py"},
 }
 METHOD_NEEDS = {
     "torch",

@@ -19,7 +19,7 @@ from diffseg.draw import resize_labels
 from diffseg.types import IGNORE
 from jobs import cli
 from pipeline.exports.export import FORMATS
-from pipeline.exports.masks import components
+from pipeline.exports.rle import components
 from pipeline.images import decode_label_map
 from pipeline.ledger import Ledger
 from pipeline.tars import read_samples, write_samples

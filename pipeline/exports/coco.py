@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import Labelled, box_of
-from pipeline.exports.masks import components, encode
-from pipeline.exports.place import Place
+from pipeline.exports.rle import components, encode
+from pipeline.exports.writer import Place
 
 Add = Callable[[Labelled], None]
 

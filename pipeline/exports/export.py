@@ -19,9 +19,10 @@ from pipeline.datasets.samples import Labelled, Samples
 from pipeline.datasets.selection import Part, Selection, Tally
 from pipeline.datasets.source_images import Photos
 from pipeline.errors import ConfigError
-from pipeline.exports import archives, coco, huggingface, png
-from pipeline.exports.place import Place, writing
+from pipeline.exports import coco, huggingface, voc, webdataset
 from pipeline.exports.plan import plan
+from pipeline.exports.sa1b import sa1b
+from pipeline.exports.writer import Place, writing
 from pipeline.ledger import Ledger
 from pipeline.names import Names
 from pipeline.store import Store
@@ -52,10 +53,10 @@ class Format:
 FORMATS = {
     "coco-segments": Format(coco.segments, part=100_000, categories=True),
     "coco-panoptic": Format(coco.panoptic, part=100_000, categories=True),
-    "png": Format(png.pngs, part=10_000, finish=png.join_lists),
-    "webdataset": Format(archives.webdataset, part=4096, images=True, whole=True),
+    "png": Format(voc.pngs, part=10_000, finish=voc.join_lists),
+    "webdataset": Format(webdataset.webdataset, part=4096, images=True, whole=True),
     "huggingface": Format(huggingface.parquet, part=4096, images=True),
-    "sa1b": Format(archives.sa1b, part=4096, images=True),
+    "sa1b": Format(sa1b, part=4096, images=True),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import table
 from pipeline.datasets.samples import Labelled
-from pipeline.exports.place import Place
+from pipeline.exports.writer import Place
 from pipeline.images import encode_label_map
 
 ROWS = 100  # a row group: what a reader of single rows fetches at once, a few MB of photos

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.concurrency import map_ahead
 from pipeline.datasets.selection import Part, Selection, Tally, chosen_rows
-from pipeline.exports.place import OBJECT
+from pipeline.exports.writer import OBJECT
 from pipeline.ledger import Ledger
 from pipeline.names import Names, marks_of
 from pipeline.windows import WindowObject

@@ -1,49 +1,16 @@
-"""Tar shards: WebDataset, with everything a sample had, and the layout of SA-1B.
-
-webdataset   <side>-<part>.tar: <name>.<original members>, <name>.label_map.png, <name>.segments.json
-sa1b         sa_<side>_<part>.tar: sa_<number>.<extension>, sa_<number>.json
-Formats: https://github.com/webdataset/webdataset, https://ai.meta.com/datasets/segment-anything-downloads/
-"""
+"""TODO"""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from pipeline import tars
 from pipeline.datasets.samples import Labelled
-from pipeline.exports.masks import encode
-from pipeline.exports.place import Place
-from pipeline.images import encode_label_map
-from pipeline.kinds import IMAGE_EXTENSIONS
-
-
-@contextmanager
-def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
-    """The samples as they were, with labels beside their members."""
-    with place.grow(f"{place.side}-{place.number:06}.tar") as out, tars.writing(out) as write:
-
-        def add(sample: Labelled) -> None:
-            assert sample.raw is not None
-            assert sample.photo is not None
-            members = dict(sample.raw.members) if place.members else {}
-            if sample.raw.image not in members or sample.raw.image not in IMAGE_EXTENSIONS:
-                members.pop(str(sample.raw.image), None)  # a table's column, say: no extension that readers would know
-                members[sample.extension] = sample.photo
-            members["label_map.png"] = encode_label_map(sample.label_map)
-            members["segments.json"] = json.dumps(_said(sample)).encode()
-            write(sample.name, members)
-
-        yield add
-
-
-def _said(sample: Labelled) -> dict[str, Any]:
-    row = sample.row
-    segments = [asdict(segment) for segment in sample.segments]
-    return {**{name: row[name] for name in ("key", "width", "height", "quality")}, "segments": segments}
+from pipeline.exports.rle import encode
+from pipeline.exports.writer import Place
 
 
 @contextmanager

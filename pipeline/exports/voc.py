@@ -17,7 +17,7 @@ from PIL import Image
 from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import Labelled
-from pipeline.exports.place import Place
+from pipeline.exports.writer import Place
 from pipeline.images import encode_label_map
 from pipeline.store import Store
 
