@@ -11,7 +11,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.preview import Shown
+    from pipeline.gallery.preview import Shown
 
 SAMPLES = 300  # about 15 MB of HTML
 
@@ -39,8 +39,8 @@ def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 
 
     Raises ConfigError where there is no run, nothing to show, or no way to write the output.
     """
+    from pipeline.gallery.preview import write_page
     from pipeline.ledger import Ledger
-    from pipeline.preview import write_page
 
     ledger = Ledger.open(run)
     with appearing(output) as out:

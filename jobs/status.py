@@ -9,8 +9,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.detail import Detail
-    from pipeline.distributions import Histogram
+    from pipeline.gallery.statistics import Detail, Histogram
 
 BAR = 40  # letters of the longest bar
 
@@ -23,7 +22,7 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
-    from pipeline.detail import detail as detail_of
+    from pipeline.gallery.statistics import detail as detail_of
     from pipeline.ledger import Ledger
     from pipeline.status import status
 

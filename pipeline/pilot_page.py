@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 from typing import BinaryIO
 
 from pipeline.comparing import named
-from pipeline.distributions import Distributions, Histogram
-from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.statistics import Distributions, Histogram
 from pipeline.images import decode_label_map
 from pipeline.piloting import Pilot, Sampled
 from pipeline.records import OK

@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from diffseg.types import Segment
-from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 
 HOSTILE = '<img src=x onerror="document.title=1"></script><script>document.title=2</script>'
 

@@ -7,9 +7,9 @@ import pytest
 from labelled import make_run
 
 from jobs import cli
-from pipeline import detail as module
 from pipeline.compact import compact
-from pipeline.detail import Holding, detail, holdings
+from pipeline.gallery import statistics as module
+from pipeline.gallery.statistics import Holding, detail, holdings
 from pipeline.ledger import Ledger
 
 FAILED = {(0, 1): "undecodable", (1, 2): "no_image", (1, 0): "undecodable"}

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.distributions import Distributions
+from pipeline.gallery.statistics import Distributions
 
 
 def row(status: str = "ok", quality: float | None = 0.5, areas: tuple[int, ...] = (1, 1)) -> dict:

@@ -13,7 +13,7 @@ from gallery_items import HOSTILE, item, photo, quadrants, write
 from PIL import Image
 
 from diffseg.types import IGNORE
-from pipeline.gallery import GalleryItem, GalleryPage, pack_labels, write_gallery
+from pipeline.gallery.html_page import GalleryItem, GalleryPage, pack_labels, write_gallery
 
 
 class Parts(HTMLParser):

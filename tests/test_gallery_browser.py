@@ -13,8 +13,8 @@ from gallery_items import HOSTILE, item, quadrants, write
 from PIL import Image
 
 from diffseg.types import Segment
-from pipeline.distributions import Distributions
-from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.statistics import Distributions
 
 PHOTOS = Path(__file__).parent.parent / "jobs" / "photos"
 

@@ -12,12 +12,12 @@ from diffseg.types import Segment
 from jobs import cli
 from jobs.preview import write_preview
 from pipeline import shards, tars
-from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError
+from pipeline.gallery.preview import choose
+from pipeline.gallery.statistics import Distributions
 from pipeline.images import encode_label_map
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
-from pipeline.preview import choose
 from pipeline.records import OK, LabelRecord
 from pipeline.run import Run
 

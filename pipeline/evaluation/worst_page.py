@@ -9,7 +9,7 @@ from diffseg.types import Integer, Segment, UInt8
 from pipeline import images
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.score import LeftOut, Scorer, Work, decode_truths, label_map_of
-from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.records import OK
 
 TRUTHS = 2  # annotators shown: more make pictures too small to see

@@ -1,5 +1,9 @@
-"""How a run is distributed: segments an image, areas of segments, quality. Rows pass through; only counts are kept."""
+"""What a run came to: samples by status, segments an image, areas, quality, and what it takes on storage.
 
+Rows are read, but of no more than WINDOWS windows: beyond, a random share of the run tells the same in minutes.
+"""
+
+import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.windows import WindowObject
 
 _AREA_EDGES = tuple(10.0 ** (power / 3 - 4) for power in range(13))  # 0.01 % to all of the image, three bins a decade
+
+
 _QUALITY_EDGES = tuple(step / 20 for step in range(21))
+
+
 _SEGMENT_BINS = 30  # at most; wider bins beyond as many segments
 
 
@@ -118,3 +128,50 @@ class Distributions:
 
 def _mean(name: str, value: float | None, digits: int) -> str:
     return "no labelled image" if value is None else f"{name} {value:.{digits}f}"
+
+
+WINDOWS = 1000  # about a million images
+COLUMNS = ("status", "quality", "segments")  # what is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a folder of a run takes on storage."""
+
+    objects: int
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A run in distributions. share: of the windows, that were read; storage: by folder."""
+
+    counts: Distributions
+    share: float
+    storage: dict[str, Holding]
+
+
+def detail(ledger: Ledger, *, seed: int = 0) -> Detail:
+    """Count what is committed. seed: decides which windows are read of a run that has more than WINDOWS."""
+    windows, share = some_windows(ledger, seed)
+    counts = Distributions()
+    for row in ledger.rows(COLUMNS, windows=windows):
+        counts.add(row)
+    return Detail(counts, share, holdings(ledger))
+
+
+def some_windows(ledger: Ledger, seed: int) -> tuple[list[WindowObject], float]:
+    """Windows at random, in their order, WINDOWS at most, and what share of all they are."""
+    there = list(ledger.windows())
+    places = sorted(random.Random(seed).sample(range(len(there)), min(WINDOWS, len(there))))
+    return [there[place] for place in places], len(places) / max(1, len(there))
+
+
+def holdings(ledger: Ledger) -> dict[str, Holding]:
+    """Objects and bytes of each folder of a run, from one listing; what lies in none is `.`."""
+    found: dict[str, Holding] = {}
+    for name, size in ledger.store.list(""):
+        folder = name.partition("/")[0] if "/" in name else "."
+        before = found.get(folder, Holding(0, 0))
+        found[folder] = Holding(before.objects + 1, before.size + size)
+    return dict(sorted(found.items()))

@@ -17,10 +17,9 @@ import numpy as np
 
 from diffseg.types import Segment
 from pipeline.concurrency import map_ahead
-from pipeline.detail import some_windows
-from pipeline.distributions import Distributions
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.gallery import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.statistics import Distributions, some_windows
 from pipeline.images import decode_label_map
 from pipeline.ledger import Ledger
 from pipeline.reader import decode_sample, read_shard

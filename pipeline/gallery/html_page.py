@@ -22,7 +22,7 @@ from PIL import Image
 
 from diffseg.draw import palette, resize_labels
 from diffseg.types import IGNORE, Integer, Segment, UInt8
-from pipeline.distributions import Histogram
+from pipeline.gallery.statistics import Histogram
 
 PICTURE_SIDE = 512  # pixels, the longer side: 2,000 samples stay near 100 MB
 JPEG_QUALITY = 80
