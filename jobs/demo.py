@@ -47,7 +47,7 @@ def demo(
 
 def write_shards(folder: Path) -> list[str]:
     """The demo photos as WebDataset shards; files that are there already stay, so that the run can resume."""
-    from pipeline.tars import write_samples
+    from pipeline.inputs.tar.writing import write_samples
 
     photos = sorted(
         (entry for entry in files("jobs").joinpath("photos").iterdir() if entry.name.endswith(".jpg")),

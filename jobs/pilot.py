@@ -51,10 +51,11 @@ def pilot(
     json: options.Json = False,
 ) -> None:
     """Label a sample at several thresholds: a gallery to choose by, and what a whole run would take."""
-    from pipeline import counting, planning
+    from pipeline import planning
     from pipeline.config import read_config
     from pipeline.errors import ConfigError
-    from pipeline.shards import pin
+    from pipeline.inputs import count as counting
+    from pipeline.inputs.shards import pin
 
     given: dict[str, Any] = {
         "timestep": timestep,

@@ -29,13 +29,14 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Say how much there is to label, and what it will take."""
-    from pipeline import counting, planning
-    from pipeline.shards import pin
+    from pipeline import planning
+    from pipeline.inputs import count
+    from pipeline.inputs.shards import pin
 
     speed = _speed(pilot, images_per_second, image_bytes)
-    planning.plan(counting.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
+    planning.plan(count.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
     pinned = pin(shards, note=console.note if json else console.say)
-    counts = counting.count(pinned, image_key)
+    counts = count.count(pinned, image_key)
     for damage in counts.damaged[:SHOWN]:
         console.note(f"not read to its end: {damage}")
     made = planning.plan(counts, sum(shard.size for shard in pinned), speed, price=price, deadline=deadline)

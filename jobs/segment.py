@@ -67,8 +67,8 @@ def segment(
 
 def _photos(images: list[Path]) -> list[Path]:
     """The images that were named, without results of ours that lie beside them. Raises ConfigError."""
-    from pipeline import kinds
     from pipeline.errors import ConfigError
+    from pipeline.inputs import kinds
 
     for path in images:
         if path.is_dir():
@@ -132,7 +132,7 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
 
     from diffseg import AttentionError
     from diffseg.draw import overlay
-    from pipeline.images import UndecodableImage, decode, encode_label_map
+    from pipeline.inputs.decode import UndecodableImage, decode, encode_label_map
 
     try:
         image = decode(path.read_bytes())

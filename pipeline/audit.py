@@ -9,11 +9,11 @@ from pipeline.commits import End
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.footer import Footer, digest_of
+from pipeline.inputs.reader import read_shard
 from pipeline.joining import EDITED, RUN
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked
 from pipeline.messages import ShardTask
-from pipeline.reader import read_shard
 from pipeline.records import Shard
 from pipeline.windows import ShardState, WindowObject, gaps
 

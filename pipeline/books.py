@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.names import is_tar_name, made_name
 from pipeline.records import ImageSample, LabelRecord, RawSample, SampleFailure
-from pipeline.tars import write_samples
 
 
 @dataclass(frozen=True, slots=True)

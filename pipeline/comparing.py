@@ -14,7 +14,7 @@ from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery.html_page import PICTURE_SIDE
-from pipeline.images import encode_label_map
+from pipeline.inputs.decode import encode_label_map
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
 from pipeline.rows import Fitting, failed_row, label

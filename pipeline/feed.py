@@ -11,10 +11,10 @@ from diffseg.config import SegmentConfig
 from pipeline.books import Books, TaskEnd
 from pipeline.concurrency import map_ahead
 from pipeline.errors import PipelineError, Unhandled
+from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.ledger import Ledger
 from pipeline.messages import Beat, ShardTask
 from pipeline.meter import Meter
-from pipeline.reader import decode_sample, read_shard
 from pipeline.records import ImageSample, RawSample, SampleFailure
 
 Sample: TypeAlias = ImageSample | SampleFailure

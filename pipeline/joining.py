@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from diffseg.config import LABELS_VERSION
-from pipeline import filelists, table
+from pipeline import table
 from pipeline.errors import ConfigError, StorageError
-from pipeline.folders import is_folder
+from pipeline.inputs.folder import file_list
+from pipeline.inputs.folder.reading import is_folder
+from pipeline.inputs.shards import shard_id
 from pipeline.records import READER, Shard
 from pipeline.run import Run
-from pipeline.shards import shard_id
 from pipeline.store import Store
 
 RUN, INPUTS = "run.json", "inputs"
@@ -41,7 +42,7 @@ def _pins(store: Store) -> list[str]:
 
 def _listed(store: Store, shard: Shard) -> Shard:
     """A folder whose files are to be read in its run."""
-    return replace(shard, files=f"{store.url}/{filelists.name_of(shard)}")
+    return replace(shard, files=f"{store.url}/{file_list.name_of(shard)}")
 
 
 def pin(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[list[Shard], list[str]]:
@@ -68,7 +69,7 @@ def pin(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[list[Shard
             )
         for shard in new:
             if isinstance(shard.files, bytes):
-                store.put_new(filelists.name_of(shard), shard.files)
+                store.put_new(file_list.name_of(shard), shard.files)
         if not new or store.put_new(f"{INPUTS}/{len(pins)}.parquet", table.encode_shards(new)):
             # the shards as given know how to open them; others are opened by their pinned URL
             known_now = {**there, **{shard.id: shard for shard in given}}.values()
@@ -86,7 +87,7 @@ def _as_pinned(shards: Sequence[Shard], there: Mapping[str, Shard], extend: bool
             given.append(shard)
             continue
         given += [replace(part, source=shard.source) for part in parts]
-        gone, new = filelists.compare(parts, shard)
+        gone, new = file_list.compare(parts, shard)
         if new.size and extend:
             id_ = shard_id(shard.url, len(parts))
             given.append(replace(shard, id=id_, size=new.size, etag=new.digest, files=new.data))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from diffseg.config import SegmentConfig
-from pipeline import retrying, shards
+from pipeline import retrying
 from pipeline.audit import audit
 from pipeline.config import RunConfig
 from pipeline.driver.figures import Figures
@@ -14,14 +14,15 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool, Pool
 from pipeline.driver.progress import Progress, RollUp, Snapshot, Tally
 from pipeline.errors import ConfigError
+from pipeline.inputs import shards
+from pipeline.inputs.sample import draw_sample, within
+from pipeline.inputs.tar.splitting import split
 from pipeline.joining import begun, reader_of
 from pipeline.ledger import Ledger
 from pipeline.manifest import Checked, Totals, completed, total, write_manifest
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
 from pipeline.run import WINDOW, Run
-from pipeline.sampling import draw_sample, within
-from pipeline.splitting import split
 from pipeline.status import bytes_left
 from pipeline.worker import Worker, WorkerSettings, build_worker
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from pipeline.comparing import named
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.statistics import Distributions, Histogram
-from pipeline.images import decode_label_map
+from pipeline.inputs.decode import decode_label_map
 from pipeline.piloting import Pilot, Sampled
 from pipeline.records import OK
 

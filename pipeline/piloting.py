@@ -18,13 +18,13 @@ from diffseg.types import UInt8
 from pipeline import table
 from pipeline.comparing import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.concurrency import map_ahead
-from pipeline.counting import Counts, count
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.feed import pixels_wanted
 from pipeline.footer import Footer
-from pipeline.reader import decode_sample, read_shard
+from pipeline.inputs.count import Counts, count
+from pipeline.inputs.reader import decode_sample, read_shard
+from pipeline.inputs.sample import draw
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
-from pipeline.sampling import draw
 
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
 READERS = 4  # places read side by side

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
-from pipeline.counting import Counts
 from pipeline.errors import ConfigError
+from pipeline.inputs.count import Counts
 
 EFFICIENCY = 0.95  # of a job's workers against one that never waits: what the engine is built to reach
 

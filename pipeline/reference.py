@@ -8,7 +8,7 @@ from diffseg.evaluation.partition import covering, overlaps
 from diffseg.scenes.scene import draw_scene
 from diffseg.types import IGNORE, AttentionError
 from pipeline.errors import Unfit
-from pipeline.images import decode_label_map, encode_label_map
+from pipeline.inputs.decode import decode_label_map, encode_label_map
 from pipeline.ledger import Ledger
 from pipeline.rows import Segmenter
 

@@ -28,11 +28,11 @@ from diffseg.models.unet.random_weights import random_checkpoint
 from diffseg.scenes.scene import draw_scene
 from jobs import cli
 from pipeline.config import RunConfig
-from pipeline.images import decode_label_map
+from pipeline.inputs.decode import decode_label_map
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.labelling import label
 from pipeline.ledger import Ledger
 from pipeline.records import OK
-from pipeline.tars import write_samples
 
 
 def families():

@@ -7,7 +7,7 @@ import tarfile
 import zstandard
 from conftest import samples
 
-from pipeline.tars import write_samples
+from pipeline.inputs.tar.writing import write_samples
 
 SOUND = write_samples(samples(5))
 

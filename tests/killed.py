@@ -13,13 +13,14 @@ import pyarrow
 import s3fs  # noqa: F401 - so that no child has to
 from conftest import a_run, samples
 
-from pipeline import audit, images, manifest, reader, storage, store, table
+from pipeline import audit, manifest, storage, store, table
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.inputs import decode, reader
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
 from pipeline.ranges import RangedReader
-from pipeline.shards import pin
 from pipeline.store import Store
-from pipeline.tars import write_samples
 from pipeline.worker import Worker
 
 COUNTS = (10, 7, 0, 4)  # samples of each shard; four a window
@@ -34,7 +35,7 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
     "opening the second shard": (storage, "open_ranged", "after", 2),
     "reading a range": (RangedReader, "_get", "after", 1),
     "looking whether a shard changed": (reader, "_same_version", "before", 3),
-    "decoding": (images, "decode_reduced", "before", 6),
+    "decoding": (decode, "decode_reduced", "before", 6),
     "labelling": (FakeSegmenter, "segment", "before", 1),
     "labelling a later batch": (FakeSegmenter, "segment", "after", 3),
     "encoding a window": (table, "encode_window", "before", 1),

@@ -21,8 +21,8 @@ from pipeline.config import RunConfig
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, WorkerLost
+from pipeline.inputs.shards import pin
 from pipeline.labelling import open_run
-from pipeline.shards import pin
 from pipeline.worker import WorkerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

@@ -11,11 +11,11 @@ from pipeline import table
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.footer import digest_of
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, total, write_manifest
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 

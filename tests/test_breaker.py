@@ -19,9 +19,9 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import WouldRepeat
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.meter import Meter, Reading, together
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]

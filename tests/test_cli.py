@@ -17,7 +17,7 @@ from PIL import Image
 
 from jobs import cli
 from pipeline import errors
-from pipeline.images import decode_label_map
+from pipeline.inputs.decode import decode_label_map
 from pipeline.ledger import Ledger
 
 PHOTOS = sorted(Path(cli.__file__).parent.joinpath("photos").glob("*.jpg"))

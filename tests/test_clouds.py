@@ -16,12 +16,12 @@ from pipeline import retrying
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import StorageError
+from pipeline.inputs.reader import read_shard
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
-from pipeline.reader import read_shard
 from pipeline.records import OK
-from pipeline.shards import pin
 from pipeline.store import Store
-from pipeline.tars import write_samples
 from pipeline.worker import Worker
 
 pytestmark = [

@@ -22,8 +22,8 @@ from conftest import jpeg
 from test_infra import INFRA, documents, ray_objects
 from test_monitoring import MONITORING, dashboard_queries
 
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.store import Store
-from pipeline.tars import write_samples
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SHARDS, IMAGES = 20, 16

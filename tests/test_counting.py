@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, samples, write_shard
 
-from pipeline import counting, storage
-from pipeline.counting import FIRST, count
-from pipeline.shards import pin
+from pipeline import storage
+from pipeline.inputs import count as counting
+from pipeline.inputs.count import FIRST, count
+from pipeline.inputs.shards import pin
 
 
 def tars(folder, sizes):

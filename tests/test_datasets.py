@@ -23,11 +23,12 @@ from pipeline.datasets import torch_datasets
 from pipeline.datasets.source_images import Photos
 from pipeline.datasets.torch_datasets import Example, RunDataset, RunStream
 from pipeline.errors import ConfigError, ShardChanged
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.reading import read_samples
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
-from pipeline.shards import pin
 from pipeline.store import Store
-from pipeline.tars import read_samples, write_samples
 
 KEYS = [[f"{shard}{i}" for i in range(10)] for shard in "abc"]  # three windows a shard
 EVERY = [key for keys in KEYS for key in keys]

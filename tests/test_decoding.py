@@ -22,9 +22,9 @@ from test_images import photo_of
 from pipeline.datasets.selection import Selection
 from pipeline.evaluation.truth import _sample
 from pipeline.exports.export import export
-from pipeline.images import UndecodableImage, decode, decode_reduced, extension_of
-from pipeline.mending import mended
-from pipeline.reader import decode_sample
+from pipeline.inputs.decode import UndecodableImage, decode, decode_reduced, extension_of
+from pipeline.inputs.mending import mended
+from pipeline.inputs.reader import decode_sample
 from pipeline.records import ImageSample, RawSample, SampleFailure
 
 
@@ -60,7 +60,7 @@ def test_wherever_a_jpeg_is_cut_it_is_shown_whole_or_not_at_all(data):
 
 
 def test_a_photo_with_a_film_behind_it_needs_no_mending(monkeypatch):
-    monkeypatch.setattr("pipeline.images.mended", None)
+    monkeypatch.setattr("pipeline.inputs.decode.mended", None)
     film = np.random.default_rng(0).bytes(1 << 18) + b"\xff\xda" + bytes(100)
     assert np.array_equal(decode(JPEG + film), decode(JPEG))
 
@@ -92,7 +92,7 @@ def test_a_dark_picture_of_few_bits_is_one():
 
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
 def test_premultiplied_colours_are_divided(mode):
-    from pipeline.modes import rgb
+    from pipeline.inputs.modes import rgb
 
     half = Image.new("RGBA", (2, 2), (200, 200, 200, 128)).convert("LA" if mode == "La" else "RGBA").convert(mode)
     assert np.abs(np.asarray(rgb(half, deep=False)).astype(int) - 227).max() <= 2

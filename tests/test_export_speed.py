@@ -10,8 +10,8 @@ import pytest
 from labelled import make_run
 
 from pipeline.exports.export import FORMATS
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
-from pipeline.shards import pin
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,8 +56,8 @@ def test_images_a_second_of_every_format(photos, tmp_path, capsys):
 def _commit_all(run: Ledger, labels: labelled.np.ndarray) -> None:
     from dataclasses import replace
 
+    from pipeline.inputs.reader import decode_sample, read_shard
     from pipeline.messages import ShardTask
-    from pipeline.reader import decode_sample, read_shard
 
     for shard in run.shards.values():
         rows = []

@@ -31,9 +31,9 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import Stopped
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.records import OK
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 WINDOW = 4

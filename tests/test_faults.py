@@ -16,10 +16,10 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import StorageError
-from pipeline.images import decode
+from pipeline.inputs.decode import decode
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.records import OK
-from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.worker import Worker, WorkerSettings
 

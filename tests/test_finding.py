@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from pipeline import finding
 from pipeline.errors import ConfigError
-from pipeline.finding import Found, counted, expand_glob, walk
-from pipeline.kinds import is_system
+from pipeline.inputs import find
+from pipeline.inputs.find import Found, counted, expand_glob, walk
+from pipeline.inputs.kinds import is_system
 
 
 def nothing(name):
@@ -73,7 +73,7 @@ def test_circles_end_and_are_named(tmp_path):
 
 
 def test_folders_that_all_lead_to_each_other_are_refused_soon(tmp_path, monkeypatch):
-    monkeypatch.setattr(finding, "MOST_NAMES", 50)
+    monkeypatch.setattr(find, "MOST_NAMES", 50)
     for one in range(12):
         (tmp_path / str(one)).mkdir()
         for other in range(12):
@@ -130,7 +130,7 @@ def test_a_glob_follows_links_and_names_what_else_it_matches(tmp_path):
     assert names(expand_glob(str(tmp_path), "**/*.tar", is_system), tmp_path) == [
         *("in/a.tar", "in/b.tar", "in/more/2.tar", "store/2.tar")
     ]
-    assert [entry.url for entry in finding.glob_without_links(f"{tmp_path}/in/*.tar")] == [
+    assert [entry.url for entry in find.glob_without_links(f"{tmp_path}/in/*.tar")] == [
         f"{tmp_path}/in/._a.tar",
         f"{tmp_path}/in/a.tar",
     ]
@@ -140,7 +140,7 @@ def test_a_glob_follows_links_and_names_what_else_it_matches(tmp_path):
 def test_patterns_mean_on_a_disk_what_they_mean_on_a_store(tmp_path, pattern):
     put(tmp_path, "a.tar", "b.txt", "d1/x.tar", "d2/x.tar", "d1/deep/y.tar", "d1/deep/deeper/z.tar", "e/x.tar")
     here = names(expand_glob(str(tmp_path), pattern, nothing), tmp_path)
-    there = [entry.url for entry in finding.glob_without_links(f"{tmp_path}/{pattern}")]
+    there = [entry.url for entry in find.glob_without_links(f"{tmp_path}/{pattern}")]
     assert here == [url.removeprefix(f"{tmp_path}/") for url in there]
     assert here or pattern == "d*"
 

@@ -14,11 +14,11 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError
-from pipeline.filelists import File, files_of, name_of, pack
+from pipeline.inputs.folder.file_list import File, files_of, name_of, pack
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.splitting import split
 from pipeline.ledger import Ledger
 from pipeline.records import OK, Shard
-from pipeline.shards import pin
-from pipeline.splitting import split
 from pipeline.worker import Worker
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffseg.types import IGNORE
-from pipeline import images
-from pipeline.images import UndecodableImage, decode, decode_label_map, decode_reduced, encode_label_map
-from pipeline.reader import decode_sample
+from pipeline.inputs import decode as images
+from pipeline.inputs.decode import UndecodableImage, decode, decode_label_map, decode_reduced, encode_label_map
+from pipeline.inputs.reader import decode_sample
 from pipeline.records import READER, ImageSample, RawSample, SampleFailure
 
 
@@ -81,7 +81,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_bad_image(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="memory limits")
 def test_bombs_are_refused_within_little_memory():
     code = (
-        "import resource\nfrom hostile import REFUSED\nfrom pipeline.images import UndecodableImage, decode\n"
+        "import resource\nfrom hostile import REFUSED\nfrom pipeline.inputs.decode import UndecodableImage, decode\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for data, _ in REFUSED.values():\n    try:\n        decode(data)\n    except UndecodableImage:\n        pass\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.kinds import is_image, is_opened, is_system, is_system_file, looks_like, shows_labels, suffix
-from pipeline.tars import image_of
+from pipeline.inputs.kinds import is_image, is_opened, is_system, is_system_file, looks_like, shows_labels, suffix
+from pipeline.inputs.tar.reading import image_of
 
 IMAGES = """
     a.jpg a.JPEG a.jfif a.jpg_large a.png_orig a.mpo a.webp a.tif a.bmp a.gif a.avif a.jp2 a.apng

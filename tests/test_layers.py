@@ -27,7 +27,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/table/images.py",
         "pipeline/table/joined.py",
     },
-    "webdataset": {"pipeline/tars.py"},
+    "webdataset": {"pipeline/inputs/tar/reading.py"},
     "fsspec": {"pipeline/storage.py", "diffseg/models/fetch.py"},
     "rich": {"jobs/console.py"},
     "pydantic": {"pipeline/documents.py"},

@@ -18,11 +18,11 @@ from pipeline.commits import End
 from pipeline.config import RunConfig
 from pipeline.documents import validated
 from pipeline.errors import CommitConflict, ConfigError, StorageError
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run import Run
-from pipeline.shards import pin
 from pipeline.store import Store
 from pipeline.windows import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
 from pipeline.worker import Worker

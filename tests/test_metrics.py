@@ -13,8 +13,8 @@ from pipeline.cluster import Cluster, RayPool
 from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Progress, Tally
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
-from pipeline.shards import pin
 from pipeline.worker import Worker, WorkerSettings
 
 pytestmark = [

@@ -8,11 +8,11 @@ import pytest
 from conftest import jpeg, samples, write_shard
 
 from pipeline import storage
-from pipeline.counting import count
 from pipeline.errors import ConfigError, CorruptShard
-from pipeline.reader import read_shard
-from pipeline.shards import pin
-from pipeline.tars import write_samples
+from pipeline.inputs.count import count
+from pipeline.inputs.reader import read_shard
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.writing import write_samples
 
 ODD = [
     "in [raw]",

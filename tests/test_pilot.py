@@ -11,11 +11,11 @@ from test_segmenter import Colours
 
 from jobs import cli
 from pipeline.errors import ConfigError
+from pipeline.inputs.shards import pin
 from pipeline.pilot_page import write_pilot
 from pipeline.piloting import pilot
 from pipeline.planning import read_pilot
 from pipeline.records import OK
-from pipeline.shards import pin
 from pipeline.store import Store
 
 LOW, HIGH = (0.01, 0.01), (9.0, 9.0)

@@ -9,7 +9,8 @@ import pytest
 from conftest import samples, write_shard
 
 from jobs import cli
-from pipeline import counting, storage
+from pipeline import storage
+from pipeline.inputs import count
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_however_many_shards_only_a_few_are_opened(tars, monkeypatch):
     opened = []
     monkeypatch.setattr(storage, "open_ranged", lambda *a, real=storage.open_ranged: opened.append(a) or real(*a))
     assert cli.run(["plan", tars]) == 0
-    assert len(opened) == counting.TARS < 20
+    assert len(opened) == count.TARS < 20
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipeline.counting import Counts
 from pipeline.errors import ConfigError
+from pipeline.inputs.count import Counts
 from pipeline.planning import EFFICIENCY, Speed, plan, read_pilot
 
 MILLION = Counts({"a": 400_000, "b": 600_000}, exact=True, error=0.0)

@@ -11,11 +11,12 @@ from diffseg.config import SegmentConfig
 from diffseg.types import Segment
 from jobs import cli
 from jobs.preview import write_preview
-from pipeline import shards, tars
 from pipeline.errors import ConfigError
 from pipeline.gallery.preview import choose
 from pipeline.gallery.statistics import Distributions
-from pipeline.images import encode_label_map
+from pipeline.inputs import shards
+from pipeline.inputs.decode import encode_label_map
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
@@ -41,7 +42,7 @@ def labelled(shard: str, index: int, quality: float) -> LabelRecord:
 def run(tmp_path):
     """A run of one shard: ten photos of rising quality in windows of four, the last one broken."""
     tar = tmp_path / "photos.tar"
-    tar.write_bytes(tars.write_samples((f"k{n}", {"png": photo(n)}) for n in range(10)))
+    tar.write_bytes(write_samples((f"k{n}", {"png": photo(n)}) for n in range(10)))
     [shard] = shards.pin([str(tar)])
     made = Run.of(SegmentConfig(), "0", model="tiny", revision=None, window=4)
     ledger = Ledger.start(str(tmp_path / "run"), made, [shard])
@@ -111,7 +112,7 @@ def test_labels_are_shown_without_photos_that_are_gone(run, tmp_path):
 
 
 def test_a_shard_that_changed_gives_no_photos(run, tmp_path):
-    (tmp_path / "photos.tar").write_bytes(tars.write_samples([("other", {"png": photo(25)})]))
+    (tmp_path / "photos.tar").write_bytes(write_samples([("other", {"png": photo(25)})]))
 
     write_preview(run, str(tmp_path / "page.html"))
 

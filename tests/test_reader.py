@@ -13,9 +13,9 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.errors import CorruptShard, PipelineError, ShardChanged, StorageError
-from pipeline.reader import decode_sample, read_shard
+from pipeline.inputs.reader import decode_sample, read_shard
+from pipeline.inputs.shards import pin
 from pipeline.records import ImageSample
-from pipeline.shards import pin
 
 
 @pytest.fixture

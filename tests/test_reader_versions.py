@@ -13,13 +13,13 @@ from conftest import a_run, jpeg, samples, write_shard
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import ConfigError
-from pipeline.filelists import files_of
+from pipeline.inputs.folder.file_list import files_of
+from pipeline.inputs.reader import read_shard
+from pipeline.inputs.shards import pin
 from pipeline.joining import reader_of
 from pipeline.ledger import Ledger
-from pipeline.reader import read_shard
 from pipeline.records import OK, READER
 from pipeline.run import Run
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 

@@ -8,10 +8,10 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.manifest import completed, write_manifest
 from pipeline.records import OK
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 

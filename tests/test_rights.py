@@ -12,11 +12,11 @@ from test_infra import INFRA, documents, ray_objects
 
 from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
 from pipeline.manifest import write_manifest
-from pipeline.shards import pin
 from pipeline.store import Store
-from pipeline.tars import write_samples
 from pipeline.worker import Worker
 
 

@@ -20,9 +20,10 @@ from diffseg.types import IGNORE
 from jobs import cli
 from pipeline.exports.export import FORMATS
 from pipeline.exports.rle import components
-from pipeline.images import decode_label_map
+from pipeline.inputs.decode import decode_label_map
+from pipeline.inputs.tar.reading import read_samples
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
-from pipeline.tars import read_samples, write_samples
 
 PHOTOS = 3
 DATUMARO = os.environ.get(

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import cli
-from pipeline import labelling, sampling
+from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.counting import Counts
+from pipeline.inputs import sample
+from pipeline.inputs.count import Counts
+from pipeline.inputs.sample import draw, within
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.sampling import draw, within
 from pipeline.worker import Worker
 
 COUNTS = {"a": 100, "b": 35, "c": 0, "d": 1000}
@@ -146,12 +147,12 @@ def test_a_sample_of_more_than_there_is_is_a_whole_run(label, capsys):
 
 
 def test_a_window_that_was_estimated_and_is_not_there_ends_the_run_all_the_same(label, tmp_path, monkeypatch, capsys):
-    real = sampling.count
+    real = sample.count
 
     def inflated(shards, image_key):
         return Counts({shard: size + 40 for shard, size in real(shards, image_key).samples.items()}, exact=False)
 
-    monkeypatch.setattr(sampling, "count", inflated)
+    monkeypatch.setattr(sample, "count", inflated)
     assert label("--sample", "140") == 0
     assert "sample complete: " in capsys.readouterr().out
     assert label() == 0

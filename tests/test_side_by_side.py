@@ -10,7 +10,7 @@ from damage import DAMAGED, SOUND, compressed
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.errors import CorruptShard
-from pipeline.tars import read_samples
+from pipeline.inputs.tar.reading import read_samples
 
 pytestmark = pytest.mark.slow
 SHARDS = {"sound": SOUND, **{what: data for what, (data, _) in DAMAGED.items()}}

@@ -7,11 +7,11 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
+from pipeline.inputs.shards import pin
+from pipeline.inputs.tar.splitting import split
 from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.shards import pin
-from pipeline.splitting import split
 from pipeline.worker import Worker
 
 

@@ -12,8 +12,8 @@ from jobs.label import report
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.config import RunConfig
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
-from pipeline.shards import pin
 from pipeline.windows import end_name, window_name
 from pipeline.worker import Worker
 

@@ -15,10 +15,10 @@ from pipeline.driver.poison import Suspects, pieces
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import WorkerLost
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Probe, ShardTask
 from pipeline.records import OK, Shard
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 SHARD = Shard("s", "file:///s.tar", 1, "e")

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from pipeline import tars
 from pipeline.errors import CorruptShard
-from pipeline.tars import image_of, read_samples, write_samples
+from pipeline.inputs.tar import reading
+from pipeline.inputs.tar.reading import image_of, read_samples
+from pipeline.inputs.tar.writing import write_samples
 
 
 def read(data, name="x.tar", **options):
@@ -173,7 +174,7 @@ def test_a_link_is_a_sample_without_bytes_of_its_own():
 
 
 def test_a_member_beyond_the_limit_is_passed_over_with_a_reason(monkeypatch):
-    monkeypatch.setattr(tars, "MAX_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_BYTES", 1000)
     found = read(tar_of(("a.jpg", b"1" * 2000), ("b.jpg", b"2")))
     assert found[0].problem is not None
     assert found[0].problem[0] == "too_large"
@@ -257,5 +258,5 @@ def test_the_same_samples_give_the_same_bytes():
 
 @given(st.text(alphabet="ab./\n_", max_size=12))
 def test_names_part_where_webdataset_parts_them(name):
-    match = tars._NAME.fullmatch(name)
+    match = reading._NAME.fullmatch(name)
     assert (match.groups() if match else (None, None)) == base_plus_ext(name)

@@ -11,7 +11,7 @@ from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import CITYSCAPES_27, COCO_STUFF_27, CURATED_LIST, PROTOCOLS, protocol_named
 from pipeline.evaluation.truth import decode_truth, open_truth
-from pipeline.tars import write_samples
+from pipeline.inputs.tar.writing import write_samples
 
 REGIONS = PROTOCOLS["regions"]
 COCO = PROTOCOLS["coco-stuff-27"]

@@ -16,11 +16,11 @@ from diffseg.types import AttentionError
 from pipeline import feed as module
 from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.errors import CommitConflict, StorageError
-from pipeline.images import decode, decode_label_map
+from pipeline.inputs.decode import decode, decode_label_map
+from pipeline.inputs.shards import pin
 from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import OK
-from pipeline.shards import pin
 from pipeline.worker import Worker
 
 

@@ -106,9 +106,9 @@ def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
 def bare(trial: "Trial") -> float:
     """Images/s of the fake model in a loop, batch after batch of decoded images, with nothing to wait for."""
     from pipeline.bench.fake_model import FakeSegmenter
-    from pipeline.images import decode
+    from pipeline.inputs.decode import decode
+    from pipeline.inputs.tar.reading import read_samples
     from pipeline.store import Store
-    from pipeline.tars import read_samples
 
     model, batch = FakeSegmenter(trial.seconds, trial.batch_size), []
     place, _, name = trial.photos[0].rpartition("/")

@@ -14,15 +14,16 @@ from PIL import Image
 
 from diffseg.config import SegmentConfig
 from diffseg.scenes.scene import draw_scene
-from pipeline import labelling, shards
+from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.faulty_storage import BadStorage, breaking
 from pipeline.config import RunConfig
+from pipeline.inputs import shards
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.ledger import Ledger
 from pipeline.rows import Segmenter
 from pipeline.run import Run
 from pipeline.store import Store
-from pipeline.tars import write_samples
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 SCENES = 8  # drawn; every photo is one of them, shifted and perhaps mirrored, and no two are alike

@@ -16,8 +16,8 @@ from pipeline.concurrency import map_ahead
 from pipeline.datasets.selection import WANTED, Part, Selection, Tally, chosen_rows
 from pipeline.datasets.source_images import Photos
 from pipeline.errors import ShardChanged
-from pipeline.images import decode_label_map, extension_of
-from pipeline.kinds import IMAGE_EXTENSIONS
+from pipeline.inputs.decode import decode_label_map, extension_of
+from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.ledger import Ledger
 from pipeline.names import Names, made_name
 from pipeline.records import RawSample

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
+from pipeline.inputs.reader import read_shard
+from pipeline.inputs.tar.reading import image_of, read_samples
+from pipeline.inputs.tar.splitting import HEADERS_ONLY
 from pipeline.ledger import Ledger
-from pipeline.reader import read_shard
 from pipeline.records import RawSample, Shard
-from pipeline.splitting import HEADERS_ONLY
-from pipeline.tars import image_of, read_samples
 from pipeline.windows import WindowObject, window_stem
 
 WALKED = 256  # tars whose samples' places are remembered: eight bytes a sample

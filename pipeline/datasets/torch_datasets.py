@@ -37,9 +37,9 @@ from pipeline.datasets.samples import Labelled, Samples, proved
 from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, Selection, Tally, chosen_rows
 from pipeline.datasets.source_images import Photos
 from pipeline.errors import ConfigError, ShardChanged
+from pipeline.inputs.reader import decode_sample
 from pipeline.ledger import Ledger
 from pipeline.names import Names
-from pipeline.reader import decode_sample
 from pipeline.records import ImageSample
 from pipeline.windows import WindowObject
 

@@ -13,10 +13,10 @@ from diffseg.evaluation.baselines import BASELINES, one_segment
 from diffseg.evaluation.matching import confusion
 from diffseg.evaluation.scores import ImageScore, average, score_image
 from diffseg.types import IGNORE, Integer
-from pipeline import images
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.truth import TruthSample, decode_truth
+from pipeline.inputs import decode
 
 RUN, AGAINST, HUMANS = "run", "against", "humans"
 REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing else was labelled
@@ -158,15 +158,15 @@ def label_map_of(method: str, work: Work, size: tuple[int, int]) -> Integer[np.n
             return labelled
         source = labelled.size
         try:
-            label_map = images.decode_label_map(labelled.label_map)
+            label_map = decode.decode_label_map(labelled.label_map)
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged bytes
             return LeftOut("unreadable label map", str(error))
     elif work.truth.image is None:
         return LeftOut("no image beside the truth")
     else:
         try:
-            image = images.decode(work.truth.image)
-        except images.UndecodableImage as error:
+            image = decode.decode(work.truth.image)
+        except decode.UndecodableImage as error:
             return LeftOut("unreadable image", str(error))
         source, label_map = image.shape[:2], BASELINES[method](image)
     return (

@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import Integer
-from pipeline import kinds, patterns, shards, storage
+from pipeline import storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
 from pipeline.evaluation.protocols import Protocol
-from pipeline.reader import read_shard
+from pipeline.inputs import kinds, patterns, shards
+from pipeline.inputs.reader import read_shard
 from pipeline.records import RawSample, Shard
 from pipeline.store import Store
 

@@ -6,10 +6,10 @@ from io import BytesIO
 import numpy as np
 
 from diffseg.types import Integer, Segment, UInt8
-from pipeline import images
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.score import LeftOut, Scorer, Work, decode_truths, label_map_of
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.inputs import decode
 from pipeline.records import OK
 
 TRUTHS = 2  # annotators shown: more make pictures too small to see
@@ -51,8 +51,8 @@ def _items(evaluation: Evaluation, scorer: Scorer) -> Iterator[GalleryItem]:
 
 def _photo(work: Work) -> UInt8[np.ndarray, "H W 3"] | None:
     try:
-        return None if work.truth.image is None else images.decode(work.truth.image)
-    except images.UndecodableImage:
+        return None if work.truth.image is None else decode.decode(work.truth.image)
+    except decode.UndecodableImage:
         return None
 
 

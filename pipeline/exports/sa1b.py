@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import tars
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.rle import encode
 from pipeline.exports.writer import Place
+from pipeline.inputs.tar.writing import writing
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def sa1b(place: Place) -> Iterator[Callable[[Labelled], None]]:
 
     `predicted_iou` and `stability_score` are both a segment's score: nothing else was measured.
     """
-    with place.grow(f"sa_{place.side}_{place.number:06}.tar") as out, tars.writing(out) as write:
+    with place.grow(f"sa_{place.side}_{place.number:06}.tar") as out, writing(out) as write:
 
         def add(sample: Labelled) -> None:
             assert sample.photo is not None

@@ -18,7 +18,7 @@ from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.writer import Place
-from pipeline.images import encode_label_map
+from pipeline.inputs.decode import encode_label_map
 from pipeline.store import Store
 
 VOID = 255

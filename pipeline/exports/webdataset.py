@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipeline import tars
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.writer import Place
-from pipeline.images import encode_label_map
-from pipeline.kinds import IMAGE_EXTENSIONS
+from pipeline.inputs.decode import encode_label_map
+from pipeline.inputs.kinds import IMAGE_EXTENSIONS
+from pipeline.inputs.tar.writing import writing
 
 
 @contextmanager
 def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
     """The samples as they were, with labels beside their members."""
-    with place.grow(f"{place.side}-{place.number:06}.tar") as out, tars.writing(out) as write:
+    with place.grow(f"{place.side}-{place.number:06}.tar") as out, writing(out) as write:
 
         def add(sample: Labelled) -> None:
             assert sample.raw is not None

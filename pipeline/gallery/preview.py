@@ -20,9 +20,9 @@ from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.statistics import Distributions, some_windows
-from pipeline.images import decode_label_map
+from pipeline.inputs.decode import decode_label_map
+from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.ledger import Ledger
-from pipeline.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, RawSample
 from pipeline.windows import WindowObject
 

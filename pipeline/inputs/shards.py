@@ -6,10 +6,12 @@ A shard's id names its outputs: two shards of one base name under different pref
 import hashlib
 from collections.abc import Iterable
 
-from pipeline import folders, kinds, storage
+from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.folders import Folder
-from pipeline.patterns import Note, expand
+from pipeline.inputs import kinds
+from pipeline.inputs.folder import reading
+from pipeline.inputs.folder.reading import Folder
+from pipeline.inputs.patterns import Note, expand
 from pipeline.records import READER, Shard
 
 
@@ -53,7 +55,7 @@ def _identity(entry: storage.Entry, reader: int) -> str:
     kind of shard.
     """
     url = storage.canonical(entry.url)
-    if folders.is_folder(entry.url):
+    if reading.is_folder(entry.url):
         return f"{url}/"
     if reader > 1 and kinds.suffix(url) != kinds.suffix(storage.redact(entry.url)):
         return storage.canonical(entry.url, follow=False)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import islice
 
 from pipeline.errors import PipelineError
+from pipeline.inputs.reader import read_shard
 from pipeline.messages import ShardTask
-from pipeline.reader import read_shard
 from pipeline.records import Shard
 
 LOOKED_AT = 64  # samples at a shard's beginning that tell how large its samples are

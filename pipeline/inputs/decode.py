@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from diffseg.types import IGNORE
-from pipeline.mending import TextBomb, has_end, mended
-from pipeline.modes import NothingToSee, is_deep, rgb, rgb_as_before
+from pipeline.inputs.mending import TextBomb, has_end, mended
+from pipeline.inputs.modes import NothingToSee, is_deep, rgb, rgb_as_before
 from pipeline.records import READER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline import finding, kinds, storage
+from pipeline import storage
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, ShardChanged, StorageError
-from pipeline.filelists import File, FileList, files_of, pack
-from pipeline.images import MAX_BYTES
+from pipeline.inputs import find, kinds
+from pipeline.inputs.decode import MAX_BYTES
+from pipeline.inputs.folder.file_list import File, FileList, files_of, pack
 from pipeline.records import READER, RawSample, Shard, legible
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
@@ -37,7 +38,7 @@ def stat_folder(folder: str, reader: int = READER) -> Folder:
     """A folder and the image files below it now, as a reader tells them. Raises ConfigError where it holds no image."""
     root = _root(folder)
     named = storage.redact(root)  # as a listing names what it finds
-    found = finding.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
+    found = find.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
     files = [File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in found.entries]
     exports = _exports([file.name for file in files]) if reader > 1 else []
     files = [file for file in files if not file.name.startswith(tuple(filter(None, exports)))]
@@ -48,15 +49,15 @@ def stat_folder(folder: str, reader: int = READER) -> Folder:
     masks, doubtful = _masks([file.name for file in images]) if reader > 1 else (set(), [])
     listed = pack(file for file in images if file.name not in masks)
     said = [_by_extension(others)] if others else []
-    said += [finding.counted(sorted(masks), "label image")] if masks else []
-    said += [finding.counted(exports, "export")] if any(exports) else []
+    said += [find.counted(sorted(masks), "label image")] if masks else []
+    said += [find.counted(exports, "export")] if any(exports) else []
     said += found.left_out()
     if listed == NOTHING:
         shards = sorted({kinds.suffix(name) for name in others} - {""})
         hint = f"name its shards: {named}*{shards[0] if shards else '.tar'}"
         raise ConfigError(f"{named}: {'; '.join(['a folder without images', *said, hint])}")
     if doubtful:
-        said.append(f"{finding.counted(doubtful, 'possible mask')}, labelled like any photo")
+        said.append(f"{find.counted(doubtful, 'possible mask')}, labelled like any photo")
     return Folder(root, listed.size, listed.digest, listed.data, "; ".join(said))
 
 

@@ -12,9 +12,11 @@ from typing import TypeAlias
 
 from braceexpand import braceexpand
 
-from pipeline import finding, folders, kinds, storage
+from pipeline import storage
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.folders import Folder
+from pipeline.inputs import find, kinds
+from pipeline.inputs.folder import reading
+from pipeline.inputs.folder.reading import Folder
 from pipeline.storage import Entry
 
 Note: TypeAlias = Callable[[str], None]  # hears what is to be said of inputs that are left out
@@ -122,20 +124,20 @@ def _stat(url: str, reader: int) -> Entry:
     except FileNotFoundError as error:
         raise ConfigError(f"{storage.redact(url)}: no such shard") from error
     except IsADirectoryError:
-        return folders.stat_folder(url, reader)
+        return reading.stat_folder(url, reader)
 
 
 def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
     """What a glob matches of files; what else it does is said. folder: empty where the pattern begins with the URL."""
     if not folder:
-        if entries := finding.glob_without_links(pattern):
+        if entries := find.glob_without_links(pattern):
             return entries
         raise ConfigError(f"{storage.redact(pattern)}: matches no file")
     asked = any(part.startswith(".") for part in pattern.split("/"))
-    found = finding.expand_glob(folder, pattern.rstrip("/"), lambda name: not asked and kinds.is_system(name))
+    found = find.expand_glob(folder, pattern.rstrip("/"), lambda name: not asked and kinds.is_system(name))
     left_out = found.left_out()
     if found.folders and "**" not in pattern:
-        left_out.append(finding.counted(found.folders, "folder"))
+        left_out.append(find.counted(found.folders, "folder"))
     said = f"{storage.redact(folder).rstrip('/')}/{pattern}: "
     if not found.entries:
         raise ConfigError(said + "; ".join(["matches no file", *left_out]))
@@ -146,7 +148,7 @@ def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
 
 def _checked(entry: Entry) -> Entry:
     _refuse_query(entry.url)
-    if folders.is_folder(entry.url) or kinds.suffix(storage.redact(entry.url)):
+    if reading.is_folder(entry.url) or kinds.suffix(storage.redact(entry.url)):
         return entry
     said = f"{storage.redact(entry.url)}: not a shard"
     what, ends = kinds.looks_like(_head(entry)) or ("", ())
@@ -170,5 +172,5 @@ def _lines(entry: Entry, reader: int, note: Note) -> list[str]:
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     system = [line for line in lines if reader > 1 and kinds.is_system_file(line)]
     if system:
-        note(f"{storage.redact(entry.url)}: {finding.counted(system, 'hidden or system file')}; not read")
+        note(f"{storage.redact(entry.url)}: {find.counted(system, 'hidden or system file')}; not read")
     return [line for line in lines if line not in set(system)]

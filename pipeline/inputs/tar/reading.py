@@ -8,14 +8,15 @@ something is written, no sooner.
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
-from pipeline import compression, kinds
 from pipeline.errors import CorruptShard
-from pipeline.images import MAX_BYTES
+from pipeline.inputs import kinds
+from pipeline.inputs.decode import MAX_BYTES
+from pipeline.inputs.tar import compression
 from pipeline.records import READER, RawSample, legible
 
 MAX_EXTENDED_HEADER = 1 << 20  # bytes of long names and attributes before a member; real ones have a few hundred
@@ -161,30 +162,6 @@ def _may_be_a_mask(image: str, members: Iterable[str]) -> bool:
 
 def _may_be_image(extension: str, image_key: str | None, reader: int) -> bool:
     return extension == image_key if image_key is not None else kinds.is_opened(extension, reader)
-
-
-def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
-    """A tar of (key, members by extension): the same samples give the same bytes, so that racing writers agree."""
-    buffer = io.BytesIO()
-    with writing(buffer) as write:
-        for key, members in samples:
-            write(key, members)
-    return buffer.getvalue()
-
-
-@contextmanager
-def writing(out: IO[bytes]) -> Iterator[Callable[[str, Mapping[str, bytes]], None]]:
-    """The same, sample by sample. Members without an extension, or named as the writer names the key, have no place in
-    such a tar and are left out.
-    """
-    from webdataset import TarWriter
-
-    with TarWriter(out, encoder=False, keep_meta=True, mtime=0, user="", group="") as writer:
-
-        def write(key: str, members: Mapping[str, bytes]) -> None:
-            writer.write({extension: data for extension, data in members.items() if extension} | {"__key__": key})
-
-        yield write
 
 
 def _open(stream: IO[bytes], name: str) -> tarfile.TarFile:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from pipeline.counting import count
+from pipeline.inputs.count import count
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run import Run

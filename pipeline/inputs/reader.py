@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Iterator
 
-from pipeline import folders, images, kinds, storage, table
+from pipeline import storage, table
 from pipeline.errors import CorruptShard, ShardChanged, StorageError
+from pipeline.inputs import decode, kinds
+from pipeline.inputs.folder import reading
+from pipeline.inputs.tar.reading import read_samples
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
-from pipeline.tars import read_samples
 
 
 def read_shard(
@@ -22,8 +24,8 @@ def read_shard(
     source = shard.source or shard.url
 
     def samples() -> Iterator[RawSample]:
-        if folders.is_folder(shard.url):
-            yield from folders.read_folder(shard, first=first)
+        if reading.is_folder(shard.url):
+            yield from reading.read_folder(shard, first=first)
             return
         with storage.open_ranged(source, shard.size) as stream:
             if shard.url.lower().endswith(".parquet"):
@@ -72,7 +74,7 @@ def _misnamed(shard: Shard, source: str) -> str | None:
 
 
 def _same_version(shard: Shard, source: str) -> None:
-    if folders.is_folder(shard.url):
+    if reading.is_folder(shard.url):
         return  # each of its files is held against the pin by itself
     try:
         now = storage.stat(source)
@@ -100,7 +102,7 @@ def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> Imag
         return SampleFailure(raw, "undecodable", "a camera's raw file: of its TIFF only a small preview could be read")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        return ImageSample(raw, *images.decode_reduced(data, least, reader), sha256)
-    except images.UndecodableImage as error:
+        return ImageSample(raw, *decode.decode_reduced(data, least, reader), sha256)
+    except decode.UndecodableImage as error:
         width, height = error.size or (None, None)
         return SampleFailure(raw, error.reason, str(error), width, height, sha256)

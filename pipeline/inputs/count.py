@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from pipeline import folders
 from pipeline.concurrency import map_ahead
 from pipeline.errors import CorruptShard
-from pipeline.reader import read_shard
+from pipeline.inputs.folder import reading
+from pipeline.inputs.reader import read_shard
 from pipeline.records import Shard
 
 TARS, FIRST = 8, 32  # tars looked at, of each kind, and samples at the beginning of each
@@ -88,7 +88,7 @@ def _by_kind(shards: Iterable[Shard]) -> dict[str, list[Shard]]:
 
 
 def _kind(shard: Shard) -> str:
-    return "folder" if folders.is_folder(shard.url) else shard.url.lower().rpartition(".")[2]
+    return "folder" if reading.is_folder(shard.url) else shard.url.lower().rpartition(".")[2]
 
 
 def _spread(shards: list[Shard], kind: str) -> list[Shard]:
