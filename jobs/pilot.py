@@ -17,8 +17,8 @@ from jobs.preview import appearing
 
 if TYPE_CHECKING:
     from diffseg.models.unet.loading import Backend
-    from pipeline.piloting import Pilot
-    from pipeline.planning import Speed
+    from pipeline.pilot.pilot import Pilot
+    from pipeline.pilot.plan import Speed
 
 AROUND = (0.8, 1.0, 1.2)  # of the model's own thresholds, where none are given
 _TOLD = ("worker-hours", "cost", "output")  # of the plan, at the top of the gallery
@@ -51,11 +51,11 @@ def pilot(
     json: options.Json = False,
 ) -> None:
     """Label a sample at several thresholds: a gallery to choose by, and what a whole run would take."""
-    from pipeline import planning
     from pipeline.config import read_config
     from pipeline.errors import ConfigError
     from pipeline.inputs import count as counting
     from pipeline.inputs.shards import pin
+    from pipeline.pilot import plan as planning
 
     given: dict[str, Any] = {
         "timestep": timestep,
@@ -76,8 +76,8 @@ def pilot(
         backend, size = _load(model, segment, run.batch_size)
 
         from pipeline.feed import decode_threads
-        from pipeline.pilot_page import write_pilot
-        from pipeline.piloting import pilot
+        from pipeline.pilot.page import write_pilot
+        from pipeline.pilot.pilot import pilot
 
         compared = asked or _around(backend)
         for each in compared:

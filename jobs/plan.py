@@ -11,7 +11,7 @@ from jobs import console, options
 SHOWN = 5  # damaged shards that are named
 
 if TYPE_CHECKING:
-    from pipeline.planning import Plan, Speed
+    from pipeline.pilot.plan import Plan, Speed
 
 
 def plan(
@@ -29,9 +29,9 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Say how much there is to label, and what it will take."""
-    from pipeline import planning
     from pipeline.inputs import count
     from pipeline.inputs.shards import pin
+    from pipeline.pilot import plan as planning
 
     speed = _speed(pilot, images_per_second, image_bytes)
     planning.plan(count.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
@@ -55,7 +55,7 @@ def named(shards: list[str]) -> str:
 
 def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[str]]:
     """A plan as a person reads it."""
-    from pipeline.planning import EFFICIENCY
+    from pipeline.pilot.plan import EFFICIENCY
 
     images = f"{made.images:,}"
     if not made.exact:
@@ -81,7 +81,7 @@ def _hours(hours: float) -> str:
 
 def _speed(pilot: str | None, images_per_second: float | None, image_bytes: float | None) -> "Speed | None":
     from pipeline.errors import ConfigError
-    from pipeline.planning import Speed, read_pilot
+    from pipeline.pilot.plan import Speed, read_pilot
 
     if pilot is not None:
         if images_per_second is not None or image_bytes is not None:

@@ -4,8 +4,8 @@ import pytest
 from test_segmenter import Colours, halves
 
 from diffseg import DiffSeg
-from pipeline import comparing
-from pipeline.comparing import Comparing, Labelling, Rates, Timed, named
+from pipeline.pilot import compare
+from pipeline.pilot.compare import Comparing, Labelling, Rates, Timed, named
 from pipeline.records import ImageSample, RawSample, Shard
 
 SHARD = Shard("s", "file:///s.tar", 1, "1")
@@ -44,7 +44,7 @@ class Waking(Colours):
 
 def measured(monkeypatch, images, batch_size):
     model = Waking()
-    monkeypatch.setattr(comparing, "perf_counter", lambda: model.now)
+    monkeypatch.setattr(compare, "perf_counter", lambda: model.now)
     timed = Timed(model)
     labelled = Labelling(timed, Comparing(DiffSeg(timed, batch_size), [(0.5, 0.5)]))
     for index in range(images):

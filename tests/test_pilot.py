@@ -12,9 +12,9 @@ from test_segmenter import Colours
 from jobs import cli
 from pipeline.errors import ConfigError
 from pipeline.inputs.shards import pin
-from pipeline.pilot_page import write_pilot
-from pipeline.piloting import pilot
-from pipeline.planning import read_pilot
+from pipeline.pilot.page import write_pilot
+from pipeline.pilot.pilot import pilot
+from pipeline.pilot.plan import read_pilot
 from pipeline.records import OK
 from pipeline.store import Store
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.inputs.count import Counts
-from pipeline.planning import EFFICIENCY, Speed, plan, read_pilot
+from pipeline.pilot.plan import EFFICIENCY, Speed, plan, read_pilot
 
 MILLION = Counts({"a": 400_000, "b": 600_000}, exact=True, error=0.0)
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import BinaryIO
 
-from pipeline.comparing import named
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.statistics import Distributions, Histogram
 from pipeline.inputs.decode import decode_label_map
-from pipeline.piloting import Pilot, Sampled
+from pipeline.pilot.compare import named
+from pipeline.pilot.pilot import Pilot, Sampled
 from pipeline.records import OK
 
 

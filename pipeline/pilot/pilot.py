@@ -16,7 +16,6 @@ import numpy as np
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import UInt8
 from pipeline import table
-from pipeline.comparing import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.feed import pixels_wanted
@@ -24,6 +23,7 @@ from pipeline.footer import Footer
 from pipeline.inputs.count import Counts, count
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.sample import draw
+from pipeline.pilot.compare import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
 
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
