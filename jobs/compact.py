@@ -7,7 +7,7 @@ import typer
 from jobs import console, options
 
 if TYPE_CHECKING:
-    from pipeline.compact import Compacted
+    from pipeline.run.compact import Compacted
 
 
 def compact(
@@ -17,8 +17,8 @@ def compact(
     """Join what is committed of a run into larger files; the same command resumes it, and takes in what is new."""
     from dataclasses import asdict
 
-    from pipeline.compact import compact
-    from pipeline.ledger import Ledger
+    from pipeline.run.compact import compact
+    from pipeline.run.ledger import Ledger
 
     ledger = Ledger.open(url)
     done = compact(ledger, tick=lambda state: console.note(_said(state)))

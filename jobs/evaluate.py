@@ -58,7 +58,7 @@ def evaluate(
     from pipeline.evaluation.score import AGAINST, HUMANS, RUN, Scorer, check_methods
     from pipeline.evaluation.truth import open_truth
     from pipeline.evaluation.worst_page import worst_page
-    from pipeline.ledger import Ledger
+    from pipeline.run.ledger import Ledger
     from pipeline.table import encode_rows
 
     rules = protocol_named(protocol, classes, tuple(ignore or ()))

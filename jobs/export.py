@@ -55,7 +55,7 @@ def export(
     from pipeline.cluster.parallel import spreading
     from pipeline.datasets.selection import Selection
     from pipeline.exports.export import export
-    from pipeline.ledger import Ledger
+    from pipeline.run.ledger import Ledger
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
     ledger, began = Ledger.open(url), monotonic()

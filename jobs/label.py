@@ -9,7 +9,7 @@ from jobs import console, options
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.labelling import Summary
-    from pipeline.ledger import Ledger
+    from pipeline.run.ledger import Ledger
 
 
 SHOWN = 5  # faults named one by one

@@ -40,7 +40,7 @@ def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 
     Raises ConfigError where there is no run, nothing to show, or no way to write the output.
     """
     from pipeline.gallery.preview import write_page
-    from pipeline.ledger import Ledger
+    from pipeline.run.ledger import Ledger
 
     ledger = Ledger.open(run)
     with appearing(output) as out:

@@ -23,8 +23,8 @@ def status(
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
     from pipeline.gallery.statistics import detail as detail_of
-    from pipeline.ledger import Ledger
-    from pipeline.status import status
+    from pipeline.run.ledger import Ledger
+    from pipeline.run.status import status
 
     ledger = Ledger.open(url)
     seen = status(ledger)

@@ -13,9 +13,9 @@ def verify(
     json: options.Json = False,
 ) -> int:
     """Prove that every input sample has exactly one row; exit 1 and the list where not."""
-    from pipeline.audit import audit
-    from pipeline.ledger import Ledger
-    from pipeline.manifest import total
+    from pipeline.run.ledger import Ledger
+    from pipeline.run.manifest import total
+    from pipeline.run.verify import audit
 
     ledger = Ledger.open(url)
     checked = list(audit(ledger, full=full))

@@ -12,10 +12,10 @@ from pipeline.books import Books, TaskEnd
 from pipeline.concurrency import map_ahead
 from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
-from pipeline.ledger import Ledger
 from pipeline.messages import Beat, ShardTask
 from pipeline.meter import Meter
 from pipeline.records import ImageSample, RawSample, SampleFailure
+from pipeline.run.ledger import Ledger
 
 Sample: TypeAlias = ImageSample | SampleFailure
 

@@ -7,7 +7,6 @@ from itertools import chain
 
 from diffseg.config import SegmentConfig
 from pipeline import retrying
-from pipeline.audit import audit
 from pipeline.config import RunConfig
 from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
@@ -17,13 +16,14 @@ from pipeline.errors import ConfigError
 from pipeline.inputs import shards
 from pipeline.inputs.sample import draw_sample, within
 from pipeline.inputs.tar.splitting import split
-from pipeline.joining import begun, reader_of
-from pipeline.ledger import Ledger
-from pipeline.manifest import Checked, Totals, completed, total, write_manifest
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
-from pipeline.run import WINDOW, Run
-from pipeline.status import bytes_left
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import Checked, Totals, completed, total, write_manifest
+from pipeline.run.open import begun, reader_of
+from pipeline.run.spec import WINDOW, Run
+from pipeline.run.status import bytes_left
+from pipeline.run.verify import audit
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 Build = Callable[[WorkerSettings], Worker]

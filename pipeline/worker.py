@@ -21,12 +21,12 @@ from pipeline.device_errors import device_errors
 from pipeline.driver.poison import pieces
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.feed import Feed, Hands, Sample
-from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Outcome, Receipt, ShardTask
 from pipeline.meter import Meter
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.reference import EVERY, Reference
 from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
+from pipeline.run.ledger import Ledger
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded

@@ -20,9 +20,9 @@ from pipeline import retrying
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.records import Shard
-from pipeline.run import Run
+from pipeline.run.ledger import Ledger
+from pipeline.run.spec import Run
 from pipeline.worker import Worker
 
 torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other

@@ -31,8 +31,8 @@ from pipeline.config import RunConfig
 from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.labelling import label
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
 
 
 def families():

@@ -20,7 +20,7 @@ from pathlib import Path
 from conftest import jpeg, write_shard
 from test_signals import MARK, SECONDS, left_behind
 
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 
 PROCESSES = {  # by what their command line holds
     "raylet": "raylet/raylet ",

@@ -13,13 +13,14 @@ import pyarrow
 import s3fs  # noqa: F401 - so that no child has to
 from conftest import a_run, samples
 
-from pipeline import audit, manifest, storage, store, table
+from pipeline import storage, store, table
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs import decode, reader
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.ranges import RangedReader
+from pipeline.run import manifest, verify
+from pipeline.run.ledger import Ledger
 from pipeline.store import Store
 from pipeline.worker import Worker
 
@@ -43,7 +44,7 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
     "before the end of a shard": (Ledger, "commit_end", "before", 1),
     "after the end of a shard": (Ledger, "commit_end", "after", 1),
     "after the end of the last shard": (Ledger, "commit_end", "after", 4),
-    "before the audit": (audit, "audit", "before", 1),
+    "before the audit": (verify, "audit", "before", 1),
     "before the manifest": (manifest, "write_manifest", "before", 1),
     "between the manifest and its mark": (Store, "put_new", "before", 15),
     "after the manifest": (manifest, "write_manifest", "after", 1),
@@ -99,13 +100,13 @@ def run(place: str) -> None:
     """Begin the run, or finish it."""
     ledger = Ledger.start(f"{place}/run", a_run(), pin([f"{place}/in/*.tar"]))
     list(Worker(ledger, FakeSegmenter(batch_size=3)).run(ledger.unfinished()))
-    manifest.write_manifest(ledger, list(audit.audit(ledger)))
+    manifest.write_manifest(ledger, list(verify.audit(ledger)))
 
 
 def examine(place: str) -> dict[str, object]:
     """What stands there after a run that was not killed."""
     ledger = Ledger.open(f"{place}/run")
-    faults = [fault for shard in audit.audit(ledger, full=True) for fault in shard.faults]
+    faults = [fault for shard in verify.audit(ledger, full=True) for fault in shard.faults]
     rows = [(row["shard"], row["index"]) for row in ledger.rows(["shard", "index"])]
     missing = [task.first_window for task in ledger.missing()]
     return {"rows": len(rows), "once": len(set(rows)) == len(rows), "faults": faults, "missing": missing}

@@ -12,10 +12,10 @@ from diffseg.types import IGNORE, Segment
 from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.run import Run
+from pipeline.run.ledger import Ledger
+from pipeline.run.spec import Run
 
 SIZE = (18, 24)  # height and width of photos; label maps have half of it
 WINDOW = 4

@@ -14,7 +14,6 @@ from conftest import write_shard
 from test_cli import PHOTOS, small
 
 from diffseg.config import SegmentConfig
-from pipeline.audit import audit
 from pipeline.cluster import Cluster, RayPool
 from pipeline.cluster.process.session import members
 from pipeline.config import RunConfig
@@ -23,6 +22,7 @@ from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.inputs.shards import pin
 from pipeline.labelling import open_run
+from pipeline.run.verify import audit
 from pipeline.worker import WorkerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

@@ -8,14 +8,14 @@ import pytest
 from conftest import a_run, jpeg, samples, write_shard
 
 from pipeline import table
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.footer import digest_of
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
-from pipeline.manifest import completed, total, write_manifest
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import completed, total, write_manifest
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

@@ -14,8 +14,8 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.job import Trial, write_photos
 from pipeline.bench.timed_worker import STAGES, Clocked, spent
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import TaskDone
+from pipeline.run.ledger import Ledger
 
 
 def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path):

@@ -18,9 +18,9 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.job import Trial, write_photos
 from pipeline.bench.local_cluster import private_nodes
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import LabelRecord
+from pipeline.run.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("rows", "windows", "lost_workers", "windows_labelled_again", "worst_worker", "seconds")

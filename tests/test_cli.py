@@ -18,7 +18,7 @@ from PIL import Image
 from jobs import cli
 from pipeline import errors
 from pipeline.inputs.decode import decode_label_map
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 
 PHOTOS = sorted(Path(cli.__file__).parent.joinpath("photos").glob("*.jpg"))
 
@@ -191,7 +191,7 @@ def test_that_the_same_command_resumes_is_said_where_it_does(error, said, inputs
         raise error
 
     monkeypatch.setattr("pipeline.labelling.label", fail)
-    monkeypatch.setattr("pipeline.ledger.Ledger.open", fail)
+    monkeypatch.setattr("pipeline.run.ledger.Ledger.open", fail)
     assert label(inputs, tmp_path / "run") in (2, 4, 130)
     assert capsys.readouterr().err.strip() == f"diffseg: {said}"
     assert cli.run(["status", "run"]) in (2, 4, 130)

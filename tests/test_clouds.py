@@ -13,14 +13,14 @@ from proxy import SOUND as NO_FAULT
 from proxy import Proxy, proxy
 
 from pipeline import retrying
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import StorageError
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.store import Store
 from pipeline.worker import Worker
 

@@ -14,14 +14,14 @@ import servers
 from labelled import label_map, make_run, record
 
 from jobs import cli
-from pipeline.audit import audit
-from pipeline.compact import compact
-from pipeline.compacted import Places, read_compacted
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports.export import export
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
+from pipeline.run.compact import compact
+from pipeline.run.compacted import Places, read_compacted
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.store import Store
 from pipeline.table import joined
 
@@ -140,8 +140,8 @@ def test_stopped_between_two_files_it_goes_on(ledger, tmp_path, stop_after):
 KILLED = """
 import os, sys
 from pipeline.store import Store
-from pipeline.compact import compact
-from pipeline.ledger import Ledger
+from pipeline.run.compact import compact
+from pipeline.run.ledger import Ledger
 calls = 0
 def deadly(method):
     def call(self, *arguments):

@@ -18,7 +18,6 @@ from labelled import SIZE, at_source, label_map, make_run, photo
 from torch.utils.data import DataLoader, DistributedSampler
 
 from pipeline import books
-from pipeline.compact import compact
 from pipeline.datasets import torch_datasets
 from pipeline.datasets.source_images import Photos
 from pipeline.datasets.torch_datasets import Example, RunDataset, RunStream
@@ -26,8 +25,9 @@ from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
+from pipeline.run.compact import compact
+from pipeline.run.ledger import Ledger
 from pipeline.store import Store
 
 KEYS = [[f"{shard}{i}" for i in range(10)] for shard in "abc"]  # three windows a shard

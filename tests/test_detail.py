@@ -7,10 +7,10 @@ import pytest
 from labelled import make_run
 
 from jobs import cli
-from pipeline.compact import compact
 from pipeline.gallery import statistics as module
 from pipeline.gallery.statistics import Holding, detail, holdings
-from pipeline.ledger import Ledger
+from pipeline.run.compact import compact
+from pipeline.run.ledger import Ledger
 
 FAILED = {(0, 1): "undecodable", (1, 2): "no_image", (1, 0): "undecodable"}
 

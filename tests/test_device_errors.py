@@ -13,17 +13,17 @@ from conftest import a_run
 
 from diffseg.types import AttentionError
 from pipeline import device_errors
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.device_errors import Cause, cause_of
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, OutOfMemory, Stopped, WorkerLost, WouldRepeat
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK
 from pipeline.rows import Fitting
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 

@@ -7,16 +7,16 @@ from collections import Counter
 
 import pytest
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.driver.workers import Desk
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
-from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.meter import Reading
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.station import Report
 from pipeline.worker import Worker
 

@@ -22,9 +22,9 @@ from jobs import cli
 from pipeline.evaluation.protocols import COCO_STUFF_27, CURATED_LIST
 from pipeline.inputs.decode import decode_label_map, encode_label_map
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
+from pipeline.run.ledger import Ledger
 from pipeline.table import decode_rows
 
 LEFT_RIGHT = np.repeat([[0] * 12 + [1] * 12], 16, 0)  # for photos of 16 x 24

@@ -17,7 +17,7 @@ from test_table import FOOTER, ROWS
 from jobs import cli, console
 from pipeline import table
 from pipeline.driver.progress import Snapshot
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = Path("/dev/full")

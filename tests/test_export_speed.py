@@ -11,7 +11,7 @@ from labelled import make_run
 
 from pipeline.exports.export import FORMATS
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +23,7 @@ EXPORT = r"""
 import json, re, sys, time
 from pipeline.exports.export import export
 from pipeline.datasets.samples import Selection
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 began = time.perf_counter()
 done = export(Ledger.open(sys.argv[1]), sys.argv[2], sys.argv[3], Selection())
 seconds, images = time.perf_counter() - began, done.state.tally.images

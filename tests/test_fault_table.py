@@ -25,15 +25,15 @@ from hostile import REFUSED, SHOWN
 from diffseg.types import AttentionError
 from jobs import cli
 from pipeline import feed, table
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import Stopped
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 WINDOW = 4

@@ -8,7 +8,6 @@ import pytest
 from conftest import a_run, samples, write_shard
 
 from pipeline import retrying
-from pipeline.audit import audit
 from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
 from pipeline.bench.faulty_storage import FAULTS, BadStorage, breaking
 from pipeline.cluster import Cluster, RayPool
@@ -18,8 +17,9 @@ from pipeline.driver.progress import Tally
 from pipeline.errors import StorageError
 from pipeline.inputs.decode import decode
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.store import Store
 from pipeline.worker import Worker, WorkerSettings
 

@@ -9,13 +9,13 @@ import pytest
 from conftest import a_run, jpeg
 
 from jobs import cli
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

@@ -12,7 +12,7 @@ from diffseg.config import SegmentConfig
 from jobs import cli, options
 from pipeline import flags
 from pipeline.records import READERS
-from pipeline.run import Run
+from pipeline.run.spec import Run
 
 OPTIONS = {
     name: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}

@@ -8,7 +8,6 @@ import pytest
 from conftest import a_run, jpeg
 
 from pipeline import retrying
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
@@ -17,8 +16,9 @@ from pipeline.errors import ConfigError
 from pipeline.inputs.folder.file_list import File, files_of, name_of, pack
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.splitting import split
-from pipeline.ledger import Ledger
 from pipeline.records import OK, Shard
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

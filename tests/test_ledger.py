@@ -10,21 +10,22 @@ from conftest import a_run, samples, write_shard
 
 from diffseg import config
 from diffseg.config import SegmentConfig
-from pipeline import joining, labelling, table
-from pipeline import ledger as module
-from pipeline.audit import audit
+from pipeline import labelling, table
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.commits import End
 from pipeline.config import RunConfig
 from pipeline.documents import validated
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.run import Run
+from pipeline.run import ledger as module
+from pipeline.run import open
+from pipeline.run.commit import End
+from pipeline.run.layout import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
+from pipeline.run.ledger import Ledger
+from pipeline.run.spec import Run
+from pipeline.run.verify import audit
 from pipeline.store import Store
-from pipeline.windows import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
 from pipeline.worker import Worker
 
 SHARD = Shard("s-1", "file:///s.tar", 10, "e")
@@ -170,7 +171,7 @@ def test_a_run_json_that_was_edited_is_told_by_label_and_verify(ledger, change):
 
 @pytest.mark.parametrize(("raised", "said"), [(2, "labels version 2, the run has 1"), (9, "labels version 9, the")])
 def test_labels_of_another_version_are_not_put_beside_those_of_a_run(ledger, monkeypatch, raised, said):
-    for each in (config, joining):
+    for each in (config, open):
         monkeypatch.setattr(each, "LABELS_VERSION", {"paper": 1, "fast": raised})
     with pytest.raises(ConfigError, match=said + r".*another --output, or diffseg \d"):
         Ledger.start(ledger.store.url, a_run(), [])

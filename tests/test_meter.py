@@ -12,9 +12,9 @@ import pipeline.feed
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.concurrency import map_ahead
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.meter import Meter
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker
 
 LONG = 0.3  # seconds that a stage is slow in these tests; others take a few milliseconds

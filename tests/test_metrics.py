@@ -14,7 +14,7 @@ from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Progress, Tally
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker, WorkerSettings
 
 pytestmark = [

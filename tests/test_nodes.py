@@ -8,8 +8,8 @@ import clusters
 import pytest
 from conftest import samples, write_shard
 
-from pipeline.audit import audit
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(400)]
 SHARDS, IMAGES = 6, 48

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.pins import Pins
 from pipeline.records import Shard
+from pipeline.run.shard_index import Pins
 
 SHARDS = [
     Shard("b-1", "s3://bucket/b.tar", 10, '"e"', "s3://bucket/b.tar"),

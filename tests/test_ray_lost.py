@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool, cluster, task
 from pipeline.cluster.mapping import spread
@@ -20,7 +19,8 @@ from pipeline.cluster.process.line import Line
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.station import Station
 from pipeline.watch import Watch
 from pipeline.worker import Worker, WorkerSettings

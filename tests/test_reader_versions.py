@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import a_run, jpeg, samples, write_shard
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import ConfigError
 from pipeline.inputs.folder.file_list import files_of
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
-from pipeline.joining import reader_of
-from pipeline.ledger import Ledger
 from pipeline.records import OK, READER
-from pipeline.run import Run
+from pipeline.run.ledger import Ledger
+from pipeline.run.open import reader_of
+from pipeline.run.spec import Run
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

@@ -3,15 +3,15 @@
 import pytest
 from conftest import a_run, samples, write_shard
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
-from pipeline.manifest import completed, write_manifest
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import completed, write_manifest
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

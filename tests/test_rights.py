@@ -10,12 +10,12 @@ import servers
 from conftest import a_run, samples
 from test_infra import INFRA, documents, ray_objects
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
-from pipeline.manifest import write_manifest
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import write_manifest
+from pipeline.run.verify import audit
 from pipeline.store import Store
 from pipeline.worker import Worker
 

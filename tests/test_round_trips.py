@@ -23,7 +23,7 @@ from pipeline.exports.rle import components
 from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 
 PHOTOS = 3
 DATUMARO = os.environ.get(

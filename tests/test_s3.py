@@ -12,17 +12,17 @@ from proxy import FAULTS, at_random
 from proxy import SOUND as NO_FAULT
 
 from pipeline import retrying, storage
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import ConfigError, CorruptShard, StorageError
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.records import OK, Shard
 from pipeline.retrying import retries
+from pipeline.run.layout import end_name, window_name
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.store import Store
-from pipeline.windows import end_name, window_name
 from pipeline.worker import Worker
 
 

@@ -14,9 +14,9 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs import sample
 from pipeline.inputs.count import Counts
 from pipeline.inputs.sample import draw, within
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker
 
 COUNTS = {"a": 100, "b": 35, "c": 0, "d": 1000}

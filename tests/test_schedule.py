@@ -14,8 +14,8 @@ from pipeline.driver.queue import Queue
 from pipeline.driver.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Schedule
 from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.pins import Pins
 from pipeline.records import Shard
+from pipeline.run.shard_index import Pins
 
 WINDOW = 4
 

@@ -14,7 +14,7 @@ from conftest import write_shard
 from test_cli import PHOTOS, small
 from test_infra import INFRA
 
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
 
 BIN = Path(sys.executable).parent
 

@@ -9,9 +9,9 @@ from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.splitting import split
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker
 
 

@@ -6,13 +6,13 @@ from time import perf_counter
 import pytest
 from conftest import a_run
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.ledger import Ledger
-from pipeline.manifest import write_manifest
 from pipeline.records import Shard
-from pipeline.status import status
-from pipeline.windows import window_name
+from pipeline.run.layout import window_name
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import write_manifest
+from pipeline.run.status import status
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

@@ -13,8 +13,8 @@ from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.config import RunConfig
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
-from pipeline.windows import end_name, window_name
+from pipeline.run.layout import end_name, window_name
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker
 
 

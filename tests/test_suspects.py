@@ -8,7 +8,6 @@ from conftest import a_run, samples, write_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.poison import Suspects, pieces
@@ -16,9 +15,10 @@ from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import WorkerLost
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import Beat, Probe, ShardTask
 from pipeline.records import OK, Shard
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 SHARD = Shard("s", "file:///s.tar", 1, "e")

@@ -5,13 +5,13 @@ import threading
 import pytest
 from conftest import a_run, samples, write_shard
 
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 SHARDS, WINDOWS, WINDOW = 25, 8, 8

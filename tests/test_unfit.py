@@ -8,14 +8,14 @@ from conftest import a_run
 
 from diffseg.types import AttentionError, Segmentation
 from pipeline import reference, worker
-from pipeline.audit import audit
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import Unfit
-from pipeline.ledger import Ledger
 from pipeline.reference import REFERENCE, Reference
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 

@@ -18,9 +18,9 @@ from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.errors import CommitConflict, StorageError
 from pipeline.inputs.decode import decode, decode_label_map
 from pipeline.inputs.shards import pin
-from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker
 
 

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from driver import a_run
 
-from pipeline.ledger import Ledger
-from pipeline.windows import end_name, window_name
+from pipeline.run.layout import end_name, window_name
+from pipeline.run.ledger import Ledger
 
 WRITERS = 16
 TIMES = 3

@@ -21,9 +21,9 @@ from driver import a_run
 from pipeline.cluster import Cluster, RayPool, ray_process
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Tally
-from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, TaskDone
 from pipeline.meter import Reading
+from pipeline.run.ledger import Ledger
 from pipeline.station import Report
 from pipeline.worker import WorkerSettings
 

@@ -75,7 +75,7 @@ def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
     """One run, and what it is held against."""
     from pipeline.bench.job import run_trial
     from pipeline.bench.timed_worker import Clocked, spent
-    from pipeline.ledger import Ledger
+    from pipeline.run.ledger import Ledger
 
     alone = bare(trial)
     beside = by_ray_data(trial) if ray_data else None

@@ -79,7 +79,7 @@ class Monkey:
     def torment(self, rounds: int, images: int) -> Iterator["Ended"]:
         """Run after run, until there were so many rounds."""
         from pipeline.bench.conservation import prove
-        from pipeline.ledger import Ledger
+        from pipeline.run.ledger import Ledger
 
         number = 0
         while len(self.rounds) < rounds:

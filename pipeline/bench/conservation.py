@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.audit import audit
 from pipeline.books import WindowWork
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.run.verify import audit
 from pipeline.worker import Worker
 
 BEGUN = "begun"  # folder of a run: <attempt id>/<shard id>.<window>.<which time>, empty

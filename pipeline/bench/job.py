@@ -20,9 +20,9 @@ from pipeline.bench.faulty_storage import BadStorage, breaking
 from pipeline.config import RunConfig
 from pipeline.inputs import shards
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ledger import Ledger
 from pipeline.rows import Segmenter
-from pipeline.run import Run
+from pipeline.run.ledger import Ledger
+from pipeline.run.spec import Run
 from pipeline.store import Store
 from pipeline.worker import Worker, WorkerSettings, build_worker
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from pipeline.books import WindowWork
-from pipeline.ledger import Ledger
 from pipeline.messages import Outcome, Receipt, ShardTask
+from pipeline.run.ledger import Ledger
 from pipeline.worker import Worker
 
 SPENT = "spent"  # folder of a run: <attempt id>.json

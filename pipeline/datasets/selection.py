@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.ledger import Ledger
 from pipeline.names import share
 from pipeline.records import OK
+from pipeline.run.layout import WindowObject
+from pipeline.run.ledger import Ledger
 from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
-from pipeline.windows import WindowObject
 
 TRAIN, VAL = "train", "val"
 

@@ -17,9 +17,9 @@ from pipeline.errors import ConfigError, CorruptShard, ShardChanged
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.tar.reading import image_of, read_samples
 from pipeline.inputs.tar.splitting import HEADERS_ONLY
-from pipeline.ledger import Ledger
 from pipeline.records import RawSample, Shard
-from pipeline.windows import WindowObject, window_stem
+from pipeline.run.layout import WindowObject, window_stem
+from pipeline.run.ledger import Ledger
 
 WALKED = 256  # tars whose samples' places are remembered: eight bytes a sample
 END_MARK = bytes(1024)  # what makes a piece of a tar a tar

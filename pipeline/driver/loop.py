@@ -10,8 +10,8 @@ from pipeline.driver import circuit_breaker
 from pipeline.driver.pool import Pool
 from pipeline.driver.progress import Tally
 from pipeline.driver.schedule import GiveUp, Look, Schedule
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardFailure, ShardTask
+from pipeline.run.ledger import Ledger
 
 
 def drive(

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from time import monotonic, time
 
 from pipeline.errors import PipelineError
-from pipeline.ledger import Ledger
 from pipeline.messages import Receipt, ShardFailure
+from pipeline.run.layout import ROLL_UPS
+from pipeline.run.ledger import Ledger
 
 
 @dataclass(slots=True)
@@ -53,7 +54,6 @@ class Tally:
 
 
 ROLL_UP_S = 15.0  # seconds between two notes on storage
-ROLL_UPS = "status"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from pipeline.messages import ShardTask
-from pipeline.pins import Pins
+from pipeline.run.shard_index import Pins
 
 T = TypeVar("T")
 

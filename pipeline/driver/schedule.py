@@ -17,7 +17,7 @@ from pipeline.driver.progress import Tally
 from pipeline.driver.queue import Queue
 from pipeline.errors import CommitConflict, Drained, Overtaken, Stopped, StorageFull, WorkerLost
 from pipeline.messages import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.pins import Pins
+from pipeline.run.shard_index import Pins
 
 DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
 FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again

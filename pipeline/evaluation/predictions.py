@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.score import Labelled, LeftOut
-from pipeline.ledger import Ledger
 from pipeline.records import OK
+from pipeline.run.ledger import Ledger
 
 REPEATS = LeftOut("a key that repeats in the run")
 

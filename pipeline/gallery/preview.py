@@ -22,9 +22,9 @@ from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, wri
 from pipeline.gallery.statistics import Distributions, some_windows
 from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.reader import decode_sample, read_shard
-from pipeline.ledger import Ledger
 from pipeline.records import OK, ImageSample, RawSample
-from pipeline.windows import WindowObject
+from pipeline.run.layout import WindowObject
+from pipeline.run.ledger import Ledger
 
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.ledger import Ledger
 from pipeline.records import OK
-from pipeline.windows import WindowObject
+from pipeline.run.layout import WindowObject
+from pipeline.run.ledger import Ledger
 
 _AREA_EDGES = tuple(10.0 ** (power / 3 - 4) for power in range(13))  # 0.01 % to all of the image, three bins a decade
 

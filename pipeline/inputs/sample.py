@@ -15,7 +15,7 @@ from itertools import accumulate
 from pipeline.inputs.count import count
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.run import Run
+from pipeline.run.spec import Run
 
 Windows = Mapping[str, Collection[int]]  # by shard id
 

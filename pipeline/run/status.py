@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from time import time
 
 from pipeline import documents
-from pipeline.driver.progress import ROLL_UPS
-from pipeline.ledger import Ledger
-from pipeline.manifest import completed
-from pipeline.windows import ShardState
+from pipeline.run.layout import ROLL_UPS, ShardState
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import completed
 
 LIVE_S = 60.0  # seconds after its last note that a driver counts as at work
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 
+ROLL_UPS = "status"
+
+
 LABELS = "labels"
 SYSTEM_FILES = ("._", ".DS_Store")  # that a Mac leaves in every folder it has looked into
 DIGITS = 6  # of a window's number in a name, so that names sort by it up to a billion samples a shard

@@ -11,7 +11,7 @@ from pipeline.inputs.folder import file_list
 from pipeline.inputs.folder.reading import is_folder
 from pipeline.inputs.shards import shard_id
 from pipeline.records import READER, Shard
-from pipeline.run import Run
+from pipeline.run.spec import Run
 from pipeline.store import Store
 
 RUN, INPUTS = "run.json", "inputs"

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from pipeline import table
-from pipeline.commits import End
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.footer import Footer, digest_of
 from pipeline.inputs.reader import read_shard
-from pipeline.joining import EDITED, RUN
-from pipeline.ledger import Ledger
-from pipeline.manifest import Checked
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.windows import ShardState, WindowObject, gaps
+from pipeline.run.commit import End
+from pipeline.run.layout import ShardState, WindowObject, gaps
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import Checked
+from pipeline.run.open import EDITED, RUN
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
 

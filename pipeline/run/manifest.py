@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline import documents, table
-from pipeline.ledger import Ledger
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.windows import ShardState
+from pipeline.run.layout import ShardState
+from pipeline.run.ledger import Ledger
 
 SUCCESS = "_SUCCESS."
 

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from pipeline import table
-from pipeline.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError
 from pipeline.footer import Footer
-from pipeline.ledger import Ledger
-from pipeline.windows import WindowObject
+from pipeline.run.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
+from pipeline.run.layout import WindowObject
+from pipeline.run.ledger import Ledger
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute
 AHEAD = 8  # windows fetched before they are joined: about 3 MB each, and the work is waiting for storage

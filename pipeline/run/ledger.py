@@ -9,26 +9,20 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from pipeline import joining, table
-from pipeline.commits import Commits
-from pipeline.compacted import Places, Stretch, read_compacted
+from pipeline import table
 from pipeline.concurrency import map_ahead
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.footer import Footer
 from pipeline.messages import ShardTask
-from pipeline.pins import Pins
 from pipeline.records import Shard
-from pipeline.run import Run
+from pipeline.run import open as joining
+from pipeline.run.commit import Commits
+from pipeline.run.compacted import Places, Stretch, read_compacted
+from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, gaps, window_name
+from pipeline.run.shard_index import Pins
+from pipeline.run.spec import Run
 from pipeline.store import Store
 from pipeline.where import Condition
-from pipeline.windows import (
-    ShardState,
-    WindowObject,
-    beginnings,
-    end_name,
-    gaps,
-    window_name,
-)
 
 LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side
 SHARDS_A_LISTING = 8  # at least

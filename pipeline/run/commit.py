@@ -15,9 +15,9 @@ from pipeline.errors import CommitConflict, StorageError, Unhandled
 from pipeline.footer import Footer, digest_of
 from pipeline.messages import Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.run import Run
+from pipeline.run.layout import LABELS, ShardState, end_name, read_listing, window_name, window_stem
+from pipeline.run.spec import Run
 from pipeline.store import Store
-from pipeline.windows import LABELS, ShardState, end_name, read_listing, window_name, window_stem
 
 
 @dataclass(frozen=True, slots=True)
