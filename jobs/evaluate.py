@@ -104,8 +104,8 @@ class _Ticker:
 
 def _write(output: str, data: bytes) -> None:
     """A file or object that appears whole. Raises ConfigError where it cannot be written."""
-    from pipeline.storage import protocol_of
-    from pipeline.store import Store
+    from pipeline.storage.object_store import Store
+    from pipeline.storage.url import protocol_of
 
     if protocol_of(output) != "file":
         folder, _, name = output.rpartition("/")
@@ -120,7 +120,7 @@ def _write(output: str, data: bytes) -> None:
 
 def _refuse_unwritable(output: str | None) -> None:
     """Raises ConfigError now rather than after an hour of measuring."""
-    from pipeline.storage import protocol_of
+    from pipeline.storage.url import protocol_of
 
     if output is not None and protocol_of(output) == "file":
         with _draft(output) as (draft, _):

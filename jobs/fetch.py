@@ -20,7 +20,7 @@ def fetch(
     from diffseg.models.specs import BACKENDS
     from diffseg.models.unet.loading import check
     from pipeline.errors import ConfigError
-    from pipeline.models import copy_model
+    from pipeline.storage.model_mirror import copy_model
 
     if revision and model in BACKENDS:
         model = BACKENDS[model].repo or model

@@ -50,8 +50,8 @@ def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 
 @contextmanager
 def appearing(output: str) -> Iterator[BinaryIO]:
     """A file at a path or URL that is there only when it is whole. Raises ConfigError where it cannot be written."""
-    from pipeline.storage import protocol_of
-    from pipeline.store import Store
+    from pipeline.storage.object_store import Store
+    from pipeline.storage.url import protocol_of
 
     if protocol_of(output) == "file":
         with _appearing(Path(output.removeprefix("file://")).expanduser()) as out:

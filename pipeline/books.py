@@ -10,9 +10,9 @@ from time import perf_counter
 from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.names import is_tar_name, made_name
 from pipeline.records import ImageSample, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
+from pipeline.storage.names import is_tar_name, made_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 from diffseg.config import SegmentConfig
-from pipeline import retrying
 from pipeline.config import RunConfig
 from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
@@ -24,6 +23,7 @@ from pipeline.run.open import begun, reader_of
 from pipeline.run.spec import WINDOW, Run
 from pipeline.run.status import bytes_left
 from pipeline.run.verify import audit
+from pipeline.storage import retry
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 Build = Callable[[WorkerSettings], Worker]
@@ -118,7 +118,7 @@ def finish(
         with _pool(settings, run, left, build, hooks.note) as (pool, publish):
 
             def snapshot() -> Snapshot:
-                return progress.snapshot(tally, pool.staff.labelled, pool.staff.retries + retrying.retries())
+                return progress.snapshot(tally, pool.staff.labelled, pool.staff.retries + retry.retries())
 
             def tick() -> None:
                 moment = snapshot()

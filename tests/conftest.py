@@ -16,13 +16,13 @@ from PIL import Image
 from proxy import Proxy, proxy
 
 from diffseg.config import SegmentConfig
-from pipeline import retrying
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
+from pipeline.storage import retry
 from pipeline.worker import Worker
 
 torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other
@@ -140,5 +140,5 @@ def place(s3: Proxy) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Storage is tried again after a tenth of the time, so that many failures take seconds."""
-    wait = retrying.wait_random_exponential
-    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))
+    wait = retry.wait_random_exponential
+    monkeypatch.setattr(retry, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))

@@ -13,15 +13,16 @@ import pyarrow
 import s3fs  # noqa: F401 - so that no child has to
 from conftest import a_run, samples
 
-from pipeline import storage, store, table
+from pipeline import table
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs import decode, reader
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.ranges import RangedReader
 from pipeline.run import manifest, verify
 from pipeline.run.ledger import Ledger
-from pipeline.store import Store
+from pipeline.storage import filesystem, object_store
+from pipeline.storage.object_store import Store
+from pipeline.storage.ranged_reader import RangedReader
 from pipeline.worker import Worker
 
 COUNTS = (10, 7, 0, 4)  # samples of each shard; four a window
@@ -32,8 +33,8 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
     "at the probe": (Store, "put_new", "before", 2),
     "before the inputs are pinned": (Store, "put_new", "before", 3),
     "after the inputs are pinned": (Store, "put_new", "after", 3),
-    "opening a shard": (storage, "open_ranged", "before", 1),
-    "opening the second shard": (storage, "open_ranged", "after", 2),
+    "opening a shard": (filesystem, "open_ranged", "before", 1),
+    "opening the second shard": (filesystem, "open_ranged", "after", 2),
     "reading a range": (RangedReader, "_get", "after", 1),
     "looking whether a shard changed": (reader, "_same_version", "before", 3),
     "decoding": (decode, "decode_reduced", "before", 6),
@@ -51,13 +52,13 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
 }
 ON_A_DISK = {
     "before a draft is written": (Store, "_draft", "before", 4),
-    "before a draft is on the disk": (store.os, "fsync", "before", 8),
+    "before a draft is on the disk": (object_store.os, "fsync", "before", 8),
     "after a draft is on the disk": (Store, "_draft", "after", 4),
-    "before the first window has its name": (store.os, "link", "before", 4),
-    "after the first window has its name": (store.os, "link", "after", 4),
-    "after its folder is on the disk": (store, "_sync", "after", 4),
-    "before a later window has its name": (store.os, "link", "before", 6),
-    "after a later window has its name": (store.os, "link", "after", 6),
+    "before the first window has its name": (object_store.os, "link", "before", 4),
+    "after the first window has its name": (object_store.os, "link", "after", 4),
+    "after its folder is on the disk": (object_store, "_sync", "after", 4),
+    "before a later window has its name": (object_store.os, "link", "before", 6),
+    "after a later window has its name": (object_store.os, "link", "after", 6),
 }
 IN_A_BUCKET = {
     "before the first window is put": (Store, "_create", "before", 4),

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 
 def put(place: str, name: str, data: bytes) -> str:

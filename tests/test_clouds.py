@@ -12,7 +12,6 @@ from promises import expect_objects_created_once_and_listed_by_prefix, expect_on
 from proxy import SOUND as NO_FAULT
 from proxy import Proxy, proxy
 
-from pipeline import retrying
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import StorageError
 from pipeline.inputs.reader import read_shard
@@ -21,7 +20,8 @@ from pipeline.inputs.tar.writing import write_samples
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.store import Store
+from pipeline.storage import retry
+from pipeline.storage.object_store import Store
 from pipeline.worker import Worker
 
 pytestmark = [
@@ -135,7 +135,7 @@ def lose_first_window(made: Proxy, lost: list[str]) -> None:
 def test_requests_are_repeated_by_us_alone(cloud, monkeypatch):
     made, place = cloud
     Store(place).put_new("a", b"1")
-    monkeypatch.setattr(retrying, "DEADLINE", 0.0)
+    monkeypatch.setattr(retry, "DEADLINE", 0.0)
     made.choose = lambda number, method, path: "503"
     count = len(made.requests)
     with pytest.raises(StorageError):

@@ -23,7 +23,7 @@ from test_infra import INFRA, documents, ray_objects
 from test_monitoring import MONITORING, dashboard_queries
 
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SHARDS, IMAGES = 20, 16

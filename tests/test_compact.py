@@ -22,7 +22,7 @@ from pipeline.run.compact import compact
 from pipeline.run.compacted import Places, read_compacted
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 from pipeline.table import joined
 
 KEYS = tuple(tuple(f"{shard}{i}" for i in range(10)) for shard in "abc")  # three windows a shard
@@ -139,7 +139,7 @@ def test_stopped_between_two_files_it_goes_on(ledger, tmp_path, stop_after):
 
 KILLED = """
 import os, sys
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 from pipeline.run.compact import compact
 from pipeline.run.ledger import Ledger
 calls = 0

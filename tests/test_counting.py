@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, samples, write_shard
 
-from pipeline import storage
 from pipeline.inputs import count as counting
 from pipeline.inputs.count import FIRST, count
 from pipeline.inputs.shards import pin
+from pipeline.storage import filesystem
 
 
 def tars(folder, sizes):
@@ -37,7 +37,7 @@ def test_a_long_tar_is_estimated_from_its_beginning(tmp_path):
 def test_many_tars_are_estimated_from_a_few(tmp_path, monkeypatch):
     monkeypatch.setattr(counting, "TARS", 3)
     opened = []
-    monkeypatch.setattr(storage, "open_ranged", lambda *a, real=storage.open_ranged: opened.append(a) or real(*a))
+    monkeypatch.setattr(filesystem, "open_ranged", lambda *a, real=filesystem.open_ranged: opened.append(a) or real(*a))
     for number in range(7):  # the later the shard, the larger its samples
         content = [(key, {**members, "bin": bytes(512 * number)}) for key, members in samples(60)]
         write_shard(tmp_path / f"t-{number:03d}.tar", content)

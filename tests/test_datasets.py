@@ -28,7 +28,7 @@ from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
 from pipeline.run.compact import compact
 from pipeline.run.ledger import Ledger
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 KEYS = [[f"{shard}{i}" for i in range(10)] for shard in "abc"]  # three windows a shard
 EVERY = [key for keys in KEYS for key in keys]

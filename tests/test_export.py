@@ -12,7 +12,7 @@ from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.names import is_file_name, share
+from pipeline.storage.names import is_file_name, share
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import a_run, samples, write_shard
 
-from pipeline import retrying
 from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
 from pipeline.bench.faulty_storage import FAULTS, BadStorage, breaking
 from pipeline.cluster import Cluster, RayPool
@@ -20,7 +19,8 @@ from pipeline.inputs.shards import pin
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.store import Store
+from pipeline.storage import retry
+from pipeline.storage.object_store import Store
 from pipeline.worker import Worker, WorkerSettings
 
 
@@ -63,13 +63,13 @@ def complete_through(bad, url, tmp_path):
         write_shard(tmp_path / "in" / f"s-{number}.tar", samples(12, first=20 * number))
     ledger = Ledger.start(url, a_run(), pin([str(tmp_path / "in" / "s-*.tar")]))
     pool = LocalPool(lambda: Worker(Ledger.open(url), FakeSegmenter()), workers=2)
-    before = retrying.retries()
+    before = retry.retries()
     with breaking(bad):
         drive(ledger, pool, ledger.missing(), Tally())
         pool.close()
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
     assert [row["status"] for row in ledger.rows()] == [OK] * 48
-    return retrying.retries() - before
+    return retry.retries() - before
 
 
 def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, m
     bad = BadStorage(0.1, seed=3)
     repeats = complete_through(bad, str(tmp_path / "run"), tmp_path)
     assert repeats > 0, (repeats, bad.seen)
-    assert retrying.request is not bad
+    assert retry.request is not bad
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_what_is_raised_means_what_the_real_library_means(s3, fault):
         try:
             request()
         except Exception as error:  # noqa: BLE001 - whatever is raised is what is compared
-            return type(retrying.translate("s3://bucket/x", error)), retrying._may_pass(error)
+            return type(retry.translate("s3://bucket/x", error)), retry._may_pass(error)
         return None
 
     def put():

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from conftest import a_run, jpeg
 
-from pipeline import retrying
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
@@ -19,6 +18,7 @@ from pipeline.inputs.tar.splitting import split
 from pipeline.records import OK, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
+from pipeline.storage import retry
 from pipeline.worker import Worker
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_gone_has_a_row_that_says_so_and_no_index_moves(folder):
 
 
 def test_files_that_change_while_a_run_is_at_work_have_rows_that_say_so(folder, monkeypatch):
-    monkeypatch.setattr(retrying, "DEADLINE", 0.0)
+    monkeypatch.setattr(retry, "DEADLINE", 0.0)
     ledger = start(folder)
     put(folder, 1, shade=90)  # another content
     put(folder, 3).write_bytes(b"short")

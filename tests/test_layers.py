@@ -28,10 +28,10 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/table/joined.py",
     },
     "webdataset": {"pipeline/inputs/tar/reading.py"},
-    "fsspec": {"pipeline/storage.py", "diffseg/models/fetch.py"},
+    "fsspec": {"pipeline/storage/filesystem.py", "diffseg/models/fetch.py"},
     "rich": {"jobs/console.py"},
     "pydantic": {"pipeline/documents.py"},
-    "tenacity": {"pipeline/retrying.py"},
+    "tenacity": {"pipeline/storage/retry.py"},
     "pycocotools": {"pipeline/exports/rle.py"},
 }
 METHOD_NEEDS = {

@@ -25,7 +25,7 @@ from pipeline.run.layout import ShardState, WindowObject, beginnings, gaps, read
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.run.verify import audit
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 from pipeline.worker import Worker
 
 SHARD = Shard("s-1", "file:///s.tar", 10, "e")

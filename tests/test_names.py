@@ -14,9 +14,9 @@ from pipeline.exports import export as hub
 from pipeline.exports.export import export
 from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.tar.reading import read_samples
-from pipeline.names import Names, is_file_name, marks_of
 from pipeline.records import LabelRecord, RawSample
-from pipeline.store import Store
+from pipeline.storage.names import Names, is_file_name, marks_of
+from pipeline.storage.object_store import Store
 
 SHARD, OTHER = "s-1-0123456789ab", "s-2-ba9876543210"
 EXTENSIONS = ("jpg", "png", "jpeg", "label_map.png", "segments.json")

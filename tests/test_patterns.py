@@ -7,12 +7,12 @@ import fsspec
 import pytest
 from conftest import jpeg, samples, write_shard
 
-from pipeline import storage
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.inputs.count import count
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
+from pipeline.storage.url import canonical, protocol_of, redact
 
 ODD = [
     "in [raw]",
@@ -259,12 +259,12 @@ def test_a_folder_named_as_a_list_or_a_shard_is_a_folder(tmp_path):
     ],
 )
 def test_a_question_mark_is_a_letter_in_the_name_of_an_object_and_a_query_is_not_shown(url, shown):
-    assert storage.redact(url) == shown
-    assert storage.canonical(url) == shown
+    assert redact(url) == shown
+    assert canonical(url) == shown
 
 
 def test_colons_chain_urls_only_where_a_url_follows():
-    assert storage.protocol_of("s3://b/a::b.tar") == "s3"
+    assert protocol_of("s3://b/a::b.tar") == "s3"
     for chained in ("s3://b/a::s3://b/c", "simplecache::s3://b/a", "simplecache::a.tar"):
         with pytest.raises(ConfigError, match="chained"):
-            storage.protocol_of(chained)
+            protocol_of(chained)

@@ -16,7 +16,7 @@ from pipeline.pilot.page import write_pilot
 from pipeline.pilot.pilot import pilot
 from pipeline.pilot.plan import read_pilot
 from pipeline.records import OK
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 LOW, HIGH = (0.01, 0.01), (9.0, 9.0)
 

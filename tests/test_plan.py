@@ -9,8 +9,8 @@ import pytest
 from conftest import samples, write_shard
 
 from jobs import cli
-from pipeline import storage
 from pipeline.inputs import count
+from pipeline.storage import filesystem
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_plan_from_a_pilot_as_json(tars, tmp_path, capsys):
 
 def test_however_many_shards_only_a_few_are_opened(tars, monkeypatch):
     opened = []
-    monkeypatch.setattr(storage, "open_ranged", lambda *a, real=storage.open_ranged: opened.append(a) or real(*a))
+    monkeypatch.setattr(filesystem, "open_ranged", lambda *a, real=filesystem.open_ranged: opened.append(a) or real(*a))
     assert cli.run(["plan", tars]) == 0
     assert len(opened) == count.TARS < 20
 

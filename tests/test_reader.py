@@ -11,11 +11,11 @@ from conftest import jpeg, samples, write_shard
 from damage import DAMAGED, MEMBERS, SOUND, flip
 from PIL import Image
 
-from pipeline import storage
 from pipeline.errors import CorruptShard, PipelineError, ShardChanged, StorageError
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.shards import pin
 from pipeline.records import ImageSample
+from pipeline.storage import filesystem
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ class Wire:
 def test_damage_that_a_second_read_does_not_find_is_a_storage_error(tmp_path, monkeypatch, second):
     (tmp_path / "s.tar").write_bytes(SOUND)
     [shard] = pin([str(tmp_path / "s.tar")])
-    monkeypatch.setattr(storage, "open_ranged", Wire(flip(SOUND, MEMBERS[6][0] + 10), second).open)
+    monkeypatch.setattr(filesystem, "open_ranged", Wire(flip(SOUND, MEMBERS[6][0] + 10), second).open)
     with pytest.raises(StorageError) as caught:
         list(read_shard(shard))
     assert caught.value.retryable
@@ -113,13 +113,13 @@ def test_a_window_in_the_middle_is_read_without_the_images_before_it(tmp_path, m
     write_shard(tmp_path / "s.tar", [(f"{i:04d}", {"jpg": noise}) for i in range(40)])
     [shard] = pin([str(tmp_path / "s.tar")])
     fetched = []
-    ask = storage.RangedReader._get
+    ask = filesystem.RangedReader._get
 
     def count(self, start, end):
         fetched.append(end - start)
         return ask(self, start, end)
 
-    monkeypatch.setattr(storage.RangedReader, "_get", count)
+    monkeypatch.setattr(filesystem.RangedReader, "_get", count)
     found = []
     for sample in read_shard(shard, first=36, window=4):
         found.append(len(sample.members["jpg"]))

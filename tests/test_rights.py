@@ -16,7 +16,7 @@ from pipeline.inputs.tar.writing import write_samples
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import write_manifest
 from pipeline.run.verify import audit
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 from pipeline.worker import Worker
 
 

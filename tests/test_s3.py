@@ -11,28 +11,28 @@ from promises import expect_objects_created_once_and_listed_by_prefix, expect_on
 from proxy import FAULTS, at_random
 from proxy import SOUND as NO_FAULT
 
-from pipeline import retrying, storage
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.errors import ConfigError, CorruptShard, StorageError
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.records import OK, Shard
-from pipeline.retrying import retries
 from pipeline.run.layout import end_name, window_name
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.store import Store
+from pipeline.storage import filesystem, retry
+from pipeline.storage.object_store import Store
+from pipeline.storage.retry import retries
 from pipeline.worker import Worker
 
 
 @pytest.fixture
 def fresh():
     """Clients that read the environment again; those of other tests are kept for them."""
-    kept = storage._connected
-    storage._connected = functools.cache(kept.__wrapped__)
+    kept = filesystem._connected
+    filesystem._connected = functools.cache(kept.__wrapped__)
     yield
-    storage._connected = kept
+    filesystem._connected = kept
 
 
 def salvaged(shard):
@@ -128,15 +128,15 @@ def test_a_connection_closed_at_a_member_boundary_is_no_damage(s3, place, quick)
 
 def test_storage_that_stays_away_fails_as_storage_and_not_as_damage(s3, place, quick, monkeypatch):
     [shard] = pin([put(place, "a.tar", SOUND)])
-    monkeypatch.setattr(retrying, "DEADLINE", 0.3)
+    monkeypatch.setattr(retry, "DEADLINE", 0.3)
     s3.choose = lambda number, method, path: "cut in the body" if method == "GET" else NO_FAULT
     with pytest.raises(StorageError):
         list(read_shard(shard))
 
 
 def test_no_request_is_repeated_behind_our_back(s3, place, monkeypatch):
-    monkeypatch.setattr(retrying, "DEADLINE", 0.0)
-    monkeypatch.setattr(retrying, "FIRST_DEADLINE", 0.0)
+    monkeypatch.setattr(retry, "DEADLINE", 0.0)
+    monkeypatch.setattr(retry, "FIRST_DEADLINE", 0.0)
     store = Store(place)
     store.put_new("a", b"1")
     for fault, most in (("503", 1), ("429", 1), ("500", 1), ("reset before", 2)):  # two: a kept connection was dead

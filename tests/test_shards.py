@@ -7,7 +7,7 @@ from conftest import samples, write_shard
 
 from pipeline.errors import ConfigError
 from pipeline.inputs.shards import pin
-from pipeline.storage import Entry
+from pipeline.storage.filesystem import Entry
 
 
 @pytest.fixture

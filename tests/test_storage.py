@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from pipeline import retrying, storage
 from pipeline.errors import ConfigError, StorageError, StorageFull
-from pipeline.ranges import CHUNK, FIRST_CHUNK, RangedReader
-from pipeline.retrying import attempt, retries
-from pipeline.storage import canonical, protocol_of, redact, stem
+from pipeline.storage import filesystem, retry
+from pipeline.storage.ranged_reader import CHUNK, FIRST_CHUNK, RangedReader
+from pipeline.storage.retry import attempt, retries
+from pipeline.storage.url import canonical, protocol_of, redact, stem
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ class Failing:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda state: 0.0)
+    monkeypatch.setattr(retry, "wait_random_exponential", lambda **_: lambda state: 0.0)
 
 
 PASSING = [
@@ -204,13 +204,13 @@ def test_what_does_not_pass_in_time_is_a_storage_error():
 
 def test_a_place_that_never_answered_is_given_up_sooner(monkeypatch):
     asked = []
-    monkeypatch.setattr(retrying, "stop_after_delay", lambda seconds: asked.append(seconds) or (lambda state: True))
+    monkeypatch.setattr(retry, "stop_after_delay", lambda seconds: asked.append(seconds) or (lambda state: True))
     with pytest.raises(StorageError):
         attempt("s3://new/k", Failing(TimeoutError()))
     attempt("s3://new/k", Failing())
     with pytest.raises(StorageError):
         attempt("s3://new/other", Failing(TimeoutError()))
-    assert asked == [retrying.FIRST_DEADLINE, retrying.FIRST_DEADLINE, retrying.DEADLINE]
+    assert asked == [retry.FIRST_DEADLINE, retry.FIRST_DEADLINE, retry.DEADLINE]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +296,6 @@ def test_an_object_that_vanishes_while_it_is_read_is_a_storage_error():
 def test_a_file_that_is_written_again_has_another_version(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(b"12")
-    first = storage.stat(str(path))
+    first = filesystem.stat(str(path))
     path.write_bytes(b"34")
-    assert storage.stat(str(path)) != first
+    assert filesystem.stat(str(path)) != first

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import retrying
 from pipeline.errors import ConfigError, StorageError, StorageFull
-from pipeline.store import ABANDONED_S, Store
+from pipeline.storage import retry
+from pipeline.storage.object_store import ABANDONED_S, Store
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ class Flaky:
 
 @pytest.fixture
 def remote(store, monkeypatch):
-    monkeypatch.setattr(retrying, "wait_random_exponential", lambda **_: lambda state: 0.0)
+    monkeypatch.setattr(retry, "wait_random_exponential", lambda **_: lambda state: 0.0)
     store.local = False
     store._fs = Flaky()
     return store
@@ -171,8 +171,8 @@ def test_a_lost_request_is_made_again(remote):
 
 
 def test_a_store_that_stays_away_is_a_storage_error(remote, monkeypatch):
-    monkeypatch.setattr(retrying, "FIRST_DEADLINE", 0)
-    monkeypatch.setattr(retrying, "DEADLINE", 0)
+    monkeypatch.setattr(retry, "FIRST_DEADLINE", 0)
+    monkeypatch.setattr(retry, "DEADLINE", 0)
     remote._fs.failures, remote._fs.keep = 1000, False
     with pytest.raises(StorageError, match="reset"):
         remote.put_new("a", b"mine")

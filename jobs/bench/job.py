@@ -108,7 +108,7 @@ def bare(trial: "Trial") -> float:
     from pipeline.bench.fake_model import FakeSegmenter
     from pipeline.inputs.decode import decode
     from pipeline.inputs.tar.reading import read_samples
-    from pipeline.store import Store
+    from pipeline.storage.object_store import Store
 
     model, batch = FakeSegmenter(trial.seconds, trial.batch_size), []
     place, _, name = trial.photos[0].rpartition("/")

@@ -205,7 +205,7 @@ class Ended:
 
 
 def _windows(trial: Any) -> int:
-    from pipeline.store import Store
+    from pipeline.storage.object_store import Store
 
     return sum(name.endswith(".parquet") for name, _ in Store(trial.output).list("labels/"))
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import retrying
-from pipeline.storage import protocol_of
+from pipeline.storage import retry
+from pipeline.storage.url import protocol_of
 
 FAULTS = ("503", "reset before", "slow", "cut in the body", "stored then reset")
 SLOW_S = 0.5
@@ -36,7 +36,7 @@ class BadStorage:
         self.rate, self.outage_s = rate, outage_s
         self.seen: Counter[str] = Counter()
         self._luck = random.Random(seed)
-        self._sound = retrying.request
+        self._sound = retry.request
         self._out_until = 0.0
 
     def __call__(self, what: str, call: Callable[[], Any]) -> Any:
@@ -84,8 +84,8 @@ def refusal(what: str) -> Exception:
 @contextmanager
 def breaking(bad: BadStorage) -> Iterator[BadStorage]:
     """Every request of this process goes through it while the block runs."""
-    sound, retrying.request = retrying.request, bad
+    sound, retry.request = retry.request, bad
     try:
         yield bad
     finally:
-        retrying.request = sound
+        retry.request = sound

@@ -23,7 +23,7 @@ from pipeline.inputs.tar.writing import write_samples
 from pipeline.rows import Segmenter
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 from pipeline.worker import Worker, WorkerSettings, build_worker
 
 SCENES = 8  # drawn; every photo is one of them, shifted and perhaps mirrored, and no two are alike

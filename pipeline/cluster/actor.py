@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import ray
 
-from pipeline import retrying
 from pipeline.cluster.metrics import WorkerMetrics
 from pipeline.messages import ShardTask
 from pipeline.searchpath import settle
 from pipeline.station import Report, Station
+from pipeline.storage import retry
 
 NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
 
@@ -35,7 +35,7 @@ class LabelActor:
         """See Station.exchange."""
         report = self._station.exchange(tasks, wait_s)
         self._metrics.publish(report.made)
-        return replace(report, place=self._place, retries=retrying.retries())
+        return replace(report, place=self._place, retries=retry.retries())
 
     def drain(self, seconds: float) -> None:
         """See Station.drain."""

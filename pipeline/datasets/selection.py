@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.names import share
 from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.storage.names import share
 from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
 
 TRAIN, VAL = "train", "val"

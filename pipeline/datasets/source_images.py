@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import BinaryIO
 
-from pipeline import storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.tar.reading import image_of, read_samples
@@ -20,6 +19,7 @@ from pipeline.inputs.tar.splitting import HEADERS_ONLY
 from pipeline.records import RawSample, Shard
 from pipeline.run.layout import WindowObject, window_stem
 from pipeline.run.ledger import Ledger
+from pipeline.storage import filesystem
 
 WALKED = 256  # tars whose samples' places are remembered: eight bytes a sample
 END_MARK = bytes(1024)  # what makes a piece of a tar a tar
@@ -97,7 +97,7 @@ class Photos:
         if self.beside:
             return self.ledger.store.reader(self.object_of(window))
         shard = self.ledger.shards[window.shard]
-        return storage.open_ranged(shard.source or shard.url, shard.size)
+        return filesystem.open_ranged(shard.source or shard.url, shard.size)
 
     def _base(self, window: WindowObject) -> int:
         return window.window * self.ledger.run.window

@@ -38,10 +38,10 @@ from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, Selection, Tal
 from pipeline.datasets.source_images import Photos
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.reader import decode_sample
-from pipeline.names import Names
 from pipeline.records import ImageSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.storage.names import Names
 
 T = TypeVar("T")
 

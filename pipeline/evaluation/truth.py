@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import Integer
-from pipeline import storage
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
 from pipeline.evaluation.protocols import Protocol
 from pipeline.inputs import kinds, patterns, shards
 from pipeline.inputs.reader import read_shard
 from pipeline.records import RawSample, Shard
-from pipeline.store import Store
+from pipeline.storage import filesystem
+from pipeline.storage.object_store import Store
+from pipeline.storage.url import redact
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def decode_truth(data: bytes, protocol: Protocol) -> Integer[np.ndarray, "H W"]:
 
 
 def _names_shards(source: str) -> bool:
-    name = storage.redact(source)
+    name = redact(source)
     if name.lower().endswith((*kinds.SHARD_SUFFIXES, *kinds.LIST_SUFFIXES)):
         return True
     return any(c in name for c in "*{[") and not patterns.is_there(source)
@@ -179,13 +180,13 @@ def _what_is_wrong(names: list[str], protocol: Protocol) -> str:
 
 def _read_list(url: str) -> frozenset[str]:
     try:
-        entry = storage.stat(url)
+        entry = filesystem.stat(url)
     except FileNotFoundError as error:
-        raise ConfigError(f"{storage.redact(url)}: no such list of keys") from error
-    with storage.open_ranged(entry.url, entry.size) as stream:
+        raise ConfigError(f"{redact(url)}: no such list of keys") from error
+    with filesystem.open_ranged(entry.url, entry.size) as stream:
         keys = _keys_in(stream.read())
     if not keys:
-        raise ConfigError(f"{storage.redact(url)}: an empty list of keys")
+        raise ConfigError(f"{redact(url)}: an empty list of keys")
     return keys
 
 

@@ -23,10 +23,10 @@ from pipeline.exports import coco, huggingface, voc, webdataset
 from pipeline.exports.plan import plan
 from pipeline.exports.sa1b import sa1b
 from pipeline.exports.writer import Place, writing
-from pipeline.names import Names
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.store import Store
+from pipeline.storage.names import Names
+from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
 ANNOTATIONS = 10**10  # ids that belong to each part: more than 100,000 images have, and 900,000 parts fit a double

@@ -12,9 +12,9 @@ import numpy as np
 from pipeline.concurrency import map_ahead
 from pipeline.datasets.selection import Part, Selection, Tally, chosen_rows
 from pipeline.exports.writer import OBJECT
-from pipeline.names import Names, marks_of
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.storage.names import Names, marks_of
 
 TOGETHER = 16  # windows whose keys are read in one go
 THREADS = 8  # of them side by side: small reads are spent waiting

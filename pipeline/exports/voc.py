@@ -19,7 +19,7 @@ from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.writer import Place
 from pipeline.inputs.decode import encode_label_map
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 VOID = 255
 LISTS = "_export/lists"  # of each part; joined when all are there

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.datasets.samples import Labelled
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 OBJECT = "object"  # the category of what has none
 THREADS = 16  # small objects on their way at once

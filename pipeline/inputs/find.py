@@ -13,11 +13,12 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.records import legible
-from pipeline.retrying import attempt, translate
-from pipeline.storage import Entry
+from pipeline.storage import filesystem
+from pipeline.storage.filesystem import Entry
+from pipeline.storage.retry import attempt, translate
+from pipeline.storage.url import local_path, protocol_of, redact
 
 MOST_NAMES = 1000  # of one folder, through links: folders that link to each other have numberless
 Skip: TypeAlias = Callable[[str], bool]  # told a name below the folder that is listed
@@ -57,10 +58,10 @@ def walk(folder: str, skip: Skip, *, links: bool = True) -> Found:
 
     links: whether those of a disk are followed. Raises ConfigError, StorageError.
     """
-    if links and storage.protocol_of(folder) == "file":
+    if links and protocol_of(folder) == "file":
         return _below(folder, None, skip, lambda name: True)
     try:
-        return _sorted_out(folder, storage.listed(folder, lambda fs, path: fs.find(path, detail=True)), skip)
+        return _sorted_out(folder, filesystem.listed(folder, lambda fs, path: fs.find(path, detail=True)), skip)
     except FileNotFoundError:
         return Found()
 
@@ -71,13 +72,13 @@ def expand_glob(folder: str, pattern: str, skip: Skip) -> Found:
     folder: as it is named, whatever letters that takes. skip: names that no pattern matches.
     Raises ConfigError, StorageError.
     """
-    whole = storage.glob_regex(pattern)
-    if storage.protocol_of(folder) != "file":
+    whole = filesystem.glob_regex(pattern)
+    if protocol_of(folder) != "file":
         asked = f"{escape(folder.rstrip('/'))}/{pattern}"
-        return _sorted_out(f"{folder.rstrip('/')}/", storage.listed(asked, _glob), skip)
+        return _sorted_out(f"{folder.rstrip('/')}/", filesystem.listed(asked, _glob), skip)
     parts = pattern.split("/")
     deep = parts.index("**") if "**" in parts else len(parts)
-    beginnings = [storage.glob_regex("/".join(parts[: level + 1])) for level in range(deep)]
+    beginnings = [filesystem.glob_regex("/".join(parts[: level + 1])) for level in range(deep)]
 
     def passed(name: str) -> bool:
         level = name.count("/")
@@ -89,7 +90,7 @@ def expand_glob(folder: str, pattern: str, skip: Skip) -> Found:
 
 def glob_without_links(pattern: str) -> list[Entry]:
     """What a pattern matched for reader 1: on a disk neither links nor what lies behind them."""
-    return [entry for entry in storage.listed(pattern, _glob).values() if entry is not None]
+    return [entry for entry in filesystem.listed(pattern, _glob).values() if entry is not None]
 
 
 def _glob(fs: Any, path: str) -> Any:
@@ -97,7 +98,7 @@ def _glob(fs: Any, path: str) -> Any:
 
 
 def _sorted_out(folder: str, listed: dict[str, Entry | None], skip: Skip) -> Found:
-    named = storage.redact(folder)  # as a listing names what it finds
+    named = redact(folder)  # as a listing names what it finds
     names = {url.removeprefix(named): entry for url, entry in listed.items()}
     skipped = [name for name in names if skip(name)]
     for name in skipped:
@@ -108,7 +109,7 @@ def _sorted_out(folder: str, listed: dict[str, Entry | None], skip: Skip) -> Fou
 
 def _below(folder: str, depth: int | None, skip: Skip, wanted: Callable[[str], bool]) -> Found:
     """The same on a disk. depth: folders below each other that are entered, with the first; None: all."""
-    root = str(Path(storage.local_path(folder)).absolute()).rstrip("/")
+    root = str(Path(local_path(folder)).absolute()).rstrip("/")
     found = _follow(root, depth, skip)
     others = (found.folders, found.skipped, found.broken, found.circular, found.strange)
     entries = [entry for entry in found.entries if wanted(entry.url.removeprefix(f"{root}/"))]

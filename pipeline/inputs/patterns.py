@@ -12,12 +12,13 @@ from typing import TypeAlias
 
 from braceexpand import braceexpand
 
-from pipeline import storage
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.inputs import find, kinds
 from pipeline.inputs.folder import reading
 from pipeline.inputs.folder.reading import Folder
-from pipeline.storage import Entry
+from pipeline.storage import filesystem
+from pipeline.storage.filesystem import Entry
+from pipeline.storage.url import has_query, local_path, protocol_of, redact
 
 Note: TypeAlias = Callable[[str], None]  # hears what is to be said of inputs that are left out
 _GLOB = set("*?[")
@@ -41,9 +42,9 @@ def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Ent
     for url, glob in places:
         if glob:
             yield from map(_checked, _matches(url, glob, note))
-        elif not isinstance(found[url], Folder) and PurePosixPath(storage.redact(url)).suffix in kinds.LIST_SUFFIXES:
+        elif not isinstance(found[url], Folder) and PurePosixPath(redact(url)).suffix in kinds.LIST_SUFFIXES:
             if listed:
-                raise ConfigError(f"{storage.redact(url)}: a list may not name another list")
+                raise ConfigError(f"{redact(url)}: a list may not name another list")
             for line in _lines(found[url], reader, note):
                 yield from _expand(line, reader, note, listed=True)
         else:
@@ -61,9 +62,9 @@ def _braces(pattern: str, reader: int) -> list[str]:
     try:
         urls = [f"{there.rstrip('/')}/{name}" if there else name for name in braceexpand(rest)]
     except ValueError as error:
-        raise ConfigError(f"{storage.redact(pattern)}: unbalanced braces") from error
+        raise ConfigError(f"{redact(pattern)}: unbalanced braces") from error
     for url in urls:
-        storage.protocol_of(url)  # refuses what may not be opened before anything is
+        protocol_of(url)  # refuses what may not be opened before anything is
     return urls
 
 
@@ -89,7 +90,7 @@ def _split(url: str) -> tuple[str, str]:
         named = lexists(url) or (first != "~" and lexists(first))
         if not mark and ":" in first and not named:
             return "", url  # rather a protocol that is none
-        path = url if named else storage.local_path(url)
+        path = url if named else local_path(url)
         scheme, mark, path = "", "", path if path.startswith("/") else f"{Path.cwd()}/{path}"
     elif set(scheme) & _PATTERN:
         return "", url
@@ -104,7 +105,7 @@ def _split(url: str) -> tuple[str, str]:
 def is_there(url: str) -> bool:
     """Whether there is a file, an object or a folder of this very name, as far as one may know."""
     try:
-        storage.stat(url)
+        filesystem.stat(url)
     except IsADirectoryError:
         return True
     except (FileNotFoundError, ConfigError):  # the latter: a store may refuse to speak of what it does not have
@@ -114,15 +115,15 @@ def is_there(url: str) -> bool:
 
 def _refuse_query(url: str) -> None:
     """No store listens to it, and it would not be recorded."""
-    if storage.has_query(url):
-        raise ConfigError(f"{storage.redact(url)}: what follows reads like a query; give the name of an object alone")
+    if has_query(url):
+        raise ConfigError(f"{redact(url)}: what follows reads like a query; give the name of an object alone")
 
 
 def _stat(url: str, reader: int) -> Entry:
     try:
-        return storage.stat(url)
+        return filesystem.stat(url)
     except FileNotFoundError as error:
-        raise ConfigError(f"{storage.redact(url)}: no such shard") from error
+        raise ConfigError(f"{redact(url)}: no such shard") from error
     except IsADirectoryError:
         return reading.stat_folder(url, reader)
 
@@ -132,13 +133,13 @@ def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
     if not folder:
         if entries := find.glob_without_links(pattern):
             return entries
-        raise ConfigError(f"{storage.redact(pattern)}: matches no file")
+        raise ConfigError(f"{redact(pattern)}: matches no file")
     asked = any(part.startswith(".") for part in pattern.split("/"))
     found = find.expand_glob(folder, pattern.rstrip("/"), lambda name: not asked and kinds.is_system(name))
     left_out = found.left_out()
     if found.folders and "**" not in pattern:
         left_out.append(find.counted(found.folders, "folder"))
-    said = f"{storage.redact(folder).rstrip('/')}/{pattern}: "
+    said = f"{redact(folder).rstrip('/')}/{pattern}: "
     if not found.entries:
         raise ConfigError(said + "; ".join(["matches no file", *left_out]))
     if left_out:
@@ -148,9 +149,9 @@ def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
 
 def _checked(entry: Entry) -> Entry:
     _refuse_query(entry.url)
-    if reading.is_folder(entry.url) or kinds.suffix(storage.redact(entry.url)):
+    if reading.is_folder(entry.url) or kinds.suffix(redact(entry.url)):
         return entry
-    said = f"{storage.redact(entry.url)}: not a shard"
+    said = f"{redact(entry.url)}: not a shard"
     what, ends = kinds.looks_like(_head(entry)) or ("", ())
     if ends:
         raise ConfigError(
@@ -161,16 +162,16 @@ def _checked(entry: Entry) -> Entry:
 
 
 def _head(entry: Entry) -> bytes:
-    with suppress(PipelineError, FileNotFoundError), storage.open_ranged(entry.url, entry.size) as stream:
+    with suppress(PipelineError, FileNotFoundError), filesystem.open_ranged(entry.url, entry.size) as stream:
         return stream.read(kinds.HEAD)
     return b""  # it only makes a refusal clearer
 
 
 def _lines(entry: Entry, reader: int, note: Note) -> list[str]:
-    with storage.open_ranged(entry.url, entry.size) as stream:
+    with filesystem.open_ranged(entry.url, entry.size) as stream:
         text = stream.read().decode("utf-8-sig", errors="replace")
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     system = [line for line in lines if reader > 1 and kinds.is_system_file(line)]
     if system:
-        note(f"{storage.redact(entry.url)}: {find.counted(system, 'hidden or system file')}; not read")
+        note(f"{redact(entry.url)}: {find.counted(system, 'hidden or system file')}; not read")
     return [line for line in lines if line not in set(system)]

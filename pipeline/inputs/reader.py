@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 
-from pipeline import storage, table
+from pipeline import table
 from pipeline.errors import CorruptShard, ShardChanged, StorageError
 from pipeline.inputs import decode, kinds
 from pipeline.inputs.folder import reading
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
+from pipeline.storage import filesystem
 
 
 def read_shard(
@@ -27,7 +28,7 @@ def read_shard(
         if reading.is_folder(shard.url):
             yield from reading.read_folder(shard, first=first)
             return
-        with storage.open_ranged(source, shard.size) as stream:
+        with filesystem.open_ranged(source, shard.size) as stream:
             if shard.url.lower().endswith(".parquet"):
                 yield from table.images.read_images(
                     stream, shard.url, first=first, column=image_key, reader=shard.reader
@@ -65,7 +66,7 @@ def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) ->
 
 def _misnamed(shard: Shard, source: str) -> str | None:
     """What is wrong with a shard whose name tells another kind than its first bytes do."""
-    with storage.open_ranged(source, shard.size) as stream:
+    with filesystem.open_ranged(source, shard.size) as stream:
         what, suffixes = kinds.looks_like(stream.read(kinds.HEAD)) or ("", ())
     if not what or kinds.suffix(shard.url) in suffixes:
         return None
@@ -77,7 +78,7 @@ def _same_version(shard: Shard, source: str) -> None:
     if reading.is_folder(shard.url):
         return  # each of its files is held against the pin by itself
     try:
-        now = storage.stat(source)
+        now = filesystem.stat(source)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ShardChanged(f"{shard.url}: gone since the run began") from error
     if (now.size, now.etag) != (shard.size, shard.etag):

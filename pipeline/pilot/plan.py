@@ -5,9 +5,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.inputs.count import Counts
+from pipeline.storage import filesystem
+from pipeline.storage.url import redact
 
 EFFICIENCY = 0.95  # of a job's workers against one that never waits: what the engine is built to reach
 
@@ -76,11 +77,11 @@ def plan(
 def read_pilot(url: str) -> Speed:
     """The speed a pilot has measured. Raises ConfigError where there is none."""
     try:
-        entry = storage.stat(url)
-        with storage.open_ranged(url, entry.size) as stream:
+        entry = filesystem.stat(url)
+        with filesystem.open_ranged(url, entry.size) as stream:
             said: Any = json.loads(stream.read())
         return Speed(images_per_s=float(said["images_per_s"]), output_bytes=float(said["output_bytes"]))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"{storage.redact(url)}: no such file; `diffseg pilot` writes it") from error
+        raise ConfigError(f"{redact(url)}: no such file; `diffseg pilot` writes it") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{storage.redact(url)}: no pilot.json of ours: {error}") from error
+        raise ConfigError(f"{redact(url)}: no pilot.json of ours: {error}") from error

@@ -17,7 +17,7 @@ from pipeline.messages import Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run.layout import LABELS, ShardState, end_name, read_listing, window_name, window_stem
 from pipeline.run.spec import Run
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True, slots=True)

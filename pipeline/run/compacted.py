@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pipeline import table
 from pipeline.concurrency import map_ahead
 from pipeline.run.layout import WindowObject
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 FOLDER = "compacted"
 READERS = 32  # ends of files read side by side: the work is waiting for storage

@@ -21,7 +21,7 @@ from pipeline.run.compacted import Places, Stretch, read_compacted
 from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, gaps, window_name
 from pipeline.run.shard_index import Pins
 from pipeline.run.spec import Run
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 from pipeline.where import Condition
 
 LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side

@@ -12,7 +12,7 @@ from pipeline.inputs.folder.reading import is_folder
 from pipeline.inputs.shards import shard_id
 from pipeline.records import READER, Shard
 from pipeline.run.spec import Run
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 RUN, INPUTS = "run.json", "inputs"
 PIN = re.compile(rf"{INPUTS}/\d+\.parquet")

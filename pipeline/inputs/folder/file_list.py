@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.records import Shard
+from pipeline.storage import filesystem
+from pipeline.storage.url import redact
 
 PLACE = "inputs/files"  # below a run
 _DAMAGE = (OSError, EOFError, zlib.error, ValueError, TypeError)
@@ -62,11 +63,11 @@ def files_of(shard: Shard) -> Iterator[File]:
         yield from _unpack(io.BytesIO(shard.files), shard.url)
         return
     try:
-        entry = storage.stat(shard.files)
+        entry = filesystem.stat(shard.files)
     except FileNotFoundError as error:
-        raise ConfigError(f"{shard.url}: the list of its files, {storage.redact(shard.files)}, is gone") from error
-    with storage.open_ranged(shard.files, entry.size) as stream:
-        yield from _unpack(stream, storage.redact(shard.files))
+        raise ConfigError(f"{shard.url}: the list of its files, {redact(shard.files)}, is gone") from error
+    with filesystem.open_ranged(shard.files, entry.size) as stream:
+        yield from _unpack(stream, redact(shard.files))
 
 
 def compare(parts: Iterable[Shard], now: Shard) -> tuple[list[str], FileList]:

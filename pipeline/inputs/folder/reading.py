@@ -10,19 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline import storage
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, ShardChanged, StorageError
 from pipeline.inputs import find, kinds
 from pipeline.inputs.decode import MAX_BYTES
 from pipeline.inputs.folder.file_list import File, FileList, files_of, pack
 from pipeline.records import READER, RawSample, Shard, legible
+from pipeline.storage import filesystem
+from pipeline.storage.url import canonical, protocol_of, redact
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Folder(storage.Entry):
+class Folder(filesystem.Entry):
     """A folder as the one object its files are to a run: bytes of all files, and a digest of their list."""
 
     files: bytes  # as `filelists.pack` has them
@@ -37,7 +38,7 @@ def is_folder(url: str) -> bool:
 def stat_folder(folder: str, reader: int = READER) -> Folder:
     """A folder and the image files below it now, as a reader tells them. Raises ConfigError where it holds no image."""
     root = _root(folder)
-    named = storage.redact(root)  # as a listing names what it finds
+    named = redact(root)  # as a listing names what it finds
     found = find.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
     files = [File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in found.entries]
     exports = _exports([file.name for file in files]) if reader > 1 else []
@@ -104,12 +105,12 @@ def _get(url: str, file: File) -> bytes:
     """
     data, failed = b"", None
     try:
-        with storage.open_ranged(url, file.size) as stream:
+        with filesystem.open_ranged(url, file.size) as stream:
             data = stream.read()
     except StorageError as error:
         failed = error
     try:
-        now = storage.stat(url)
+        now = filesystem.stat(url)
     except FileNotFoundError as error:
         raise ShardChanged(f"{file.name}: gone since the run began") from error
     if (now.size, now.etag) != (file.size, file.etag):
@@ -129,9 +130,9 @@ def _key(name: str) -> str:
 
 def _root(folder: str) -> str:
     """What the names of its files are appended to."""
-    protocol = storage.protocol_of(folder)
+    protocol = protocol_of(folder)
     if protocol == "file":
-        return storage.canonical(folder).removeprefix("file://").rstrip("/") + "/"
+        return canonical(folder).removeprefix("file://").rstrip("/") + "/"
     return f"{protocol}://{folder.partition('://')[2].rstrip('/')}/"
 
 

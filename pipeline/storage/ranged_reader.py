@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 from pipeline.errors import StorageError
-from pipeline.retrying import attempt
+from pipeline.storage.retry import attempt
 
 CHUNK = 8 << 20  # bytes a sequential read asks for; halves the requests of 4 MiB and still fits beside a model
 FIRST_CHUNK = 64 << 10  # bytes asked for after a jump: a header is wanted, rarely what follows

@@ -9,7 +9,7 @@ import shutil
 from diffseg.models.cache import ORIGIN, Origin
 from diffseg.models.files import ModelFiles, beside, listing_of, needed, reader_of
 from pipeline.errors import ConfigError, StorageError
-from pipeline.store import Store
+from pipeline.storage.object_store import Store
 
 
 def copy_model(files: ModelFiles, url: str) -> tuple[Origin, int]:

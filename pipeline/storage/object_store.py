@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigError
-from pipeline.listing import lists_by_beginning, local_names, remote_names
-from pipeline.ranges import GAP
-from pipeline.retrying import attempt, translate
-from pipeline.storage import canonical, filesystem, protocol_of, ranged, redact
+from pipeline.storage.filesystem import filesystem, ranged
+from pipeline.storage.listing import lists_by_beginning, local_names, remote_names
+from pipeline.storage.ranged_reader import GAP
+from pipeline.storage.retry import attempt, translate
+from pipeline.storage.url import canonical, protocol_of, redact
 
 TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
 BLOCK = 1 << 20  # bytes compared at a time
