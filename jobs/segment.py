@@ -132,7 +132,8 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
 
     from diffseg import AttentionError
     from diffseg.draw import overlay
-    from pipeline.inputs.decode import UndecodableImage, decode, encode_label_map
+    from pipeline.inputs.decode import UndecodableImage, decode
+    from pipeline.table.label_map import encode_label_map
 
     try:
         image = decode(path.read_bytes())

@@ -28,11 +28,11 @@ from diffseg.models.unet.random_weights import random_checkpoint
 from diffseg.scenes.scene import draw_scene
 from jobs import cli
 from pipeline.config import RunConfig
-from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.labelling import label
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
 
 
 def families():

@@ -9,13 +9,13 @@ from PIL import Image
 
 from diffseg.config import SegmentConfig
 from diffseg.types import IGNORE, Segment
-from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
+from pipeline.table.label_map import encode_label_map
 
 SIZE = (18, 24)  # height and width of photos; label maps have half of it
 WINDOW = 4

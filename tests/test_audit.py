@@ -9,13 +9,13 @@ from conftest import a_run, jpeg, samples, write_shard
 
 from pipeline import table
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.footer import digest_of
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed, total, write_manifest
 from pipeline.run.verify import audit
+from pipeline.table.window_metadata import digest_of
 from pipeline.worker import Worker
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from jobs import cli
 from pipeline import errors
-from pipeline.inputs.decode import decode_label_map
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
 
 PHOTOS = sorted(Path(cli.__file__).parent.joinpath("photos").glob("*.jpg"))
 

@@ -23,7 +23,7 @@ from pipeline.run.compacted import Places, read_compacted
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import Store
-from pipeline.table import joined
+from pipeline.table import concat
 
 KEYS = tuple(tuple(f"{shard}{i}" for i in range(10)) for shard in "abc")  # three windows a shard
 
@@ -277,7 +277,7 @@ def test_a_damaged_window_is_named(ledger):
 
 
 def test_row_groups_stay_small_whatever_the_size_of_a_file(ledger, monkeypatch):
-    monkeypatch.setattr(joined, "ROW_GROUP", 1)
+    monkeypatch.setattr(concat, "ROW_GROUP", 1)
     compact(ledger)
 
     [(name, _)] = files(ledger)

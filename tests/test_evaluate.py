@@ -20,12 +20,12 @@ from diffseg.scenes.scene import benchmark
 from diffseg.types import Segment
 from jobs import cli
 from pipeline.evaluation.protocols import COCO_STUFF_27, CURATED_LIST
-from pipeline.inputs.decode import decode_label_map, encode_label_map
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
 from pipeline.run.ledger import Ledger
 from pipeline.table import decode_rows
+from pipeline.table.label_map import decode_label_map, encode_label_map
 
 LEFT_RIGHT = np.repeat([[0] * 12 + [1] * 12], 16, 0)  # for photos of 16 x 24
 TOP_BOTTOM = np.repeat([0] * 8 + [1] * 8, 24).reshape(16, 24)

@@ -290,7 +290,7 @@ def test_a_config_is_read_as_utf8_whatever_the_locale(tmp_path):
 TABLES = """
 import io, os
 from pipeline import table
-from pipeline.where import parse_where
+from pipeline.table.filter import parse_where
 data, shards, rows = (io.BytesIO(bytes.fromhex(one)) for one in sys.argv[1:])
 
 def command():

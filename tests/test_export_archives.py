@@ -14,8 +14,8 @@ from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.tar.reading import read_samples
+from pipeline.table.label_map import decode_label_map
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools' decoder
 

@@ -7,7 +7,7 @@ from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.inputs.decode import decode_label_map
+from pipeline.table.label_map import decode_label_map
 
 NUMBERS = dict(zip("abcdefghi", [*range(6), *range(100, 103)], strict=True))
 

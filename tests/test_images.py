@@ -16,9 +16,10 @@ from PIL import Image
 
 from diffseg.types import IGNORE
 from pipeline.inputs import decode as images
-from pipeline.inputs.decode import UndecodableImage, decode, decode_label_map, decode_reduced, encode_label_map
+from pipeline.inputs.decode import UndecodableImage, decode, decode_reduced
 from pipeline.inputs.reader import decode_sample
 from pipeline.records import READER, ImageSample, RawSample, SampleFailure
+from pipeline.table.label_map import decode_label_map, encode_label_map
 
 
 def test_the_corpus_is_large_enough():

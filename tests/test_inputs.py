@@ -12,12 +12,12 @@ import zstandard
 from conftest import a_run, jpeg, samples, write_shard
 
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
+from pipeline.table.label_map import decode_label_map
 from pipeline.worker import Worker
 
 COUNT = 10

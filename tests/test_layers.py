@@ -25,7 +25,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/table/records.py",
         "pipeline/table/rows.py",
         "pipeline/table/images.py",
-        "pipeline/table/joined.py",
+        "pipeline/table/concat.py",
     },
     "webdataset": {"pipeline/inputs/tar/reading.py"},
     "fsspec": {"pipeline/storage/filesystem.py", "diffseg/models/fetch.py"},

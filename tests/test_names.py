@@ -12,11 +12,11 @@ from pipeline.books import as_webdataset
 from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.records import LabelRecord, RawSample
 from pipeline.storage.names import Names, is_file_name, marks_of
 from pipeline.storage.object_store import Store
+from pipeline.table.label_map import encode_label_map
 
 SHARD, OTHER = "s-1-0123456789ab", "s-2-ba9876543210"
 EXTENSIONS = ("jpg", "png", "jpeg", "label_map.png", "segments.json")

@@ -15,12 +15,12 @@ from pipeline.errors import ConfigError
 from pipeline.gallery.preview import choose
 from pipeline.gallery.statistics import Distributions
 from pipeline.inputs import shards
-from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
+from pipeline.table.label_map import encode_label_map
 
 SHADES = 10  # photo n is a flat grey of this many times n, so that photos can be told apart
 

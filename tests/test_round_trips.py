@@ -20,10 +20,10 @@ from diffseg.types import IGNORE
 from jobs import cli
 from pipeline.exports.export import FORMATS
 from pipeline.exports.rle import components
-from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
 
 PHOTOS = 3
 DATUMARO = os.environ.get(

@@ -10,7 +10,7 @@ from PIL import Image
 import diffseg
 from jobs import cli, segment
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.inputs.decode import decode_label_map
+from pipeline.table.label_map import decode_label_map
 
 
 class Fake(FakeSegmenter):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from diffseg.types import Segment
 from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
-from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.where import parse_where
+from pipeline.table.filter import parse_where
+from pipeline.table.window_metadata import Footer, digest_of
 
 SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
 ROWS = [

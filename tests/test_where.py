@@ -6,9 +6,9 @@ import pytest
 from diffseg.types import Segment
 from pipeline import table
 from pipeline.errors import ConfigError
-from pipeline.footer import Footer, digest_of
 from pipeline.records import OK, LabelRecord
-from pipeline.where import COLUMNS, MAX_LENGTH, columns_of, parse_where
+from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, parse_where
+from pipeline.table.window_metadata import Footer, digest_of
 
 SEGMENTS = tuple(Segment(number, 1, (0, 0, 1, 1), 1.0) for number in range(12))
 ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, None, b"png", SEGMENTS, 0.5)

@@ -16,11 +16,12 @@ from diffseg.types import AttentionError
 from pipeline import feed as module
 from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.errors import CommitConflict, StorageError
-from pipeline.inputs.decode import decode, decode_label_map
+from pipeline.inputs.decode import decode
 from pipeline.inputs.shards import pin
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
 from pipeline.worker import Worker
 
 

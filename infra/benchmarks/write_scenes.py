@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from diffseg.scenes.scene import benchmark
-from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.tar.writing import write_samples
+from pipeline.table.label_map import encode_label_map
 
 
 def main(output: Path, count: int = 200) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs import process
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.inputs.decode import encode_label_map
+from pipeline.table.label_map import encode_label_map
 
 
 class Labeller:

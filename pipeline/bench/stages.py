@@ -24,7 +24,8 @@ from diffseg.models.unet.capture import AttentionMaps, capture_attention
 from diffseg.models.unet.loading import Backend
 from diffseg.segmenter import FLOOR, DiffSeg, label
 from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, peak_bytes
-from pipeline.inputs.decode import decode, encode_label_map
+from pipeline.inputs.decode import decode
+from pipeline.table.label_map import encode_label_map
 
 PHOTOS = Path(__file__).parent / "photos"
 TWELVE_MEGAPIXELS = (4000, 3000)

@@ -16,11 +16,12 @@ from pipeline.concurrency import map_ahead
 from pipeline.datasets.selection import WANTED, Part, Selection, Tally, chosen_rows
 from pipeline.datasets.source_images import Photos
 from pipeline.errors import ShardChanged
-from pipeline.inputs.decode import decode_label_map, extension_of
+from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.records import RawSample
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names, made_name
+from pipeline.table.label_map import decode_label_map
 
 AHEAD = 8  # samples ready before they are written: each may hold a photo and a label map of its size
 

@@ -9,7 +9,7 @@ from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import share
-from pipeline.where import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
+from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
 
 TRAIN, VAL = "train", "val"
 
@@ -24,7 +24,7 @@ WANTED = (*COLUMNS, "label_map", "segments")
 class Selection:
     """Which rows and segments are wanted. Raises ConfigError for values that make no sense."""
 
-    where: str | None = None  # see pipeline.where
+    where: str | None = None  # see pipeline.table.filter
     min_area: float = 0.0  # of the image, in [0, 1)
     min_score: float = 0.0  # in [0, 1]
     limit: int | None = None  # samples

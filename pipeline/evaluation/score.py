@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.truth import TruthSample, decode_truth
 from pipeline.inputs import decode
+from pipeline.table.label_map import decode_label_map
 
 RUN, AGAINST, HUMANS = "run", "against", "humans"
 REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing else was labelled
@@ -158,7 +159,7 @@ def label_map_of(method: str, work: Work, size: tuple[int, int]) -> Integer[np.n
             return labelled
         source = labelled.size
         try:
-            label_map = decode.decode_label_map(labelled.label_map)
+            label_map = decode_label_map(labelled.label_map)
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged bytes
             return LeftOut("unreadable label map", str(error))
     elif work.truth.image is None:

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import table
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.writer import Place
-from pipeline.inputs.decode import encode_label_map
+from pipeline.table.label_map import encode_label_map
 
 ROWS = 100  # a row group: what a reader of single rows fetches at once, a few MB of photos
 

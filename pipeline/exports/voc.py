@@ -18,8 +18,8 @@ from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.writer import Place
-from pipeline.inputs.decode import encode_label_map
 from pipeline.storage.object_store import Store
+from pipeline.table.label_map import encode_label_map
 
 VOID = 255
 LISTS = "_export/lists"  # of each part; joined when all are there

@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline.datasets.samples import Labelled
 from pipeline.exports.writer import Place
-from pipeline.inputs.decode import encode_label_map
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.inputs.tar.writing import writing
+from pipeline.table.label_map import encode_label_map
 
 
 @contextmanager

@@ -20,11 +20,11 @@ from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.statistics import Distributions, some_windows
-from pipeline.inputs.decode import decode_label_map
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, RawSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
 
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")

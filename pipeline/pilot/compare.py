@@ -14,10 +14,10 @@ from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery.html_page import PICTURE_SIDE
-from pipeline.inputs.decode import encode_label_map
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
 from pipeline.rows import Fitting, failed_row, label
+from pipeline.table.label_map import encode_label_map
 
 PILOT = Shard("pilot", "", 0, "")  # rows of a pilot are those of one window, whatever shards they come from
 

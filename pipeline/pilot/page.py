@@ -6,10 +6,10 @@ from typing import BinaryIO
 
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.statistics import Distributions, Histogram
-from pipeline.inputs.decode import decode_label_map
 from pipeline.pilot.compare import named
 from pipeline.pilot.pilot import Pilot, Sampled
 from pipeline.records import OK
+from pipeline.table.label_map import decode_label_map
 
 
 def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[str, str]] = ()) -> int:

@@ -12,12 +12,12 @@ from typing import Any
 
 from pipeline import documents, table
 from pipeline.errors import CommitConflict, StorageError, Unhandled
-from pipeline.footer import Footer, digest_of
 from pipeline.messages import Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run.layout import LABELS, ShardState, end_name, read_listing, window_name, window_stem
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
+from pipeline.table.window_metadata import Footer, digest_of
 
 
 @dataclass(frozen=True, slots=True)

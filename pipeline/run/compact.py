@@ -14,10 +14,10 @@ from typing import IO
 from pipeline import table
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError
-from pipeline.footer import Footer
 from pipeline.run.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table.window_metadata import Footer
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute
 AHEAD = 8  # windows fetched before they are joined: about 3 MB each, and the work is waiting for storage

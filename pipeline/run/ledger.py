@@ -12,7 +12,6 @@ from typing import Any
 from pipeline import table
 from pipeline.concurrency import map_ahead
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
-from pipeline.footer import Footer
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run import open as joining
@@ -22,7 +21,8 @@ from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, 
 from pipeline.run.shard_index import Pins
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
-from pipeline.where import Condition
+from pipeline.table.filter import Condition
+from pipeline.table.window_metadata import Footer
 
 LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side
 SHARDS_A_LISTING = 8  # at least

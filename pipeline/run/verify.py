@@ -7,7 +7,6 @@ from itertools import zip_longest
 from pipeline import table
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.footer import Footer, digest_of
 from pipeline.inputs.reader import read_shard
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
@@ -16,6 +15,7 @@ from pipeline.run.layout import ShardState, WindowObject, gaps
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import Checked
 from pipeline.run.open import EDITED, RUN
+from pipeline.table.window_metadata import Footer, digest_of
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
 

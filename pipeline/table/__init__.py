@@ -5,7 +5,7 @@ import os
 # Arrow's own allocator keeps what it frees, in pages of 2 MB; its C++ side takes another from here alone
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
-from pipeline.table import images, joined
+from pipeline.table import concat, images
 from pipeline.table.records import (
     SCHEMA,
     decode_rows,

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import documents
-from pipeline.footer import Footer
 from pipeline.records import OK, LabelRecord, Shard
+from pipeline.table.window_metadata import Footer
 
 FOOTER_KEY = b"diffseg"
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffseg.types import Segment
-from pipeline.footer import Footer
 from pipeline.records import LabelRecord
+from pipeline.table.filter import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
 from pipeline.table.records import DAMAGE, footer_of, parquet
-from pipeline.where import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
+from pipeline.table.window_metadata import Footer
 
 _ALWAYS = {"key", "shard", "index", "status"}
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {

@@ -8,8 +8,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.footer import Footer
 from pipeline.table.records import DAMAGE, SCHEMA, parquet, read_footer, settings
+from pipeline.table.window_metadata import Footer
 
 HELD_KEY = b"diffseg.windows"  # in the file's metadata
 ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can still be read alone
