@@ -75,9 +75,9 @@ def pilot(
     with appearing(output) as page, appearing(figures) as sheet:  # refused before anything is labelled
         backend, size = _load(model, segment, run.batch_size)
 
-        from pipeline.feed import decode_threads
         from pipeline.pilot.page import write_pilot
         from pipeline.pilot.pilot import pilot
+        from pipeline.worker.reading import decode_threads
 
         compared = asked or _around(backend)
         for each in compared:
@@ -143,8 +143,8 @@ def _load(model: str, segment: Any, batch_size: int | None) -> tuple["Backend", 
 
     from diffseg.models.unet.loading import Backend
     from diffseg.segmenter import DiffSeg
-    from pipeline.device_errors import device_errors
     from pipeline.errors import ConfigError
+    from pipeline.worker.device_errors import device_errors
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)

@@ -24,7 +24,8 @@ from pipeline.run.spec import WINDOW, Run
 from pipeline.run.status import bytes_left
 from pipeline.run.verify import audit
 from pipeline.storage import retry
-from pipeline.worker import Worker, WorkerSettings, build_worker
+from pipeline.worker.build import WorkerSettings, build_worker
+from pipeline.worker.worker import Worker
 
 Build = Callable[[WorkerSettings], Worker]
 Publish = Callable[[Snapshot, Tally], None]  # shows a moment to whoever watches this machine

@@ -23,7 +23,7 @@ from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.storage import retry
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other
 

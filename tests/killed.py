@@ -23,7 +23,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.storage import filesystem, object_store
 from pipeline.storage.object_store import Store
 from pipeline.storage.ranged_reader import RangedReader
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 COUNTS = (10, 7, 0, 4)  # samples of each shard; four a window
 KILLED = 9

@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError, WorkerLost
 from pipeline.inputs.shards import pin
 from pipeline.labelling import open_run
 from pipeline.run.verify import audit
-from pipeline.worker import WorkerSettings
+from pipeline.worker.build import WorkerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -16,7 +16,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed, total, write_manifest
 from pipeline.run.verify import audit
 from pipeline.table.window_metadata import digest_of
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import WouldRepeat
 from pipeline.inputs.shards import pin
-from pipeline.meter import Meter, Reading, together
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker
+from pipeline.worker.meter import Meter, Reading, together
+from pipeline.worker.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
 

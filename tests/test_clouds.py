@@ -22,7 +22,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.storage import retry
 from pipeline.storage.object_store import Store
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,7 +17,6 @@ import torch
 from labelled import SIZE, at_source, label_map, make_run, photo
 from torch.utils.data import DataLoader, DistributedSampler
 
-from pipeline import books
 from pipeline.datasets import torch_datasets
 from pipeline.datasets.source_images import Photos
 from pipeline.datasets.torch_datasets import Example, RunDataset, RunStream
@@ -29,6 +28,7 @@ from pipeline.messages import ShardTask
 from pipeline.run.compact import compact
 from pipeline.run.ledger import Ledger
 from pipeline.storage.object_store import Store
+from pipeline.worker import committing
 
 KEYS = [[f"{shard}{i}" for i in range(10)] for shard in "abc"]  # three windows a shard
 EVERY = [key for keys in KEYS for key in keys]
@@ -129,10 +129,10 @@ def with_tars(ledger: Ledger) -> Ledger:
         with open(shard.url.removeprefix("file://"), "rb") as stream:  # noqa: PTH123
             raws = list(read_samples(stream, "a.tar"))
         rows = [row for row in ledger.rows(["shard", "label_map"]) if row["shard"] == shard.id]
-        records = [replace(books.LabelRecord("", shard.id, 0, "ok"), label_map=row["label_map"]) for row in rows]
+        records = [replace(committing.LabelRecord("", shard.id, 0, "ok"), label_map=row["label_map"]) for row in rows]
         for window in range(3):
             at = slice(4 * window, 4 * window + 4)
-            ledger.commit_extra(ShardTask(shard), window, books.as_webdataset(raws[at], records[at]))
+            ledger.commit_extra(ShardTask(shard), window, committing.as_webdataset(raws[at], records[at]))
     return ledger
 
 

@@ -12,19 +12,20 @@ import torch._inductor.exc
 from conftest import a_run
 
 from diffseg.types import AttentionError
-from pipeline import device_errors
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.device_errors import Cause, cause_of
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, OutOfMemory, Stopped, WorkerLost, WouldRepeat
 from pipeline.messages import ShardTask
 from pipeline.records import OK
-from pipeline.rows import Fitting
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker, WorkerSettings, build_worker
+from pipeline.worker import device_errors
+from pipeline.worker.build import WorkerSettings, build_worker
+from pipeline.worker.device_errors import Cause, cause_of
+from pipeline.worker.labeling import Fitting
+from pipeline.worker.worker import Worker
 
 
 class AcceleratorError(RuntimeError):

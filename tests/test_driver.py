@@ -14,11 +14,11 @@ from pipeline.driver.progress import Tally
 from pipeline.driver.workers import Desk
 from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.meter import Reading
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.station import Report
-from pipeline.worker import Worker
+from pipeline.worker.host import Report
+from pipeline.worker.meter import Reading
+from pipeline.worker.worker import Worker
 
 
 class ScriptedPool:

@@ -24,7 +24,7 @@ from hostile import REFUSED, SHOWN
 
 from diffseg.types import AttentionError
 from jobs import cli
-from pipeline import feed, table
+from pipeline import table
 from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
@@ -34,7 +34,8 @@ from pipeline.inputs.shards import pin
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker import reading
+from pipeline.worker.worker import Worker
 
 WINDOW = 4
 
@@ -121,7 +122,7 @@ def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch
         write_shard(tmp_path / "in" / f"{name}.tar", samples(6))
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "in" / "*.tar")]))
     bad, good = ledger.shards
-    encode, read = table.encode_window, feed.read_shard
+    encode, read = table.encode_window, reading.read_shard
 
     def too_large(records, footer):
         return encode([replace(record, width=2**40) if record.shard == bad else record for record in records], footer)
@@ -133,7 +134,7 @@ def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch
             yield sample
 
     if step == "read":
-        monkeypatch.setattr(feed, "read_shard", stumbling)
+        monkeypatch.setattr(reading, "read_shard", stumbling)
     else:
         monkeypatch.setattr(table, "encode_window", too_large)
     tally = label(ledger, FakeSegmenter(), max_attempts=1)

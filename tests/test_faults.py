@@ -21,7 +21,8 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.storage import retry
 from pipeline.storage.object_store import Store
-from pipeline.worker import Worker, WorkerSettings
+from pipeline.worker.build import WorkerSettings
+from pipeline.worker.worker import Worker
 
 
 def test_the_fake_labels_the_dark_and_the_bright_in_the_order_they_come():

@@ -16,7 +16,7 @@ from pipeline.inputs.shards import pin
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 def copied(cases, name, tmp_path):

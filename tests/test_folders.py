@@ -19,7 +19,7 @@ from pipeline.records import OK, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.storage import retry
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 @pytest.fixture

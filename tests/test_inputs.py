@@ -18,7 +18,7 @@ from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.table.label_map import decode_label_map
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 COUNT = 10
 

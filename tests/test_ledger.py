@@ -26,7 +26,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import Store
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 SHARD = Shard("s-1", "file:///s.tar", 10, "e")
 

@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 from conftest import write_shard
 
-import pipeline.feed
+import pipeline.worker.reading
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.concurrency import map_ahead
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
-from pipeline.meter import Meter
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker
+from pipeline.worker.meter import Meter
+from pipeline.worker.worker import Worker
 
 LONG = 0.3  # seconds that a stage is slow in these tests; others take a few milliseconds
 
@@ -64,7 +64,7 @@ def test_waiting_for_the_first_task_is_waiting_for_a_task(ledger):
 
 
 def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
-    real = pipeline.feed.read_shard
+    real = pipeline.worker.reading.read_shard
 
     def slow(*arguments, **options):
         time.sleep(LONG)
@@ -77,7 +77,7 @@ def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
 
 
 def test_waiting_for_pixels_is_waiting_for_decode(ledger, monkeypatch):
-    real = pipeline.feed.decode_sample
+    real = pipeline.worker.reading.decode_sample
 
     def slow(*arguments):
         time.sleep(0.05)

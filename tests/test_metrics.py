@@ -15,7 +15,8 @@ from pipeline.driver.loop import drive
 from pipeline.driver.progress import Progress, Tally
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker, WorkerSettings
+from pipeline.worker.build import WorkerSettings
+from pipeline.worker.worker import Worker
 
 pytestmark = [
     pytest.mark.ray,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from labelled import make_run
 
-from pipeline.books import as_webdataset
 from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
@@ -17,6 +16,7 @@ from pipeline.records import LabelRecord, RawSample
 from pipeline.storage.names import Names, is_file_name, marks_of
 from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
+from pipeline.worker.committing import as_webdataset
 
 SHARD, OTHER = "s-1-0123456789ab", "s-2-ba9876543210"
 EXTENSIONS = ("jpg", "png", "jpeg", "label_map.png", "segments.json")

@@ -21,9 +21,10 @@ from pipeline.driver.progress import Tally
 from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.station import Station
 from pipeline.watch import Watch
-from pipeline.worker import Worker, WorkerSettings
+from pipeline.worker.build import WorkerSettings
+from pipeline.worker.host import Station
+from pipeline.worker.worker import Worker
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.open import reader_of
 from pipeline.run.spec import Run
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 def without_reader(run):

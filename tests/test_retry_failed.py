@@ -12,7 +12,7 @@ from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed, write_manifest
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 class Unwell(FakeSegmenter):

@@ -17,7 +17,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import write_manifest
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import Store
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 def test_a_run_on_s3_can_do_what_it_needs_and_no_more():

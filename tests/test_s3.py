@@ -23,7 +23,7 @@ from pipeline.run.verify import audit
 from pipeline.storage import filesystem, retry
 from pipeline.storage.object_store import Store
 from pipeline.storage.retry import retries
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 @pytest.fixture

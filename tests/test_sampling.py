@@ -17,7 +17,7 @@ from pipeline.inputs.sample import draw, within
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 COUNTS = {"a": 100, "b": 35, "c": 0, "d": 1000}
 SHARD = Shard("a", "file:///a.tar", 1, "1")

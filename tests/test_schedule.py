@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.driver.poison import pieces
 from pipeline.driver.progress import Tally
 from pipeline.driver.queue import Queue
 from pipeline.driver.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Schedule
@@ -16,6 +15,7 @@ from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard
 from pipeline.run.shard_index import Pins
+from pipeline.worker.probe import pieces
 
 WINDOW = 4
 

@@ -12,7 +12,7 @@ from pipeline.inputs.tar.splitting import split
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 @pytest.fixture

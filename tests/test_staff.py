@@ -12,7 +12,7 @@ from pipeline.driver.workers import IDLE_S, STRIKES, Desk, Staff
 from pipeline.errors import NoWorker, WorkerLost, WouldRepeat
 from pipeline.messages import Probe, ShardTask
 from pipeline.records import Shard
-from pipeline.station import DRAINED, Report, Station
+from pipeline.worker.host import DRAINED, Report, Station
 
 TASK = ShardTask(Shard("s", "/s.tar", 1, "e"))
 

@@ -13,7 +13,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import write_manifest
 from pipeline.run.status import status
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 def note(ledger, name, **said):

@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.inputs.shards import pin
 from pipeline.run.layout import end_name, window_name
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 
 def label(root, shards=()):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
-from pipeline.driver.poison import Suspects, pieces
+from pipeline.driver.poison import Suspects
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import WorkerLost
@@ -19,7 +19,8 @@ from pipeline.messages import Beat, Probe, ShardTask
 from pipeline.records import OK, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.probe import pieces
+from pipeline.worker.worker import Worker
 
 SHARD = Shard("s", "file:///s.tar", 1, "e")
 

@@ -12,7 +12,7 @@ from pipeline.driver.progress import Tally
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.worker import Worker
 
 SHARDS, WINDOWS, WINDOW = 25, 8, 8
 

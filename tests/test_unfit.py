@@ -7,16 +7,16 @@ import pytest
 from conftest import a_run
 
 from diffseg.types import AttentionError, Segmentation
-from pipeline import reference, worker
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Tally
 from pipeline.errors import Unfit
-from pipeline.reference import REFERENCE, Reference
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker import device_check, worker
+from pipeline.worker.device_check import REFERENCE, Reference
+from pipeline.worker.worker import Worker
 
 
 class Broken(FakeSegmenter):
@@ -136,7 +136,7 @@ def test_a_sample_that_gives_no_attention_is_to_blame_where_the_device_is_sound(
 
     class Picky(FakeSegmenter):
         def segment(self, images):
-            looks.extend(image.shape for image in images if image.shape[0] == reference.SIDE)
+            looks.extend(image.shape for image in images if image.shape[0] == device_check.SIDE)
             if any((image[0] < 60).mean() > 0.5 for image in images):
                 raise AttentionError("NaN", tuple(i for i, image in enumerate(images) if (image[0] < 60).mean() > 0.5))
             return super().segment(images)

@@ -13,7 +13,6 @@ from conftest import a_run, jpeg, samples, write_shard
 
 from diffseg.config import SegmentConfig
 from diffseg.types import AttentionError
-from pipeline import feed as module
 from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.errors import CommitConflict, StorageError
 from pipeline.inputs.decode import decode
@@ -22,7 +21,8 @@ from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
-from pipeline.worker import Worker
+from pipeline.worker import reading as module
+from pipeline.worker.worker import Worker
 
 
 def rows_of(ledger):

@@ -17,11 +17,11 @@ from pathlib import Path
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Tally
 from pipeline.messages import Receipt, TaskDone
-from pipeline.meter import Reading
 from pipeline.records import Shard
 from pipeline.run.layout import end_name, window_name
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
+from pipeline.worker.meter import Reading
 
 SIZES = (1_000, 10_000, 100_000)
 WINDOWS_A_SHARD = (1, 10)

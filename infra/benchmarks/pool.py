@@ -22,10 +22,10 @@ from pipeline.cluster import Cluster, RayPool, ray_process
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Tally
 from pipeline.messages import Receipt, TaskDone
-from pipeline.meter import Reading
 from pipeline.run.ledger import Ledger
-from pipeline.station import Report
-from pipeline.worker import WorkerSettings
+from pipeline.worker.build import WorkerSettings
+from pipeline.worker.host import Report
+from pipeline.worker.meter import Reading
 
 WORKERS = (10, 100, 300, 1_000)
 WINDOW_S = 60.0  # of 1,024 images on a GPU at 17 images/s

@@ -43,8 +43,8 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from pipeline.config import read_config
-    from pipeline.device_errors import device_errors
     from pipeline.errors import ConfigError
+    from pipeline.worker.device_errors import device_errors
 
     if (model is None) == (random_weights is None):
         raise ConfigError("bench times one model: give --model M, or --random-weights with a name such as sd1.5")

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.books import WindowWork
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import Worker
+from pipeline.worker.window import WindowWork
+from pipeline.worker.worker import Worker
 
 BEGUN = "begun"  # folder of a run: <attempt id>/<shard id>.<window>.<which time>, empty
 MOST_WASTED = 2  # windows a lost worker: one being committed, one being labelled

@@ -20,11 +20,12 @@ from pipeline.bench.faulty_storage import BadStorage, breaking
 from pipeline.config import RunConfig
 from pipeline.inputs import shards
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.rows import Segmenter
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
-from pipeline.worker import Worker, WorkerSettings, build_worker
+from pipeline.worker.build import WorkerSettings, build_worker
+from pipeline.worker.labeling import Segmenter
+from pipeline.worker.worker import Worker
 
 SCENES = 8  # drawn; every photo is one of them, shifted and perhaps mirrored, and no two are alike
 PHOTOS = "photos"

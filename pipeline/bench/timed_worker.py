@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
-from pipeline.books import WindowWork
 from pipeline.messages import Outcome, Receipt, ShardTask
 from pipeline.run.ledger import Ledger
-from pipeline.worker import Worker
+from pipeline.worker.window import WindowWork
+from pipeline.worker.worker import Worker
 
 SPENT = "spent"  # folder of a run: <attempt id>.json
 STAGES = {"ahead-decode": "read", "decode": "decode", "ahead-commit": "label", "encode": "encode", "commit": "commit"}

@@ -11,8 +11,8 @@ import ray
 from pipeline.cluster.metrics import WorkerMetrics
 from pipeline.messages import ShardTask
 from pipeline.searchpath import settle
-from pipeline.station import Report, Station
 from pipeline.storage import retry
+from pipeline.worker.host import Report, Station
 
 NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
 

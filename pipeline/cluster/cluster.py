@@ -27,8 +27,8 @@ from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.errors import ConfigError, PipelineError, RayLost
 from pipeline.searchpath import ROOT, child_environment
-from pipeline.station import Report
 from pipeline.watch import SILENCE_S
+from pipeline.worker.host import Report
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.driver.figures import FIGURES
-from pipeline.meter import Reading
+from pipeline.worker.meter import Reading
 
 
 class WorkerMetrics:

@@ -18,9 +18,10 @@ from pipeline.driver.pool import end_of
 from pipeline.driver.workers import STALL_S, Desk, Staff
 from pipeline.errors import ConfigError, RayLost
 from pipeline.messages import Outcome
-from pipeline.station import DRAINED, Report
 from pipeline.watch import Watch
-from pipeline.worker import Worker, WorkerSettings, build_worker
+from pipeline.worker.build import WorkerSettings, build_worker
+from pipeline.worker.host import DRAINED, Report
+from pipeline.worker.worker import Worker
 
 
 class RayPool:

@@ -26,7 +26,7 @@ from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.cluster.task import BEAT, run
-from pipeline.station import Report
+from pipeline.worker.host import Report
 
 SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later
 END_S = 10.0  # for an end in good order

@@ -4,8 +4,8 @@ It goes by what workers have made, as their heartbeats tell: a window may be lar
 """
 
 from pipeline.errors import WouldRepeat
-from pipeline.meter import Reading
 from pipeline.records import OK
+from pipeline.worker.meter import Reading
 
 FIRST_LOOK = 500  # rows: enough to tell a pattern from chance, and a heartbeat or two more stay below 1,000
 MAX_FAILED = 0.5  # share of rows without labels

@@ -6,12 +6,12 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from pipeline.device_errors import device_answers
 from pipeline.driver.workers import STALL_S, Desk, Staff
 from pipeline.errors import Stopped
 from pipeline.messages import Outcome
-from pipeline.station import Report, Station
-from pipeline.worker import Worker
+from pipeline.worker.device_errors import device_answers
+from pipeline.worker.host import Report, Station
+from pipeline.worker.worker import Worker
 
 
 class Pool(Protocol):

@@ -8,8 +8,8 @@ from time import monotonic
 from pipeline.driver.backoff import delay_s
 from pipeline.errors import Drained, NoWorker, WorkerLost, WouldRepeat
 from pipeline.messages import Beat, Outcome, ShardFailure, ShardTask, TaskDone
-from pipeline.meter import Reading, together
-from pipeline.station import DRAINED, Report
+from pipeline.worker.host import DRAINED, Report
+from pipeline.worker.meter import Reading, together
 
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
 STALL_S = 900.0  # seconds without a sample, a byte or a commit after which a worker that has work counts as hung

@@ -16,8 +16,8 @@ from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery.html_page import PICTURE_SIDE
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
-from pipeline.rows import Fitting, failed_row, label
 from pipeline.table.label_map import encode_label_map
+from pipeline.worker.labeling import Fitting, failed_row, label
 
 PILOT = Shard("pilot", "", 0, "")  # rows of a pilot are those of one window, whatever shards they come from
 

@@ -18,13 +18,13 @@ from diffseg.types import UInt8
 from pipeline import table
 from pipeline.concurrency import map_ahead
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.feed import pixels_wanted
 from pipeline.inputs.count import Counts, count
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.sample import draw
 from pipeline.pilot.compare import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
 from pipeline.table.window_metadata import Footer
+from pipeline.worker.reading import pixels_wanted
 
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
 READERS = 4  # places read side by side

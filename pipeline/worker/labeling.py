@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from diffseg.types import AttentionError, Segmentation
-from pipeline.device_errors import device_errors, release_memory
 from pipeline.errors import OutOfMemory, PipelineError
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, legible
 from pipeline.table.label_map import encode_label_map
+from pipeline.worker.device_errors import device_errors, release_memory
 
 
 class Segmenter(Protocol):

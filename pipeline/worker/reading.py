@@ -1,39 +1,23 @@
 """The reading side of a worker: tasks in, decoded samples out, a little ahead of the thread that labels."""
 
 import os
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
 from diffseg.config import SegmentConfig
-from pipeline.books import Books, TaskEnd
 from pipeline.concurrency import map_ahead
 from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
-from pipeline.messages import Beat, ShardTask
-from pipeline.meter import Meter
+from pipeline.messages import ShardTask
 from pipeline.records import ImageSample, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
+from pipeline.worker.committing import Books
+from pipeline.worker.heartbeat import Hands
+from pipeline.worker.meter import Meter
+from pipeline.worker.window import TaskEnd
 
 Sample: TypeAlias = ImageSample | SampleFailure
-
-
-class Hands(dict[object, Beat]):
-    """What each thread of a worker has in hand now. window: samples."""
-
-    def __init__(self, window: int) -> None:
-        super().__init__()
-        self._window = window
-
-    @contextmanager
-    def at(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
-        """Says which samples this thread is at, for the case that it never comes back."""
-        thread = threading.get_ident()
-        self[thread] = Beat(task.shard.id, first // self._window, first, last)
-        yield
-        del self[thread]
 
 
 class Feed:

@@ -11,37 +11,27 @@ shard gives the same rows whoever labels it. The next shard is read while the la
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import monotonic, perf_counter
 
-from pipeline.books import Books, TaskEnd, WindowWork
 from pipeline.concurrency import map_ahead
-from pipeline.device_errors import device_errors
-from pipeline.driver.poison import pieces
 from pipeline.errors import ConfigError, CorruptShard
-from pipeline.feed import Feed, Hands, Sample
 from pipeline.messages import Beat, Outcome, Receipt, ShardTask
-from pipeline.meter import Meter
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
-from pipeline.reference import EVERY, Reference
-from pipeline.rows import Fitting, Row, Segmenter, failed_row, label
 from pipeline.run.ledger import Ledger
+from pipeline.worker.committing import Books
+from pipeline.worker.device_check import EVERY, Reference
+from pipeline.worker.heartbeat import Hands
+from pipeline.worker.labeling import Fitting, Row, Segmenter, failed_row, label
+from pipeline.worker.meter import Meter
+from pipeline.worker.probe import pieces
+from pipeline.worker.reading import Feed, Sample
+from pipeline.worker.window import TaskEnd, WindowWork
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What a process needs to become a worker of a run."""
-
-    output: str
-    model: str
-    batch_size: int | None = None
-    create_only: bool = True  # what the driver found out of the store
-    gpu: bool = False  # one of its own was given to it
 
 
 class Worker:
@@ -199,39 +189,6 @@ class Worker:
         self.labelled += len(batch)
         self._timed += len(batch)
         self._pace_s = (self.moved - self._began) / self._timed
-
-
-def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worker:
-    """Join a run and load its model.
-
-    The run is read first, through this machine's own storage: who cannot see it must not label.
-    Raises ConfigError where the run, the model or the device is not the one the driver meant, Unfit where the model's
-    labels are not those of the run.
-    """
-    ledger = Ledger.open(settings.output)
-    ledger.store.create_only = settings.create_only
-    import torch
-
-    from diffseg.models.unet.loading import Backend
-    from diffseg.segmenter import DiffSeg
-
-    if settings.gpu:
-        _expect_one_gpu()
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
-    try:
-        with device_errors():
-            backend = Backend.load(settings.model, ledger.run.config)
-            segmenter = DiffSeg(backend, settings.batch_size)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    if backend.files.sha256 != ledger.run.weights_sha256:
-        raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
-    worker = kind(ledger, segmenter)
-    if settings.gpu:
-        worker.device = str(torch.cuda.get_device_properties(0).uuid)
-    worker.reference = Reference(ledger, worker.segmenter)
-    return worker
 
 
 def _expect_one_gpu() -> None:

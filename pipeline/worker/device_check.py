@@ -8,9 +8,9 @@ from diffseg.evaluation.partition import covering, overlaps
 from diffseg.scenes.scene import draw_scene
 from diffseg.types import IGNORE, AttentionError
 from pipeline.errors import Unfit
-from pipeline.rows import Segmenter
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map, encode_label_map
+from pipeline.worker.labeling import Segmenter
 
 REFERENCE = "reference.png"  # the run's first worker's labels of it
 SIDE = 256  # pixels

@@ -10,8 +10,8 @@ from time import monotonic
 from diffseg.models.fetch import arriving
 from pipeline.errors import PipelineError, Unfit
 from pipeline.messages import Beat, Outcome, ShardTask
-from pipeline.meter import Reading
-from pipeline.worker import Worker
+from pipeline.worker.meter import Reading
+from pipeline.worker.worker import Worker
 
 DRAINED = "drained"  # how a worker ends that was asked to leave
 

@@ -3,42 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from time import perf_counter
 
 from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.records import ImageSample, LabelRecord, RawSample, SampleFailure
+from pipeline.records import LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import is_tar_name, made_name
-
-
-@dataclass(frozen=True, slots=True)
-class TaskEnd:
-    """Reading of a task is over. samples: how many the shard has up to here; error: what stopped it early.
-
-    there: nothing was read, since the shard's end record stands on storage.
-    """
-
-    samples: int
-    error: PipelineError | None = None
-    there: bool = False
-
-
-@dataclass(slots=True)
-class WindowWork:
-    """A window under way: its rows by place, filled as batches come back."""
-
-    task: ShardTask
-    number: int
-    samples: list[RawSample] = field(default_factory=list)
-    records: dict[int, LabelRecord] = field(default_factory=dict)
-    waiting: list[ImageSample] = field(default_factory=list)
-    encoding: list[Future[None]] = field(default_factory=list)  # of a batch each: rows are there when it is done
-    seconds: float = 0.0
-    doubtful: bool = False  # the model failed on some of it: by the sample's fault, or the device's
+from pipeline.worker.window import TaskEnd, WindowWork
 
 
 class Books:

@@ -1,0 +1,23 @@
+"""TODO"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.messages import Beat, ShardTask
+
+
+class Hands(dict[object, Beat]):
+    """What each thread of a worker has in hand now. window: samples."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self._window = window
+
+    @contextmanager
+    def at(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
+        """Says which samples this thread is at, for the case that it never comes back."""
+        thread = threading.get_ident()
+        self[thread] = Beat(task.shard.id, first // self._window, first, last)
+        yield
+        del self[thread]
