@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from pipeline.run.compact import Compacted

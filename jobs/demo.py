@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs import console
 from jobs.label import opened, report
 from jobs.preview import write_preview
+from jobs.shared import console
 
 SHARDS = 2  # so that two workers have something to do
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import console, options
 from jobs.plan import named
 from jobs.plan import rows as plan_rows
 from jobs.preview import appearing
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from diffseg.models.unet.loading import Backend

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 SHOWN = 5  # damaged shards that are named
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from pipeline.gallery.preview import Shown

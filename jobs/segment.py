@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from diffseg import DiffSeg, Segmentation

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from pipeline.gallery.statistics import Detail, Histogram

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console, process
+from jobs.shared import console
+from pipeline import process
 
 PLOT = (900, 360)  # pixels
 INK, GRID = {"noise": (230, 159, 0), "grouping": (0, 114, 178)}, (225, 225, 225)

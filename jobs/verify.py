@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 
 def verify(

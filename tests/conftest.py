@@ -30,7 +30,7 @@ torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End as the tests did. Workers that were made to hang, and clients of stores and of Ray, leave daemon threads that
-    may bring the interpreter down while it ends; the commands' own end (`jobs/process.py`) goes the same way.
+    may bring the interpreter down while it ends; the commands' own end (`pipeline/process.py`) goes the same way.
     """
     status = getattr(config, "_diffseg_status", None)
     if status is not None:

@@ -26,7 +26,7 @@ from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.random_weights import random_checkpoint
 from diffseg.scenes.scene import draw_scene
-from jobs import cli
+from jobs.shared import cli
 from pipeline.config import RunConfig
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.labelling import label

@@ -32,7 +32,7 @@ PROCESSES = {  # by what their command line holds
     "log monitor": "_private/log_monitor.py",
     "actor": "ray::LabelActor",
     "host": "pipeline.cluster.ray_process",
-    "driver": "jobs.cli",
+    "driver": "jobs.shared.cli",
 }
 MOMENTS = ("start-up", "mid-run", "last window")
 IMAGES, WINDOW = 80, 4
@@ -94,7 +94,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
     folder = Path(tempfile.mkdtemp(prefix="deaths-", dir="/tmp"))  # Ray's sockets bear no long names
     mark, run = uuid.uuid4().hex, folder / "run"
     shard = write_shard(folder / "s.tar", [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(IMAGES)])
-    words = [sys.executable, "-m", "jobs.cli", "label", str(shard), "--output", str(run), "--model", "tiny"]
+    words = [sys.executable, "-m", "jobs.shared.cli", "label", str(shard), "--output", str(run), "--model", "tiny"]
     words += ["--window", str(WINDOW), "--workers", "2", *options]
     there, environment = cluster or (mark, {})
     env = {**os.environ, **environment, MARK: mark, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}

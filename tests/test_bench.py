@@ -8,7 +8,7 @@ from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.capture import AttentionMaps, cut_after_last_attention
 from diffseg.models.unet.loading import new_part
 from diffseg.models.unet.random_weights import random_backend
-from jobs.cli import run
+from jobs.shared.cli import run
 from pipeline.bench.roofline import Limits, count_flop
 from pipeline.bench.stages import Stage, measure, structured_maps
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import a_run, samples, write_shard
 
 from jobs.bench.job import bare, by_ray_data
-from jobs.cli import run
+from jobs.shared.cli import run
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.job import Trial, write_photos
 from pipeline.bench.timed_worker import STAGES, Clocked, spent

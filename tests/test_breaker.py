@@ -115,7 +115,7 @@ def test_a_model_that_is_none_is_stopped_by_the_command_within_a_thousand_images
     words = [
         sys.executable,
         "-m",
-        "jobs.cli",
+        "jobs.shared.cli",
         "label",
         str(tmp_path / "in" / "p-*.tar"),
         "--output",

@@ -29,7 +29,7 @@ FIGURES = ("rows", "windows", "lost_workers", "windows_labelled_again", "worst_w
 def torment(*words):
     """What `diffseg bench chaos` says, and its exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "bench", "chaos", "--json", *words],
+        [sys.executable, "-m", "jobs.shared.cli", "bench", "chaos", "--json", *words],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -189,7 +189,7 @@ def test_a_trial_travels_as_json():
 
 
 def test_an_unknown_target_is_one_line_and_exit_2(capsys):
-    from jobs import cli
+    from jobs.shared import cli
 
     assert cli.run(["bench", "chaos", "--target", "sun"]) == 2
     assert "--target is one of worker, node, driver, got sun" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import pytest
 from conftest import samples, write_shard
 from PIL import Image
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline import errors
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
@@ -241,13 +241,15 @@ def test_segment_writes_a_label_map_and_an_overlay(tmp_path, capsys):
 
 
 def test_help_names_every_command_and_takes_less_than_it_seems():
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.shared.cli", "--help"], capture_output=True, text=True, check=True
+    )
     for command in ("demo", "label", "status", "verify", "segment", "preview", "evaluate"):
         assert command in done.stdout
 
 
 def start(inputs, output):
-    command = [sys.executable, "-m", "jobs.cli", "label", inputs, "--output", str(output), "--model", "tiny"]
+    command = [sys.executable, "-m", "jobs.shared.cli", "label", inputs, "--output", str(output), "--model", "tiny"]
     return subprocess.Popen(
         [*command, "--workers", "0", "--window", "1", "--batch-size", "1"],
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ import pytest
 import servers
 from labelled import label_map, make_run, record
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports.export import export

@@ -102,7 +102,17 @@ def test_a_run_on_a_cluster_that_loses_a_process_stops_with_a_line_that_names_it
 def label(folder, *options, environment=os.environ):
     """A run, begun."""
     shard = write_shard(folder / "in" / "s.tar", [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(IMAGES)])
-    words = [sys.executable, "-m", "jobs.cli", "label", str(shard), "--output", str(folder / "run"), "--model", "tiny"]
+    words = [
+        sys.executable,
+        "-m",
+        "jobs.shared.cli",
+        "label",
+        str(shard),
+        "--output",
+        str(folder / "run"),
+        "--model",
+        "tiny",
+    ]
     return subprocess.Popen(
         [*words, "--window", "4", "--workers", "1", "--json", *options],
         env={**environment, MARK: folder.name, "OMP_NUM_THREADS": "1"},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from labelled import make_run
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.gallery import statistics as module
 from pipeline.gallery.statistics import Holding, detail, holdings
 from pipeline.run.compact import compact

@@ -18,7 +18,7 @@ from truths import lay, png
 from diffseg.evaluation.scores import score_image
 from diffseg.scenes.scene import benchmark
 from diffseg.types import Segment
-from jobs import cli
+from jobs.shared import cli
 from pipeline.evaluation.protocols import COCO_STUFF_27, CURATED_LIST
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask

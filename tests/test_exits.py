@@ -14,7 +14,7 @@ from labelled import make_run
 from rich.console import Console
 from test_table import FOOTER, ROWS
 
-from jobs import cli, console
+from jobs.shared import cli, console
 from pipeline import table
 from pipeline.driver.progress import Snapshot
 from pipeline.run.ledger import Ledger
@@ -106,7 +106,7 @@ def test_ctrl_c_while_the_command_line_is_loading_is_no_traceback():
 import sys
 class Interrupt:
     def find_spec(self, name, *_):
-        if name == "jobs.cli":
+        if name == "jobs.shared.cli":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
 sys.path.append("jobs/entry")
@@ -199,7 +199,7 @@ def test_the_commands_keep_their_codes_without_a_listener(tmp_path):
 
     def code(*words, stdout):
         return subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, stdout=stdout, check=False
+            [sys.executable, "-m", "jobs.shared.cli", *words], cwd=ROOT, stdout=stdout, check=False
         ).returncode
 
     with Closed() as gone, FULL.open("w") as disk:

@@ -7,7 +7,7 @@ import pytest
 from labelled import make_run
 from ray import cloudpickle
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub

@@ -23,7 +23,7 @@ from damage import DAMAGED
 from hostile import REFUSED, SHOWN
 
 from diffseg.types import AttentionError
-from jobs import cli
+from jobs.shared import cli
 from pipeline import table
 from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
 from pipeline.driver.loop import drive

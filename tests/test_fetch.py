@@ -22,7 +22,7 @@ from diffseg.models import fetch
 from diffseg.models.cache import ORIGIN, once
 from diffseg.models.unet import loading
 from diffseg.models.unet.random_weights import random_checkpoint
-from jobs import cli
+from jobs.shared import cli
 
 RACER = """
 import json, sys

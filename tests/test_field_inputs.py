@@ -8,7 +8,7 @@ import shutil
 import pytest
 from conftest import a_run, jpeg
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export

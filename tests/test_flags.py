@@ -9,7 +9,7 @@ import typer
 from conftest import a_run, samples, write_shard
 
 from diffseg.config import SegmentConfig
-from jobs import cli, options
+from jobs.shared import cli, options
 from pipeline import flags
 from pipeline.records import READERS
 from pipeline.run.spec import Run

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import servers
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.errors import RayLost, WouldRepeat
 
 ROOT = Path(__file__).resolve().parents[1]

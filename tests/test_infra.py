@@ -13,7 +13,7 @@ import yaml
 from conftest import SHARED
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs import cli
+from jobs.shared import cli
 
 INFRA = Path(__file__).resolve().parents[1] / "infra"
 KUBERAY = INFRA / "kuberay"

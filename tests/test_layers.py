@@ -29,7 +29,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     },
     "webdataset": {"pipeline/inputs/tar/reading.py"},
     "fsspec": {"pipeline/storage/filesystem.py", "diffseg/models/fetch.py"},
-    "rich": {"jobs/console.py"},
+    "rich": {"jobs/shared/console.py"},
     "pydantic": {"pipeline/documents.py"},
     "tenacity": {"pipeline/storage/retry.py"},
     "pycocotools": {"pipeline/exports/rle.py"},

@@ -9,7 +9,7 @@ from conftest import jpeg, samples, write_shard
 from test_cli import PHOTOS, small
 from test_segmenter import Colours
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.errors import ConfigError
 from pipeline.inputs.shards import pin
 from pipeline.pilot.page import write_pilot

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import samples, write_shard
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline.inputs import count
 from pipeline.storage import filesystem
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from diffseg.config import SegmentConfig
 from diffseg.types import Segment
-from jobs import cli
 from jobs.preview import write_preview
+from jobs.shared import cli
 from pipeline.errors import ConfigError
 from pipeline.gallery.preview import choose
 from pipeline.gallery.statistics import Distributions

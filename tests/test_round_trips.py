@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE
-from jobs import cli
+from jobs.shared import cli
 from pipeline.exports.export import FORMATS
 from pipeline.exports.rle import components
 from pipeline.inputs.tar.reading import read_samples

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_infra import INFRA
 
-from jobs import cli
+from jobs.shared import cli
 
 RUNBOOK = (INFRA / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh( here)?\n(.*?)^```", RUNBOOK, re.M | re.S)

@@ -8,7 +8,7 @@ from conftest import samples, write_shard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import cli
+from jobs.shared import cli
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs import sample

@@ -8,7 +8,8 @@ from conftest import jpeg
 from PIL import Image
 
 import diffseg
-from jobs import cli, segment
+from jobs import segment
+from jobs.shared import cli
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.table.label_map import decode_label_map
 

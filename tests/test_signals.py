@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import jpeg, write_shard
 
-from jobs import cli
+from jobs.shared import cli
 
 MARK = "DIFFSEG_TEST_MARK"  # in the environment of a run's processes, whoever starts them
 SECONDS = 20.0  # in which they all must be gone; Ray's own reaper takes some
@@ -58,7 +58,7 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_
     mark, temporary = uuid.uuid4().hex, tmp_path / "a folder of temporary files, longer than Ray's sockets bear"
     temporary.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *words, "--workers", "2"],
+        [sys.executable, "-m", "jobs.shared.cli", *words, "--workers", "2"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, MARK: mark, "TMPDIR": str(temporary)},

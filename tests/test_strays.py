@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import a_run, samples, write_shard
 
-from jobs import cli
 from jobs.label import report
+from jobs.shared import cli
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.config import RunConfig

@@ -19,7 +19,7 @@ from diffseg.models.fetch import fetch
 from diffseg.models.files import listing_of, needed, reader_of
 from diffseg.models.unet.loading import Backend, check, read_encoder, read_prompt, read_unet
 from diffseg.models.unet.random_weights import random_checkpoint
-from jobs import cli
+from jobs.shared import cli
 
 torch.set_num_threads(1)
 

@@ -52,7 +52,7 @@ def once(words: list[str], folder: Path) -> tuple[int, float]:
     """The exit code of a command, and how many seconds it took. What it said is kept where it failed."""
     shutil.rmtree(folder / "export", ignore_errors=True)
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", *words], capture_output=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "jobs.shared.cli", *words], capture_output=True, cwd=ROOT)
     took = time.monotonic() - began
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode  # by a signal, as a shell tells it
     if code:

@@ -19,7 +19,17 @@ CHECKS = ["-m", "pytest", "-q", "-m", "gpu", "tests/test_capture.py", "tests/tes
 
 def bench(*flags: str) -> dict | None:
     """One run in a process of its own, so that none inherits another's memory; None where it failed."""
-    command = [sys.executable, "-m", "jobs.cli", "bench", "--random-weights", "sd1.5", "--image-size", "512", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.shared.cli",
+        "bench",
+        "--random-weights",
+        "sd1.5",
+        "--image-size",
+        "512",
+        "--json",
+    ]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.stderr.write(f"{' '.join(flags)}: {done.stderr.strip().splitlines()[-1:]}\n")

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from jobs import console, options, process
+from jobs.shared import console, options
+from pipeline import process
 from pipeline.bench.chaos_monkey import TARGETS, Ended, loose_monkey
 from pipeline.bench.local_cluster import private_nodes
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from diffseg.method.aggregate import aggregate
 from diffseg.method.assign import assign
 from diffseg.method.merge import merge
-from jobs import console, process
+from jobs.shared import console
+from pipeline import process
 
 SIDE, SIZE, ANCHORS, REGIONS, PAIRS = 64, 512, 16, 10, 7
 THRESHOLDS = (1.1, 1.1, 1.1)

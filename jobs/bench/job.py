@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import console, options
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from pipeline.bench.job import Trial

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import console, options
 from jobs.bench.chaos import chaos
 from jobs.bench.job import job
+from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from diffseg.models.unet.loading import Backend

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from jobs import process
+from pipeline import process
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.table.label_map import encode_label_map
 

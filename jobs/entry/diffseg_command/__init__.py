@@ -16,7 +16,7 @@ def main() -> NoReturn:
     del sys.path[0]
     sys.path[:] = own_first()
     try:
-        from jobs.cli import main
+        from jobs.shared.cli import main
     except KeyboardInterrupt:
         os._exit(130)  # nothing was begun
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import typer
 
-from jobs import console, process
 from jobs.bench import stages
 from jobs.compact import compact
 from jobs.demo import demo
@@ -23,8 +22,10 @@ from jobs.pilot import pilot
 from jobs.plan import plan
 from jobs.preview import preview
 from jobs.segment import segment
+from jobs.shared import console
 from jobs.status import status
 from jobs.verify import verify
+from pipeline import process
 
 app = typer.Typer(
     name="diffseg",
