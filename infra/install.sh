@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything the image has of Python: infra/Dockerfile runs this twice, so that a change of code leaves the large layer
-# of dependencies as it is; tests/test_image.py runs it in a fresh folder.
+# of dependencies as it is; tests/infra/test_image.py runs it in a fresh folder.
 #
 #   install.sh dependencies VENV   what pyproject.toml asks for, at the versions of constraints.txt; needs no code
 #   install.sh code VENV           the project itself, from the current folder

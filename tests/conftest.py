@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import servers
 import torch
 from PIL import Image
-from proxy import Proxy, proxy
 
 from diffseg.config import SegmentConfig
 from pipeline.bench.fake_model import FakeSegmenter
@@ -24,6 +22,8 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.storage import retry
 from pipeline.worker.worker import Worker
+from tests.support.processes import servers
+from tests.support.processes.proxy import Proxy, proxy
 
 torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import synthetic
 import torch
 from PIL import Image
 from scipy import ndimage
@@ -13,6 +12,7 @@ from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
 from diffseg.method.geometry import frame
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import as_pixels, label
+from tests.support import synthetic
 
 GOLDEN = Path(__file__).parent / "golden"
 make = runpy.run_path(str(GOLDEN / "make.py"))

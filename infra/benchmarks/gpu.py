@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 BATCHES = (1, 4, 8, 16, 32, 64)
-CHECKS = ["-m", "pytest", "-q", "-m", "gpu", "tests/test_capture.py", "tests/test_kernel.py"]
+CHECKS = ["-m", "pytest", "-q", "-m", "gpu", "tests/models/test_capture.py", "tests/models/test_attention_triton.py"]
 
 
 def bench(*flags: str) -> dict | None:

@@ -256,7 +256,7 @@ PROSE = """\
 
 `python infra/benchmarks/kernel.py` wrote this with Triton {triton}, without a GPU, for {cards}.
 
-Times need a GPU and are not here. `tests/test_kernel.py` holds every line to its limits.
+Times need a GPU and are not here. `tests/models/test_attention_triton.py` holds every line to its limits.
 
 The numbers of cells and of heads are not compiled in: all levels, models and photos with one head size share a line.
 Every copy is of 16 bytes a thread (`.128`); a product of float32 is three of TF32. No model of the table needs the

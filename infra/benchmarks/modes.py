@@ -1,6 +1,6 @@
 """`python infra/benchmarks/modes.py`: paper against fast mode on the recorded inputs, as a Markdown table.
 
-Needs the recorded results beside the repository (see tests/test_reference.py). One thread, processor time, the
+Needs the recorded results beside the repository (see tests/method/test_reference.py). One thread, processor time, the
 shorter of two runs.
 """
 
@@ -14,9 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from test_reference import CASES, REFERENCE, agreement, levels
-
 from diffseg import SegmentConfig, segment_attention
+from tests.method.test_reference import CASES, REFERENCE, agreement, levels
 
 
 def timed(maps, config):

@@ -8,8 +8,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import literal  # noqa: E402 - the folder must be known first
-import synthetic  # noqa: E402
+from tests.support import literal, synthetic
 
 CASES = {  # name: grid, factors of its levels, regions, thresholds, anchors a side, refine
     "square": ((16, 16), (1, 2, 4, 8), 5, (0.5, 0.5, 0.5), 8, False),

@@ -1,0 +1,75 @@
+"""`diffseg bench job`: the engine's share of the bare model, with everything that it is made of."""
+
+import importlib.util
+import json
+import threading
+import time
+
+import pytest
+
+from jobs.bench.job import bare, by_ray_data
+from jobs.shared.cli import run
+from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.bench.job import Trial, write_photos
+from pipeline.bench.timed_worker import STAGES, Clocked, spent
+from pipeline.inputs.shards import pin
+from pipeline.messages import TaskDone
+from pipeline.run.ledger import Ledger
+from tests.conftest import a_run, samples, write_shard
+
+
+def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path):
+    ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(write_shard(tmp_path / "w.tar", samples(12)))]))
+    over = threading.Event()
+
+    def tasks():  # as a driver hands them over: the stages stay up between two
+        yield from ledger.missing()
+        over.wait(60)
+
+    began = time.time()
+    for outcome in Clocked(ledger, FakeSegmenter(0.01, batch_size=4)).run(tasks()):
+        if isinstance(outcome, TaskDone):
+            over.set()
+
+    [note] = spent(ledger)
+
+    assert began < note.began < note.ended < time.time()
+    assert note.ended - note.began >= 0.12
+    assert note.rows == 12
+    assert note.busy_s >= 0.12
+    assert set(note.cpu_s) == {*STAGES.values(), "other"}
+    assert all(note.cpu_s[stage] > 0 for stage in STAGES.values())
+    assert set(note.waited_s) == {"task", "read", "decode", "commit"}
+
+
+def test_the_bare_model_is_no_faster_than_it_was_set(tmp_path):
+    photos = write_photos(str(tmp_path), 1, 8, (32, 48), seed=0)
+    alone = bare(Trial(photos=photos, output="", workers=1, window=8, seconds=0.005, batch_size=8))
+    assert 0 < alone <= 200
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_command_prints_one_share_for_each_speed(capsys):
+    before = threading.enumerate()
+    words = ["bench", "job", "--shards", "2", "--images", "16", "--seconds", "0.005", "--workers", "1"]
+    assert run([*words, "--no-ray-data", "--json"]) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert told["images"] == 32
+    assert 0 < told["efficiency"] <= 1.001
+    assert told["start_s"] > 0
+    assert {"read", "decode", "label", "encode", "commit", "other"} == set(told["cpu_ms"])
+    assert told["times_ray_data"] is None
+    assert not [new for new in threading.enumerate() if new.name == "worker" and new not in before]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="ray[data] is not installed")
+def test_the_plain_ray_data_job_labels_the_same_photos(tmp_path):
+    photos = write_photos(str(tmp_path), 2, 12, (48, 64), seed=0)
+    trial = Trial(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
+    told = by_ray_data(trial)
+    assert told
+    assert told["rows"] == 24
+    assert told["images_per_s"] > 0

@@ -1,0 +1,141 @@
+"""What a run was begun with is told by the flags that repeat it, whatever differs."""
+
+import json
+import shlex
+from dataclasses import fields
+
+import pytest
+import typer
+
+from diffseg.config import SegmentConfig
+from jobs.shared import cli, options
+from pipeline import flags
+from pipeline.records import READERS
+from pipeline.run.spec import Run
+from tests.conftest import a_run, samples, write_shard
+
+OPTIONS = {
+    name: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    for name, command in typer.main.get_command(cli.app).commands.items()
+}
+RUN = a_run(segment={each.name: getattr(SegmentConfig(thresholds=(1.0,)), each.name) for each in fields(SegmentConfig)})
+BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
+    "mode": "paper",
+    "thresholds": [0.7, 0.9, 1.1234567],
+    "anchors_per_side": 8,
+    "refine": True,
+    "timestep": 77,
+    "image_size": 64,
+    "output_size": "source",
+    "min_area": 0.25,
+    "split_components": True,
+    "dtype": "bfloat16",
+    "compile": True,
+    "window": 9,
+    "image_key": "a b.jpg",
+    "also": ["webdataset"],
+    "weights_sha256": "another",
+    "schema": 2,
+    "reader": next(rules for rules in READERS if rules != RUN.reader),
+}
+
+
+def compared():
+    """What keeps two runs apart, as run.json says it."""
+    said = json.loads(RUN.to_json())
+    return {*said, *said["segment"]} - {"segment", "made_with", "fingerprint", "model", "revision"}
+
+
+def begun(name):
+    said = json.loads(RUN.to_json())
+    table = said["segment"] if name in said["segment"] else said
+    table[name] = BEGUN[name]
+    return Run.from_json(json.dumps(said).encode())
+
+
+def test_everything_that_can_differ_has_its_flag_or_its_reason_to_have_none():
+    assert compared() | {"model"} == set(flags.LABEL)
+    assert set(BEGUN) == compared()
+    named = {name for name, said in flags.LABEL.items() if said.startswith("--")}
+    assert {flags.LABEL[name] for name in named} <= OPTIONS["label"]
+    in_the_file = {name for name, said in flags.LABEL.items() if said == flags.CONFIG}
+    assert in_the_file <= {each.name for each in fields(SegmentConfig)}
+    assert not {f"--{name.replace('_', '-')}" for name in in_the_file} & OPTIONS["label"]
+    assert set(flags.LABEL) - named - in_the_file == {"weights_sha256", "schema", "reader"}
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_refusal_says_what_differs_and_the_flag_to_repeat(name):
+    refusal = begun(name).refusal(RUN)
+    said = json.loads(RUN.to_json())
+    assert f"({name}: {BEGUN[name]} there, {(said | said['segment'])[name]} here)" in refusal
+    if said := flags.LABEL[name]:
+        assert f"): it was begun with {said}" in refusal
+        assert refusal.endswith(": repeat that, or use another --output")
+    else:
+        assert refusal.endswith("): use another --output")
+
+
+@pytest.mark.parametrize(("name", "said"), [("also", "--also"), ("image_key", "--image-key")])
+def test_what_a_run_was_begun_without_is_told(name, said):
+    assert RUN.refusal(begun(name)).endswith(f": it was begun without {said}: repeat that, or use another --output")
+
+
+def test_another_model_is_told_by_its_name_and_other_weights_of_the_same_name_by_their_digest():
+    other = a_run(model="sd1.5", weights_sha256="f00")
+    assert "(model: sd1.5 there, fake here): it was begun with --model sd1.5: repeat" in other.refusal(a_run())
+    assert "holds another run (weights_sha256: f00 there, 0 here): use" in a_run(weights_sha256="f00").refusal(a_run())
+    assert a_run(model="a copy").refusal(a_run()) is None
+
+
+def test_what_no_flag_can_mend_is_told_with_the_rest():
+    assert "holds another run (edited): use another" in a_run().refusal(a_run(), "edited")
+    assert (
+        begun("window").refusal(RUN, "edited").endswith("edited): it was begun with --window 9: use another --output")
+    )
+
+
+@pytest.mark.parametrize("text", ["0.4", "0.7,0.9,1.1", "1.1,1.1", "0.1234567890123,1,2", "1e-9", "12345678.25"])
+def test_a_schedule_is_spelt_so_that_label_reads_the_same(text):
+    assert options.schedule(flags.spelt(options.schedule(text))) == options.schedule(text)
+
+
+def test_a_single_iteration_is_told_where_it_can_be_said():
+    assert flags.flag("thresholds", (0.5,)) == "[segment] thresholds = [0.5] in the file of --config"
+
+
+GIVEN = "--mode paper --threshold 0.7,0.9,1.1 --timestep 77 --image-size 64 --output-size 64 --refine --min-area 0.01 "
+GIVEN += "--dtype bfloat16 --window 9 --image-key jpg --also webdataset"
+
+
+def test_the_flags_that_a_refusal_names_take_the_run_up_again(tmp_path, capsys):
+    shard = str(write_shard(tmp_path / "s.tar", samples(1)))
+    words = ["label", shard, "--output", str(tmp_path / "run"), "--model", "tiny", "--workers", "0"]
+    assert cli.run([*words, *GIVEN.split()]) == 0
+    capsys.readouterr()
+    assert cli.run([*words, "--window", "8"]) == 2
+    said = capsys.readouterr().err
+    told = said.partition("was begun with ")[2].partition(": repeat")[0]
+    assert set(GIVEN.split()) <= set(shlex.split(told))
+    assert cli.run([*words, *shlex.split(told)]) == 0
+    assert "already complete" in capsys.readouterr().out
+
+
+def test_an_export_tells_its_flags_too(tmp_path, capsys):
+    shard = str(write_shard(tmp_path / "s.tar", samples(2)))
+    run, output = str(tmp_path / "run"), str(tmp_path / "out")
+    assert cli.run(["label", shard, "--output", run, "--model", "tiny", "--workers", "0", "--image-size", "64"]) == 0
+    words = ["export", run, "--output", output, "--format", "webdataset"]
+    given = ["--no-members", "--where", "quality >= 0 or num_segments > 0", "--split", "0.5"]
+    assert cli.run([*words, *given]) == 0
+    assert set(json.loads((tmp_path / "out" / "export.json").read_bytes())) == set(flags.EXPORT)
+    assert {said for said in flags.EXPORT.values() if said} <= OPTIONS["export"]
+    capsys.readouterr()
+
+    assert cli.run([*words, "--limit", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "without --limit: repeat that" in said
+    assert cli.run([*words, *shlex.split(said.partition("was begun with ")[2].partition(" and without")[0])]) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert cli.run(["export", run, "--output", output, "--format", "png"]) == 2
+    assert "it was begun with --format webdataset" in capsys.readouterr().err

@@ -1,0 +1,242 @@
+"""What labels, on the stand-in CUDA device: tests that `test_cuda_standin` runs in a process of their own.
+
+Whatever is added to the project is added here: a model to MODELS, a configuration to CONFIGS. Every pair of a model, a
+precision and a configuration then goes through `label`, a choice of them in the default suite.
+"""
+
+import io
+import re
+from dataclasses import replace
+from functools import cache
+from itertools import count, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+from diffseg import DiffSeg
+from diffseg.config import SegmentConfig
+from diffseg.evaluation.partition import overlaps
+from diffseg.models.fetch import fetch
+from diffseg.models.unet.architectures import LAYOUTS
+from diffseg.models.unet.backend import Backend
+from diffseg.models.unet.random_weights import random_checkpoint
+from diffseg.scenes.scene import draw_scene
+from jobs.shared import cli
+from pipeline.config import RunConfig
+from pipeline.inputs.tar.writing import write_samples
+from pipeline.labelling import label
+from pipeline.records import OK
+from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
+from tests.support.cuda.cuda_standin import CudaStandIn
+
+
+def families():
+    """A model of each family: layouts that differ in their size alone are one."""
+    found = {}
+    for name, layout in LAYOUTS.items():
+        found.setdefault(repr(replace(layout, unet={**layout.unet, "sample_size": 0})), name)
+    return sorted(found.values(), key=lambda name: name != "tiny")
+
+
+MODELS = families()  # "tiny" first, with its own weights; the others have random ones and few channels
+PRECISIONS = [  # and what attention runs on; no other kernel takes float32
+    ("float32", "efficient"),
+    *product(("bfloat16", "float16"), ("flash", "efficient", "cudnn")),
+]
+CONFIGS = {"fast": {}, "paper": {"mode": "paper"}, "refine": {"refine": True}, "split": {"split_components": True}}
+SIDE = 128  # pixels, of what the model sees: a case takes a second
+SIZES = ((96, 128), (96, 128))  # of photos; they share a pass, and the reference image, a square, has its own
+CLOSE = 3e-4  # nats: attention of random weights is nearly flat, and at any larger threshold an image is one segment
+LEAST = 0.995  # of the pixels
+
+
+def cases():
+    """A model, a precision and a configuration each. In the default suite: the embedded model in every precision and,
+    in float32, with every configuration; of the others one or two each, for seconds count.
+    """
+    for (m, model), (p, precision), (c, config) in product(
+        enumerate(MODELS), enumerate(PRECISIONS), enumerate(CONFIGS)
+    ):
+        if model == "tiny":
+            chosen = p == 0 or c == p % len(CONFIGS)
+        else:
+            chosen = p in {2 * m % 6, 0 if m < 3 else None} and c == (p + m) % len(CONFIGS)
+        case = model, *precision, config
+        yield pytest.param(*case, marks=[] if chosen else [pytest.mark.slow], id="-".join(case))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def photos():
+    return [draw_scene(np.random.default_rng(number), size).image for number, size in enumerate(SIZES)]
+
+
+@pytest.fixture(scope="session")
+def shard(photos, tmp_path_factory):
+    """A tar of them."""
+    path = tmp_path_factory.mktemp("in") / "s.tar"
+    content = []
+    for number, photo in enumerate(photos):
+        buffer = io.BytesIO()
+        Image.fromarray(photo).save(buffer, "PNG")
+        content.append((str(number), {"png": buffer.getvalue()}))
+    path.write_bytes(write_samples(content))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory):
+    """Where a model lies, by its name; random weights are drawn when they are first asked for."""
+    folders = {"tiny": "tiny"}
+
+    def find(name):
+        if name not in folders:
+            folders[name] = str(random_checkpoint(name, tmp_path_factory.mktemp("model"), small=True))
+        return folders[name]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def on_processor(photos, folder_of):
+    """The labels that a processor gives, each made once."""
+
+    @cache
+    def labels(model, config):
+        found = DiffSeg.from_pretrained(folder_of(model), config, device="cpu").segment(photos)
+        return [each.label_map for each in found]
+
+    return labels
+
+
+def labelled(shard, output, model, config):
+    """The label maps of a run in this process."""
+    label([shard], output, model, config, RunConfig(workers=0))
+    rows = list(Ledger.open(output).rows())
+    assert [row["status"] for row in rows] == [OK] * len(SIZES)
+    return [decode_label_map(row["label_map"]) for row in rows]
+
+
+def agreement(found, expected):
+    """Share of pixels with the same labels, once the segments of an image are paired so that most have."""
+    same = 0
+    for one, other in zip(found, expected, strict=True):
+        table, _ = overlaps(one + 1, other + 1)  # the ignore id is a segment too
+        same += table[linear_sum_assignment(-table)].sum()
+    return same / sum(one.size for one in expected)
+
+
+@pytest.mark.parametrize(("model", "dtype", "kernel", "config"), list(cases()))
+def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path, model, dtype, kernel, config):
+    settings = {"image_size": SIDE, **CONFIGS[config]}
+    if model != "tiny" and dtype == "float32":
+        settings["thresholds"] = (CLOSE,) * 3
+    exact = "float32" if dtype == "float16" else dtype  # half precision of that kind is no faster there, but slower
+    expected = on_processor(model, SegmentConfig(dtype=exact, **settings))
+
+    with CudaStandIn(kernel) as device:
+        found = labelled(shard, str(tmp_path / "run"), folder_of(model), SegmentConfig(dtype=dtype, **settings))
+
+    assert agreement(found, expected) >= LEAST
+    assert {name for name, _ in device.launches} & {"flash", "efficient", "cudnn"} == {kernel}
+    if model == "tiny" or dtype == "float32":
+        assert max(label_map.max() for label_map in expected) > 0, "one segment an image agrees with anything"
+
+
+def test_everything_that_costs_time_is_counted_with_the_line_that_asks_for_it(shard, tmp_path):
+    with CudaStandIn() as device:
+        labelled(shard, str(tmp_path / "run"), "tiny", SegmentConfig(image_size=SIDE, dtype="bfloat16"))
+    places = [*(place for _, place in (*device.launches, *device.syncs)), *device.uploads, *device.downloads]
+    assert all(re.fullmatch(r"(diffseg|pipeline)/\w+\.py:\d+", place) for place in places)
+    into_model = sum(
+        size for place, size in device.uploads.items() if place.startswith("diffseg/models/unet/backend.py")
+    )
+    weights = sum(path.stat().st_size for path in Path(fetch("tiny").folder).rglob("*.safetensors"))
+    assert into_model > weights / 2, "they are stored in half precision, and the decoder stays behind"
+    assert sum(device.downloads.values()) >= 4 * sum(h * w for h, w in SIZES), "label maps"
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """What each pass of a model finds wrong with its batch, by its number; number 0 is the reference image's."""
+    faults, attend, number = {}, Backend.attend, count()
+
+    def faulty(backend, pixels):
+        faults.get(next(number), lambda pixels: None)(pixels)
+        return attend(backend, pixels)
+
+    monkeypatch.setattr(Backend, "attend", faulty)
+    return faults
+
+
+class AcceleratorError(RuntimeError):
+    """As torch names its own, which versions before 2.8 do not have."""
+
+
+COMMAND = ("--model", "tiny", "--image-size", str(SIDE), "--workers", "0", "--window", "1", "--batch-size", "1")
+FAILURES = [
+    RuntimeError("Triton Error [CUDA]: invalid argument"),
+    AcceleratorError("CUDA error: unknown error"),
+]
+
+
+def statuses(output):
+    return [row["status"] for row in Ledger.open(output).rows()]
+
+
+def said(capsys):
+    """The last line that a command has said of errors."""
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=str)
+def test_a_run_whose_device_is_lost_stops_in_one_line_and_the_same_command_finishes_it(
+    shard, tmp_path, passes, capsys, error
+):
+    command = ["label", shard, "--output", str(tmp_path / "run"), *COMMAND]
+
+    def lose(pixels):
+        device.lose(AcceleratorError("CUDA error: unspecified launch failure"))
+        raise error
+
+    passes[2] = lose
+    with CudaStandIn() as device:
+        assert cli.run(command) == 4
+    assert re.fullmatch(
+        "diffseg: stopped: the device is lost to this process: .*; the same command resumes", said(capsys)
+    )
+    assert statuses(command[3]) == [OK]
+
+    with CudaStandIn():
+        assert cli.run(command) == 0
+    assert statuses(command[3]) == [OK, OK]
+
+
+def test_a_sample_that_a_sound_device_refuses_costs_its_own_row_alone(shard, tmp_path, passes):
+    def refuse(pixels):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`")
+
+    passes[2] = refuse
+    with CudaStandIn():
+        assert cli.run(["label", shard, "--output", str(tmp_path / "run"), *COMMAND]) == 3
+    assert statuses(str(tmp_path / "run")) == [OK, "model_error"]
+
+
+def test_a_batch_for_which_cublas_finds_no_room_is_halved(shard, tmp_path, passes):
+    def overflow(pixels):
+        assert len(pixels) == len(SIZES)
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    passes[1] = overflow
+    with CudaStandIn() as device:
+        labelled(shard, str(tmp_path / "run"), "tiny", SegmentConfig(image_size=SIDE))
+    assert sum(times for (what, _), times in device.syncs.items() if what == "empty_cache") == 1
