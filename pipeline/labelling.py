@@ -13,7 +13,7 @@ from pipeline.driver.pool import LocalPool, Pool
 from pipeline.driver.progress import Progress, RollUp, Snapshot, Tally
 from pipeline.errors import ConfigError
 from pipeline.inputs import shards
-from pipeline.inputs.sample import draw_sample, within
+from pipeline.inputs.sample import Sample, draw_sample, within
 from pipeline.inputs.tar.splitting import split
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
@@ -101,7 +101,7 @@ def finish(
     left = bytes_left(ledger, states)
     del states  # as large as the run
     tasks: Iterable[ShardTask] = [] if totals else ledger.unfinished()
-    drawn = draw_sample(list(ledger.shards.values()), ledger.run, sample, seed) if sample else None
+    drawn = _drawn(ledger, sample, seed) if sample else None
     if drawn:
         tasks = within(tasks, drawn.windows)
     rest = chain(tasks, ledger.failed() if retry_failed else ())
@@ -207,3 +207,8 @@ def _conclude(ledger: Ledger, checked: list[Checked], tally: Tally, last: Snapsh
     faults = tuple(fault for shard in checked for fault in shard.faults)
     totals = total(checked) if faults else write_manifest(ledger, checked)
     return Summary(str(ledger), totals, faults, tuple(tally.broken.values()), last)
+
+
+def _drawn(ledger: Ledger, images: int, seed: int) -> Sample | None:
+    run = ledger.run
+    return draw_sample(list(ledger.shards.values()), images, seed, window=run.window, image_key=run.image_key)

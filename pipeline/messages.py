@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the driver and its workers tell each other: tasks, heartbeats, receipts and failures, each under 1 KB."""
 
 from dataclasses import dataclass, replace
 from typing import TypeAlias

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The embedded model: architecture, losses, trainer."""

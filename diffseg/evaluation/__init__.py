@@ -1,1 +1,1 @@
-"""TODO"""
+"""Measures of partitions: published protocols, boundaries, baselines, intervals."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""DiffSeg itself: from attention maps to a label map with scores."""

@@ -74,7 +74,7 @@ def _locate(model: str, cache: Path) -> tuple[Path, str | None]:
     if not model:
         raise ValueError(f"no model was named; {POSSIBLE}")
     if model == "tiny":
-        return Path(__file__).parent / "tiny", None
+        return Path(__file__).parents[1] / "tiny", None
     if model in BACKENDS:
         return _from_hub(model, BACKENDS[model].repo or model, None)
     if "://" in model and not model.startswith("file://"):

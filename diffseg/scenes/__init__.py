@@ -1,1 +1,1 @@
-"""TODO"""
+"""Generated scenes with pixel-exact truth."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from diffseg import SegmentConfig, segment_attention
 from tests.method.test_reference import CASES, REFERENCE, agreement, levels

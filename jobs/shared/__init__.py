@@ -1,1 +1,1 @@
-"""TODO"""
+"""What all commands share: the command line, the terminal, the options."""

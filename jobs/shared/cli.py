@@ -6,27 +6,19 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
-from jobs.bench import stages
-from jobs.compact import compact
-from jobs.demo import demo
-from jobs.evaluate import evaluate
-from jobs.export import export
-from jobs.fetch import fetch
-from jobs.label import label
-from jobs.pilot import pilot
-from jobs.plan import plan
-from jobs.preview import preview
-from jobs.segment import segment
 from jobs.shared import console
-from jobs.status import status
-from jobs.verify import verify
 from pipeline import process
 
+COMMANDS = (
+    *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
+    *("fetch",),
+)
 app = typer.Typer(
     name="diffseg",
     help="Segmentation labels for millions of images, from the self-attention of a diffusion model.",
@@ -35,9 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, pilot, plan, label, status, verify, segment, preview, evaluate, export, compact, fetch):
-    app.command()(command)
-app.add_typer(stages.app, name="bench")
+for command in COMMANDS:  # by name: what commands share must not lean on them
+    app.command()(getattr(import_module(f"jobs.{command}"), command))
+app.add_typer(import_module("jobs.bench.stages").app, name="bench")
 
 
 RESUMING = ("demo", "label", "export", "compact", "fetch")  # what these have done is done

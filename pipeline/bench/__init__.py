@@ -1,1 +1,1 @@
-"""TODO"""
+"""Fakes that ship, and what `diffseg bench` runs."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench.ray_data_baseline`: the labelling job that a user would write with Ray Data, to hold ours against.
+"""`python -m pipeline.bench.ray_data_baseline`: the labelling job that a user would write with Ray Data.
 
 Reads shards, labels in actors, writes Parquet; it needs `ray[data]`, which nothing else here does. What it leaves out:
 resuming, retries, a row for what fails, segments with boxes and areas of their own type.

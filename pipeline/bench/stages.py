@@ -7,6 +7,7 @@ Letters: B images a batch, n cells of a level, N cells of the finest one.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, p
 from pipeline.inputs.decode import decode
 from pipeline.table.label_map import encode_label_map
 
-PHOTOS = Path(__file__).parent / "photos"
+PHOTOS = Path(str(files("jobs") / "photos"))
 TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # of the attention the core is timed on: random weights alone would give one
 ANCHORS = 256  # 16 x 16, as published

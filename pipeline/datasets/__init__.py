@@ -1,1 +1,1 @@
-"""TODO"""
+"""A run read back as samples."""

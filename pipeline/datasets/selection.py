@@ -1,4 +1,4 @@
-"""TODO"""
+"""Which rows of a run a reader asks for."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The order in which work is handed out."""
 
 from array import array
 from collections import Counter, deque

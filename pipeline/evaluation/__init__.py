@@ -1,1 +1,1 @@
-"""TODO"""
+"""A run held against truth."""

@@ -1,4 +1,4 @@
-"""TODO"""
+"""SA-1B: one JSON of run-length masks beside each image."""
 
 import json
 from collections.abc import Callable, Iterator

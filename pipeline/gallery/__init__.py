@@ -1,1 +1,1 @@
-"""TODO"""
+"""A run for eyes: self-contained HTML pages."""

@@ -94,7 +94,7 @@ def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage
 
 
 def _part(name: str) -> str:
-    return (files("pipeline") / "page" / name).read_text(encoding="utf-8")
+    return (files("pipeline.gallery") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

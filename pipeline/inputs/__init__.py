@@ -1,1 +1,1 @@
-"""TODO"""
+"""Shards of images in: what a user names becomes samples."""

@@ -15,7 +15,6 @@ from itertools import accumulate
 from pipeline.inputs.count import count
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.run.spec import Run
 
 Windows = Mapping[str, Collection[int]]  # by shard id
 
@@ -28,19 +27,21 @@ class Sample:
     bytes: int
 
 
-def draw_sample(shards: Sequence[Shard], run: Run, images: int, seed: int) -> Sample | None:
+def draw_sample(
+    shards: Sequence[Shard], images: int, seed: int, *, window: int, image_key: str | None
+) -> Sample | None:
     """Windows of a run's shards that hold about `images` samples; None where that is all of them.
 
     Raises what counting raises: ConfigError, StorageError, ShardChanged.
     """
-    counts = count(shards, run.image_key)
+    counts = count(shards, image_key)
     if images >= counts.total:
         return None
-    windows = draw(counts.samples, run.window, images, seed)
+    windows = draw(counts.samples, window, images, seed)
     size = 0.0
     for shard in shards:
         if numbers := windows.get(shard.id):
-            size += shard.size * min(1.0, (max(numbers) + 1) * run.window / counts.samples[shard.id])
+            size += shard.size * min(1.0, (max(numbers) + 1) * window / counts.samples[shard.id])
     return Sample(windows, round(size))
 
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The state of a run on storage."""

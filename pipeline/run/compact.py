@@ -112,7 +112,7 @@ def _write(ledger: Ledger, place: int, windows: Sequence[WindowObject]) -> Compa
 
     if not ledger.store.exists(name):
         held: list[dict[str, object]] = []
-        with ledger.store.growing(name) as out, table.joined.joining_windows(out, held) as add:
+        with ledger.store.growing(name) as out, table.concat.joining_windows(out, held) as add:
             for window, data in map_ahead(fetch, windows, depth=AHEAD, threads=AHEAD):
                 held.append(asdict(_add(ledger, window, io.BytesIO(data), add)))
     there = next(read_compacted(ledger.store, name), None)

@@ -60,7 +60,7 @@ def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
         path, size = entry
         try:
             with store.reader(path, size) as stream:
-                return CompactedFile(path, size, tuple(Held(**said) for said in table.joined.read_held(stream)))
+                return CompactedFile(path, size, tuple(Held(**said) for said in table.concat.read_held(stream)))
         except (ValueError, TypeError):
             return None
 

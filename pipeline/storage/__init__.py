@@ -1,1 +1,1 @@
-"""TODO"""
+"""URLs and what lies behind them: the only place that speaks fsspec for data."""

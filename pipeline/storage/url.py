@@ -1,4 +1,4 @@
-"""TODO"""
+"""The grammar of URLs: what names storage, how it is written once and for all, what of it is secret."""
 
 import os
 import re

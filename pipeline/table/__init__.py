@@ -28,7 +28,7 @@ __all__ = [
     "encode_shards",
     "encode_window",
     "images",
-    "joined",
+    "concat",
     "read_footer",
     "read_records",
     "read_rows",

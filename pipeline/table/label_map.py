@@ -1,4 +1,4 @@
-"""TODO"""
+"""Label maps as PNG bytes, and back."""
 
 import io
 import zlib
@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import IGNORE
-from pipeline.inputs.decode import Image
 
 
 def encode_label_map(label_map: np.ndarray) -> bytes:

@@ -1,1 +1,1 @@
-"""TODO"""
+"""One device's work: read, label, encode, commit."""

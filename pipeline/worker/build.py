@@ -1,4 +1,4 @@
-"""TODO"""
+"""A worker is built: it joins the run, then loads the model."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What a worker has in hand, told to the driver before it is touched."""
 
 import threading
 from collections.abc import Iterator

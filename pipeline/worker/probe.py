@@ -1,4 +1,4 @@
-"""TODO"""
+"""A window is searched by halves for the sample that kills."""
 
 from collections.abc import Iterable, Iterator
 

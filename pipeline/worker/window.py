@@ -1,4 +1,4 @@
-"""TODO"""
+"""A window on its way through a worker."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field

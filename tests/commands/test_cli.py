@@ -20,7 +20,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from tests.conftest import samples, write_shard
 
-PHOTOS = sorted(Path(cli.__file__).parent.joinpath("photos").glob("*.jpg"))
+PHOTOS = sorted(Path(cli.__file__).parents[1].joinpath("photos").glob("*.jpg"))
 
 
 @pytest.fixture

@@ -366,7 +366,7 @@ def test_the_example_trains_as_it_is_written(ledger, monkeypatch):
     exec(compile(code.replace("s3://bucket/labels/first", str(ledger)), "example", "exec"), {})
 
     assert len(losses) == 3  # 21 samples of quality above 0.2, eight at a time
-    readme = (Path(torch_datasets.__file__).parents[1] / "README.md").read_text()
+    readme = (Path(torch_datasets.__file__).parents[2] / "README.md").read_text()
     assert [line for line in code.splitlines() if line] == written(
         readme, "from pipeline.datasets.torch_datasets import RunStream"
     )

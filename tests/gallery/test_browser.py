@@ -16,7 +16,7 @@ from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, wri
 from pipeline.gallery.statistics import Distributions
 from tests.support.gallery_items import HOSTILE, item, quadrants, write
 
-PHOTOS = Path(__file__).parent.parent / "jobs" / "photos"
+PHOTOS = Path(__file__).parents[2] / "jobs" / "photos"
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[1]))
 
-from tests.support import literal, synthetic
+from tests.support import literal, synthetic  # noqa: E402
 
 CASES = {  # name: grid, factors of its levels, regions, thresholds, anchors a side, refine
     "square": ((16, 16), (1, 2, 4, 8), 5, (0.5, 0.5, 0.5), 8, False),

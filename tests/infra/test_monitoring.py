@@ -11,7 +11,7 @@ import yaml
 from tests.infra.test_infra import INFRA, change, documents
 
 MONITORING = INFRA / "monitoring"
-METRICS = (INFRA.parent / "pipeline" / "metrics.py").read_text()
+METRICS = (INFRA.parent / "pipeline" / "cluster" / "metrics.py").read_text()
 
 
 def promtool(*arguments):

@@ -83,6 +83,6 @@ def test_planning_imports_no_torch(tars):
         f"assert cli.run(['plan', {tars!r}, '--images-per-second', '1']) == 0\n"
         "print(sorted({'torch', 'ray', 'diffusers', 'webdataset'} & set(sys.modules)))"
     )
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Stable Diffusion and its kin: loading, layouts, capture of self-attention."""

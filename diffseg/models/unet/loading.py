@@ -2,7 +2,7 @@
 
 A part is built without memory on the "meta" device and given its weights tensor by tensor. Each tensor it wants must be
 in its files, in its shape, and each one there must have a place: nothing is ever left to a library's random numbers.
-Importing this needs no torch. `Backend`, the model in memory, lives in `diffseg.models.unet.backend` and is reachable from here.
+Importing this needs no torch. `Backend`, the model in memory, lives in `diffseg.models.unet.backend`.
 """
 
 import os

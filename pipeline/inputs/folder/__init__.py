@@ -1,1 +1,1 @@
-"""TODO"""
+"""Folders of images as shards."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Tar shards."""

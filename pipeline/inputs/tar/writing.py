@@ -1,4 +1,4 @@
-"""TODO"""
+"""WebDataset tars written: fixed member order and headers, so that racing writers write equal bytes."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
