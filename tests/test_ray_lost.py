@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.actor import Cluster, RayPool, cluster, session, task
+from pipeline.actor import starts as starting
 from pipeline.actor.line import Line
 from pipeline.actor.mapping import spread
 from pipeline.actor.messages import Look, Step
@@ -84,6 +85,21 @@ def test_a_private_ray_is_started_four_times_and_then_given_up_with_its_reason(t
     assert [note[-8:] for note in notes] == ["(1 of 3)", "(2 of 3)", "(3 of 3)"]
     assert len(starts(tmp_path)) == 4
     assert not any(folder.exists() for folder in starts(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("is hopeless", "Ray cannot start here: bad luck; free memory or disk, or do without Ray"),
+        ("cannot be imported", "Ray cannot start here: ImportError: libcuda.so.1: cannot open shared object file"),
+        ("unborn", "no worker can start: its process ends as it begins: libz.so.1: cannot open shared object file"),
+    ],
+)
+def test_a_start_that_would_end_the_same_way_is_not_made_again(tmp_path, monkeypatch, word, said):
+    monkeypatch.setattr(starting, "PATIENCE_S", 0.0)
+    with pytest.raises(ConfigError, match=said), fake(tmp_path, word):
+        pass
+    assert [folder.exists() for folder in starts(tmp_path)] == [False]
 
 
 def test_a_start_that_hangs_is_made_again(tmp_path, raylet):
