@@ -53,10 +53,13 @@ def segment(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror}") from error
+    from pipeline.device_errors import device_errors
+
     from diffseg import DiffSeg
 
     try:
-        segmenter = DiffSeg.from_pretrained(model, settings)
+        with device_errors():
+            segmenter = DiffSeg.from_pretrained(model, settings)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     console.note(options.told(segmenter.config.thresholds))
@@ -132,17 +135,20 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
 
     from diffseg import AttentionError
     from diffseg.draw import overlay
+    from pipeline.errors import OutOfMemory
     from pipeline.inputs.decode import UndecodableImage, decode
     from pipeline.table.label_map import encode_label_map
+    from pipeline.worker.device_errors import device_errors
 
     try:
         image = decode(path.read_bytes())
-        [result] = segmenter.segment([image])
+        with device_errors():
+            [result] = segmenter.segment([image])
         shown = io.BytesIO()
         Image.fromarray(overlay(image, result.label_map)).save(shown, "PNG")
         contents = {"labels.png": encode_label_map(result.label_map), "overlay.png": shown.getvalue()}
         label_map, picture = results.add(path.stem, contents)
-    except (UndecodableImage, AttentionError, OSError) as error:
+    except (UndecodableImage, AttentionError, OutOfMemory, OSError) as error:
         console.note(f"diffseg: {path}: {error}")
         return False
     console.say(f"{path}: {_count(result)}: {label_map}, {picture}")

@@ -9,7 +9,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'\s+(File "[^"]*", line \d+.*|[\^~]+)$')
 _DETAIL = re.compile(r".*Worker exit detail: (.*?)(Some common causes|There are some potential root causes|$)")
 _HEADING = re.compile(
-    r"The actor died (unexpectedly|because of an error)|The actor never ran|Failed to set up|Could not"
+    r"The actor died (unexpectedly|because of an error)|The actor never ran|Failed to set up|Could not|"
+    r".*worker startup repeatedly failed\.$"
 )
 _PLACE = re.compile(r" \(IP: [^)]*\)")
 _OURS = re.compile(r"No module named '(diffseg|pipeline|jobs)\b")

@@ -1,7 +1,13 @@
 """Ray's texts, as it writes them, and the one line of each that tells why."""
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RuntimeEnvSetupError, WorkerCrashedError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RuntimeEnvSetupError,
+    WorkerCrashedError,
+)
 
 from pipeline.cluster.causes import cause, last_words
 
@@ -97,6 +103,14 @@ def died(text):
             OutOfMemoryError(MEMORY),
             "OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. Memory on the node was "
             "23.28GB used / 23.54GB limit (0.989)",
+        ),
+        (
+            ActorUnschedulableError(
+                "Could not create the actor because worker startup repeatedly failed.\n"
+                "Failed to startup worker after retrying 5 times. Look at the raylet.err on node 00f3."
+            ),
+            "ActorUnschedulableError: Failed to startup worker after retrying 5 times. Look at the raylet.err on node "
+            "00f3.",
         ),
         (RuntimeEnvSetupError(SETUP), "requests.exceptions.ConnectionError: cannot reach 127.0.0.1:1"),
         (RuntimeEnvSetupError("no space left on device"), "RuntimeEnvSetupError: no space left on device"),

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool, cluster, task
+from pipeline.cluster import starts as starting
 from pipeline.cluster.mapping import spread
 from pipeline.cluster.messages import Look, Step
 from pipeline.cluster.process import session
@@ -86,6 +87,21 @@ def test_a_private_ray_is_started_four_times_and_then_given_up_with_its_reason(t
     assert [note[-8:] for note in notes] == ["(1 of 3)", "(2 of 3)", "(3 of 3)"]
     assert len(starts(tmp_path)) == 4
     assert not any(folder.exists() for folder in starts(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("is hopeless", "Ray cannot start here: bad luck; free memory or disk, or do without Ray"),
+        ("cannot be imported", "Ray cannot start here: ImportError: libcuda.so.1: cannot open shared object file"),
+        ("unborn", "no worker can start: its process ends as it begins: libz.so.1: cannot open shared object file"),
+    ],
+)
+def test_a_start_that_would_end_the_same_way_is_not_made_again(tmp_path, monkeypatch, word, said):
+    monkeypatch.setattr(starting, "PATIENCE_S", 0.0)
+    with pytest.raises(ConfigError, match=said), fake(tmp_path, word):
+        pass
+    assert [folder.exists() for folder in starts(tmp_path)] == [False]
 
 
 def test_a_start_that_hangs_is_made_again(tmp_path, raylet):

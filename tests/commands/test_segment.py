@@ -132,3 +132,20 @@ def test_two_photos_of_one_stem_from_the_field(tmp_path, cases):
     assert names == ["x-2.labels.png", "x-2.overlay.png", "x.labels.png", "x.overlay.png"]
     with Image.open(tmp_path / "in/b/x.png") as image:
         assert decode_label_map((tmp_path / "out/x-2.labels.png").read_bytes()).shape == image.size[::-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), 3, "1.jpg: CUDA out of memory"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), 2, "install a torch"),
+        (RuntimeError("Triton Error [CUDA]: device-side assert triggered"), 4, "stopped: device failed: RuntimeError"),
+    ],
+)
+def test_a_device_that_fails_is_told_in_one_line(tmp_path, monkeypatch, capsys, error, code, said):
+    def failing(self, images):
+        raise error
+
+    monkeypatch.setattr(Fake, "segment", failing)
+    assert run(photo(tmp_path / "1.jpg", 1), output=tmp_path / "out") == code
+    assert said in capsys.readouterr().err.splitlines()[-1]

@@ -22,7 +22,16 @@ def act(place: Path, word: str) -> None:
     """Do as one word says."""
     if word == "dies":
         raise SystemExit("Ray's last words")
-    if word == "hangs":
+    if word == "cannot be imported":
+        raise ImportError("libcuda.so.1: cannot open shared object file")
+    if word == "unborn":  # processes of its workers end as they begin
+        logs = Path(sys.argv[2], "r", "session_latest", "logs")
+        logs.mkdir(parents=True)
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        (logs / "raylet.err").write_text("libz.so.1: cannot open shared object file\n")
+        (logs / "raylet.out").write_text(f"Started worker process with pid {ended.pid}\n")
+    if word in ("hangs", "unborn"):
         time.sleep(60)
     from pipeline.cluster.messages import Began, Failed, Look
     from pipeline.cluster.process.line import Line  # takes the better part of a second
@@ -36,8 +45,9 @@ def act(place: Path, word: str) -> None:
         except EOFError:
             return
         if name == "begin":
-            refused = "bad luck" if word == "refuses" else ""
-            line.send((number, Began(str(place / "raylet"), os.environ.get("FAKE_GCS", ""), refused)), 5)
+            refused = "bad luck" if word in ("refuses", "is hopeless") else ""
+            gcs = os.environ.get("FAKE_GCS", "")
+            line.send((number, Began(str(place / "raylet"), gcs, refused, hopeless=word == "is hopeless")), 5)
         elif name == "look":
             line.send((number, Look(cpus=3)), 5)
         elif name == "echo":
