@@ -53,9 +53,8 @@ def segment(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror}") from error
-    from pipeline.device_errors import device_errors
-
     from diffseg import DiffSeg
+    from pipeline.worker.device_errors import device_errors
 
     try:
         with device_errors():
