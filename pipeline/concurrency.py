@@ -8,11 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
-
-
+Waiting = Callable[[], AbstractContextManager[None]]  # its block is time spent waiting
 AHEAD = 8  # items a process that are read before their turn
 
 
@@ -28,21 +25,16 @@ def here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     return map_ahead(function, items, depth=AHEAD)
 
 
-S = TypeVar("S")
-T = TypeVar("T")
-Waiting = Callable[[], AbstractContextManager[None]]  # its block is time spent waiting
-
-
 def map_ahead(
-    function: Callable[[S], T],
-    items: Iterable[S],
+    function: Callable[[T], R],
+    items: Iterable[T],
     *,
     depth: int,
     threads: int = 1,
     empty: Waiting = nullcontext,
     late: Waiting = nullcontext,
     full: Waiting = nullcontext,
-) -> Iterator[T]:
+) -> Iterator[R]:
     """`map`, in order, in `threads` threads, at most about `depth` results ahead of the consumer.
 
     The items are iterated in a thread of their own, so a result is handed on as soon as it is there, even while the
@@ -51,10 +43,10 @@ def map_ahead(
     iterates waits for room.
     """
     name = getattr(function, "__name__", "stage")
-    ready: queue.Queue[Future[T] | BaseException | None] = queue.Queue(depth)
+    ready: queue.Queue[Future[R] | BaseException | None] = queue.Queue(depth)
     left = threading.Event()
 
-    def put(result: Future[T] | BaseException | None) -> bool:
+    def put(result: Future[R] | BaseException | None) -> bool:
         while not left.is_set():
             try:
                 ready.put(result, timeout=0.2)
