@@ -53,7 +53,8 @@ def perceived(colors: Int[np.ndarray, "C 3"] | UInt8[np.ndarray, "C 3"]) -> Floa
     unit = colors / 255.0
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     seen = np.stack([(linear @ np.array(eye).T).clip(0, 1) for eye in _EYES.values()])
-    return np.cbrt(seen @ np.array(_CONES).T) @ np.array(_OPPONENT).T
+    oklab: np.ndarray = np.cbrt(seen @ np.array(_CONES).T) @ np.array(_OPPONENT).T
+    return oklab
 
 
 def palette(count: int = PALETTE_SIZE) -> UInt8[np.ndarray, "count 3"]:
@@ -85,7 +86,8 @@ def _between(values: Float[np.ndarray, " C"], limits: tuple[float, float]) -> Bo
 
 def _distance(one: Float[np.ndarray, "E ... 3"], other: Float[np.ndarray, "E ... 3"]) -> Float[np.ndarray, "..."]:
     """How far apart colours are for the eye that tells them least."""
-    return np.linalg.norm(one - other, axis=-1).min(0)
+    least: np.ndarray = np.linalg.norm(one - other, axis=-1).min(0)
+    return least
 
 
 def colorize(label_map: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -115,7 +117,8 @@ def resize_labels(label_map: Int[np.ndarray, "H W"], size: tuple[int, int]) -> I
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, label_map.shape, strict=True)
     )
-    return label_map[rows[:, None], columns[None, :]]
+    resized: np.ndarray = label_map[rows[:, None], columns[None, :]]
+    return resized
 
 
 def overlay(
@@ -130,4 +133,4 @@ def overlay(
     mixed = image * (1 - tint) + colorize(labels) * tint
     width = max(1, round(max(labels.shape) / 512))
     mixed[outlines(labels, width)] = 255
-    return (mixed + 0.5).astype(np.uint8)
+    return np.asarray(mixed + 0.5, np.uint8)

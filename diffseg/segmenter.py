@@ -147,7 +147,7 @@ def segment_attention(
     *,
     grid: tuple[int, int] | None = None,
     return_trace: bool = False,
-) -> Tensor | tuple[Tensor, list]:
+) -> Tensor | tuple[Tensor, list[int] | list[list[int]]]:
     """The method alone, for attention from anywhere: a label map int32 [H, W] with ids 0..n-1.
 
     maps: for each resolution the mean over heads and layers, [n, n] with rows summing to one, in any order; for a
@@ -215,7 +215,8 @@ def _parts(maps: AttentionMaps) -> Iterator[tuple[range, AttentionMaps]]:
 
 
 def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[Tensor, "P h w"]:
-    return proposals.maps[image, : proposals.counts[image]].unflatten(-1, grid)
+    maps: Tensor = proposals.maps[image, : proposals.counts[image]].unflatten(-1, grid)
+    return maps
 
 
 def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H W"]:

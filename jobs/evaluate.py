@@ -218,7 +218,7 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
             "examples": result.examples,
         }
     lead = {other: asdict(interval) for other, interval in done.lead(rules.leading).items()}
-    return _plain(
+    document: dict[str, Any] = _plain(
         {
             "protocol": rules.name,
             "classes": None if rules.classes is None else list(rules.classes),
@@ -227,6 +227,7 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
             "keys_without_truth": done.no_truth,
         }
     )
+    return document
 
 
 def _plain(value: Any) -> Any:

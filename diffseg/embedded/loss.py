@@ -61,7 +61,8 @@ class AnchorProcessor:
             rows = store.rows(hidden_states.shape[1])[:, None, :, None].expand(-1, attn.heads, -1, query.shape[-1])
             scores = query.gather(2, rows).float() @ key.float().transpose(-1, -2) * attn.scale
             store.maps[self.name] = scores.softmax(-1).mean(1)
-        return attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
+        output: Tensor = attn.to_out[1](attn.to_out[0](mixed.transpose(1, 2).flatten(2)))
+        return output
 
 
 def draw_anchors(membership: Float[Tensor, "B K h w"], count: int, generator: torch.Generator) -> Int[Tensor, "B A"]:

@@ -35,7 +35,7 @@ def kmeans(image: Image, clusters: int = CLUSTERS) -> LabelMap:
     fitted = colours[random.choice(len(colours), min(FITTED_PIXELS, len(colours)), replace=False)]
     clusters = min(clusters, len(np.unique(fitted, axis=0)))
     model = _library("sklearn.cluster", "scikit-learn").KMeans(clusters, n_init=4, random_state=0).fit(fitted)
-    return model.predict(colours).astype(np.int32).reshape(image.shape[:2])
+    return np.asarray(model.predict(colours), np.int32).reshape(image.shape[:2])
 
 
 def felzenszwalb(image: Image, scale: float = 400.0, sigma: float = 1.2, min_share: float = 0.005) -> LabelMap:
@@ -46,7 +46,7 @@ def felzenszwalb(image: Image, scale: float = 400.0, sigma: float = 1.2, min_sha
     """
     smallest = max(1, round(min_share * image.shape[0] * image.shape[1]))
     segment = _library("skimage.segmentation", "scikit-image").felzenszwalb
-    return segment(image, scale=scale, sigma=sigma, min_size=smallest).astype(np.int32)
+    return np.asarray(segment(image, scale=scale, sigma=sigma, min_size=smallest), np.int32)
 
 
 BASELINES: Mapping[str, Callable[[Image], LabelMap]] = {

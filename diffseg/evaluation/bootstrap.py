@@ -37,12 +37,15 @@ def pooled_intervals(counts: Sequence[Counts], seed: int = 0) -> tuple[Interval,
 
     def accuracy(weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
         found = (weights @ tp).sum(1)
-        return found / (found + (weights @ fn).sum(1))
+        rate: np.ndarray = found / (found + (weights @ fn).sum(1))
+        return rate
 
     def miou(weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
         found, union = weights @ tp, weights @ (tp + fp + fn)
         occurs = union > 0
-        return np.divide(found, union, out=np.zeros_like(found), where=occurs).sum(1) / occurs.sum(1)
+        iou = np.divide(found, union, out=np.zeros_like(found), where=occurs)
+        mean: np.ndarray = iou.sum(1) / occurs.sum(1)
+        return mean
 
     return _interval(accuracy, len(tp), seed), _interval(miou, len(tp), seed)
 

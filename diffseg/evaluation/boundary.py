@@ -31,7 +31,8 @@ def _neighbours(few: Bool[np.ndarray, "H W"], many: Bool[np.ndarray, "H W"], rea
     from_, to = (np.flatnonzero(np.pad(mask, rim)) for mask in (few, many))
     number = np.full((few.shape[0] + 2 * rim) * (few.shape[1] + 2 * rim), -1)
     number[to] = np.arange(len(to))
-    return number[from_[:, None] + steps]
+    numbers: np.ndarray = number[from_[:, None] + steps]
+    return numbers
 
 
 def _nearest_first(near: Int[np.ndarray, "F K"], count: int) -> list[int]:

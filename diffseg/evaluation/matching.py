@@ -34,7 +34,8 @@ class Counts:
     def iou(self) -> Float[np.ndarray, " C"]:
         """Intersection over union of each class; NaN where a class was neither there nor predicted."""
         union = (self.tp + self.fp + self.fn).astype(float)
-        return np.divide(self.tp, union, out=np.full(union.shape, np.nan), where=union > 0)
+        iou: np.ndarray = np.divide(self.tp, union, out=np.full(union.shape, np.nan), where=union > 0)
+        return iou
 
     @property
     def miou(self) -> float:

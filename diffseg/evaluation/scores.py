@@ -48,7 +48,8 @@ class View:
         Nearest with pixel centres at halves: torch's `nearest-exact` where the label map is as large as the image.
         """
         rows, columns = (self._nearest(axis, label_map.shape[axis]) for axis in (0, 1))
-        return label_map[rows[:, None], columns[None, :]]
+        sampled: np.ndarray = label_map[rows[:, None], columns[None, :]]
+        return sampled
 
     def _nearest(self, axis: int, length: int) -> Int[np.ndarray, " n"]:
         scale = np.float32(self.window[axis]) / np.float32(self.size[axis])  # torch computes in single precision too

@@ -122,7 +122,8 @@ def _on_finest_keys(level: Float[Tensor, "B n n"], grid: tuple[int, int], k: int
     down, across = bilinear(h // k, h, level.device), bilinear(w // k, w, level.device)
     keys = down @ (level.float().unflatten(-1, (h // k, w // k)) @ across.T)
     keys /= keys.sum((-2, -1), keepdim=True)
-    return keys.flatten(2).unflatten(1, (h // k, w // k))
+    maps: Tensor = keys.flatten(2).unflatten(1, (h // k, w // k))
+    return maps
 
 
 def _folded(

@@ -119,7 +119,8 @@ def _sample(image: np.ndarray, size: Size) -> Float[Tensor, "H W 3"]:
 
     def row(y: np.ndarray) -> np.ndarray:
         lines = image[y]
-        return lines[:, before] * (1 - right[:, None]) + lines[:, after] * right[:, None]
+        blended: np.ndarray = lines[:, before] * (1 - right[:, None]) + lines[:, after] * right[:, None]
+        return blended
 
     return torch.from_numpy(row(above) * (1 - down[:, None, None]) + row(below) * down[:, None, None])
 

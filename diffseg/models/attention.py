@@ -76,7 +76,8 @@ def log_sum_exp(query: Float[Tensor, "B H n d"], key: Float[Tensor, "B H n d"]) 
         torch.logsumexp((q.float() * scale) @ k.float().T, dim=-1)
         for q, k in zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)
     ]
-    return torch.stack(heads).unflatten(0, query.shape[:2])
+    sums: Tensor = torch.stack(heads).unflatten(0, query.shape[:2])
+    return sums
 
 
 def add_head_mean(

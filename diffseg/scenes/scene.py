@@ -77,7 +77,8 @@ class _Canvas:
         if self.bases and self.random.random() < 0.25:
             base = near(self.random, self.bases[self.random.integers(len(self.bases))], 0.25)
         self.bases.append(base)
-        return surface(self.random, size, base) * _lighting(self.random, size, relief)
+        lit: np.ndarray = surface(self.random, size, base) * _lighting(self.random, size, relief)
+        return lit
 
     def _lay(self, mask: Bool[np.ndarray, "H W"], softness: float, replace: bool = False, bulge: bool = False) -> None:
         """Paint a new material where a mask is, with a soft edge; only the mask's surroundings are computed."""
@@ -131,12 +132,14 @@ def _lighting(random: Random, size: Size, amount: float) -> Float[np.ndarray, "H
     ramp = np.linspace(-1, 1, 4) * random.normal(0, 0.7, (2, 1))
     coarse = (ramp[0] + ramp[1][:, None] + 0.5 * random.standard_normal((4, 4))).astype(np.float32)
     smooth = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
-    return np.exp(amount * random.random() * np.asarray(smooth))[..., None]
+    light: np.ndarray = np.exp(amount * random.random() * np.asarray(smooth))[..., None]
+    return light
 
 
 def _vignette(random: Random, size: Size) -> Float[np.ndarray, "H W 1"]:
     y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j].astype(np.float32)
-    return (1 - random.choice([0.0, 0.0, 0.3]) * random.random() * (x * x + y * y) / 2)[..., None]
+    light: np.ndarray = (1 - random.choice([0.0, 0.0, 0.3]) * random.random() * (x * x + y * y) / 2)[..., None]
+    return light
 
 
 def _roundness(random: Random, mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 1"]:
@@ -145,7 +148,7 @@ def _roundness(random: Random, mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarra
     slope_y, slope_x = np.gradient(height * np.sqrt(mask.sum()) * 0.5)
     angle = random.uniform(0, 2 * np.pi)
     light = slope_x * np.cos(angle) + slope_y * np.sin(angle)
-    return np.exp(np.clip(random.uniform(0, 1.5) * light, -0.8, 0.8))[..., None].astype(np.float32)
+    return np.asarray(np.exp(np.clip(random.uniform(0, 1.5) * light, -0.8, 0.8))[..., None], np.float32)
 
 
 def _compress(pixels: UInt8[np.ndarray, "H W 3"], quality: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -162,4 +165,4 @@ def _contiguous(truth: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
         nearest = ndimage.distance_transform_edt(crumbs, return_distances=False, return_indices=True)
         truth = truth[tuple(nearest)]
     ids = np.cumsum(np.bincount(truth.ravel()) > 0) - 1
-    return ids[truth].astype(np.int32)
+    return np.asarray(ids[truth], np.int32)

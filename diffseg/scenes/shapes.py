@@ -11,14 +11,20 @@ def _warped_grid(random: Random, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Pixel coordinates (y, x), bent smoothly."""
     strength = random.choice([0.0, 3.0, 8.0, 16.0])
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    return tuple(axis + strength * spectral_noise(random, size, random.uniform(1.6, 2.2)) for axis in (y, x))
+
+    def bent(axis: np.ndarray) -> np.ndarray:
+        moved: np.ndarray = axis + strength * spectral_noise(random, size, random.uniform(1.6, 2.2))
+        return moved
+
+    return bent(y), bent(x)
 
 
 def cells(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
     """Two to seven cells around random points, with bent borders."""
     y, x = _warped_grid(random, size)
     points = random.random((int(random.integers(2, 8)), 2)) * size
-    return np.argmin([(y - row) ** 2 + (x - column) ** 2 for row, column in points], axis=0)
+    nearest: np.ndarray = np.argmin([(y - row) ** 2 + (x - column) ** 2 for row, column in points], axis=0)
+    return nearest
 
 
 def bands(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
@@ -27,7 +33,8 @@ def bands(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
     angle = random.choice([0.0, 0.0, random.normal(0, 0.2), random.uniform(0, np.pi)])
     height = y * np.cos(angle) + x * np.sin(angle)
     borders = np.sort(random.uniform(0.1, 0.9, int(random.integers(1, 4))))
-    return np.digitize(height, np.quantile(height, borders))
+    layers: np.ndarray = np.digitize(height, np.quantile(height, borders))
+    return layers
 
 
 def cuts(random: Random, size: Size) -> Int[np.ndarray, "H W"]:
@@ -73,7 +80,8 @@ def _outline(random: Random, centre: np.ndarray, axes: tuple[float, float], roug
     radius = np.exp((amplitude * np.cos(turn[:, None] * waves + phase)).sum(1))
     tilt = random.uniform(0, np.pi)
     u, v = axes[0] * radius * np.cos(turn), axes[1] * radius * np.sin(turn)
-    return centre + np.stack([u * np.cos(tilt) - v * np.sin(tilt), u * np.sin(tilt) + v * np.cos(tilt)], 1)
+    curve: np.ndarray = centre + np.stack([u * np.cos(tilt) - v * np.sin(tilt), u * np.sin(tilt) + v * np.cos(tilt)], 1)
+    return curve
 
 
 def blob(random: Random, size: Size) -> Bool[np.ndarray, "H W"]:

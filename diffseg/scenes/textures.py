@@ -31,7 +31,7 @@ def spectral_noise(random: Random, size: Size, slope: float, stretch: float = 1.
     gain[0, 0] = 0
     spectrum = fft.rfft2(random.standard_normal(size, dtype=np.float32)) * gain
     field = fft.irfft2(spectrum, s=size)
-    return (field / (field.std() + 1e-9)).astype(np.float32)
+    return np.asarray(field / (field.std() + 1e-9), np.float32)
 
 
 def to_unit(field: np.ndarray, spread: float = 2.0) -> np.ndarray:
@@ -51,7 +51,7 @@ def ramp(random: Random, size: Size) -> np.ndarray:
     height = x * np.cos(angle) + y * np.sin(angle)
     height = (height - height.min()) / (np.ptp(height) + 1e-6)
     bend = spectral_noise(random, size, 2.2) * random.choice([0.0, 0.03, 0.1])
-    return np.clip(height ** random.uniform(0.5, 2) + bend, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(height ** random.uniform(0.5, 2) + bend, 0, 1), np.float32)
 
 
 def patches(random: Random, size: Size) -> np.ndarray:
@@ -76,7 +76,7 @@ def waves(random: Random, size: Size) -> np.ndarray:
     angle, period = random.uniform(0, np.pi), float(np.exp(random.uniform(np.log(4), np.log(40))))
     bend = spectral_noise(random, size, 2.0) * random.uniform(0, 0.6) * period
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle) + bend) * 2 * np.pi / period)
-    return np.clip(0.5 + wave * random.uniform(0.4, 2.5) / 2, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(0.5 + wave * random.uniform(0.4, 2.5) / 2, 0, 1), np.float32)
 
 
 def spots(random: Random, size: Size) -> np.ndarray:
@@ -84,7 +84,8 @@ def spots(random: Random, size: Size) -> np.ndarray:
     scale = np.exp(random.uniform(np.log(1.5), np.log(10)))
     noise = ndimage.gaussian_filter(random.standard_normal(size, dtype=np.float32), scale)
     noise = noise / (noise.std() + 1e-9)
-    return np.clip((noise - random.uniform(-0.5, 1.2)) * random.uniform(1, 5) + 0.5, 0, 1)
+    light: np.ndarray = np.clip((noise - random.uniform(-0.5, 1.2)) * random.uniform(1, 5) + 0.5, 0, 1)
+    return light
 
 
 def leaves(random: Random, size: Size) -> np.ndarray:
@@ -137,7 +138,8 @@ def tiles(random: Random, size: Size) -> np.ndarray:
     tone = tones[row.astype(int) % 61, np.floor(u).astype(int) % 61]
     gap = random.uniform(0.06, 0.25)
     joint = ((v / height) % 1 < gap) | (u % 1 < gap * height / width)
-    return np.where(joint, random.choice([0.0, 1.0]), 0.25 + 0.5 * tone * random.uniform(0.1, 1.0)).astype(np.float32)
+    light = np.where(joint, random.choice([0.0, 1.0]), 0.25 + 0.5 * tone * random.uniform(0.1, 1.0))
+    return np.asarray(light, np.float32)
 
 
 MATERIALS: tuple[tuple[Callable[[Random, Size], np.ndarray], float], ...] = (
@@ -166,7 +168,7 @@ def colour(random: Random) -> Float[np.ndarray, "3"]:
 def near(random: Random, base: np.ndarray, distance: float) -> Float[np.ndarray, "3"]:
     """A colour like another: somewhat lighter or darker, a little to the side."""
     moved = base * np.exp(random.normal(0, distance)) + random.normal(0, 60 * distance, 3)
-    return np.clip(moved, 4, 251).astype(np.float32)
+    return np.asarray(np.clip(moved, 4, 251), np.float32)
 
 
 def paint(random: Random, field: np.ndarray, base: np.ndarray) -> Float[np.ndarray, "H W 3"]:
@@ -180,7 +182,7 @@ def paint(random: Random, field: np.ndarray, base: np.ndarray) -> Float[np.ndarr
     elif kin < 0.3:
         bright = near(random, bright, 0.4)
     surface = dark + field[..., None] * (bright - dark)
-    return np.clip(surface, 0, 255).astype(np.float32)
+    return np.asarray(np.clip(surface, 0, 255), np.float32)
 
 
 def surface(random: Random, size: Size, base: np.ndarray) -> Float[np.ndarray, "H W 3"]:

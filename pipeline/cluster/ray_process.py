@@ -164,9 +164,10 @@ class Host:
 
 def _report(answer: Any) -> Report | str:
     try:
-        return ray.get(answer)
+        report: Report = ray.get(answer)
     except RayError as error:
         return cause(error)
+    return report
 
 
 def _next(stream: Any) -> bytes | str | None:

@@ -30,14 +30,15 @@ def run(function: bytes, item: bytes) -> Iterator[bytes]:
 
 def _result(function: bytes, item: bytes) -> bytes:
     try:
-        return cloudpickle.dumps((True, pickle.loads(function)(pickle.loads(item))))
+        result: bytes = cloudpickle.dumps((True, pickle.loads(function)(pickle.loads(item))))
     except BaseException as error:  # noqa: BLE001 - raised again by the driver
         return _raised(error)
+    return result
 
 
 def _raised(error: BaseException) -> bytes:
     try:
-        said = cloudpickle.dumps((False, error))
+        said: bytes = cloudpickle.dumps((False, error))
         pickle.loads(said)
     except Exception:  # noqa: BLE001 - errors of a library's own may not travel; what they say does
         return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))

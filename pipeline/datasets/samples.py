@@ -129,4 +129,5 @@ def _without_others(label_map: Int[np.ndarray, "H W"], kept: Sequence[Segment]) 
     table_ = np.full(int(label_map.max()) + 2, IGNORE, np.int32)  # the last one answers for IGNORE itself
     for segment in kept:
         table_[segment.id] = segment.id
-    return table_[label_map]
+    without: np.ndarray = table_[label_map]
+    return without

@@ -121,4 +121,5 @@ def _error(looked: Sequence[_Look]) -> float | None:
     densities = [look.total / look.shard.size for look in looked if look.shard.size]
     if len(densities) < 2 or not (mean := fmean(densities)):
         return None
-    return 1.96 * stdev(densities) / mean / len(densities) ** 0.5
+    error: float = 1.96 * stdev(densities) / mean / len(densities) ** 0.5
+    return error

@@ -97,7 +97,8 @@ class Run:
 
 
 def _comparable(run: Run) -> dict[str, Any]:
-    said = json.loads(run.to_json())
+    said: dict[str, Any] = json.loads(run.to_json())
     for name in ("made_with", "fingerprint", "model", "revision", "segment"):
         said.pop(name)
-    return said | json.loads(json.dumps(asdict(run.config)))
+    config: dict[str, Any] = json.loads(json.dumps(asdict(run.config)))
+    return {**said, **config}

@@ -71,7 +71,7 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
         reraise=True,
     )
     try:
-        result = retrying(request, what, call)
+        result: T = retrying(request, what, call)
     except Exception as error:
         meaning = translate(what, error)
         if not isinstance(meaning, StorageError):

@@ -114,11 +114,12 @@ class Backend:
     def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """The mean of the encoder's posterior, normed and scaled as the UNet expects; no noise is added."""
         encoder: Any = self.encoder
-        latents = encoder.encode(pixels.to(self.device, encoder.dtype)).latent_dist.mean
+        dtype: Any = self.unet.dtype
+        latents: Tensor = encoder.encode(pixels.to(self.device, encoder.dtype)).latent_dist.mean
         if self.spec.vae_mean:
             mean, std = latents.new_tensor([self.spec.vae_mean, self.spec.vae_std])[..., None, None]
             latents = (latents - mean) / std
-        return (latents * self.spec.vae_scaling).to(self.unet.dtype)
+        return (latents * self.spec.vae_scaling).to(dtype)
 
     def conditions(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Any]:
         """The UNet's arguments beside latent and time: the empty prompt, and for SDXL what it was told of sizes."""

@@ -78,7 +78,8 @@ class Recorder:
         mean = self.store.mean(self.depth, query)
         step = attend_opaque if torch.compiler.is_compiling() else attend
         mixed: Tensor = layer.to_out[0](step(query, key, value, mean, weight))
-        return mixed / layer.rescale_output_factor
+        output: Tensor = mixed / layer.rescale_output_factor
+        return output
 
 
 @contextmanager

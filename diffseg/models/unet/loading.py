@@ -143,11 +143,12 @@ def _blank(folder: Path, name: str) -> "nn.Module":
     try:
         if name.startswith("text_encoder"):
             return new_text_encoder(text_settings(folder, name), name == "text_encoder_2", "meta")
-        part: Any = new_part(read_json(config), "meta")
+        part = new_part(read_json(config), "meta")
     except Exception as error:  # what the libraries raise on settings that contradict each other is theirs to choose
         raise ValueError(f"{config} describes no model: {type(error).__name__}: {_first_line(error)}") from error
     if name == "vae":
-        part.decoder = part.post_quant_conv = None
+        vae: Any = part  # a part may be None, but nn.Module's types do not say so
+        vae.decoder = vae.post_quant_conv = None
     return part
 
 
