@@ -1,7 +1,7 @@
 # Every target sets itself up first. TORCH_INDEX=URL adds a package index, for a CPU build of torch on a machine
 # whose pip would otherwise bring the CUDA one.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all proofs lint format types lock clean
+.PHONY: help setup demo test test-all proofs lint format types docs lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,6 +40,10 @@ format: $(READY) ## bring the code into style
 
 types: $(READY) ## type check
 	$(BIN)/mypy
+
+docs: $(READY) ## the site in build/docs, built strictly
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -f infra/docs/mkdocs.yml
 
 # The libraries of CUDA are left out: torch's own pins say which, and only its CUDA build wants them.
 lock: $(READY) ## write constraints.txt from what is installed
