@@ -23,7 +23,8 @@ STYLE = """
 text { font: 12px system-ui, sans-serif; text-anchor: middle; fill: #1f2937 }
 rect { stroke: #64748b }
 .diffseg { fill: #dbeafe } .pipeline { fill: #dcfce7 } .jobs { fill: #fef3c7 }
-path { fill: none; stroke: #64748b; stroke-opacity: .4 }
+path { fill: none; stroke: #64748b; stroke-opacity: .8 }
+.also { stroke-opacity: .15 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e5e7eb } .diffseg { fill: #1e3a5f } .pipeline { fill: #14532d } .jobs { fill: #713f12 }
   rect, path { stroke: #94a3b8 }
@@ -107,7 +108,10 @@ def measures(graph: Edges) -> str:
 
 
 def drawn(graph: Edges) -> str:
-    """Packages in rows by their floor, the commands above; a line leads from each to what it imports below."""
+    """Packages in rows by their floor, the commands above; a line leads from each to what it imports below.
+
+    It is faint where the way also leads through others that it imports.
+    """
     height = floors(graph)
     rows = [
         list(row) for _, row in groupby(sorted(ORDER, key=lambda room: height[room]), key=lambda room: height[room])
@@ -119,7 +123,11 @@ def drawn(graph: Edges) -> str:
         for floor, row in enumerate(rows)
         for column, room in enumerate(row)
     }
-    lines = [_line(at[a], at[b]) for a in ORDER for b in sorted(graph[a])]
+    lines = [
+        _line(at[a], at[b], also=any(b in _reached(graph, other) for other in graph[a]))
+        for a in ORDER
+        for b in sorted(graph[a])
+    ]
     boxes = [_box(room, *at[room]) for room in ORDER]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {tall}" role="img">'
     return "\n".join(
@@ -127,10 +135,11 @@ def drawn(graph: Edges) -> str:
     )
 
 
-def _line(above: tuple[int, int], below: tuple[int, int]) -> str:
+def _line(above: tuple[int, int], below: tuple[int, int], *, also: bool) -> str:
     (x, y), (u, v) = above, below
     y, v = y + 13, v - 13
-    return f'<path d="M{x} {y}C{x} {(y + v) // 2} {u} {(y + v) // 2} {u} {v}"/>'
+    kind = ' class="also"' if also else ""
+    return f'<path{kind} d="M{x} {y}C{x} {(y + v) // 2} {u} {(y + v) // 2} {u} {v}"/>'
 
 
 def _box(room: str, x: int, y: int) -> str:
