@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,12 +42,15 @@ format: $(READY) ## bring the code into style
 types: $(READY) ## type check
 	$(BIN)/mypy
 
-docs: $(READY) ## the site in build/docs, built strictly
+$(DOCS): $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(DOCS) ## the site in build/docs, built strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q -f infra/docs/mkdocs.yml
 
 # The libraries of CUDA are left out: torch's own pins say which, and only its CUDA build wants them.
-lock: $(READY) ## write constraints.txt from what is installed
+lock: $(DOCS) ## write constraints.txt from what is installed
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9]+$$//' | grep -viE '^(pip|setuptools|wheel|nvidia-|cuda-)' > constraints.txt
 
 clean: ## remove the environment and caches
