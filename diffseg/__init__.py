@@ -7,10 +7,7 @@ Names are loaded on first use, so that a command which only needs the configurat
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from diffseg.config import SegmentConfig
-    from diffseg.segmenter import DiffSeg, segment_attention
-    from diffseg.types import AttentionError, Segment, Segmentation
+__all__ = ["AttentionError", "DiffSeg", "Segment", "SegmentConfig", "Segmentation", "segment_attention"]
 
 _HOME = {
     "AttentionError": "diffseg.types",
@@ -21,10 +18,13 @@ _HOME = {
     "segment_attention": "diffseg.segmenter",
 }
 
-__all__ = ["AttentionError", "DiffSeg", "Segment", "SegmentConfig", "Segmentation", "segment_attention"]
+if TYPE_CHECKING:
+    from diffseg.config import SegmentConfig
+    from diffseg.segmenter import DiffSeg, segment_attention
+    from diffseg.types import AttentionError, Segment, Segmentation
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffseg' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)

@@ -1,6 +1,6 @@
 """Numbers for label maps: what each image scores, and what a data set scores with how much certainty.
 
-`matching` says which segment stands for which class, `agreement` compares partitions whatever their ids;
+`matching` says which segment stands for which class, `partition` compares partitions whatever their ids;
 here is what brings prediction and truth to one view, asks both, and sums up.
 Letters: C classes, I images, H x W pixels.
 """

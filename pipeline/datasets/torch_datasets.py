@@ -2,7 +2,7 @@
 
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
-    from pipeline.datasets.torch_datasets import RunStream
+    from pipeline.datasets import RunStream
 
     def boundaries(example):  # a photo, and where in it one segment ends and another begins
         labels = interpolate(example.label_map[None, None].float(), (128, 129))[0, 0]

@@ -15,9 +15,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from pipeline.datasets import torch_datasets
+from pipeline.datasets import Example, RunDataset, RunStream, torch_datasets
 from pipeline.datasets.source_images import Photos
-from pipeline.datasets.torch_datasets import Example, RunDataset, RunStream
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.reading import read_samples
@@ -368,9 +367,7 @@ def test_the_example_trains_as_it_is_written(tmp_path, monkeypatch):
 
     assert len(losses) == 3  # 21 samples of several segments, eight at a time
     readme = (Path(torch_datasets.__file__).parents[2] / "README.md").read_text()
-    assert [line for line in code.splitlines() if line] == written(
-        readme, "from pipeline.datasets.torch_datasets import RunStream"
-    )
+    assert [line for line in code.splitlines() if line] == written(readme, "from pipeline.datasets import RunStream")
 
 
 def written(readme, line):
