@@ -40,7 +40,7 @@ CLASSES = {
     "CalledProcessError": Cause.SETUP,  # a compiler that Triton ran
     "AcceleratorError": Cause.DEVICE,
 }
-# Told by message, whatever the class. These need no question to the device:
+# Told by message, whatever the class, where the device still answers or cannot be asked.
 LOST = re.compile(  # of the errors after which CUDA lets a process do nothing more on its device, as it words them
     "an illegal memory access was encountered|an illegal instruction was encountered|device-side assert triggered"
     "|unspecified launch failure|misaligned address|invalid program counter|hardware stack error"
@@ -54,24 +54,23 @@ SETUP = re.compile(
     "|not compiled with CUDA|not linked with support for cuda"
     "|Failed to find C compiler|active drivers"  # Triton's
 )
-# and these are believed where the device still answers:
 MEMORY = re.compile(
     "out of memory|(can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|_ALLOCATION_FAILED"
     "|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED"  # how creating a handle fails where it finds no room
 )
-DEVICE = re.compile(r"(CUDA|cuDNN|cuFFT|NCCL|HIP)( \w+)? [Ee]rror|CU[A-Z]+_STATUS_|Triton Error \[")
+DEVICE = re.compile(  # said of a lost device and of a refused argument alike: a device that answers is not lost
+    r"(CUDA|cuDNN|cuFFT|NCCL|HIP)( \w+)? [Ee]rror|CU[A-Z]+_STATUS_|Triton Error \["
+)
 
 
 def cause_of(error: Exception) -> Cause:
     """Judge an exception that came out of a model; the device is asked where this process uses one."""
     text = str(error)
-    if LOST.search(text):
+    answers = device_answers()
+    if answers is False or LOST.search(text):
         return Cause.DEVICE
     if SETUP.search(text):
         return Cause.SETUP
-    answers = device_answers()
-    if answers is False:
-        return Cause.DEVICE
     if MEMORY.search(text):
         return Cause.MEMORY
     names = (kind.__name__ for kind in type(error).__mro__)

@@ -1,5 +1,5 @@
-"""The stand-in CUDA device and all that labels on it, `cuda_rules` and `cuda_cases`, in a process of their own: while
-the device is there, everything in its process sees it.
+"""The stand-in CUDA device and all that labels on it, `cuda_rules` and `cuda_cases` of `tests/support/cuda`, in a process
+of their own: while the device is there, everything in its process sees it.
 """
 
 import subprocess
@@ -9,22 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+CUDA = ROOT / "tests" / "support" / "cuda"
 pytestmark = pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch has the operators of a real device")
 
 
 def run_apart(*arguments):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.timeout(600)
 def test_a_cuda_device_labels_as_the_processor_does_and_its_failures_are_told_apart():
-    run_apart(HERE / "cuda_rules.py", HERE / "cuda_cases.py")
+    run_apart(CUDA / "cuda_rules.py", CUDA / "cuda_cases.py")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_model_labels_so_in_every_precision_with_every_configuration():
-    run_apart(HERE / "cuda_cases.py", "-m", "slow")
+    run_apart(CUDA / "cuda_cases.py", "-m", "slow")

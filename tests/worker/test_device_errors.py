@@ -121,7 +121,7 @@ def by_text(error):
     return f"{type(error).__name__}: {error}"[:60]
 
 
-@pytest.mark.parametrize("error", [*LOST, *UNCLEAR, *MEMORY, *SAMPLE], ids=by_text)
+@pytest.mark.parametrize("error", [*LOST, *UNCLEAR, *MEMORY, *SETUP, *SAMPLE], ids=by_text)
 def test_whatever_is_raised_a_device_that_does_not_answer_is_lost(device, error):
     device.answers = False
     assert cause_of(error) is Cause.DEVICE

@@ -1,9 +1,10 @@
-"""The stand-in CUDA device keeps CUDA's rules: tests that `test_cuda_standin` runs in a process of their own."""
+"""The stand-in CUDA device keeps CUDA's rules: tests that `tests/models/test_cuda_standin.py` runs apart."""
 
 from collections import Counter
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 from tests.support.cuda.cuda_standin import CUDA, CudaStandIn
 
@@ -22,7 +23,9 @@ from tests.support.cuda.cuda_standin import CUDA, CudaStandIn
 def test_tensors_of_two_devices_do_not_mix(mixed):
     with (
         CudaStandIn(),
-        pytest.raises(RuntimeError, match=r"tensors on cuda:0 and on the processor .* at tests/cuda_rules"),
+        pytest.raises(
+            RuntimeError, match=r"tensors on cuda:0 and on the processor .* at tests/support/cuda/cuda_rules"
+        ),
     ):
         mixed(torch.ones(2, 2, device="cuda"), torch.ones(2, 2))
 
@@ -39,6 +42,22 @@ def test_tensors_of_two_devices_do_not_mix(mixed):
 def test_operators_without_a_kernel_for_whole_numbers_refuse_them(whole):
     with CudaStandIn(), pytest.raises(RuntimeError, match="not implemented for whole numbers"):
         whole(torch.ones(2, 2, device="cuda", dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "preferred", "taken"),
+    [
+        (torch.bfloat16, 64, "cudnn", "CUDNN_ATTENTION"),
+        (torch.float16, 160, "cudnn", "FLASH_ATTENTION"),
+        (torch.float16, 160, "efficient", "EFFICIENT_ATTENTION"),
+        (torch.bfloat16, 20, "flash", "EFFICIENT_ATTENTION"),
+        (torch.float32, 64, "cudnn", "EFFICIENT_ATTENTION"),
+    ],
+)
+def test_attention_runs_on_the_fused_kernel_that_a_card_takes(dtype, channels, preferred, taken):
+    with CudaStandIn(preferred):
+        query = torch.ones(1, 2, 12, channels, dtype=dtype, device="cuda")
+        assert SDPBackend(torch._fused_sdp_choice(query, query, query)).name == taken
 
 
 def test_what_cuda_allows_gives_the_processor_s_numbers():

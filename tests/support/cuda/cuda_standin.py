@@ -5,10 +5,9 @@
     device.syncs  # (what made the host wait, file:line) -> times
 
 It holds code to CUDA's rules: tensors of two devices do not mix, operators without a kernel for whole numbers refuse
-them, and attention gives the log-sum-exp of the kernel that a GPU would choose, in that kernel's own shape. It counts
-launches, waits of the host, and copies up and down, each with the line of this project that asked for them. It knows
-nothing of time, memory or rounding. It needs a CPU build of torch, and a process of its own: while it is there,
-everything in the process sees it.
+them, and attention comes from the kernel that a GPU would choose (`cuda_attention`). It counts launches, waits of the
+host, and copies up and down, each with the line of this project that asked for them. It knows nothing of time, memory
+or rounding. It needs a CPU build of torch, and a process of its own: while it is there, everything in it sees it.
 """
 
 import ctypes
@@ -20,35 +19,25 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import torch
-from torch.nn.attention import SDPBackend
-from torch.nn.functional import scaled_dot_product_attention
+
+from tests.support.cuda import cuda_attention
+from tests.support.cuda.cuda_attention import Kernel
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[3]
 OURS = tuple(f"{ROOT}/{folder}/" for folder in ("diffseg", "pipeline", "jobs", "tests"))
-HALF = (torch.float16, torch.bfloat16)
 DEVICE_TYPES = 21  # of c10::DeviceType
 CUDA_GUARD, META_GUARD = 1, 14  # places among them
 VIRTUAL_FUNCTIONS = 32  # of a device guard, at most
-Kernel = Literal["flash", "efficient", "cudnn"]
 
 FACTORIES = (  # make tensors out of nothing, straight in their final size
-    *(
-        "empty.memory_format",
-        "empty_strided",
-        "arange",
-        "arange.start",
-        "arange.start_step",
-        "linspace",
-        "eye",
-        "eye.m",
-    ),
-    *("tril_indices", "triu_indices", "randperm"),
+    *("empty.memory_format", "empty_strided", "arange", "arange.start", "arange.start_step", "linspace", "randperm"),
+    *("eye", "eye.m", "tril_indices", "triu_indices"),
 )
 FLOATS_ONLY = {  # no CUDA kernel takes whole numbers; a processor's does
     *("mm", "bmm", "addmm", "addmv", "mv", "dot", "baddbmm", "convolution", "_cdist_forward"),
@@ -170,8 +159,8 @@ class CudaStandIn:
         if known.composite:  # in inference mode torch leaves it to us to take it apart
             return operator.decompose(*args, **kwargs)
         self._check_alive()
-        if own := self._own.get(known.name):
-            return own(self, *args, **kwargs)
+        if known.name in ("copy_", "_to_copy"):
+            return {"copy_": self._copy_, "_to_copy": self._to_copy}[known.name](*args, **kwargs)
         tensors = list(_tensors((args, *kwargs.values())))
         self._check_devices(known, args, tensors)
         if known.name in FLOATS_ONLY and not all(tensor.is_floating_point() for tensor in tensors):
@@ -180,6 +169,8 @@ class CudaStandIn:
             self._note(known.name, args, kwargs)
         device = kwargs.get("device")
         given = {key: torch.device("cpu") if key == "device" else _numbers(value) for key, value in kwargs.items()}
+        if known.name in cuda_attention.OPERATORS:
+            operator, given = cuda_attention.OPERATORS[known.name], {**given, "kernel": self.kernel}
         result = operator(*_numbers(args), **given)
         if known.written is not None:
             written = [kwargs[name] if name in kwargs else args[at] for at, name in known.written]
@@ -248,55 +239,6 @@ class CudaStandIn:
         self._copied(made, source)
         return made
 
-    def _choice(self, query: torch.Tensor, *rest: Any, **options: Any) -> int:
-        """The fused kernel that a card of this kind takes."""
-        width = query.shape[-1]
-        if query.dtype in HALF and width % 8 == 0:
-            if self.kernel == "cudnn" and width <= 128:
-                return int(SDPBackend.CUDNN_ATTENTION.value)
-            if self.kernel != "efficient" and width <= 256:
-                return int(SDPBackend.FLASH_ATTENTION.value)
-        return int(SDPBackend.EFFICIENT_ATTENTION.value)
-
-    def _flash(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        if query.dtype not in HALF or query.shape[-1] % 8 or query.shape[-1] > 256:
-            raise RuntimeError(f"flash attention takes no {query.dtype} with heads of {query.shape[-1]} channels")
-        output, log_sum = self._attend("flash", query, key, value)
-        seed = CudaTensor(torch.zeros(2, dtype=torch.int64))
-        return output, CudaTensor(log_sum), None, None, query.shape[2], key.shape[2], seed, seed, None
-
-    def _efficient(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **options: Any
-    ) -> Any:
-        output, log_sum = self._attend("efficient", query, key, value)
-        padded = log_sum.new_full((*log_sum.shape[:2], -(-log_sum.shape[2] // 32) * 32), torch.inf)
-        padded[..., : log_sum.shape[2]] = log_sum  # the rest holds whatever was there
-        seed = CudaTensor(torch.zeros((), dtype=torch.int64))
-        return output, CudaTensor(padded), seed, seed
-
-    def _cudnn(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        if query.dtype not in HALF or query.shape[-1] % 8 or query.shape[-1] > 128:
-            raise RuntimeError(f"cuDNN's attention takes no {query.dtype} with heads of {query.shape[-1]} channels")
-        output, log_sum = self._attend("cudnn", query, key, value)
-        seed = CudaTensor(torch.zeros((), dtype=torch.int64))
-        return output, CudaTensor(log_sum[..., None]), None, None, query.shape[2], key.shape[2], seed, seed, None
-
-    def _attend(self, kernel: str, *projections: torch.Tensor) -> tuple[CudaTensor, torch.Tensor]:
-        """Output, and float32 log-sum-exps of the rows of scores."""
-        self.launches[kernel, place()] += 1
-        query, key, value = _numbers(projections)
-        scores = query.float() @ key.float().mT * query.shape[-1] ** -0.5
-        return CudaTensor(scaled_dot_product_attention(query, key, value)), scores.logsumexp(-1)
-
-    _own: Mapping[str, Callable[..., Any]] = {
-        "copy_": _copy_,
-        "_to_copy": _to_copy,
-        "_fused_sdp_choice": _choice,
-        "_scaled_dot_product_flash_attention": _flash,
-        "_scaled_dot_product_efficient_attention": _efficient,
-        "_scaled_dot_product_cudnn_attention": _cudnn,
-    }
-
 
 def place() -> str:
     """File and line of this project that the running operator comes from."""
@@ -311,7 +253,7 @@ def place() -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Of an operator. looks: it gives another view of its argument, without a launch. written: places and names of the
+    """Of an operator. looks: at its arguments, without a launch. written: places and names of the
     arguments that it changes and returns; None where it returns something else.
     """
 
@@ -335,7 +277,7 @@ def _facts(operator: Any) -> _Facts:
         name,
         composite=operator._can_decompose(),
         pointwise=torch.Tag.pointwise in operator.tags,
-        looks=operator.is_view or name in ("detach", "alias", "lift_fresh"),
+        looks=operator.is_view or name in ("detach", "alias", "lift_fresh", "_fused_sdp_choice"),
         written=tuple(changed) if changed and same else None,
         returns=len(schema.returns),
     )
