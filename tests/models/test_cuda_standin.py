@@ -1,5 +1,5 @@
-"""The stand-in CUDA device and all that labels on it, `cuda_rules` and `cuda_cases` of `tests/support/cuda`, in a process
-of their own: while the device is there, everything in its process sees it.
+"""The stand-in CUDA device, and all that labels on it, in a process of their own: while the device is there, everything
+in its process sees it. The tests themselves are `tests/support/cuda/cuda_rules.py` and `cuda_cases.py`.
 """
 
 import subprocess
