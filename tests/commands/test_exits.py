@@ -28,7 +28,7 @@ BYTES = os.fsdecode(b"\xff\xfe")  # one that is no UTF-8
 
 def ended(script, **options):
     """What becomes of a process that does `command`, which the script defines."""
-    words = [sys.executable, "-c", f"import sys\nfrom jobs import process\n{script}\nprocess.run(command)"]
+    words = [sys.executable, "-c", f"import sys\nfrom pipeline import process\n{script}\nprocess.run(command)"]
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60} | options
     return subprocess.run(words, cwd=ROOT, check=False, **kept)
 
@@ -167,7 +167,7 @@ def test_notes_that_nobody_can_hear_end_no_run():
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_streams_that_were_closed_before_are_not_missed(closed, tmp_path):
     script = (
-        "from jobs import process\ndef command():\n    print('x')\n    open('made', 'w').write('y')\n    return 3\n"
+        "from pipeline import process\ndef command():\n    print('x')\n    open('made', 'w').write('y')\n    return 3\n"
     )
     words = f"exec {sys.executable} -c '{script.replace(chr(39), chr(34))}process.run(command)' {closed}"
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
@@ -180,7 +180,7 @@ def test_a_stream_that_somebody_made_non_blocking_gets_everything():
     os.set_blocking(writer, False)
     words = "import time\n" + says(1_000_000)
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys\nfrom jobs import process\n{words}\nprocess.run(command)"],
+        [sys.executable, "-c", f"import sys\nfrom pipeline import process\n{words}\nprocess.run(command)"],
         cwd=ROOT,
         stdout=writer,
         stderr=subprocess.PIPE,
@@ -303,9 +303,9 @@ def command():
     assert not list(table.decode_shards(shards.getvalue()))
     assert table.decode_rows(rows.getvalue())
     out = io.BytesIO()
-    with table.joined.joining_windows(out, []) as add:
+    with table.concat.joining_windows(out, []) as add:
         add(data)
-    assert table.joined.read_held(out) == []
+    assert table.concat.read_held(out) == []
     images = io.BytesIO()
     with table.images.writing_features(images, {"image": {"_type": "Image"}}, 1) as write:
         write({"image": {"bytes": b"x", "path": "x.jpg"}})
@@ -318,7 +318,7 @@ def command():
 def test_nothing_of_pythons_is_lent_to_arrows_threads():
     """They drop it when they please: after the interpreter's end it costs the process, with 134."""
     given = (table.encode_window(ROWS, FOOTER), table.encode_shards([]), table.encode_rows([{"a": 1}]))
-    words = [sys.executable, "-c", f"import sys\nfrom jobs import process\n{TABLES}\nprocess.run(command)"]
+    words = [sys.executable, "-c", f"import sys\nfrom pipeline import process\n{TABLES}\nprocess.run(command)"]
     done = subprocess.run(
         [*words, *(one.hex() for one in given)], cwd=ROOT, capture_output=True, text=True, check=False
     )
