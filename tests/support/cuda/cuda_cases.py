@@ -6,10 +6,12 @@ precision and a configuration then goes through `label`, a choice of them in the
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import count, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ from tests.support.cuda.cuda_standin import CudaStandIn
 
 def families():
     """A model of each family: layouts that differ in their size alone are one."""
-    found = {}
+    found: dict[str, str] = {}
     for name, layout in LAYOUTS.items():
         found.setdefault(repr(replace(layout, unet={**layout.unet, "sample_size": 0})), name)
     return sorted(found.values(), key=lambda name: name != "tiny")
@@ -49,7 +51,12 @@ PRECISIONS = [  # and what attention runs on; no other kernel takes float32
     ("float32", "efficient"),
     *product(("bfloat16", "float16"), ("flash", "efficient", "cudnn")),
 ]
-CONFIGS = {"fast": {}, "paper": {"mode": "paper"}, "refine": {"refine": True}, "split": {"split_components": True}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "paper": {"mode": "paper"},
+    "refine": {"refine": True},
+    "split": {"split_components": True},
+}
 SIDE = 128  # pixels, of what the model sees: a case takes a second
 SIZES = ((96, 128), (96, 128))  # of photos; they share a pass, and the reference image, a square, has its own
 CLOSE = 3e-4  # nats: attention of random weights is nearly flat, and at any larger threshold an image is one segment
@@ -138,10 +145,11 @@ def agreement(found, expected):
 
 @pytest.mark.parametrize(("model", "dtype", "kernel", "config"), list(cases()))
 def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path, model, dtype, kernel, config):
-    settings = {"image_size": SIDE, **CONFIGS[config]}
+    settings: dict[str, Any] = {"image_size": SIDE, **CONFIGS[config]}
     if model != "tiny" and dtype == "float32":
         settings["thresholds"] = (CLOSE,) * 3
-    exact = "float32" if dtype == "float16" else dtype  # half precision of that kind is no faster there, but slower
+    # float16 is no faster on a processor, but slower
+    exact: Any = "float32" if dtype == "float16" else dtype
     expected = on_processor(model, SegmentConfig(dtype=exact, **settings))
 
     with CudaStandIn(kernel) as device:
@@ -166,7 +174,8 @@ def test_everything_that_costs_time_is_counted_with_the_line_that_asks_for_it(sh
 @pytest.fixture
 def passes(monkeypatch):
     """What each pass of a model finds wrong with its batch, by its number; number 0 is the reference image's."""
-    faults, attend, number = {}, Backend.attend, count()
+    faults: dict[int, Callable[[torch.Tensor], object]] = {}
+    attend, number = Backend.attend, count()
 
     def faulty(backend, pixels):
         faults.get(next(number), lambda pixels: None)(pixels)

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -73,11 +73,11 @@ class CudaTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override] # torch's takes contents too
         return f"CudaTensor({tuple(self.shape)}, {self.dtype})"
 
     @classmethod
-    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):  # type: ignore[override] # as torch documents it
         return CudaStandIn.present().run(operator, args, kwargs or {})
 
 
@@ -159,8 +159,9 @@ class CudaStandIn:
         if known.composite:  # in inference mode torch leaves it to us to take it apart
             return operator.decompose(*args, **kwargs)
         self._check_alive()
-        if known.name in ("copy_", "_to_copy"):
-            return {"copy_": self._copy_, "_to_copy": self._to_copy}[known.name](*args, **kwargs)
+        copies: dict[str, Callable[..., Any]] = {"copy_": self._copy_, "_to_copy": self._to_copy}
+        if known.name in copies:
+            return copies[known.name](*args, **kwargs)
         tensors = list(_tensors((args, *kwargs.values())))
         self._check_devices(known, args, tensors)
         if known.name in FLOATS_ONLY and not all(tensor.is_floating_point() for tensor in tensors):
@@ -242,7 +243,7 @@ class CudaStandIn:
 
 def place() -> str:
     """File and line of this project that the running operator comes from."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame:
         path = frame.f_code.co_filename
         if path.startswith(OURS) and path != __file__:

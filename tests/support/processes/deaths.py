@@ -97,8 +97,8 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
     words += ["--window", str(WINDOW), "--workers", "2", *options]
     there, environment = cluster or (mark, {})
     env = {**os.environ, **environment, MARK: mark, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    with (folder / "said").open("w") as said:
-        command = subprocess.Popen(words, stdout=said, stderr=said, env=env, start_new_session=True)
+    with (folder / "said").open("w") as stream:
+        command = subprocess.Popen(words, stdout=stream, stderr=stream, env=env, start_new_session=True)
 
     def ended() -> bool:
         return command.poll() is not None

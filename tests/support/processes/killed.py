@@ -52,13 +52,13 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
 }
 ON_A_DISK = {
     "before a draft is written": (Store, "_draft", "before", 4),
-    "before a draft is on the disk": (object_store.os, "fsync", "before", 8),
+    "before a draft is on the disk": (os, "fsync", "before", 8),
     "after a draft is on the disk": (Store, "_draft", "after", 4),
-    "before the first window has its name": (object_store.os, "link", "before", 4),
-    "after the first window has its name": (object_store.os, "link", "after", 4),
+    "before the first window has its name": (os, "link", "before", 4),
+    "after the first window has its name": (os, "link", "after", 4),
     "after its folder is on the disk": (object_store, "_sync", "after", 4),
-    "before a later window has its name": (object_store.os, "link", "before", 6),
-    "after a later window has its name": (object_store.os, "link", "after", 6),
+    "before a later window has its name": (os, "link", "before", 6),
+    "after a later window has its name": (os, "link", "after", 6),
 }
 IN_A_BUCKET = {
     "before the first window is put": (Store, "_create", "before", 4),
@@ -70,7 +70,7 @@ IN_A_BUCKET = {
 }
 
 
-def points(place: str) -> dict[str, tuple]:
+def points(place: str) -> dict[str, tuple[object, str, str, int]]:
     """Every point there is on this kind of storage."""
     return {**POINTS, **(IN_A_BUCKET if "://" in place else ON_A_DISK)}
 

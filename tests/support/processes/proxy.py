@@ -149,5 +149,5 @@ def proxy(upstream: str) -> Iterator[Proxy]:
         loop.close()
 
 
-async def _end(tasks: set[asyncio.Task]) -> None:
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
