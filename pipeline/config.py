@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from diffseg.config import SegmentConfig
 from pipeline.documents import validated
 from pipeline.errors import ConfigError
-from pipeline.watch import SILENCE_S
+from pipeline.watch import LEAST_S, SILENCE_S
 
 T = TypeVar("T")
 Device: TypeAlias = Literal["auto", "gpu", "cpu"]
@@ -41,8 +41,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not self.stall > 0:
-            raise ValueError(f"stall is in seconds, above 0, got {self.stall}")
+        if not self.stall >= LEAST_S:
+            raise ValueError(f"stall must be at least {LEAST_S:g} seconds, got {self.stall}")
         if self.price is not None and not (math.isfinite(self.price) and self.price >= 0):
             raise ValueError(f"price is what an hour of a worker costs, got {self.price}")
         if not 0 <= self.max_failed <= 1:

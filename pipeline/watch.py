@@ -5,6 +5,7 @@ from time import monotonic
 
 from pipeline.errors import Stopped
 
+LEAST_S = 2.0  # that it makes sense to wait: workers answer once a second
 SILENCE_S = 120.0  # in which nothing moves, where nobody says otherwise
 
 

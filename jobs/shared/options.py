@@ -33,7 +33,7 @@ Price = Annotated[float | None, typer.Option("--price", help="Of one worker's ho
 Deadline = Annotated[float | None, typer.Option("--deadline", help="Hours in which the whole run is to be done.")]
 Stall = Annotated[
     float | None,
-    typer.Option("--stall", min=1, help="Seconds in which nothing on Ray answers, then it stops. Default: 120."),
+    typer.Option("--stall", min=2, help="Seconds in which nothing on Ray answers, then it stops. Default: 120."),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
 

@@ -141,6 +141,7 @@ class Cluster:
 
         function, items and results travel by pickle; what is defined in a function or a test travels whole. An item
         whose process died is tried again; what function raises is raised here. in_flight: twice the CPUs by default.
+        One map at a time.
         Raises WorkerLost where processes keep dying, Stopped where nothing moves, RayLost.
         """
         return spread(self, function, items, in_flight or 2 * self.cpus)
@@ -179,7 +180,7 @@ class Cluster:
                 due = monotonic() + within
             elif number == self._number:  # else: of a call that was interrupted
                 break
-        if monotonic() > self._next_look:
+        if answer == {} and monotonic() > self._next_look:  # nobody has a word to say; Ray notes each look in its logs
             self.check()
         return answer
 

@@ -75,6 +75,8 @@ class _Work:
             if not self._knows:
                 self._cluster.call("function", self._function)
             found = self._cluster.call("results", self._fresh, wait_s)
+            if any(isinstance(said, str) for said in found.values()):
+                self._cluster.check()  # with Ray, they all die
         except RayLost as lost:
             self._cluster.restart(lost)
             self._knows, self._fresh = False, dict(self._out)
@@ -90,7 +92,6 @@ class _Work:
         self._watch.check(f"{len(self._out)} items are out, and no process is at work on any")
 
     def _died(self, number: int, reason: str) -> None:
-        self._cluster.check()  # with Ray, they all die
         self._deaths[number] += 1
         if self._deaths[number] > TASK_RETRIES:
             raise WorkerLost(reason)

@@ -9,7 +9,7 @@ import cloudpickle
 from pipeline.searchpath import settle
 
 BEAT = b""
-BEAT_S = 5.0  # between two words
+BEAT_S = 1.0  # between two words
 
 
 def run(function: bytes, item: bytes) -> Iterator[bytes]:

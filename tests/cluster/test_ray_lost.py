@@ -335,7 +335,7 @@ class Items:
             case "lost":
                 self.out.clear()
                 raise RayLost("its GCS is gone")
-            case "died":
+            case "died" | "died with Ray":
                 lost, self.out = dict.fromkeys(self.out, "WorkerCrashedError"), {}
                 return lost
             case "silence":
@@ -347,16 +347,17 @@ class Items:
         return done
 
     def check(self):
-        pass
+        if self.script.get(self.rounds) == "died with Ray":
+            raise RayLost("its raylet is gone")
 
     def restart(self, lost):
         self.restarts += 1
 
 
 def test_a_map_whose_ray_and_processes_die_gives_everything_once_and_in_order():
-    items = Items({1: "lost", 3: "beat", 4: "died", 5: "lost", 7: "died"})
+    items = Items({1: "lost", 3: "beat", 4: "died", 5: "lost", 7: "died", 9: "died with Ray"})
     assert list(spread(items, lambda n: n * n, range(20), room=4)) == [n * n for n in range(20)]
-    assert items.restarts == 2
+    assert items.restarts == 3
 
 
 def test_a_map_without_a_word_from_any_process_stops_and_one_whose_processes_die_ends():

@@ -1,8 +1,8 @@
 """A process of a run's Ray killed at a moment of a real `diffseg label`, and what became of the run.
 
-    python tests/support/processes/deaths.py [PROCESS [MOMENT]]
+    python -m tests.support.processes.deaths infra/benchmarks/deaths.md [PROCESS [MOMENT]]
 
-prints a table of every process and moment, or of those named: the matrix in `infra/benchmarks/engine.md`.
+brings the table at the end of a file up to this commit: every process and moment, or those named.
 """
 
 import os
@@ -33,6 +33,7 @@ PROCESSES = {  # by what their command line holds
     "host": "pipeline.cluster.ray_process",
     "driver": "jobs.shared.cli",
 }
+ROOT = Path(__file__).resolve().parents[3]
 MOMENTS = ("start-up", "mid-run", "last window")
 IMAGES, WINDOW = 80, 4
 PATIENCE_S = 240.0
@@ -53,7 +54,7 @@ class Death:
     rows: int
     twice: int
 
-    def line(self) -> str:
+    def line(self, commit: str = "") -> str:
         """Of the table."""
         told = [line for line in self.said.splitlines() if " again (" in line or "diffseg:" in line]
         cells = [
@@ -64,7 +65,7 @@ class Death:
             f"{self.ended_s:.0f}",
             f"{self.rows} of {IMAGES}",
         ]
-        return f"| {' | '.join(map(str, [*cells, len(self.left), '; '.join(told)]))} |\n"
+        return f"| {' | '.join(map(str, [*cells, self.twice, len(self.left), '; '.join(told), commit]))} |\n"
 
 
 def windows(run: Path) -> int:
@@ -132,15 +133,26 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def main(processes: list[str], moments: list[str]) -> None:
-    """A line a death."""
-    sys.stdout.write("| killed | moment | exit | longest pause s | ended after s | rows | left behind | said |\n")
-    sys.stdout.write("|---|---|---|---|---|---|---|---|\n")
+def commit() -> str:
+    """Which code it is, in short."""
+    words = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main(file: Path, processes: list[str], moments: list[str]) -> None:
+    """A line a death, in the place of the one of another commit; what this one has is not done again."""
+    now = commit()
     for process in processes or PROCESSES:
         for moment in moments or MOMENTS:
-            sys.stdout.write(kill(process, moment).line())
-            sys.stdout.flush()
+            lines = file.read_text().splitlines(keepends=True)
+            begins = f"| {process} | {moment} |"
+            old = next((number for number, line in enumerate(lines) if line.startswith(begins)), len(lines))
+            if not any(line.endswith(f"| {now} |\n") for line in lines[old : old + 1]):
+                lines[old : old + 1] = [kill(process, moment).line(now)]
+                file.write_text("".join(lines))
+                sys.stdout.write(lines[old])
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:2], sys.argv[2:3])
+    main(Path(sys.argv[1]), sys.argv[2:3], sys.argv[3:4])
