@@ -30,6 +30,7 @@ test-all: $(READY) ## every test
 # Each goes on where it was stopped, shows how far it is, and takes an hour at most.
 proofs: $(READY) ## what takes too long for a test; figures go to infra/benchmarks
 	$(BIN)/python infra/benchmarks/exits.py --runs 1000 --table infra/benchmarks/exits.md label
+	$(BIN)/python -m tests.support.processes.deaths infra/benchmarks/deaths.md
 
 lint: $(READY) ## style
 	$(BIN)/ruff format --check

@@ -29,7 +29,7 @@ from pipeline.worker.meter import Reading
 
 WORKERS = (10, 100, 300, 1_000)
 WINDOW_S = 60.0  # of 1,024 images on a GPU at 17 images/s
-HOST = "from pool import CrowdedHost, host; host.main(CrowdedHost)"
+HOST = "from pool import CrowdedHost, ray_process; ray_process.main(CrowdedHost)"
 SECONDS = 20.0  # measured, after as many for the crowd to come
 
 

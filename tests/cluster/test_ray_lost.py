@@ -27,10 +27,11 @@ from pipeline.worker.build import WorkerSettings
 from pipeline.worker.host import Station
 from pipeline.worker.worker import Worker
 
+FAKE = "from tests.support.processes.fake_host import main"
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "LOOK_S", 0.1)
 
@@ -55,7 +56,7 @@ def gcs(monkeypatch):
 
 def fake(place, *words, address=None, note=print, silence_s=60.0):
     """A Ray whose every start does what a word says."""
-    return Cluster(address, note, silence_s, host=f"from fake_host import main; main({str(place)!r}, *{words!r})")
+    return Cluster(address, note, silence_s, host=f"{FAKE}; main({str(place)!r}, *{words!r})")
 
 
 def starts(place):

@@ -63,9 +63,9 @@ class Death:
             self.code,
             f"{self.still_s:.0f}",
             f"{self.ended_s:.0f}",
-            f"{self.rows} of {IMAGES}",
+            f"{self.rows - self.twice} of {IMAGES}",
         ]
-        return f"| {' | '.join(map(str, [*cells, self.twice, len(self.left), '; '.join(told), commit]))} |\n"
+        return f"| {' | '.join(map(str, [*cells, len(self.left), '; '.join(told), commit]))} |\n"
 
 
 def windows(run: Path) -> int:
