@@ -30,7 +30,7 @@ SHARED_LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a 
 CARDS = {80: "A100", 86: "A10G, RTX 30", 89: "L4, RTX 40", 90: "H100, H200"}
 DTYPES = ("bfloat16", "float16", "float32")
 WARP = 32  # threads
-KERNEL = Path(__file__).parents[2] / "diffseg" / "capture_triton.py"
+KERNEL = Path(__file__).parents[2] / "diffseg" / "models" / "attention_triton.py"
 
 
 @dataclass(frozen=True)

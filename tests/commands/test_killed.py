@@ -25,11 +25,11 @@ NEAR_A_STORE = [  # where a bucket is another thing than a disk
 def expect_whole(place, chosen=()):
     """Kill and finish a run at each point."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killed.py"), str(place), *chosen],
+        [sys.executable, str(ROOT / "tests" / "support" / "processes" / "killed.py"), str(place), *chosen],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]

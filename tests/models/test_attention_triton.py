@@ -73,7 +73,7 @@ def test_the_kernel_agrees_with_the_plain_way_in_its_interpreter_whatever_the_st
 
 ON_A_GPU = """
 import torch
-from diffseg import exponentials
+from diffseg.models import exponentials
 from diffseg.models.attention import add_head_mean, fused_attention
 
 torch.manual_seed(0)

@@ -79,7 +79,7 @@ def test_shards_that_are_not_there_are_one_clear_line(tmp_path, capsys):
 
 def test_planning_imports_no_torch(tars):
     script = (
-        "import sys\nfrom jobs import cli\n"
+        "import sys\nfrom jobs.shared import cli\n"
         f"assert cli.run(['plan', {tars!r}, '--images-per-second', '1']) == 0\n"
         "print(sorted({'torch', 'ray', 'diffusers', 'webdataset'} & set(sys.modules)))"
     )
