@@ -237,7 +237,7 @@ def test_categories_have_the_same_numbers_in_all_parts(tmp_path, out, monkeypatc
         return dataclasses.replace(made, segments=(dataclasses.replace(first, category=named.get(index)), *rest))
 
     with monkeypatch.context() as patch:
-        patch.setattr("labelled.record", record, raising=True)
+        patch.setattr("tests.support.labelled.record", record, raising=True)
         ledger = make_run(tmp_path)
     export(ledger, str(out), "coco-segments", Selection())
 

@@ -30,7 +30,7 @@ def test_pillow_reads_the_run_s_ids_and_our_colours(tmp_path):
 
 def test_lists_name_each_side_in_order_however_many_parts_there_were(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setitem(hub.FORMATS, "png", hub.Format(hub.png.pngs, part=4, finish=hub.png.join_lists))
+    monkeypatch.setitem(hub.FORMATS, "png", hub.Format(hub.voc.pngs, part=4, finish=hub.voc.join_lists))
     selection = Selection(split=0.5)
     export(make_run(tmp_path), str(out), "png", selection)
 

@@ -83,10 +83,10 @@ def test_no_shards_at_all_are_refused():
 
 
 def test_shards_that_only_their_query_tells_apart_are_refused(monkeypatch):
-    monkeypatch.setattr("pipeline.inputs.shards.storage.stat", lambda url: Entry(url, 10, url[-1]))
+    monkeypatch.setattr("pipeline.storage.filesystem.stat", lambda url: Entry(url, 10, url[-1]))
     with pytest.raises(ConfigError, match="query"):
         pin(["https://h/get.tar?id=1", "https://h/get.tar?id=2"])
-    monkeypatch.setattr("pipeline.inputs.shards.storage.stat", lambda url: Entry(url, 10, "same"))
+    monkeypatch.setattr("pipeline.storage.filesystem.stat", lambda url: Entry(url, 10, "same"))
     [shard] = pin(["https://h/get.tar?sig=1", "https://h/get.tar?sig=2"])
     assert shard.url == "https://h/get.tar"
     assert shard.source == "https://h/get.tar?sig=1"
