@@ -58,7 +58,9 @@ def test_webdataset_reads_photos_and_label_maps_with_its_unsafe_decoders_off(tmp
 
 
 def test_samples_keep_all_their_members_and_become_several_shards(tmp_path, monkeypatch):
-    monkeypatch.setitem(hub.FORMATS, "webdataset", hub.Format(hub.webdataset.webdataset, part=4, images=True, whole=True))
+    monkeypatch.setitem(
+        hub.FORMATS, "webdataset", hub.Format(hub.webdataset.webdataset, part=4, images=True, whole=True)
+    )
     export(make_run(tmp_path), str(tmp_path / "out"), "webdataset", Selection())
 
     shards = sorted((tmp_path / "out").glob("*.tar"))
