@@ -110,11 +110,12 @@ class Raising(FakeSegmenter):
 def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, tmp_path, monkeypatch, bad):
     monkeypatch.setattr(worker, "EVERY", 4)  # images: a window
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
-    device, made = Failing(6, bad), []
+    device, made, turn = Failing(6, bad), [], threading.Lock()
 
     def build():
-        one = Worker(ledger, FakeSegmenter() if made else device)
-        made.append(one)
+        with turn:  # workers are built side by side: one of them has the device
+            one = Worker(ledger, FakeSegmenter() if made else device)
+            made.append(one)
         if one is not made[0]:
             device.is_bad.wait(20)
         one.reference = Reference(ledger, one.segmenter)

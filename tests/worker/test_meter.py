@@ -70,7 +70,7 @@ def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
         time.sleep(LONG)
         yield from real(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.feed, "read_shard", slow)
+    monkeypatch.setattr(pipeline.worker.reading, "read_shard", slow)
     worker = worker_of(ledger)
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "read"
@@ -83,7 +83,7 @@ def test_waiting_for_pixels_is_waiting_for_decode(ledger, monkeypatch):
         time.sleep(0.05)
         return real(*arguments)
 
-    monkeypatch.setattr(pipeline.feed, "decode_sample", slow)
+    monkeypatch.setattr(pipeline.worker.reading, "decode_sample", slow)
     worker = worker_of(ledger)
     worker.feed.threads = 1
     list(worker.run(tasks_of(ledger)))
