@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
@@ -35,6 +35,7 @@ R = TypeVar("R")
 CALL_S = 45.0  # for an answer: less than the 60 after which a lost GCS ends the process that waits for it
 ANSWER_S = 10.0  # in which a Ray must take a connection
 LOOK_S = 2.0  # between two looks at whether Ray's processes listen
+LAST_S = 0.5  # in which a private raylet that ends its workers has ended as well
 END_S = 10.0  # for an end in good order, before it is made one
 RESTARTS = 3  # of a private Ray
 GCS_S = 30  # after which what is left of a private Ray gives up: nobody will start its GCS again
@@ -128,7 +129,7 @@ class Cluster:
         """See Host.exchange. Raises RayLost."""
         answers: dict[str, Report | str] = self.call("exchange", orders)
         if any(isinstance(answer, str) for answer in answers.values()):
-            self.check()  # with Ray, all workers die
+            self.check_soon()
         return answers
 
     def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
@@ -193,6 +194,13 @@ class Cluster:
             raise ConfigError(f"no worker can start: {failure}")
         if gone := self._gone(CALL_S):  # whoever keeps a cluster may bring its GCS back
             raise self._lost(gone)
+
+    def check_soon(self) -> None:
+        """The same where processes of workers have died: with Ray all of them do, and some a moment before it."""
+        self.check()
+        if self.is_private:
+            sleep(LAST_S)
+            self.check()
 
     def _lost(self, how: str) -> RayLost:
         self._dead = f"{self}: {self._gone(0.0) or how}"

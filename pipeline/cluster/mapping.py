@@ -76,7 +76,7 @@ class _Work:
                 self._cluster.call("function", self._function)
             found = self._cluster.call("results", self._fresh, wait_s)
             if any(isinstance(said, str) for said in found.values()):
-                self._cluster.check()  # with Ray, they all die
+                self._cluster.check_soon()
         except RayLost as lost:
             self._cluster.restart(lost)
             self._knows, self._fresh = False, dict(self._out)

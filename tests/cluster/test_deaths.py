@@ -53,10 +53,11 @@ def test_a_map_goes_on_when_the_raylet_of_a_private_ray_is_killed(tmp_path):
     ],
 )
 def test_a_run_whose_ray_loses_a_process_goes_on_with_a_fresh_one(process, moment):
-    death = kill(process, moment)
+    death = kill(process, moment, "--json")
     say(death)
     assert death.code == 0
     assert death.said.count("it is started again") == 1
+    assert '"lost_workers": 0' in death.said
     assert death.rows == IMAGES
     assert (death.twice, death.left) == (0, [])
     assert death.still_s < AIM_S + 30

@@ -347,7 +347,7 @@ class Items:
         self.out.clear()
         return done
 
-    def check(self):
+    def check_soon(self):
         if self.script.get(self.rounds) == "died with Ray":
             raise RayLost("its raylet is gone")
 
