@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tenacity
 import torch
 from PIL import Image
 
@@ -95,7 +97,7 @@ def shards(tmp_path: Path) -> list[Shard]:
     return pin([str(tmp_path / "in" / "s-*.tar")])
 
 
-def a_run(**changes: object) -> Run:
+def a_run(**changes: Any) -> Run:
     """A run of the fake model, four samples a window."""
     made = Run.of(SegmentConfig(thresholds=(1.0,)), "0", model="fake", revision=None, window=4)
     return replace(made, **changes)
@@ -140,5 +142,5 @@ def place(s3: Proxy) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Storage is tried again after a tenth of the time, so that many failures take seconds."""
-    wait = retry.wait_random_exponential
+    wait = tenacity.wait_random_exponential
     monkeypatch.setattr(retry, "wait_random_exponential", lambda **_: wait(multiplier=0.02, max=0.3))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def left_behind(mark):
 )
 def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_command(tmp_path, signals, code):
     count = 80
-    content = [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(count)]
+    content: list[tuple[str, Mapping[str, bytes]]] = [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(count)]
     words = ["label", str(write_shard(tmp_path / "in" / "s.tar", content)), "--output", str(tmp_path / "run")]
     words += ["--model", "tiny", "--window", "4"]
     mark, temporary = uuid.uuid4().hex, tmp_path / "a folder of temporary files, longer than Ray's sockets bear"
@@ -69,7 +70,7 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("run/labels/*.parquet")):
             assert time.monotonic() < deadline, "nothing was committed"
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
         workers = left_behind(mark)
         for signum in signals:
