@@ -1,8 +1,9 @@
 """Where Python looks for modules: in the interpreter's own folders and in this project's before any of the user's.
 
 A user may have a `jobs.py`, a `ray.py` or a `random.py` where a command is run or on PYTHONPATH, and Python would take
-those for ours, for a dependency's and for its own. What this file imports is loaded in every interpreter. What pip's
-script for a command imports before it (`re`, with `types` and `enum`) it cannot protect from PYTHONPATH.
+those for ours, for a dependency's and for its own. What this file imports is loaded in every interpreter. It cannot
+protect from PYTHONPATH what is imported before it: `re`, with `types` and `enum`, by pip's script for a command, and
+`pathlib` by the .pth file of a development install.
 """
 
 import os

@@ -13,7 +13,7 @@ from pipeline.searchpath import ROOT, child_environment, own_first, settle
 from tests.conftest import SHARED
 
 ENTRY = Path(ROOT) / "jobs" / "entry"
-NAMES = ("jobs", "pipeline", "diffseg", "ray", "torch", "typer", "numpy", "random", "json", "pathlib", "tempfile")
+NAMES = ("jobs", "pipeline", "diffseg", "ray", "torch", "typer", "numpy", "random", "json", "tempfile")
 
 
 def write_hostile(folder, as_packages=False):

@@ -108,7 +108,7 @@ class Raising(FakeSegmenter):
 
 @pytest.mark.parametrize("bad", [Broken(), Empty(), Raising()], ids=["wrong", "nan", "raises"])
 def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, tmp_path, monkeypatch, bad):
-    monkeypatch.setattr(worker, "EVERY", 4)  # images: a window
+    monkeypatch.setattr(worker, "EVERY", 1)  # image: every window, a short one too
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
     device, made, turn = Failing(6, bad), [], threading.Lock()
 
