@@ -50,7 +50,7 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
-    from pipeline.cluster.parallel import spreading
+    from pipeline.cluster.parallel import parallel_mapping
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions
@@ -74,8 +74,8 @@ def evaluate(
     data = open_truth(truth, rules, member=truth_key, listed=listed)
     runs = {name: Predictions(Ledger.open(where), rules, categories=scorer.tables) for name, where in urls.items()}
     kept = worst if gallery else 0
-    with spreading(processes, ray_address, console.note, stall) as spread:
-        done = evaluate(data, runs, scorer, spread=spread, worst=kept, on_image=_Ticker().tick)
+    with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
+        done = evaluate(data, runs, scorer, parallel_map=parallel_map, worst=kept, on_image=_Ticker().tick)
     if not any(result.scores for result in done.results.values()):
         raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")
     if table:

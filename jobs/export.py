@@ -52,7 +52,7 @@ def export(
     """Write what is committed of a run for other tools; the same command resumes it."""
     from time import monotonic
 
-    from pipeline.cluster.parallel import spreading
+    from pipeline.cluster.parallel import parallel_mapping
     from pipeline.datasets.selection import Selection
     from pipeline.exports.export import export
     from pipeline.run.ledger import Ledger
@@ -60,9 +60,9 @@ def export(
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
     ledger, began = Ledger.open(url), monotonic()
     with (
-        spreading(ray_address=ray_address, note=console.note, silence_s=stall)
+        parallel_mapping(ray_address=ray_address, note=console.note, silence_s=stall)
         if ray_address
-        else nullcontext() as spread
+        else nullcontext() as parallel_map
     ):
         done = export(
             ledger,
@@ -71,7 +71,7 @@ def export(
             selection,
             images=images,
             members=members,
-            spread=spread,
+            parallel_map=parallel_map,
             tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
         )
     report(done, monotonic() - began, json)

@@ -77,7 +77,7 @@ def pilot(
 
         from pipeline.pilot.page import write_pilot
         from pipeline.pilot.pilot import pilot
-        from pipeline.worker.reading import decode_threads
+        from pipeline.worker.sample_loader import decode_threads
 
         compared = asked or _around(backend)
         for each in compared:

@@ -10,22 +10,22 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 Waiting = Callable[[], AbstractContextManager[None]]  # its block is time spent waiting
-AHEAD = 8  # items a process that are read before their turn
+PREFETCH = 8  # items a process that are read before their turn
 
 
-class Spread(Protocol):
+class ParallelMap(Protocol):
     """Applies a function to items."""
 
     def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
         """function(item) for every item, in order. What travels between processes travels by pickle."""
 
 
-def here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def map_here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """In this process, while the next items are read."""
-    return map_ahead(function, items, depth=AHEAD)
+    return prefetch_map(function, items, depth=PREFETCH)
 
 
-def map_ahead(
+def prefetch_map(
     function: Callable[[T], R],
     items: Iterable[T],
     *,

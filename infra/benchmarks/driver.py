@@ -21,7 +21,7 @@ from pipeline.records import Shard
 from pipeline.run.layout import end_name, window_name
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
-from pipeline.worker.meter import Reading
+from pipeline.worker.stage_timer import MetricsSnapshot
 
 SIZES = (1_000, 10_000, 100_000)
 WINDOWS_A_SHARD = (1, 10)
@@ -32,7 +32,7 @@ WARM = 1_000  # windows of a run that goes first: what any run takes once, whate
 class NullPool:
     """Workers that are done at once."""
 
-    made = Reading()
+    made = MetricsSnapshot()
 
     def __init__(self, windows: int) -> None:
         self.staff, self._windows, self._held = self, windows, []

@@ -25,7 +25,7 @@ from pipeline.messages import Receipt, TaskDone
 from pipeline.run.ledger import Ledger
 from pipeline.worker.build import WorkerSettings
 from pipeline.worker.host import Report
-from pipeline.worker.meter import Reading
+from pipeline.worker.stage_timer import MetricsSnapshot
 
 WORKERS = (10, 100, 300, 1_000)
 WINDOW_S = 60.0  # of 1,024 images on a GPU at 17 images/s
@@ -53,7 +53,7 @@ class Crowd:
             task = held.pop(0)
             outcomes = (Receipt(task.shard.id, 0, 1024, (), 1 << 20, 1.0), TaskDone(task, 1, ended=True))
             self._due[worker] = time.monotonic() + WINDOW_S
-        return Report(outcomes, 1024, True, 0.0, made=Reading({"ok": 1024}, 1, segments=9000), place="node")
+        return Report(outcomes, 1024, True, 0.0, made=MetricsSnapshot({"ok": 1024}, 1, segments=9000), place="node")
 
     def calls(self) -> int:
         """Answers asked for so far."""

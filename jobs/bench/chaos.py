@@ -12,7 +12,7 @@ import typer
 
 from jobs.shared import console, options
 from pipeline import process
-from pipeline.bench.chaos_monkey import TARGETS, Ended, loose_monkey
+from pipeline.bench.chaos_monkey import TARGETS, Ended, chaos_monkey
 from pipeline.bench.local_cluster import private_nodes
 
 
@@ -36,7 +36,7 @@ def chaos(
     json: options.Json = False,
 ) -> int:
     """Kill workers, nodes and drivers of a labelling job, break its storage, and prove that nothing is missing."""
-    from pipeline.bench.job import Trial, write_photos
+    from pipeline.bench.job import BenchJob, write_photos
     from pipeline.errors import ConfigError
 
     targets = tuple(target or TARGETS)
@@ -45,7 +45,7 @@ def chaos(
     with ExitStack() as stack:
         place = output or stack.enter_context(tempfile.TemporaryDirectory(prefix="diffseg-chaos-"))
         nodes = None if ray_address else stack.enter_context(private_nodes())
-        trial = Trial(
+        trial = BenchJob(
             photos=write_photos(place, shards, images, (96, 128), seed),
             output=place,
             workers=workers,
@@ -57,7 +57,7 @@ def chaos(
             outage_s=2.0 if storage_faults else 0.0,
             seed=seed,
         )
-        monkey = stack.enter_context(loose_monkey(trial, nodes, random.Random(seed), targets))
+        monkey = stack.enter_context(chaos_monkey(trial, nodes, random.Random(seed), targets))
         return _report(list(monkey.torment(rounds, images)), json)
 
 
@@ -102,10 +102,10 @@ def _report(ended: list[Ended], json: bool) -> int:
 
 def main() -> int:
     """Be a driver of a trial, to its end."""
-    from pipeline.bench.conservation import Witness
-    from pipeline.bench.job import Trial, run_trial
+    from pipeline.bench.conservation import BeginRecorder
+    from pipeline.bench.job import BenchJob, run_job
 
-    summary = run_trial(Trial.from_json(sys.argv[1]), Witness)
+    summary = run_job(BenchJob.from_json(sys.argv[1]), BeginRecorder)
     return 3 if summary.faults else 0
 
 

@@ -13,7 +13,7 @@ import typer
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
-    from pipeline.bench.job import Trial
+    from pipeline.bench.job import BenchJob
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
@@ -54,13 +54,13 @@ def job(
     json: options.Json = False,
 ) -> None:
     """Measure the engine with a fake model of a set speed: its share of workers times the bare model."""
-    from pipeline.bench.job import Trial, write_photos
+    from pipeline.bench.job import BenchJob, write_photos
 
     found = []
     with tempfile.TemporaryDirectory(prefix="diffseg-bench-") as folder:
         photos = write_photos(folder, shards, images, PHOTO, seed=0)
         for number, each in enumerate(seconds or (0.02, 0.005)):
-            trial = Trial(
+            trial = BenchJob(
                 photos=photos, output=f"{folder}/run-{number}", workers=workers, window=window, seconds=each,
                 batch_size=batch_size,
             )  # fmt: skip
@@ -71,16 +71,16 @@ def job(
         console.say_json([asdict(speed) for speed in found])
 
 
-def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
+def measure(trial: "BenchJob", images: int, ray_data: bool) -> JobSpeed:
     """One run, and what it is held against."""
-    from pipeline.bench.job import run_trial
-    from pipeline.bench.timed_worker import Clocked, spent
+    from pipeline.bench.job import run_job
+    from pipeline.bench.timed_worker import TimedWorker, spent
     from pipeline.run.ledger import Ledger
 
     alone = bare(trial)
     beside = by_ray_data(trial) if ray_data else None
     began = time()
-    summary = run_trial(trial, Clocked)
+    summary = run_job(trial, TimedWorker)
     if summary.totals.rows != images or summary.faults:
         raise RuntimeError(f"{summary.totals.rows} rows of {images} images, {summary.faults}")
     notes = [note for note in spent(Ledger.open(trial.output)) if note.rows]
@@ -103,7 +103,7 @@ def measure(trial: "Trial", images: int, ray_data: bool) -> JobSpeed:
     )
 
 
-def bare(trial: "Trial") -> float:
+def bare(trial: "BenchJob") -> float:
     """Images/s of the fake model in a loop, batch after batch of decoded images, with nothing to wait for."""
     from pipeline.bench.fake_model import FakeSegmenter
     from pipeline.inputs.decode import decode
@@ -125,7 +125,7 @@ def bare(trial: "Trial") -> float:
     return rounds * len(batch) / (perf_counter() - began)
 
 
-def by_ray_data(trial: "Trial") -> dict[str, float] | None:
+def by_ray_data(trial: "BenchJob") -> dict[str, float] | None:
     """The same photos through a plain Ray Data job, in a process of its own; None where it cannot run."""
     import json
     import os

@@ -46,7 +46,9 @@ class Round:
 
 
 @contextmanager
-def loose_monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]) -> Iterator["Monkey"]:
+def chaos_monkey(
+    trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]
+) -> Iterator["ChaosMonkey"]:
     """A monkey that sees the cluster of a trial; of private nodes it starts as many as there are workers."""
     from pipeline.cluster import Cluster
     from pipeline.errors import ConfigError
@@ -60,13 +62,13 @@ def loose_monkey(trial: Any, nodes: Nodes | None, luck: random.Random, targets: 
                 if not nodes or attempt == 59:
                     raise
                 sleep(1)
-        monkey = Monkey(trial, cluster, nodes, luck, targets)
+        monkey = ChaosMonkey(trial, cluster, nodes, luck, targets)
         for count in range(trial.workers if nodes else 0):
             monkey.add_node(count + 2)
         yield monkey
 
 
-class Monkey:
+class ChaosMonkey:
     """Strikes a driver's workers, their nodes and itself, and keeps the books of it."""
 
     def __init__(

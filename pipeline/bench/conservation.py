@@ -19,7 +19,7 @@ BEGUN = "begun"  # folder of a run: <attempt id>/<shard id>.<window>.<which time
 MOST_WASTED = 2  # windows a lost worker: one being committed, one being labelled
 
 
-class Witness(Worker):
+class BeginRecorder(Worker):
     """A worker that writes down what it begins."""
 
     def _label(self, work: WindowWork) -> None:

@@ -27,7 +27,7 @@ class Refused(Exception):
         self.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
 
-class BadStorage:
+class FaultyStorage:
     """rate: share of requests that fail, drawn by seed. outage_s: how long everything fails now and then; 0: never."""
 
     def __init__(self, rate: float, seed: int, outage_s: float = 0.0) -> None:
@@ -82,7 +82,7 @@ def refusal(what: str) -> Exception:
 
 
 @contextmanager
-def breaking(bad: BadStorage) -> Iterator[BadStorage]:
+def breaking(bad: FaultyStorage) -> Iterator[FaultyStorage]:
     """Every request of this process goes through it while the block runs."""
     sound, retry.request = retry.request, bad
     try:

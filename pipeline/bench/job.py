@@ -16,7 +16,7 @@ from diffseg.config import SegmentConfig
 from diffseg.scenes.scene import draw_scene
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.bench.faulty_storage import BadStorage, breaking
+from pipeline.bench.faulty_storage import FaultyStorage, breaking
 from pipeline.config import RunConfig
 from pipeline.inputs import shards
 from pipeline.inputs.tar.writing import write_samples
@@ -33,7 +33,7 @@ FAKE = "fake"  # what such a run says of its model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class BenchJob:
     """What is labelled, by whom, how fast, and how much of its storage's answers are faults."""
 
     photos: tuple[str, ...]
@@ -49,7 +49,7 @@ class Trial:
     seed: int = 0
 
     @classmethod
-    def from_json(cls, said: str) -> "Trial":
+    def from_json(cls, said: str) -> "BenchJob":
         """What `to_json` wrote."""
         values = json.loads(said)
         return cls(**{**values, "photos": tuple(values["photos"])})
@@ -63,7 +63,7 @@ class Trial:
 class Build:
     """Makes a worker of a trial in its process. kind: a Worker that tells more than others."""
 
-    trial: Trial
+    trial: BenchJob
     kind: type[Worker] = Worker
 
     def __call__(self, settings: WorkerSettings) -> Worker:
@@ -77,14 +77,14 @@ class Build:
         return self.kind(ledger, fake)
 
 
-def break_storage(trial: Trial, until: ExitStack) -> None:
+def break_storage(trial: BenchJob, until: ExitStack) -> None:
     """Have this process' storage fail until the stack is closed; each process by luck of its own."""
     if trial.storage_faults:
         luck = int(np.random.default_rng().integers(1 << 32))
-        until.enter_context(breaking(BadStorage(trial.storage_faults, trial.seed ^ luck, trial.outage_s)))
+        until.enter_context(breaking(FaultyStorage(trial.storage_faults, trial.seed ^ luck, trial.outage_s)))
 
 
-def open_trial(trial: Trial) -> Ledger:
+def open_job(trial: BenchJob) -> Ledger:
     """Begin the run of a trial, or join it. Raises ConfigError."""
     pinned = shards.pin(trial.photos)
     if trial.model:
@@ -93,7 +93,7 @@ def open_trial(trial: Trial) -> Ledger:
     return Ledger.start(trial.output, made, pinned)
 
 
-def run_trial(trial: Trial, kind: type[Worker] = Worker, hooks: labelling.Hooks | None = None) -> labelling.Summary:
+def run_job(trial: BenchJob, kind: type[Worker] = Worker, hooks: labelling.Hooks | None = None) -> labelling.Summary:
     """Be the driver of a trial to its end."""
     with ExitStack() as sound_again:
         break_storage(trial, sound_again)
@@ -103,7 +103,7 @@ def run_trial(trial: Trial, kind: type[Worker] = Worker, hooks: labelling.Hooks 
             batch_size=trial.batch_size if trial.model else None,
             device="auto" if trial.model else "cpu",
         )
-        return labelling.finish(open_trial(trial), trial.model or FAKE, run, hooks=hooks, build=Build(trial, kind))
+        return labelling.finish(open_job(trial), trial.model or FAKE, run, hooks=hooks, build=Build(trial, kind))
 
 
 def write_photos(output: str, count: int, images: int, size: tuple[int, int], seed: int) -> tuple[str, ...]:

@@ -27,11 +27,11 @@ class Spent:
     ended: float
     rows: int
     busy_s: float
-    waited_s: dict[str, float] = field(default_factory=dict)  # for each stage, see `meter`
+    waited_s: dict[str, float] = field(default_factory=dict)  # for each stage, see `stage_timer`
     cpu_s: dict[str, float] = field(default_factory=dict)  # by stage, and `other`
 
 
-class Clocked(Worker):
+class TimedWorker(Worker):
     """A worker that leaves a note of its time with every window."""
 
     _first = 0.0
@@ -47,7 +47,7 @@ class Clocked(Worker):
         self._cpu_before = time.process_time()
         for outcome in super().run(tasks):
             if isinstance(outcome, Receipt):
-                ended, reading = time.time(), self.meter.read()
+                ended, reading = time.time(), self.timer.snapshot()
                 cpu = self._cpu()
                 note = Spent(self._first, ended, self.labelled, reading.busy_s, dict(reading.waited_s), cpu)
                 self.ledger.store.replace(f"{SPENT}/{self.ledger.attempt}.json", json.dumps(asdict(note)).encode())

@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
-from pipeline.cluster.mapping import spread
+from pipeline.cluster.mapping import map_on_cluster
 from pipeline.cluster.messages import Began, Failed, Look, Orders, Step
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
@@ -145,7 +145,7 @@ class Cluster:
         One map at a time.
         Raises WorkerLost where processes keep dying, Stopped where nothing moves, RayLost.
         """
-        return spread(self, function, items, in_flight or 2 * self.cpus)
+        return map_on_cluster(self, function, items, in_flight or 2 * self.cpus)
 
     def call(self, name: str, *arguments: Any, within: float = CALL_S) -> Any:
         """What a method of `Host` answers: the one place where a driver waits for Ray.

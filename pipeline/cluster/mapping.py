@@ -20,7 +20,7 @@ R = TypeVar("R")
 TASK_RETRIES = 3  # of an item whose process died: nothing that is computed here is committed twice
 
 
-def spread(cluster: "Cluster", function: Callable[[T], R], items: Iterable[T], room: int) -> Iterator[R]:
+def map_on_cluster(cluster: "Cluster", function: Callable[[T], R], items: Iterable[T], room: int) -> Iterator[R]:
     """function(item) for every item, in order; at most `room` items are out at once. See `Cluster.map`."""
     work = _Work(cluster, function)
     try:

@@ -11,7 +11,7 @@ Of each worker, from its own node (label `WorkerId`); images and seconds of a ki
     ray_diffseg_images_total{status}          rows made; labelled again after a loss, counted again
     ray_diffseg_windows_total                 windows committed
     ray_diffseg_busy_seconds_total            labelling: its rate is the share of time the device works
-    ray_diffseg_waited_seconds_total{stage}   waiting instead, for task, read, decode or commit: see `meter`
+    ray_diffseg_waited_seconds_total{stage}   waiting instead, for task, read, decode or commit: see `stage_timer`
 
 Of a driver, from the node it runs on; two drivers on one output differ by `WorkerId`:
 
@@ -31,11 +31,11 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.driver.figures import FIGURES
-from pipeline.worker.meter import Reading
+from pipeline.worker.stage_timer import MetricsSnapshot
 
 
 class WorkerMetrics:
-    """A worker's meter as counters of its process."""
+    """A worker's snapshot as counters of its process."""
 
     def __init__(self) -> None:
         self._images = _Growing("diffseg_images_total", "Rows made, by status", "status")
@@ -43,12 +43,12 @@ class WorkerMetrics:
         self._busy = _Growing("diffseg_busy_seconds_total", "Seconds spent labelling")
         self._waited = _Growing("diffseg_waited_seconds_total", "Seconds labelling waited, by stage", "stage")
 
-    def publish(self, reading: Reading) -> None:
-        """Bring the counters up to a reading."""
-        self._images.reach(reading.images)
-        self._windows.reach({"": reading.windows})
-        self._busy.reach({"": reading.busy_s})
-        self._waited.reach(reading.waited_s)
+    def publish(self, snapshot: MetricsSnapshot) -> None:
+        """Bring the counters up to a snapshot."""
+        self._images.reach(snapshot.images)
+        self._windows.reach({"": snapshot.windows})
+        self._busy.reach({"": snapshot.busy_s})
+        self._waited.reach(snapshot.waited_s)
 
 
 class RunGauges:

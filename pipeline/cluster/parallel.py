@@ -10,19 +10,19 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-from pipeline.concurrency import AHEAD, R, Spread, T, here, map_ahead
+from pipeline.concurrency import PREFETCH, ParallelMap, R, T, map_here, prefetch_map
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.searchpath import child_environment, settle
 from pipeline.watch import SILENCE_S
 
 
 @contextmanager
-def spreading(
+def parallel_mapping(
     processes: int = 0,
     ray_address: str | None = None,
     note: Callable[[str], None] = lambda said: None,
     silence_s: float | None = None,
-) -> Iterator[Spread]:
+) -> Iterator[ParallelMap]:
     """Where work is to be done: on a Ray, in processes beside this one, else here.
 
     note, silence_s: as `Cluster` has them.
@@ -36,14 +36,14 @@ def spreading(
         with Cluster(ray_address, note, silence_s or SILENCE_S) as cluster:
             yield cluster.map
     elif processes:
-        with _processes(processes) as spread:
-            yield spread
+        with _processes(processes) as parallel_map:
+            yield parallel_map
     else:
-        yield here
+        yield map_here
 
 
 @contextmanager
-def _processes(count: int) -> Iterator[Spread]:
+def _processes(count: int) -> Iterator[ParallelMap]:
     try:
         with _childrens_environment():  # multiprocessing begins a process of its own with the first lock
             pool = ProcessPoolExecutor(count, _Spawn(), initializer=settle)
@@ -52,13 +52,13 @@ def _processes(count: int) -> Iterator[Spread]:
     try:
         with pool:
 
-            def spread(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+            def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 def ask(item: T) -> R:
                     return pool.submit(function, item).result()
 
-                return map_ahead(ask, items, depth=AHEAD * count, threads=count)
+                return prefetch_map(ask, items, depth=PREFETCH * count, threads=count)
 
-            yield spread
+            yield parallel_map
     except BrokenProcessPool as error:
         raise WorkerLost(f"one of {count} processes died; try fewer, memory may be short") from error
 

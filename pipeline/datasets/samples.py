@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.datasets.selection import WANTED, Part, Selection, Tally, chosen_rows
 from pipeline.datasets.source_images import Photos
 from pipeline.errors import ShardChanged
@@ -69,7 +69,7 @@ class Samples:
         """The samples of a part, until its limit is reached; counted as they come."""
         rows = chosen_rows(self.ledger, self.selection, part, tally, WANTED)
         chosen = self._with_photos(part, rows, self.photos) if self.photos else ((*found, None) for found in rows)
-        yield from map_ahead(lambda found: self.labelled(*found), chosen, depth=AHEAD, threads=2)
+        yield from prefetch_map(lambda found: self.labelled(*found), chosen, depth=AHEAD, threads=2)
 
     def _with_photos(
         self, part: Part, rows: Iterator[tuple[int, dict[str, Any]]], photos: Photos

@@ -5,7 +5,7 @@ It goes by what workers have made, as their heartbeats tell: a window may be lar
 
 from pipeline.errors import WouldRepeat
 from pipeline.records import OK
-from pipeline.worker.meter import Reading
+from pipeline.worker.stage_timer import MetricsSnapshot
 
 FIRST_LOOK = 500  # rows: enough to tell a pattern from chance, and a heartbeat or two more stay below 1,000
 MAX_FAILED = 0.5  # share of rows without labels
@@ -13,7 +13,7 @@ MAX_SINGLE = 0.9  # share of labelled images that are one segment: thresholds fa
 MAX_SEGMENTS = 150  # of an image, on average: thresholds so low that hardly any of 256 anchors merge
 
 
-def check(made: Reading) -> None:
+def check(made: MetricsSnapshot) -> None:
     """Raises WouldRepeat with the reason and examples where most of what was made is useless."""
     rows = sum(made.images.values())
     if rows < FIRST_LOOK:
@@ -38,5 +38,5 @@ def check(made: Reading) -> None:
         )
 
 
-def _such_as(made: Reading, kind: str) -> str:
+def _such_as(made: MetricsSnapshot, kind: str) -> str:
     return f"for example {'; '.join(made.examples.get(kind, ()))}"

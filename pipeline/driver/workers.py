@@ -9,7 +9,7 @@ from pipeline.driver.backoff import delay_s
 from pipeline.errors import Drained, NoWorker, WorkerLost, WouldRepeat
 from pipeline.messages import Beat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.worker.host import DRAINED, Report
-from pipeline.worker.meter import Reading, together
+from pipeline.worker.stage_timer import MetricsSnapshot, combine
 
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
 STALL_S = 900.0  # seconds without a sample, a byte or a commit after which a worker that has work counts as hung
@@ -36,7 +36,7 @@ class Desk:
     place: str = ""  # its node
     device: str = ""
     beats: tuple[Beat, ...] = ()
-    made: Reading = field(default_factory=Reading)  # rows, committed or not
+    made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not
     asked: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
     busy: float = field(default_factory=monotonic)  # when it last had something to do
 
@@ -104,7 +104,7 @@ class Staff:
         self._wanted = size
         self._made = 0
         self._gone_labelled, self._gone_retries = 0, 0  # by workers that are no more
-        self._gone_made = Reading()
+        self._gone_made = MetricsSnapshot()
         self._agreed, self._odd = 0, 0  # workers that were ready, and that were left out
         self._false_starts = 0  # in a row
         self._not_before = -float("inf")
@@ -116,9 +116,9 @@ class Staff:
         return self._gone_labelled + sum(desk.labelled for desk in self.desks)
 
     @property
-    def made(self) -> Reading:
+    def made(self) -> MetricsSnapshot:
         """Rows by what they are, committed or not."""
-        return together([self._gone_made, *(desk.made for desk in self.desks)])
+        return combine([self._gone_made, *(desk.made for desk in self.desks)])
 
     @property
     def retries(self) -> int:
@@ -175,7 +175,7 @@ class Staff:
         self.desks.remove(desk)
         self._gone_labelled += desk.labelled
         self._gone_retries += desk.retries
-        self._gone_made = together([self._gone_made, desk.made])
+        self._gone_made = combine([self._gone_made, desk.made])
         probing = desk.probing()
         if desk.labelled or desk.ready:
             self._false_starts = 0

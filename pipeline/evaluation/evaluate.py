@@ -14,7 +14,7 @@ import numpy as np
 from diffseg.evaluation.bootstrap import Interval, mean_interval
 from diffseg.evaluation.matching import Counts
 from diffseg.evaluation.scores import MEASURES, DatasetMatching, ImageScore, Summary, summarise
-from pipeline.concurrency import Spread, here
+from pipeline.concurrency import ParallelMap, map_here
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.score import LeftOut, Outcome, Scored, Scorer, Work
 from pipeline.evaluation.truth import Truth
@@ -87,13 +87,13 @@ def evaluate(
     runs: Mapping[str, Predictions],
     scorer: Scorer,
     *,
-    spread: Spread = here,
+    parallel_map: ParallelMap = map_here,
     worst: int = 0,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Measure every sample of the truth with every method of the scorer.
 
-    runs: by the name they have among the methods. spread: where samples are scored.
+    runs: by the name they have among the methods. parallel_map: where samples are scored.
     worst: how many of the images that the first method does worst on to keep, by the protocol's leading figure.
     Raises ConfigError where no key of the truth is a key of the run.
     """
@@ -104,7 +104,7 @@ def evaluate(
             result.matching = DatasetMatching(protocol.num_classes)
     least = _Least(worst)
     out: deque[Work] = deque()  # read and not scored yet
-    for outcomes in spread(scorer, _noted(_pair(truth, runs), out)):
+    for outcomes in parallel_map(scorer, _noted(_pair(truth, runs), out)):
         work = out.popleft()
         for method, outcome in outcomes.items():
             evaluation.results[method].add(method, work.truth.key, outcome)

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from pipeline import flags
-from pipeline.concurrency import Spread
+from pipeline.concurrency import ParallelMap
 from pipeline.datasets.samples import Labelled, Samples
 from pipeline.datasets.selection import Part, Selection, Tally
 from pipeline.datasets.source_images import Photos
@@ -117,14 +117,14 @@ def export(
     *,
     images: bool | None = None,
     members: bool | None = None,
-    spread: Spread | None = None,
+    parallel_map: ParallelMap | None = None,
     tick: Callable[[State], None] = lambda _: None,
 ) -> Exported:
     """Write what is committed of a run in another format; the same call resumes.
 
     kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
     members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
-    spread: applies a function to every part, in order, on other machines; None: here, one after the
+    parallel_map: applies a function to every part, in order, on other machines; None: here, one after the
     other. What is written is the same. tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
     """
@@ -146,7 +146,7 @@ def export(
     planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), format_.categories)
     work = Work(kind, len(planned.parts), selection, images, members, planned.names, planned.categories)
     state = State()
-    for one in _written(ledger, store, work, planned.parts, spread):
+    for one in _written(ledger, store, work, planned.parts, parallel_map):
         state.add(one)
         tick(state)
     if format_.finish:
@@ -188,7 +188,9 @@ def _begin(store: Store, mine: dict[str, Any]) -> None:
         raise ConfigError(f"{store} {flags.refusal('export', theirs, mine, flags.EXPORT)}")
 
 
-def _written(ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], spread: Spread | None) -> Iterator[State]:
+def _written(
+    ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], parallel_map: ParallelMap | None
+) -> Iterator[State]:
     """What became of every part, in order; those that are there already are not written again."""
     there = {name for name, _ in store.list(f"{PARTS}/")}
     left = [part for part in parts if _record(part) not in there]
@@ -200,7 +202,7 @@ def _written(ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], sp
             raise ConfigError(f"{target}: a machine of the cluster does not see the export that was begun there")
         return _write_part(Ledger.open(run), target, work, part)
 
-    written = spread(far, left) if spread else (_write_part(ledger, store, work, part) for part in left)
+    written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
     for part in parts:
         yield State.from_json(store.get(_record(part))) if _record(part) in there else next(written)
 

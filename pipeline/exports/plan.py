@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.datasets.selection import Part, Selection, Tally, chosen_rows
 from pipeline.exports.writer import OBJECT
 from pipeline.run.layout import WindowObject
@@ -33,7 +33,7 @@ def plan(ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, 
     """size: windows a part. categories: whether the format numbers them."""
     marks, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
     groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
-    for found in map_ahead(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
+    for found in prefetch_map(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
         marks.append(found[0])
         folders.append(found[1])
         for count in found[2]:

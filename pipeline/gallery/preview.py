@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 
 from diffseg.types import Segment
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.statistics import Distributions, some_windows
@@ -169,7 +169,7 @@ def _photos(ledger: Ledger, shard: str, indices: set[int], lost: list[str]) -> I
         return
     try:
         raw = _raw_samples(ledger, shard, indices)
-        for sample in map_ahead(partial(decode_sample, reader=ledger.run.reader), raw, depth=2):
+        for sample in prefetch_map(partial(decode_sample, reader=ledger.run.reader), raw, depth=2):
             if isinstance(sample, ImageSample):
                 yield sample.raw.index, sample.image
     except PipelineError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import CorruptShard
 from pipeline.inputs.folder import reading
 from pipeline.inputs.reader import read_shard
@@ -64,7 +64,7 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     damaged: list[str] = []
     errors: list[tuple[float, float | None]] = []  # of each kind: samples, relative error
     for kind, same in _by_kind(shards).items():
-        looked = list(map_ahead(lambda shard: _look(shard, image_key), _spread(same, kind), depth=8, threads=8))
+        looked = list(prefetch_map(lambda shard: _look(shard, image_key), _spread(same, kind), depth=8, threads=8))
         seen = {look.shard.id: round(look.total) for look in looked}
         samples, size = sum(look.total for look in looked), sum(look.shard.size for look in looked)
         each = samples / size if size else 0.0

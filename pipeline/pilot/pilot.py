@@ -16,7 +16,7 @@ import numpy as np
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import UInt8
 from pipeline import table
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.inputs.count import Counts, count
 from pipeline.inputs.reader import decode_sample, read_shard
@@ -24,7 +24,7 @@ from pipeline.inputs.sample import draw
 from pipeline.pilot.compare import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
 from pipeline.table.window_metadata import Footer
-from pipeline.worker.reading import pixels_wanted
+from pipeline.worker.sample_loader import pixels_wanted
 
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
 READERS = 4  # places read side by side
@@ -136,7 +136,7 @@ class _Source:
 
     def decoded(self, depth: int, threads: int) -> Iterator[tuple[Shard, ImageSample | SampleFailure]]:
         """In order of shard and index."""
-        return map_ahead(self._decode, self._raw(), depth=depth, threads=threads)
+        return prefetch_map(self._decode, self._raw(), depth=depth, threads=threads)
 
     def _decode(self, place: tuple[Shard, RawSample]) -> tuple[Shard, ImageSample | SampleFailure]:
         shard, raw = place
@@ -147,7 +147,7 @@ class _Source:
 
     def _raw(self) -> Iterator[tuple[Shard, RawSample]]:
         places = [(shard, place) for shard in self._shards for place in sorted(self._places.get(shard.id, ()))]
-        for shard, raws in map_ahead(self._read, places, depth=READERS, threads=READERS):
+        for shard, raws in prefetch_map(self._read, places, depth=READERS, threads=READERS):
             yield from ((shard, raw) for raw in raws)
 
     def _read(self, place: tuple[Shard, int]) -> tuple[Shard, list[RawSample]]:

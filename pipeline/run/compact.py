@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from pipeline import table
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError
 from pipeline.run.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
 from pipeline.run.layout import WindowObject
@@ -113,7 +113,7 @@ def _write(ledger: Ledger, place: int, windows: Sequence[WindowObject]) -> Compa
     if not ledger.store.exists(name):
         held: list[dict[str, object]] = []
         with ledger.store.growing(name) as out, table.concat.joining_windows(out, held) as add:
-            for window, data in map_ahead(fetch, windows, depth=AHEAD, threads=AHEAD):
+            for window, data in prefetch_map(fetch, windows, depth=AHEAD, threads=AHEAD):
                 held.append(asdict(_add(ledger, window, io.BytesIO(data), add)))
     there = next(read_compacted(ledger.store, name), None)
     if there is None or not held_of(there, windows):

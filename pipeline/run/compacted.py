@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline import table
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.run.layout import WindowObject
 from pipeline.storage.object_store import Store
 
@@ -65,7 +65,7 @@ def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
             return None
 
     found = (entry for entry in store.list(name or f"{FOLDER}/") if entry[0].endswith(".parquet"))
-    yield from (file for file in map_ahead(read, found, depth=READERS, threads=READERS) if file)
+    yield from (file for file in prefetch_map(read, found, depth=READERS, threads=READERS) if file)
 
 
 class Places:

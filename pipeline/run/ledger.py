@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline import table
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
@@ -73,7 +73,7 @@ class Ledger(Commits):
         if shard or parts < 2 or not self.store.lists_by_beginning:
             return super().states(shard)
         found: dict[str, ShardState] = {}
-        for part in map_ahead(self.listed, beginnings(self.shards, parts), depth=parts, threads=parts):
+        for part in prefetch_map(self.listed, beginnings(self.shards, parts), depth=parts, threads=parts):
             found |= part
         return found
 
@@ -95,7 +95,7 @@ class Ledger(Commits):
         def of(shard: Shard) -> list[ShardTask]:
             return self._gaps(shard, states.get(shard.id, ShardState()))
 
-        found = map_ahead(of, self.shards.values(), depth=READERS, threads=READERS)
+        found = prefetch_map(of, self.shards.values(), depth=READERS, threads=READERS)
         return [task for tasks in found for task in tasks]
 
     def has(self, task: ShardTask, window: int) -> bool:
@@ -135,7 +135,7 @@ class Ledger(Commits):
             number, generation = window.window, window.generation + 1
             return [ShardTask(self.shards[window.shard], number, number, generation)]
 
-        return [task for tasks in map_ahead(of, self.windows(), depth=READERS, threads=READERS) for task in tasks]
+        return [task for tasks in prefetch_map(of, self.windows(), depth=READERS, threads=READERS) for task in tasks]
 
     def _gaps(self, shard: Shard, state: ShardState) -> list[ShardTask]:
         if not state.ended:
@@ -194,7 +194,7 @@ class Ledger(Commits):
                 return table.categories(stream)
 
         parts = {part.name: part for part in self._places.stretches(windows)}
-        return set[str]().union(*map_ahead(of, parts.values(), depth=READERS, threads=READERS))
+        return set[str]().union(*prefetch_map(of, parts.values(), depth=READERS, threads=READERS))
 
     @cached_property
     def _places(self) -> Places:

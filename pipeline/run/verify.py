@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from pipeline import table
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.inputs.reader import read_shard
 from pipeline.messages import ShardTask
@@ -31,7 +31,7 @@ def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
     def check(shard: Shard) -> Checked:
         return _check(ledger, shard, states.get(shard.id, ShardState()), full)
 
-    yield from map_ahead(check, ledger.shards.values(), depth=THREADS, threads=THREADS)
+    yield from prefetch_map(check, ledger.shards.values(), depth=THREADS, threads=THREADS)
     for name in sorted(strangers):
         state = states[name]
         faults = _strays(state)

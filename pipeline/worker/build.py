@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
-from pipeline.worker.device_check import Reference
+from pipeline.worker.device_check import DeviceCheck
 from pipeline.worker.device_errors import device_errors
 from pipeline.worker.worker import Worker, _expect_one_gpu
 
@@ -49,5 +49,5 @@ def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worke
     worker = kind(ledger, segmenter)
     if settings.gpu:
         worker.device = str(torch.cuda.get_device_properties(0).uuid)
-    worker.reference = Reference(ledger, worker.segmenter)
+    worker.device_check = DeviceCheck(ledger, worker.segmenter)
     return worker

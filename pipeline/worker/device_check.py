@@ -19,7 +19,7 @@ LEAST = 0.9  # covering; other hardware moves borders by a pixel, a broken devic
 EVERY = 1024  # images between two looks at a device that labels: a thousandth of its time
 
 
-class Reference:
+class DeviceCheck:
     """The run's labels of the reference image, and the model in memory that is held against them."""
 
     def __init__(self, ledger: Ledger, segmenter: Segmenter) -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 from diffseg.models.fetch import arriving
 from pipeline.errors import PipelineError, Unfit
 from pipeline.messages import Beat, Outcome, ShardTask
-from pipeline.worker.meter import Reading
+from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
 DRAINED = "drained"  # how a worker ends that was asked to leave
@@ -25,7 +25,7 @@ class Report:
     ready: bool  # the model is loaded
     still_s: float  # seconds since anything moved, the model's loading included
     beats: tuple[Beat, ...] = ()  # what it has in hand
-    made: Reading = field(default_factory=Reading)  # rows, committed or not yet
+    made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not yet
     retries: int = 0  # requests to storage that its process has sent once more
     place: str = ""  # the node it runs on, where the pool has several
     device: str = ""  # what it labels on, where no other worker may
@@ -68,14 +68,14 @@ class Station:
         except queue.Empty:
             pass
         worker = self._worker
-        self._told = tuple(worker.hands.copy().values()) if worker else ()
+        self._told = tuple(worker.in_flight.copy().values()) if worker else ()
         return Report(
             outcomes=tuple(outcomes),
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
             still_s=monotonic() - (worker.moved if worker else self._start_moved()),
             beats=self._told,
-            made=worker.meter.read() if worker else Reading(),
+            made=worker.timer.snapshot() if worker else MetricsSnapshot(),
             device=worker.device if worker else "",
             unfit=self._unfit,
             ended=ended,

@@ -15,18 +15,18 @@ from dataclasses import replace
 from functools import partial
 from time import monotonic, perf_counter
 
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.messages import Beat, Outcome, Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
-from pipeline.worker.committing import Books
-from pipeline.worker.device_check import EVERY, Reference
-from pipeline.worker.heartbeat import Hands
+from pipeline.worker.committer import Committer
+from pipeline.worker.device_check import EVERY, DeviceCheck
+from pipeline.worker.in_flight import InFlight
 from pipeline.worker.labeling import Fitting, Row, Segmenter, failed_row, label
-from pipeline.worker.meter import Meter
 from pipeline.worker.probe import pieces
-from pipeline.worker.reading import Feed, Sample
+from pipeline.worker.sample_loader import Sample, SampleLoader
+from pipeline.worker.stage_timer import StageTimer
 from pipeline.worker.window import TaskEnd, WindowWork
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
@@ -40,16 +40,16 @@ class Worker:
     def __init__(self, ledger: Ledger, segmenter: Segmenter, *, batch_size: int | None = None) -> None:
         self.ledger = ledger
         self.segmenter = Fitting(segmenter, batch_size or segmenter.batch_size)
-        self.books = Books(ledger)
-        self.meter = Meter()
+        self.committer = Committer(ledger)
+        self.timer = StageTimer()
         self.labelled = 0  # samples gone through, ever: progress between commits
         self.moved = monotonic()  # when a stage last finished something
-        self.hands = Hands(ledger.run.window)
-        self.feed = Feed(ledger, self.books, self.meter, self.hands)
+        self.in_flight = InFlight(ledger.run.window)
+        self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight)
         self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
         self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
         self.device = ""  # that no other worker may have
-        self.reference: Reference | None = None  # what the device is held against as it goes
+        self.device_check: DeviceCheck | None = None  # what the device is held against as it goes
         self._at_hand = threading.Semaphore(WINDOWS_AT_HAND)
         self._began = 0.0  # when the first batch was
         self._timed = 0  # samples since
@@ -66,10 +66,12 @@ class Worker:
             return step()
 
         with ThreadPoolExecutor(1, "encode") as self._encoder:
-            for outcome in map_ahead(commit, self._steps(tasks), depth=2, full=partial(self.meter.waiting, "commit")):
+            for outcome in prefetch_map(
+                commit, self._steps(tasks), depth=2, full=partial(self.timer.waiting, "commit")
+            ):
                 self.moved = monotonic()
                 if isinstance(outcome, Receipt) and not outcome.wasted:
-                    self.meter.window()
+                    self.timer.window()
                 if outcome is not None:
                     yield outcome
 
@@ -77,7 +79,7 @@ class Worker:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
         probed: list[RawSample] = []
-        for task, item in self.feed.decoded(tasks, 2 * self.segmenter.batch_size + 2):
+        for task, item in self.loader.decoded(tasks, 2 * self.segmenter.batch_size + 2):
             self.moved = monotonic()
             number = None if isinstance(item, TaskEnd | RawSample) else item.raw.index // self.ledger.run.window
             if work and work.number != number:
@@ -90,10 +92,10 @@ class Worker:
                 if probed and _is_whole(item):
                     yield self._probed(task, probed)
                 probed = []
-                yield partial(self.books.close, task, item)
+                yield partial(self.committer.close, task, item)
             elif isinstance(item, RawSample):
                 probed.append(item)
-            elif task not in self.books.over:
+            elif task not in self.committer.over:
                 if self.leave_by is not None and not self._fits(work):
                     return
                 if work is None:
@@ -105,7 +107,7 @@ class Worker:
         if work is None or self.leave_by is None:
             return False
         left = self.ledger.run.window - len(work.samples)
-        return monotonic() + left * self._pace_s + 2 * self.books.slowest_s + MARGIN_S < self.leave_by
+        return monotonic() + left * self._pace_s + 2 * self.committer.slowest_s + MARGIN_S < self.leave_by
 
     def _take(self, work: WindowWork, item: Sample) -> None:
         work.samples.append(item.raw if self.ledger.run.also else replace(item.raw, members={}))
@@ -126,53 +128,53 @@ class Worker:
         for index in by_index.keys() & set(task.probe.poison):
             failure = SampleFailure(by_index[index], "poison", "killed every worker that had it alone")
             self._take(work, failure)
-            self.books.quarantine(task, failure)
+            self.committer.quarantine(task, failure)
         for piece in pieces(task.probe, by_index):
             beat = Beat(task.shard.id, work.number, piece[0], piece[-1], probed=True)
-            self.hands["probe"] = beat
+            self.in_flight["probe"] = beat
             self.announce(beat)
             for index in piece:
-                self._take(work, self.feed.decode(by_index[index]))
+                self._take(work, self.loader.decode(by_index[index]))
             if work.waiting:
                 self._label(work)
-        self.hands.pop("probe", None)
+        self.in_flight.pop("probe", None)
         work.samples.sort(key=lambda raw: raw.index)
         return self._finished(work)
 
     def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
         if work.waiting:
             self._label(work)
-        if self.reference and (work.doubtful or self.labelled >= self._checked + EVERY):
-            self.reference.check()
+        if self.device_check and (work.doubtful or self.labelled >= self._checked + EVERY):
+            self.device_check.check()
             self._checked = self.labelled
         return partial(self._commit, work)
 
     def _begun(self, task: ShardTask, number: int) -> WindowWork:
         """A window to be filled, once no more than one other is on its way to storage."""
-        with self.meter.waiting("commit"):
+        with self.timer.waiting("commit"):
             self._at_hand.acquire()
         return WindowWork(task, number)
 
     def _commit(self, work: WindowWork) -> Outcome | None:
         try:
-            return self.books.commit(work)
+            return self.committer.commit(work)
         finally:
             self._at_hand.release()
 
     def _count(self, record: LabelRecord) -> None:
         error = f": {record.error}" if record.error else ""
-        self.meter.row(record.status, record.num_segments, f"{record.shard} {record.key}{error}"[:200])
+        self.timer.row(record.status, record.num_segments, f"{record.shard} {record.key}{error}"[:200])
 
     def _encode(self, work: WindowWork, rows: list[Row]) -> None:
         indices = [row.record.index for row in rows]
-        with self.hands.at(work.task, min(indices), max(indices)):
+        with self.in_flight.at(work.task, min(indices), max(indices)):
             work.records.update((row.record.index, row.encoded()) for row in rows)
 
     def _label(self, work: WindowWork) -> None:
         batch, work.waiting = work.waiting, []
         self._began = self._began or monotonic()
         began = perf_counter()
-        with self.hands.at(work.task, batch[0].raw.index, batch[-1].raw.index):
+        with self.in_flight.at(work.task, batch[0].raw.index, batch[-1].raw.index):
             rows = label(self.segmenter, work.task, batch)
         seconds = perf_counter() - began
         for row in rows:
@@ -181,10 +183,10 @@ class Worker:
         work.encoding.append(self._encoder.submit(self._encode, work, rows))
         ahead = 0 if work.task.probe else ENCODING_AHEAD
         if len(work.encoding) > ahead:
-            with self.meter.waiting("commit"):
+            with self.timer.waiting("commit"):
                 work.encoding[-1 - ahead].result()
         work.seconds += seconds
-        self.meter.busy(seconds)
+        self.timer.busy(seconds)
         self.moved = monotonic()
         self.labelled += len(batch)
         self._timed += len(batch)

@@ -12,9 +12,9 @@ import pytest
 
 from jobs.bench.chaos import _report
 from pipeline.bench.chaos_monkey import Ended, Round
-from pipeline.bench.conservation import MOST_WASTED, Verdict, Witness, prove
+from pipeline.bench.conservation import MOST_WASTED, BeginRecorder, Verdict, prove
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.bench.job import Trial, write_photos
+from pipeline.bench.job import BenchJob, write_photos
 from pipeline.bench.local_cluster import private_nodes
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
@@ -106,7 +106,7 @@ def test_somebodys_own_cluster_is_tormented_through_ray_alone(tmp_path):
 def witnessed(tmp_path):
     """A run of ten samples in windows of four, and a witness for it."""
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(write_shard(tmp_path / "w.tar", samples(10)))]))
-    return ledger, Witness(Ledger.open(ledger.store.url), FakeSegmenter(batch_size=2))
+    return ledger, BeginRecorder(Ledger.open(ledger.store.url), FakeSegmenter(batch_size=2))
 
 
 def test_a_run_without_losses_is_proven_and_wastes_nothing(witnessed):
@@ -120,9 +120,9 @@ def test_a_run_without_losses_is_proven_and_wastes_nothing(witnessed):
 def test_what_a_worker_began_and_another_committed_is_counted_against_it(witnessed):
     ledger, worker = witnessed
     shard = next(iter(ledger.shards.values()))
-    worker.books.commit = lambda work: None  # it dies before
+    worker.committer.commit = lambda work: None  # it dies before
     list(worker.run([ShardTask(shard, 0, 1)]))
-    other = Witness(Ledger.open(ledger.store.url), FakeSegmenter())
+    other = BeginRecorder(Ledger.open(ledger.store.url), FakeSegmenter())
     list(other.run([ShardTask(shard)]))
 
     verdict = prove(ledger, images=10)
@@ -134,8 +134,8 @@ def test_what_a_worker_began_and_another_committed_is_counted_against_it(witness
 
 def test_no_third_window_is_begun_while_two_are_on_their_way(witnessed):
     ledger, worker = witnessed
-    stored, commit = threading.Event(), worker.books.commit
-    worker.books.commit = lambda work: commit(work) if stored.wait(60) else None
+    stored, commit = threading.Event(), worker.committer.commit
+    worker.committer.commit = lambda work: commit(work) if stored.wait(60) else None
     running = threading.Thread(target=lambda: list(worker.run(ledger.missing())))
     running.start()
 
@@ -179,13 +179,13 @@ def test_photos_are_the_same_for_the_same_seed_and_no_two_alike(tmp_path):
     again = [Path(path).read_bytes() for path in write_photos(str(tmp_path / "b"), 2, 20, (32, 48), seed=5)]
     assert first == again
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "a" / "photos" / "*.tar")]))
-    list(Witness(ledger, FakeSegmenter()).run(ledger.missing()))
+    list(BeginRecorder(ledger, FakeSegmenter()).run(ledger.missing()))
     assert len({row["image_sha256"] for row in ledger.rows()}) == 40
 
 
 def test_a_trial_travels_as_json():
-    trial = Trial(photos=("a", "b"), output="s3://b/o", workers=2, window=16, storage_faults=0.1)
-    assert Trial.from_json(trial.to_json()) == trial
+    trial = BenchJob(photos=("a", "b"), output="s3://b/o", workers=2, window=16, storage_faults=0.1)
+    assert BenchJob.from_json(trial.to_json()) == trial
 
 
 def test_an_unknown_target_is_one_line_and_exit_2(capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
-from pipeline.bench.faulty_storage import FAULTS, BadStorage, breaking
+from pipeline.bench.faulty_storage import FAULTS, FaultyStorage, breaking
 from pipeline.cluster import Cluster, RayPool
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
@@ -75,7 +75,7 @@ def complete_through(bad, url, tmp_path):
 
 def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.bench.faulty_storage.SLOW_S", 0.01)
-    bad = BadStorage(0.1, seed=3)
+    bad = FaultyStorage(0.1, seed=3)
     repeats = complete_through(bad, str(tmp_path / "run"), tmp_path)
     assert repeats > 0, (repeats, bad.seen)
     assert retry.request is not bad
@@ -83,12 +83,12 @@ def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, m
 
 @pytest.mark.slow
 def test_a_run_on_a_bad_object_store_is_complete(s3, tmp_path):
-    assert complete_through(BadStorage(0.1, seed=4), "s3://bucket/bad-storage", tmp_path) > 0
+    assert complete_through(FaultyStorage(0.1, seed=4), "s3://bucket/bad-storage", tmp_path) > 0
 
 
 def test_an_outage_lasts_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.bench.faulty_storage.OUTAGE_SHARE", 1.0)
-    bad = BadStorage(0.5, seed=1, outage_s=0.6)
+    bad = FaultyStorage(0.5, seed=1, outage_s=0.6)
     store = Store(str(tmp_path))
     with breaking(bad):
         for number in range(6):
@@ -99,7 +99,7 @@ def test_an_outage_lasts_and_ends(tmp_path, monkeypatch):
 
 def the_only(fault):
     """Storage that fails once, in this way."""
-    bad = BadStorage(0.0, seed=0)
+    bad = FaultyStorage(0.0, seed=0)
     drawn = iter([fault])
     bad._draw = lambda: next(drawn, None)
     return bad

@@ -10,8 +10,8 @@ import pytest
 from jobs.bench.job import bare, by_ray_data
 from jobs.shared.cli import run
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.bench.job import Trial, write_photos
-from pipeline.bench.timed_worker import STAGES, Clocked, spent
+from pipeline.bench.job import BenchJob, write_photos
+from pipeline.bench.timed_worker import STAGES, TimedWorker, spent
 from pipeline.inputs.shards import pin
 from pipeline.messages import TaskDone
 from pipeline.run.ledger import Ledger
@@ -27,7 +27,7 @@ def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path
         over.wait(60)
 
     began = time.time()
-    for outcome in Clocked(ledger, FakeSegmenter(0.01, batch_size=4)).run(tasks()):
+    for outcome in TimedWorker(ledger, FakeSegmenter(0.01, batch_size=4)).run(tasks()):
         if isinstance(outcome, TaskDone):
             over.set()
 
@@ -44,7 +44,7 @@ def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path
 
 def test_the_bare_model_is_no_faster_than_it_was_set(tmp_path):
     photos = write_photos(str(tmp_path), 1, 8, (32, 48), seed=0)
-    alone = bare(Trial(photos=photos, output="", workers=1, window=8, seconds=0.005, batch_size=8))
+    alone = bare(BenchJob(photos=photos, output="", workers=1, window=8, seconds=0.005, batch_size=8))
     assert 0 < alone <= 200
 
 
@@ -68,7 +68,7 @@ def test_the_command_prints_one_share_for_each_speed(capsys):
 @pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="ray[data] is not installed")
 def test_the_plain_ray_data_job_labels_the_same_photos(tmp_path):
     photos = write_photos(str(tmp_path), 2, 12, (48, 64), seed=0)
-    trial = Trial(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
+    trial = BenchJob(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
     told = by_ray_data(trial)
     assert told
     assert told["rows"] == 24

@@ -13,7 +13,7 @@ import pytest
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool, cluster, task
 from pipeline.cluster import starts as starting
-from pipeline.cluster.mapping import spread
+from pipeline.cluster.mapping import map_on_cluster
 from pipeline.cluster.messages import Look, Step
 from pipeline.cluster.process import session
 from pipeline.cluster.process.line import Line
@@ -357,14 +357,14 @@ class Items:
 
 def test_a_map_whose_ray_and_processes_die_gives_everything_once_and_in_order():
     items = Items({1: "lost", 3: "beat", 4: "died", 5: "lost", 7: "died", 9: "died with Ray"})
-    assert list(spread(items, lambda n: n * n, range(20), room=4)) == [n * n for n in range(20)]
+    assert list(map_on_cluster(items, lambda n: n * n, range(20), room=4)) == [n * n for n in range(20)]
     assert items.restarts == 3
 
 
 def test_a_map_without_a_word_from_any_process_stops_and_one_whose_processes_die_ends():
     with pytest.raises(Stopped, match="no process is at work on any"):
-        list(spread(Items({"always": "silence"}, silence_s=0.1), str, range(3), room=4))
+        list(map_on_cluster(Items({"always": "silence"}, silence_s=0.1), str, range(3), room=4))
     with pytest.raises(WorkerLost, match="WorkerCrashedError"):
-        list(spread(Items({"always": "died"}), str, range(3), room=4))
+        list(map_on_cluster(Items({"always": "died"}), str, range(3), room=4))
     with pytest.raises(ZeroDivisionError):
-        list(spread(Items(), lambda n: 1 / n, range(3), room=4))
+        list(map_on_cluster(Items(), lambda n: 1 / n, range(3), room=4))

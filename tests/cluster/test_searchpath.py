@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import searchpath
-from pipeline.cluster.parallel import spreading
+from pipeline.cluster.parallel import parallel_mapping
 from pipeline.searchpath import ROOT, child_environment, own_first, settle
 from tests.conftest import SHARED
 
@@ -123,8 +123,8 @@ def test_processes_of_this_machine_find_the_modules_of_their_parent(tmp_path, mo
     monkeypatch.chdir(hostile)
     monkeypatch.setenv("PYTHONPATH", str(hostile))
     before = dict(os.environ)
-    with spreading(1) as spread:
-        found = list(spread(where_it_is, ["random", "pipeline", "json"]))
+    with parallel_mapping(1) as parallel_map:
+        found = list(parallel_map(where_it_is, ["random", "pipeline", "json"]))
     assert [Path(file).is_relative_to(hostile) for file, *_ in found] == [False] * 3
     assert {tuple(rest) for _, *rest in found} == {(str(hostile), None)}, "and theirs find what the user's would"
     assert dict(os.environ) == before

@@ -20,7 +20,7 @@ from pipeline.driver.progress import Tally
 from pipeline.errors import WouldRepeat
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
-from pipeline.worker.meter import Meter, Reading, together
+from pipeline.worker.stage_timer import MetricsSnapshot, StageTimer, combine
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, jpeg, samples, write_shard
 
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, segments, reason):
     examples = {"failed": ("a", "b", "c"), "single": ("s",), "many": ("d",)}
-    made = Reading({"ok": ok, "model_nan": failed}, single=single, segments=segments, examples=examples)
+    made = MetricsSnapshot({"ok": ok, "model_nan": failed}, single=single, segments=segments, examples=examples)
     if reason is None:
         circuit_breaker.check(made)
     else:
@@ -50,13 +50,13 @@ def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, s
 
 
 def test_what_workers_made_adds_up_with_the_last_examples_of_each_kind():
-    first, second = Meter(), Meter()
+    first, second = StageTimer(), StageTimer()
     for number in range(4):
         first.row("ok", 1, f"single {number}")
     second.row("ok", 7, "many")
     second.row("model_nan", None, "failed")
 
-    made = together([first.read(), second.read(), Reading()])
+    made = combine([first.snapshot(), second.snapshot(), MetricsSnapshot()])
 
     assert made.images == {"ok": 5, "model_nan": 1}
     assert (made.single, made.segments) == (4, 11)

@@ -17,7 +17,7 @@ from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker.host import Report
-from pipeline.worker.meter import Reading
+from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
 
@@ -27,7 +27,7 @@ class ScriptedPool:
     script: what becomes of the n-th task handed over, by n; None or absent: it is done.
     """
 
-    made = Reading()
+    made = MetricsSnapshot()
 
     def __init__(self, ledger, script):
         self.worker, self.script, self.count, self.outcomes = Worker(ledger, FakeSegmenter()), script, 0, []

@@ -206,11 +206,11 @@ def test_parts_need_nothing_of_each_other(tmp_path, out, monkeypatch, kind):
     selection = Selection(where="quality > 0.05", split=0.5, limit=6)
     first = export(ledger, str(tmp_path / "whole"), kind, selection)
 
-    def spread(function, parts):
+    def parallel_map(function, parts):
         function = pickle.loads(cloudpickle.dumps(function))
         return reversed([function(pickle.loads(pickle.dumps(part))) for part in reversed(list(parts))])
 
-    done = export(ledger, str(out), kind, selection, spread=spread)
+    done = export(ledger, str(out), kind, selection, parallel_map=parallel_map)
 
     assert content(out) == content(tmp_path / "whole")
     assert done.state == first.state
@@ -224,7 +224,7 @@ def test_a_machine_that_does_not_see_the_output_says_so(tmp_path, out):
         return map(function, parts)
 
     with pytest.raises(ConfigError, match="a machine of the cluster does not see"):
-        export(make_run(tmp_path), str(out), "png", Selection(), spread=elsewhere)
+        export(make_run(tmp_path), str(out), "png", Selection(), parallel_map=elsewhere)
 
 
 def test_categories_have_the_same_numbers_in_all_parts(tmp_path, out, monkeypatch):

@@ -28,7 +28,7 @@ def test_an_export_on_ray_is_the_one_made_here(tmp_path, cluster, monkeypatch, k
     selection = Selection(where="quality > 0.15", split=0.5)
     here = export(ledger, str(tmp_path / "here"), kind, selection)
 
-    there = export(ledger, str(tmp_path / "there"), kind, selection, spread=cluster.map)
+    there = export(ledger, str(tmp_path / "there"), kind, selection, parallel_map=cluster.map)
 
     assert content(tmp_path / "there") == content(tmp_path / "here")
     assert there.state == here.state
@@ -40,6 +40,6 @@ def test_errors_arrive_as_what_they_are(tmp_path, cluster):
     (tmp_path / "in" / "s-1.tar").write_bytes(b"something else")
 
     with pytest.raises(ShardChanged, match=r"s-1\.tar"):
-        export(ledger, str(tmp_path / "out"), "png", Selection(), spread=cluster.map)
+        export(ledger, str(tmp_path / "out"), "png", Selection(), parallel_map=cluster.map)
     with pytest.raises(ConfigError, match="another export"):
-        export(ledger, str(tmp_path / "out"), "png", Selection(limit=1), spread=cluster.map)
+        export(ledger, str(tmp_path / "out"), "png", Selection(limit=1), parallel_map=cluster.map)

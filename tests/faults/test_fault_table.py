@@ -31,7 +31,7 @@ from pipeline.inputs.shards import pin
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import reading
+from pipeline.worker import sample_loader
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, jpeg, samples, write_shard
 from tests.support.damage import DAMAGED
@@ -122,7 +122,7 @@ def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch
         write_shard(tmp_path / "in" / f"{name}.tar", samples(6))
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "in" / "*.tar")]))
     bad, good = ledger.shards
-    encode, read = table.encode_window, reading.read_shard
+    encode, read = table.encode_window, sample_loader.read_shard
 
     def too_large(records, footer):
         return encode([replace(record, width=2**40) if record.shard == bad else record for record in records], footer)
@@ -134,7 +134,7 @@ def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch
             yield sample
 
     if step == "read":
-        monkeypatch.setattr(reading, "read_shard", stumbling)
+        monkeypatch.setattr(sample_loader, "read_shard", stumbling)
     else:
         monkeypatch.setattr(table, "encode_window", too_large)
     tally = label(ledger, FakeSegmenter(), max_attempts=1)

@@ -15,7 +15,7 @@ from pipeline.records import LabelRecord, RawSample
 from pipeline.storage.names import Names, is_file_name, marks_of
 from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
-from pipeline.worker.committing import as_webdataset
+from pipeline.worker.committer import as_webdataset
 from tests.support.labelled import make_run
 
 SHARD, OTHER = "s-1-0123456789ab", "s-2-ba9876543210"

@@ -14,7 +14,7 @@ from pipeline.errors import Unfit
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker import device_check, worker
-from pipeline.worker.device_check import REFERENCE, Reference
+from pipeline.worker.device_check import REFERENCE, DeviceCheck
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run
 
@@ -45,32 +45,32 @@ class Empty(FakeSegmenter):
 
 def test_the_first_worker_makes_the_reference_and_its_like_agree(ledger):
     for _ in range(2):
-        Reference(ledger, FakeSegmenter())
+        DeviceCheck(ledger, FakeSegmenter())
     assert ledger.store.exists(REFERENCE)
-    Reference(ledger, Rounding())
+    DeviceCheck(ledger, Rounding())
 
 
 @pytest.mark.parametrize(("first", "second"), [(FakeSegmenter, Broken), (FakeSegmenter, Empty), (Empty, FakeSegmenter)])
 def test_a_worker_that_computes_otherwise_is_unfit(ledger, first, second):
-    Reference(ledger, first())
+    DeviceCheck(ledger, first())
     with pytest.raises(Unfit, match=r"cover \d+% of .*/reference.png"):
-        Reference(ledger, second())
+        DeviceCheck(ledger, second())
 
 
 def test_workers_without_any_attention_agree_so_that_the_breaker_can_judge(ledger):
-    Reference(ledger, Empty())
-    Reference(ledger, Empty()).check()
+    DeviceCheck(ledger, Empty())
+    DeviceCheck(ledger, Empty()).check()
 
 
 def test_an_unfit_worker_labels_nothing_and_the_run_ends_complete(shards, tmp_path):
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
-    Reference(ledger, FakeSegmenter())
+    DeviceCheck(ledger, FakeSegmenter())
     made = []
 
     def build():
         one = Worker(ledger, Broken() if len(made) == 1 else FakeSegmenter(0.01))
         made.append(one)
-        Reference(ledger, one.segmenter)
+        DeviceCheck(ledger, one.segmenter)
         return one
 
     pool = LocalPool(build, workers=3)
@@ -118,7 +118,7 @@ def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, 
             made.append(one)
         if one is not made[0]:
             device.is_bad.wait(20)
-        one.reference = Reference(ledger, one.segmenter)
+        one.device_check = DeviceCheck(ledger, one.segmenter)
         return one
 
     pool = LocalPool(build, workers=2)
@@ -144,7 +144,7 @@ def test_a_sample_that_gives_no_attention_is_to_blame_where_the_device_is_sound(
 
     segmenter = Picky(batch_size=2)
     one = Worker(ledger, segmenter)
-    one.reference = Reference(ledger, one.segmenter)
+    one.device_check = DeviceCheck(ledger, one.segmenter)
     list(one.run(ledger.missing()))
 
     statuses = [row["status"] for row in ledger.rows()]

@@ -20,7 +20,7 @@ from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
-from pipeline.worker import reading as module
+from pipeline.worker import sample_loader as module
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, jpeg, samples, write_shard
 
@@ -174,7 +174,7 @@ def test_a_commit_that_fails_ends_its_task_but_not_the_next(ledger, monkeypatch)
 
     assert [o.kind for o in outcomes if isinstance(o, ShardFailure)] == ["CommitConflict"]
     assert [o.task.shard for o in outcomes if isinstance(o, TaskDone)] == [other]
-    assert not worker.books.over, "the same task may come again"
+    assert not worker.committer.over, "the same task may come again"
 
 
 def test_outcomes_come_while_the_next_task_is_still_awaited(ledger):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, ShardChanged, StorageError
 from pipeline.inputs import find, kinds
 from pipeline.inputs.decode import MAX_BYTES
@@ -87,7 +87,7 @@ def read_folder(shard: Shard, *, first: int = 0) -> Iterator[RawSample]:
     places = _places(files_of(shard))
     for place in islice(places, first):
         yield read(place)
-    yield from map_ahead(read, places, depth=AHEAD, threads=AHEAD // 2)
+    yield from prefetch_map(read, places, depth=AHEAD, threads=AHEAD // 2)
 
 
 def _places(files: Iterator[File]) -> Iterator[tuple[int, File, int]]:

@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 
-import pipeline.worker.reading
+import pipeline.worker.sample_loader
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger
-from pipeline.worker.meter import Meter
+from pipeline.worker.stage_timer import StageTimer
 from pipeline.worker.worker import Worker
 from tests.conftest import write_shard
 
@@ -29,14 +29,14 @@ def tasks_of(ledger: Ledger) -> list[ShardTask]:
 
 
 def largest(worker: Worker) -> str:
-    waited = worker.meter.read().waited_s
+    waited = worker.timer.snapshot().waited_s
     return max(waited, key=lambda stage: waited[stage])
 
 
 def test_rows_and_windows_are_counted_and_failed_ones_by_their_reason(ledger, shards, tmp_path):
     worker = worker_of(ledger)
     list(worker.run(tasks_of(ledger)))
-    reading = worker.meter.read()
+    reading = worker.timer.snapshot()
     assert (reading.images, reading.windows) == ({"ok": 17}, 3 + 2)
 
     broken = write_shard(tmp_path / "in" / "broken.tar", [("a", {"jpg": b"none"}), ("b", {"txt": b""})])
@@ -44,13 +44,13 @@ def test_rows_and_windows_are_counted_and_failed_ones_by_their_reason(ledger, sh
     other = Ledger.start(str(tmp_path / "other"), ledger.run, pin([str(broken)]))
     worker = worker_of(other)
     list(worker.run(tasks_of(other)))
-    assert worker.meter.read().images == {"undecodable": 1, "no_image": 1}
+    assert worker.timer.snapshot().images == {"undecodable": 1, "no_image": 1}
 
 
 def test_labelling_is_busy_time(ledger):
     worker = worker_of(ledger, seconds=0.01)
     list(worker.run(tasks_of(ledger)))
-    assert worker.meter.read().busy_s >= 17 * 0.01
+    assert worker.timer.snapshot().busy_s >= 17 * 0.01
 
 
 def test_waiting_for_the_first_task_is_waiting_for_a_task(ledger):
@@ -64,89 +64,89 @@ def test_waiting_for_the_first_task_is_waiting_for_a_task(ledger):
 
 
 def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
-    real = pipeline.worker.reading.read_shard
+    real = pipeline.worker.sample_loader.read_shard
 
     def slow(*arguments, **options):
         time.sleep(LONG)
         yield from real(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.worker.reading, "read_shard", slow)
+    monkeypatch.setattr(pipeline.worker.sample_loader, "read_shard", slow)
     worker = worker_of(ledger)
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "read"
 
 
 def test_waiting_for_pixels_is_waiting_for_decode(ledger, monkeypatch):
-    real = pipeline.worker.reading.decode_sample
+    real = pipeline.worker.sample_loader.decode_sample
 
     def slow(*arguments):
         time.sleep(0.05)
         return real(*arguments)
 
-    monkeypatch.setattr(pipeline.worker.reading, "decode_sample", slow)
+    monkeypatch.setattr(pipeline.worker.sample_loader, "decode_sample", slow)
     worker = worker_of(ledger)
-    worker.feed.threads = 1
+    worker.loader.threads = 1
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "decode"
 
 
 def test_waiting_for_storage_to_take_windows_is_waiting_for_commit(ledger, monkeypatch):
     worker = worker_of(ledger)
-    real = worker.books.commit
+    real = worker.committer.commit
 
     def slow(work):
         time.sleep(LONG)
         return real(work)
 
-    monkeypatch.setattr(worker.books, "commit", slow)
+    monkeypatch.setattr(worker.committer, "commit", slow)
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "commit"
 
 
 def test_a_task_that_comes_while_labelling_goes_on_costs_no_waiting():
     """The reader without a task matters only where the labelling thread waits for what it would bring."""
-    meter = Meter()
-    tasks = meter.handed(iter([1]))
+    timer = StageTimer()
+    tasks = timer.handed(iter([1]))
     reader = threading.Thread(target=lambda: list(tasks))
     reader.start()
     reader.join()
-    assert sum(meter.read().waited_s.values()) == 0
+    assert sum(timer.snapshot().waited_s.values()) == 0
 
 
 def test_a_reader_that_is_past_its_tasks_keeps_nobody_waiting_for_one():
-    meter = Meter()
-    assert list(meter.handed([])) == []
-    with meter.waiting("read"):
+    timer = StageTimer()
+    assert list(timer.handed([])) == []
+    with timer.waiting("read"):
         time.sleep(0.02)
-    waited = meter.read().waited_s
+    waited = timer.snapshot().waited_s
     assert waited["task"] == 0.0 < waited["read"]
 
 
 def test_counts_of_many_threads_are_all_there():
-    meter = Meter()
+    timer = StageTimer()
 
     def count() -> None:
         for _ in range(1000):
-            meter.row("ok")
-            meter.busy(1.0)
+            timer.row("ok")
+            timer.busy(1.0)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (meter.read().images, meter.read().busy_s) == ({"ok": 4000}, 4000.0)
+    assert (timer.snapshot().images, timer.snapshot().busy_s) == ({"ok": 4000}, 4000.0)
 
 
 def test_waiting_ends_where_the_block_raises():
-    meter = Meter()
+    timer = StageTimer()
 
     def broken() -> Iterator[int]:
         yield 1
         raise ValueError("storage")
 
-    results = map_ahead(lambda x: x, broken(), depth=1, empty=partial(meter.waiting, "read"))
+    results = prefetch_map(lambda x: x, broken(), depth=1, empty=partial(timer.waiting, "read"))
     assert next(results) == 1
     with pytest.raises(ValueError, match="storage"):
         next(results)
-    assert meter.read().waited_s["read"] >= 0
+    assert timer.snapshot().waited_s["read"] >= 0

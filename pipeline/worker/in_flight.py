@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pipeline.messages import Beat, ShardTask
 
 
-class Hands(dict[object, Beat]):
+class InFlight(dict[object, Beat]):
     """What each thread of a worker has in hand now. window: samples."""
 
     def __init__(self, window: int) -> None:

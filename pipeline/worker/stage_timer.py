@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MetricsSnapshot:
     """A meter at one moment; every figure only grows."""
 
     images: Mapping[str, int] = field(default_factory=dict)  # rows by status, committed or not yet
@@ -35,7 +35,7 @@ class Reading:
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the last ones: see `row`
 
 
-def together(readings: Iterable[Reading]) -> Reading:
+def combine(readings: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
     """What several workers have made. Seconds and windows are left out: nobody asks for their sum."""
     images: Counter[str] = Counter()
     examples: dict[str, tuple[str, ...]] = {}
@@ -45,10 +45,10 @@ def together(readings: Iterable[Reading]) -> Reading:
         single, segments = single + reading.single, segments + reading.segments
         for kind, said in reading.examples.items():
             examples[kind] = (*examples.get(kind, ()), *said)[-EXAMPLES:]
-    return Reading(images, single=single, segments=segments, examples=examples)
+    return MetricsSnapshot(images, single=single, segments=segments, examples=examples)
 
 
-class Meter:
+class StageTimer:
     """Counts of one worker. Threads may write and read at once; a count costs a microsecond."""
 
     def __init__(self) -> None:
@@ -62,10 +62,10 @@ class Meter:
         self._taskless_s = 0.0
         self._taskless_since: float | None = None
 
-    def read(self) -> Reading:
+    def snapshot(self) -> MetricsSnapshot:
         """All counts now."""
         with self._lock:
-            return Reading(
+            return MetricsSnapshot(
                 dict(self._images),
                 self._windows,
                 self._busy_s,

@@ -6,25 +6,25 @@ from functools import partial
 from typing import TypeAlias
 
 from diffseg.config import SegmentConfig
-from pipeline.concurrency import map_ahead
+from pipeline.concurrency import prefetch_map
 from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.messages import ShardTask
 from pipeline.records import ImageSample, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
-from pipeline.worker.committing import Books
-from pipeline.worker.heartbeat import Hands
-from pipeline.worker.meter import Meter
+from pipeline.worker.committer import Committer
+from pipeline.worker.in_flight import InFlight
+from pipeline.worker.stage_timer import StageTimer
 from pipeline.worker.window import TaskEnd
 
 Sample: TypeAlias = ImageSample | SampleFailure
 
 
-class Feed:
+class SampleLoader:
     """Samples of a worker's tasks."""
 
-    def __init__(self, ledger: Ledger, books: Books, meter: Meter, hands: Hands) -> None:
-        self._ledger, self._books, self._meter, self._hands = ledger, books, meter, hands
+    def __init__(self, ledger: Ledger, committer: Committer, timer: StageTimer, in_flight: InFlight) -> None:
+        self._ledger, self._committer, self._timer, self._in_flight = ledger, committer, timer, in_flight
         self.threads = decode_threads()
         self._least = pixels_wanted(ledger.run.config)
 
@@ -37,16 +37,16 @@ class Feed:
             task, raw = item
             if isinstance(raw, TaskEnd) or task.probe:  # a probe decodes a piece when it has announced it
                 return task, raw
-            with self._hands.at(task, raw.index, raw.index):
+            with self._in_flight.at(task, raw.index, raw.index):
                 return task, self.decode(raw)
 
-        return map_ahead(
+        return prefetch_map(
             decode,
-            self._read(self._meter.handed(tasks)),
+            self._read(self._timer.handed(tasks)),
             depth=depth,
             threads=self.threads,
-            empty=partial(self._meter.waiting, "read"),
-            late=partial(self._meter.waiting, "decode"),
+            empty=partial(self._timer.waiting, "read"),
+            late=partial(self._timer.waiting, "decode"),
         )
 
     def decode(self, raw: RawSample) -> Sample:
@@ -66,7 +66,7 @@ class Feed:
                     continue
                 made = -1  # the window that was there already when this worker came to it
                 for raw in read_shard(task.shard, first=first, image_key=image_key, window=window, whole=whole):
-                    if (stop is not None and raw.index >= stop) or task in self._books.over:
+                    if (stop is not None and raw.index >= stop) or task in self._committer.over:
                         break
                     count = raw.index + 1
                     if raw.index < first or raw.index // window == made:

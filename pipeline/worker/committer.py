@@ -14,7 +14,7 @@ from pipeline.storage.names import is_tar_name, made_name
 from pipeline.worker.window import TaskEnd, WindowWork
 
 
-class Books:
+class Committer:
     """The committing side of a worker: what each task has on storage, and which tasks are over before their end."""
 
     def __init__(self, ledger: Ledger) -> None:
