@@ -15,12 +15,12 @@ from torch import Tensor
 
 from diffseg.config import SegmentConfig
 from diffseg.method.aggregate import aggregate
-from diffseg.method.assign import assign, place
+from diffseg.method.assign import assign, paste
 from diffseg.method.geometry import Frame, frame, to_model
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.refine import refine
 from diffseg.method.results import ids, segmentations, tidy
-from diffseg.method.runs import paint
+from diffseg.method.rle import rle_decode
 from diffseg.method.score import score
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.unet.capture import AttentionMaps
@@ -134,9 +134,9 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -
     """
     proposals = propose(maps, config)
     label_maps = [_in_frame(_of_image(proposals, i, maps.grid), each) for i, each in enumerate(frames)]
-    runs, segments = tidy(label_maps, config)
-    scores = score(segments, runs, proposals, maps.grid, [each.window for each in frames])
-    return segmentations(runs, segments, scores)
+    rle, segments = tidy(label_maps, config)
+    scores = score(segments, rle, proposals, maps.grid, [each.window for each in frames])
+    return segmentations(rle, segments, scores)
 
 
 @torch.no_grad()
@@ -174,8 +174,8 @@ def segment_attention(
             refused += [inside[i] for i in error.images]
             continue
         label_maps = [assign(_of_image(proposals, i, part.grid), size) for i in range(len(inside))]
-        runs, segments = tidy(label_maps, config)
-        painted += paint(runs, ids(segments))
+        rle, segments = tidy(label_maps, config)
+        painted += rle_decode(rle, ids(segments))
         trace += [list(counts) for counts in proposals.trace]
     if refused:
         raise AttentionError(f"attention rows must be distributions; those of images {refused} are not", tuple(refused))
@@ -223,7 +223,7 @@ def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H
     """Labels in the frame of the source: straight away where the model saw all of it, else by way of the crop."""
     if frame.window == (0, 0, *frame.output) and frame.antialias:
         return assign(proposals, frame.output)
-    return place(assign(proposals, frame.model), frame.window, frame.output)
+    return paste(assign(proposals, frame.model), frame.window, frame.output)
 
 
 def _levels(maps: Sequence[Tensor | np.ndarray]) -> tuple[tuple[Tensor, ...], bool]:

@@ -13,7 +13,7 @@ from pipeline.driver.pool import LocalPool, Pool
 from pipeline.driver.progress import Progress, RollUp, Snapshot, Tally
 from pipeline.errors import ConfigError
 from pipeline.inputs import shards
-from pipeline.inputs.sample import Sample, draw_sample, within
+from pipeline.inputs.sample import DrawnWindows, draw_sample, within
 from pipeline.inputs.tar.splitting import split
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
@@ -209,6 +209,6 @@ def _conclude(ledger: Ledger, checked: list[Checked], tally: Tally, last: Snapsh
     return Summary(str(ledger), totals, faults, tuple(tally.broken.values()), last)
 
 
-def _drawn(ledger: Ledger, images: int, seed: int) -> Sample | None:
+def _drawn(ledger: Ledger, images: int, seed: int) -> DrawnWindows | None:
     run = ledger.run
     return draw_sample(list(ledger.shards.values()), images, seed, window=run.window, image_key=run.image_key)

@@ -31,7 +31,7 @@ def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tens
     return labels
 
 
-def place(labels: Int[Tensor, "a b"], window: tuple[int, int, int, int], size: tuple[int, int]) -> Int[Tensor, "H W"]:
+def paste(labels: Int[Tensor, "a b"], window: tuple[int, int, int, int], size: tuple[int, int]) -> Int[Tensor, "H W"]:
     """Put a label map into a part (top, left, height, width) of a larger one; the rest belongs to no segment.
 
     Nearest pixel by its centre.

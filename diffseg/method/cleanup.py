@@ -1,6 +1,6 @@
 """Small regions of a label map go to their surroundings, until none is left.
 
-Letters: R runs, E pairs (see regions.py); a region is named by its first run.
+Letters: R runs of equal pixels, E pairs of adjacent runs (see rle.py); a region is named by its first run.
 """
 
 from dataclasses import replace
@@ -8,38 +8,38 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffseg.method.runs import Runs, Touching, connected, touching, union
+from diffseg.method.rle import Adjacency, RunLengths, adjacent_runs, connected_components, union_find
 from diffseg.types import Bool, Int
 
 HALF = 32  # bits: two numbers of pixels share a 64-bit rank, so that one maximum compares by both
 
 
-def clean(runs: Runs, min_share: float) -> Runs:
+def clean(rle: RunLengths, min_share: float) -> RunLengths:
     """Give every connected region below a share of its image to the neighbour it shares the longest border with.
 
     Islands, holes and slivers are all such regions. What joins in one round takes the label of its largest region.
     Every region left is large enough, or alone in its image.
     """
     if min_share == 0:
-        return runs
-    pairs = touching(runs)
-    least = runs.per_run([h * w * min_share for h, w in runs.sizes])
+        return rle
+    pairs = adjacent_runs(rle)
+    least = rle.per_run([h * w * min_share for h, w in rle.sizes])
     while True:
-        region = connected(runs.label, pairs)
-        area = torch.zeros_like(region).scatter_add_(0, region, runs.length)
+        region = connected_components(rle.label, pairs)
+        area = torch.zeros_like(region).scatter_add_(0, region, rle.length)
         small = area[region] < least
         source, target = _longest_borders(region, area, small, pairs)
         if len(source) == 0:
-            return runs
-        group = union(len(region), source, target)[region]
-        runs = replace(runs, label=runs.label[_largest(group, region, area)])
+            return rle
+        group = union_find(len(region), source, target)[region]
+        rle = replace(rle, label=rle.label[_largest(group, region, area)])
 
 
 def _longest_borders(
-    region: Int[Tensor, " R"], area: Int[Tensor, " R"], small: Bool[Tensor, " R"], pairs: Touching
+    region: Int[Tensor, " R"], area: Int[Tensor, " R"], small: Bool[Tensor, " R"], pairs: Adjacency
 ) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"]]:
     """Small regions and for each its neighbour: the longest border, then the largest area, then the first."""
-    one, other = torch.cat([pairs.one, pairs.other]), torch.cat([pairs.other, pairs.one])
+    one, other = torch.cat([pairs.first, pairs.second]), torch.cat([pairs.second, pairs.first])
     use = small[one] & (region[one] != region[other])
     count = len(region)
     keys, border_of = torch.unique(region[one[use]] * count + region[other[use]], return_inverse=True)

@@ -1,6 +1,6 @@
 """Label maps of a batch become finished results: cleaned up, numbered, counted, and brought to the host.
 
-Letters: R runs and S segments of all images (see regions.py).
+Letters: R runs and S segments of all images (see rle.py).
 """
 
 import math
@@ -10,17 +10,26 @@ from torch import Tensor
 
 from diffseg.config import SegmentConfig
 from diffseg.method.cleanup import clean
-from diffseg.method.runs import Runs, Segments, connected, number, paint, runs_of, touching
+from diffseg.method.rle import (
+    RunLengths,
+    Segments,
+    adjacent_runs,
+    connected_components,
+    rle_decode,
+    rle_encode,
+    segments_of,
+)
 from diffseg.types import Float, Int, Segment, Segmentation
 
 
-def tidy(label_maps: list[Int[Tensor, "_ _"]], config: SegmentConfig) -> tuple[Runs, Segments]:
+def tidy(label_maps: list[Int[Tensor, "_ _"]], config: SegmentConfig) -> tuple[RunLengths, Segments]:
     """The segments of label maps; in `fast` mode without small regions, and split into connected ones if asked."""
-    runs = runs_of(label_maps)
+    rle = rle_encode(label_maps)
     if config.mode == "paper":
-        return runs, number(runs, runs.label)
-    runs = clean(runs, config.min_area)
-    return runs, number(runs, connected(runs.label, touching(runs)) if config.split_components else runs.label)
+        return rle, segments_of(rle, rle.label)
+    rle = clean(rle, config.min_area)
+    region = connected_components(rle.label, adjacent_runs(rle)) if config.split_components else rle.label
+    return rle, segments_of(rle, region)
 
 
 def ids(segments: Segments) -> Int[Tensor, " R"]:
@@ -30,9 +39,9 @@ def ids(segments: Segments) -> Int[Tensor, " R"]:
     return (of_run - first).where(of_run >= 0, of_run).int()
 
 
-def segmentations(runs: Runs, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
+def segmentations(rle: RunLengths, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
     """One result an image. Painted maps are the only large transfer of a batch; a segment is seven numbers."""
-    label_maps = [painted.cpu().numpy() for painted in paint(runs, ids(segments))]
+    label_maps = [painted.cpu().numpy() for painted in rle_decode(rle, ids(segments))]
     numbers = torch.stack([segments.image, segments.area, *segments.box.T], dim=-1).tolist()
     of_image: list[list[Segment]] = [[] for _ in label_maps]
     for (image, area, x, y, width, height), score in zip(numbers, scores.tolist(), strict=True):

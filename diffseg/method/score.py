@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffseg.method.merge import Proposals
-from diffseg.method.runs import Runs, Segments
+from diffseg.method.rle import RunLengths, Segments
 from diffseg.types import Float
 
 PARTS = 1 << 24  # of one pixel's score: whole numbers have the same sum in whatever order a GPU adds them
@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 
 
 def score(
-    segments: Segments, runs: Runs, proposals: Proposals, grid: tuple[int, int], windows: Sequence[Box]
+    segments: Segments, rle: RunLengths, proposals: Proposals, grid: tuple[int, int], windows: Sequence[Box]
 ) -> Float[Tensor, " S"]:
     """Mean margin of a segment's proposal over the runner-up, times the proposal's stability; in [0, 1].
 
@@ -27,8 +27,8 @@ def score(
 
     windows: where the grid lies in each label map, as (top, left, height, width).
     """
-    margin = _sums_along_runs(margins(proposals.maps.unflatten(-1, grid)), runs, windows)
-    trusted = margin * proposals.stability[runs.image, runs.label.clamp(min=0)]
+    margin = _sum_along_runs(margins(proposals.maps.unflatten(-1, grid)), rle, windows)
+    trusted = margin * proposals.stability[rle.image, rle.label.clamp(min=0)]
     real = segments.of_run >= 0
     whole = (trusted[real] * PARTS).round().long()
     total = torch.zeros_like(segments.area).scatter_add_(0, segments.of_run[real], whole)
@@ -44,21 +44,21 @@ def margins(proposals: Float[Tensor, "B P h w"]) -> Float[Tensor, "B P h w"]:
     return (1 - other / proposals).clamp(min=0).nan_to_num(0.0)
 
 
-def _sums_along_runs(values: Float[Tensor, "B P h w"], runs: Runs, windows: Sequence[Box]) -> Float[Tensor, " R"]:
+def _sum_along_runs(values: Float[Tensor, "B P h w"], rle: RunLengths, windows: Sequence[Box]) -> Float[Tensor, " R"]:
     """Sum over each run's pixels of what its proposal has in the cell below.
 
     Between running totals along a grid row this is one difference a run, however many pixels it has.
     """
     totals = torch.nn.functional.pad(values.double().cumsum(-1), (1, 0))
     _, _, h, w = values.shape
-    tops, lefts, heights, widths = (runs.per_run(side) for side in zip(*windows, strict=True))
-    row = ((2 * (runs.row - tops) + 1) * h // (2 * heights)).clamp(0, h - 1)
+    tops, lefts, heights, widths = (rle.per_run(side) for side in zip(*windows, strict=True))
+    row = ((2 * (rle.row - tops) + 1) * h // (2 * heights)).clamp(0, h - 1)
 
-    line = (runs.image, runs.label.clamp(min=0), row)
+    line = (rle.image, rle.label.clamp(min=0), row)
 
     def up_to(column: Tensor) -> Tensor:
         place = ((column - lefts).double() * w / widths).clamp(0, w)
         cell = place.long().clamp(max=w - 1)
         return torch.lerp(totals[*line, cell], totals[*line, cell + 1], place - cell)
 
-    return (up_to(runs.column + runs.length) - up_to(runs.column)) * widths / w
+    return (up_to(rle.column + rle.length) - up_to(rle.column)) * widths / w

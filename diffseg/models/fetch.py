@@ -43,7 +43,7 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     return ModelFiles(_public(model), folder, revision, digest)
 
 
-def arriving() -> int:
+def bytes_arriving() -> int:
     """Bytes of models on their way to this machine, by whichever process: while a download moves they grow."""
     unfinished = list(cache_folder().glob(f"{PARTIAL}*/**/*"))
     if hub := sys.modules.get("huggingface_hub.constants"):  # who has not imported it waits for nothing from there

@@ -20,7 +20,7 @@ from driver import a_run
 
 from pipeline.cluster import Cluster, RayPool, ray_process
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import RowCounts
 from pipeline.messages import Receipt, TaskDone
 from pipeline.run.ledger import Ledger
 from pipeline.worker.build import WorkerSettings
@@ -112,7 +112,7 @@ def measure(workers: int) -> tuple[float, float, float]:
         pool = RayPool(cluster, WorkerSettings(folder, "none"), workers, device="cpu")
         began = time.monotonic()
         with suppress(Over):
-            drive(ledger, pool, ledger.unfinished(), Tally(), tick=tick)
+            drive(ledger, pool, ledger.unfinished(), RowCounts(), tick=tick)
     calls, seconds, busy = (last - first for first, last in zip(*marks, strict=True))
     return calls / seconds, workers * seconds / calls, busy / seconds
 

@@ -13,8 +13,8 @@ from scipy import ndimage
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import prefetch_map
-from pipeline.datasets.selection import WANTED, Part, Selection, Tally, chosen_rows
-from pipeline.datasets.source_images import Photos
+from pipeline.datasets.selection import WANTED, Part, RowCounts, Selection, chosen_rows
+from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ShardChanged
 from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
@@ -27,7 +27,7 @@ AHEAD = 8  # samples ready before they are written: each may hold a photo and a 
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledSample:
     """A sample as formats write it.
 
     number: from 1, the place of its row among all rows of the run, whatever was selected. name: of its files, without
@@ -61,18 +61,18 @@ class Labelled:
 class Samples:
     """The wanted samples of a part of a run."""
 
-    def __init__(self, ledger: Ledger, selection: Selection, names: Names, photos: Photos | None) -> None:
+    def __init__(self, ledger: Ledger, selection: Selection, names: Names, photos: SourceImages | None) -> None:
         """photos: where they come from; None: they are not read."""
         self.ledger, self.selection, self.names, self.photos = ledger, selection, names, photos
 
-    def of(self, part: Part, tally: Tally) -> Iterator[Labelled]:
+    def of(self, part: Part, tally: RowCounts) -> Iterator[LabelledSample]:
         """The samples of a part, until its limit is reached; counted as they come."""
         rows = chosen_rows(self.ledger, self.selection, part, tally, WANTED)
         chosen = self._with_photos(part, rows, self.photos) if self.photos else ((*found, None) for found in rows)
         yield from prefetch_map(lambda found: self.labelled(*found), chosen, depth=AHEAD, threads=2)
 
     def _with_photos(
-        self, part: Part, rows: Iterator[tuple[int, dict[str, Any]]], photos: Photos
+        self, part: Part, rows: Iterator[tuple[int, dict[str, Any]]], photos: SourceImages
     ) -> Iterator[tuple[int, dict[str, Any], RawSample]]:
         """Rows with their samples, from objects that are read through in order."""
         windows = {(window.shard, window.window): window for window in part.windows}
@@ -84,7 +84,7 @@ class Samples:
             found = next((raw for raw in source if raw.index == row["index"]), None)
             yield number, row, proved(found, row, self.ledger)
 
-    def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> Labelled:
+    def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> LabelledSample:
         """A row of WANTED columns, and its image, as formats write it."""
         label_map = resize_labels(decode_label_map(row.pop("label_map")), (row["height"], row["width"]))
         said = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
@@ -92,7 +92,7 @@ class Samples:
         if len(segments) < len(said):
             label_map = _without_others(label_map, segments)
         name = self.names.of(row["key"], row["shard"], row["index"])
-        return Labelled(number, name, self.selection.side(row["key"]), row, label_map, segments, raw)
+        return LabelledSample(number, name, self.selection.side(row["key"]), row, label_map, segments, raw)
 
     def _kept(self, label_map: Int[np.ndarray, "H W"], said: Sequence[Segment]) -> tuple[Segment, ...]:
         """The wanted segments, measured at source size."""

@@ -55,7 +55,7 @@ class Selection:
 
 
 @dataclass(slots=True)
-class Tally:
+class RowCounts:
     """How far an export is. rows: looked at; images: taken; left_out: rows by reason."""
 
     rows: int = 0
@@ -67,7 +67,7 @@ class Tally:
         if rows:
             self.left_out[reason] = self.left_out.get(reason, 0) + rows
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "RowCounts") -> None:
         """Count what another has counted."""
         self.rows, self.images = self.rows + other.rows, self.images + other.images
         for reason, rows in other.left_out.items():
@@ -89,7 +89,7 @@ class Part:
 
 
 def chosen_rows(
-    ledger: Ledger, selection: Selection, part: Part, tally: Tally, columns: Sequence[str]
+    ledger: Ledger, selection: Selection, part: Part, tally: RowCounts, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The wanted rows of a part, each with its number in the run from 1 on; counted as they come."""
     window = ledger.run.window

@@ -26,7 +26,7 @@ END_MARK = bytes(1024)  # what makes a piece of a tar a tar
 LABEL_MAP = "label_map.png"  # what `--also webdataset` puts beside the members of a sample
 
 
-class Photos:
+class SourceImages:
     """Where the encoded images of a run come from."""
 
     def __init__(self, ledger: Ledger, *, beside: bool = False, whole: bool = False, jumps: bool = False) -> None:

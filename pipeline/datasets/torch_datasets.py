@@ -33,9 +33,9 @@ from torch import distributed
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffseg.types import Int, Segment, UInt8
-from pipeline.datasets.samples import Labelled, Samples, proved
-from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, Selection, Tally, chosen_rows
-from pipeline.datasets.source_images import Photos
+from pipeline.datasets.samples import LabelledSample, Samples, proved
+from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, RowCounts, Selection, chosen_rows
+from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.reader import decode_sample
 from pipeline.records import ImageSample
@@ -94,11 +94,11 @@ class _Run(Generic[T]):
         if self._opened is None:
             self._process = os.getpid()
             ledger = Ledger.open(self.url)
-            photos = Photos(ledger, beside=self._beside, jumps=True)
+            photos = SourceImages(ledger, beside=self._beside, jumps=True)
             self._opened = Samples(ledger, self.selection, Names(), photos)
         return self._opened
 
-    def example(self, labelled: Labelled) -> T:
+    def example(self, labelled: LabelledSample) -> T:
         """A sample as a trainer gets it. Raises ShardChanged where it is not what was labelled."""
         assert labelled.raw is not None
         row, decoded = labelled.row, decode_sample(labelled.raw, self.samples.ledger.run.reader)
@@ -142,7 +142,7 @@ class RunDataset(_Run[T], Dataset[T]):
         numbers = {(window.shard, window.window): number for number, window in enumerate(self.windows)}
         places, indices, size = list[int](), list[int](), ledger.run.window
         for _, row in (
-            chosen_rows(ledger, selection, _part(self.windows, size), Tally(), ["key"]) if self.windows else ()
+            chosen_rows(ledger, selection, _part(self.windows, size), RowCounts(), ["key"]) if self.windows else ()
         ):
             if selection.side(row["key"]) == side:
                 places.append(numbers[row["shard"], row["index"] // size])
@@ -218,12 +218,12 @@ class RunStream(_Run[T], IterableDataset[T]):
         worker = get_worker_info()
         workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
         readers, reader = self.world_size * workers, self.rank * workers + own
-        luck = f"{self.seed} {int(self._epoch)}"
+        seed = f"{self.seed} {int(self._epoch)}"
         units = self._units(readers)
         if self.shuffle:
-            random.Random(luck).shuffle(units)
+            random.Random(seed).shuffle(units)
         examples = self._examples(units[reader::readers])
-        return _drawn(examples, random.Random(f"{luck} {reader}"), self.buffer) if self.shuffle else examples
+        return _drawn(examples, random.Random(f"{seed} {reader}"), self.buffer) if self.shuffle else examples
 
     def _units(self, readers: int) -> list[list[WindowObject]]:
         windows = list(self.samples.ledger.windows())
@@ -236,17 +236,17 @@ class RunStream(_Run[T], IterableDataset[T]):
 
     def _examples(self, units: Iterable[list[WindowObject]]) -> Iterator[T]:
         for unit in units:
-            for labelled in self.samples.of(_part(unit, self.samples.ledger.run.window), Tally()):
+            for labelled in self.samples.of(_part(unit, self.samples.ledger.run.window), RowCounts()):
                 if labelled.side == self.side:
                     yield self.example(labelled)
 
 
-def _drawn(examples: Iterator[T], luck: random.Random, size: int) -> Iterator[T]:
+def _drawn(examples: Iterator[T], rng: random.Random, size: int) -> Iterator[T]:
     """The same in another order: each is drawn from the next `size`."""
     waiting = list(islice(examples, size))
     for example in examples:
-        place = luck.randrange(len(waiting))
+        place = rng.randrange(len(waiting))
         yield waiting[place]
         waiting[place] = example
-    luck.shuffle(waiting)
+    rng.shuffle(waiting)
     yield from waiting

@@ -16,7 +16,7 @@ from diffseg.evaluation.matching import Counts
 from diffseg.evaluation.scores import MEASURES, DatasetMatching, ImageScore, Summary, summarise
 from pipeline.concurrency import ParallelMap, map_here
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.score import LeftOut, Outcome, Scored, Scorer, Work
+from pipeline.evaluation.score import LeftOut, Scored, ScoreOrReason, Scorer, Work
 from pipeline.evaluation.truth import Truth
 
 
@@ -30,7 +30,7 @@ class MethodResult:
     examples: dict[str, str] = field(default_factory=dict)
     matching: DatasetMatching | None = None
 
-    def add(self, method: str, key: str, outcome: Outcome) -> None:
+    def add(self, method: str, key: str, outcome: ScoreOrReason) -> None:
         """Take in one sample."""
         score = outcome.score if isinstance(outcome, Scored) else None
         measures = {name: getattr(score, name, None) for name in MEASURES}
@@ -113,7 +113,7 @@ def evaluate(
             least.offer(getattr(first.score, protocol.leading), work)
         on_image()
     for name, predictions in runs.items():
-        predictions.refuse_strangers()
+        predictions.check_some_key_matches()
         evaluation.no_truth[name] = predictions.never_asked
     evaluation.worst = least.found()
     return evaluation

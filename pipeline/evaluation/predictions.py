@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.score import Labelled, LeftOut
+from pipeline.evaluation.score import LeftOut, Prediction
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 
@@ -21,7 +21,7 @@ class Predictions:
 
     def __init__(self, ledger: Ledger, protocol: Protocol, *, categories: bool = False) -> None:
         self.name = str(ledger)
-        self._found: dict[str, Labelled | LeftOut] = {}
+        self._found: dict[str, Prediction | LeftOut] = {}
         self._by_name: dict[str, str | None] = {}  # None: several keys end so
         self._clusters: dict[str, int] = {}  # of categories, in order of appearance
         self._asked, self._met = set[str](), set[str]()
@@ -41,14 +41,14 @@ class Predictions:
             self._found[key] = LeftOut("failed in the run", row["status"])
             return
         clusters = self._numbered(row.get("segments") or ())
-        self._found[key] = Labelled(row["label_map"], (row["height"], row["width"]), clusters)
+        self._found[key] = Prediction(row["label_map"], (row["height"], row["width"]), clusters)
 
     def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """Categories as numbers that are the same in every image."""
         named = ((segment["id"], segment["category"]) for segment in segments if segment["category"])
         return {id_: self._clusters.setdefault(category, len(self._clusters)) for id_, category in named}
 
-    def __getitem__(self, key: str) -> Labelled | LeftOut:
+    def __getitem__(self, key: str) -> Prediction | LeftOut:
         """What the run has for a sample of the truth."""
         self._asked.add(key)
         place = key if key in self._found else self._by_name.get(_last(key), "")
@@ -58,14 +58,14 @@ class Predictions:
             return LeftOut("no row in the run")
         self._met.add(place)
         found = self._found[place]
-        return replace(found, clusters=None) if isinstance(found, Labelled) and not self._clusters else found
+        return replace(found, clusters=None) if isinstance(found, Prediction) and not self._clusters else found
 
     @property
     def never_asked(self) -> int:
         """Keys without truth."""
         return len(self._found.keys() - self._met)
 
-    def refuse_strangers(self) -> None:
+    def check_some_key_matches(self) -> None:
         """Raises ConfigError where the run and the truth have no key in common."""
         if self._asked and not self._met:
             ours, theirs = min(self._found), min(self._asked)

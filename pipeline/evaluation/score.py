@@ -24,7 +24,7 @@ REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing e
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Prediction:
     """What a run says of an image.
 
     label_map: PNG. size: height, width of the upright source image.
@@ -52,7 +52,7 @@ class Scored:
     table: tuple[np.ndarray, np.ndarray] | None = None
 
 
-Outcome = Scored | LeftOut
+ScoreOrReason = Scored | LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Work:
     """
 
     truth: TruthSample
-    labelled: Mapping[str, Labelled | LeftOut]
+    labelled: Mapping[str, Prediction | LeftOut]
     refused: LeftOut | None = None
 
 
@@ -78,14 +78,14 @@ class Scorer:
     methods: tuple[str, ...]
     tables: bool = False
 
-    def __call__(self, work: Work) -> dict[str, Outcome]:
+    def __call__(self, work: Work) -> dict[str, ScoreOrReason]:
         """One outcome a method. Raises nothing a sample could cause."""
         truths = work.refused or decode_truths(work.truth, self.protocol)
         if isinstance(truths, LeftOut):
             return dict.fromkeys(self.methods, truths)
         return {method: self._score(method, work, truths) for method in self.methods}
 
-    def _score(self, method: str, work: Work, truths: Sequence[np.ndarray]) -> Outcome:
+    def _score(self, method: str, work: Work, truths: Sequence[np.ndarray]) -> ScoreOrReason:
         view = self.protocol.view(*truths[0].shape)
         views = [view.sample(truth) for truth in truths]
         if any((one < 0).all() for one in views):
@@ -99,7 +99,7 @@ class Scorer:
         score = score_image(prediction, views, self.protocol.num_classes)
         return Scored(score, self._table(method, work, prediction, views[0]))
 
-    def _humans(self, views: Sequence[np.ndarray]) -> Outcome:
+    def _humans(self, views: Sequence[np.ndarray]) -> ScoreOrReason:
         if len(views) < 2:
             return LeftOut("a single annotator")
         others = [[*views[:i], *views[i + 1 :]] for i in range(len(views))]
@@ -111,7 +111,7 @@ class Scorer:
         if not self.tables or self.protocol.num_classes is None:
             return None
         labelled = work.labelled.get(method)
-        if isinstance(labelled, Labelled) and labelled.clusters is not None:
+        if isinstance(labelled, Prediction) and labelled.clusters is not None:
             meaning = np.full(int(prediction.max()) + 2, IGNORE)  # one more: IGNORE = -1 picks the last
             for id_, cluster in labelled.clusters.items():
                 meaning[id_ : id_ + 1] = cluster  # an id beyond the view is none

@@ -20,31 +20,31 @@ from PIL import Image
 from scipy import ndimage
 
 from diffseg.types import IGNORE, Int
-from pipeline.datasets.samples import Labelled, box_of
+from pipeline.datasets.samples import LabelledSample, box_of
 from pipeline.exports.rle import components, encode
-from pipeline.exports.writer import Place
+from pipeline.exports.writer import PartWriter
 
-Add = Callable[[Labelled], None]
+Add = Callable[[LabelledSample], None]
 
 
 @contextmanager
-def segments(place: Place) -> Iterator[Add]:
+def segments(writer: PartWriter) -> Iterator[Add]:
     """Annotations for detection and instance segmentation; components below the smallest area are left out."""
-    with _document(place, "instances") as (add_image, add_annotation):
+    with _document(writer, "instances") as (add_image, add_annotation):
 
-        def add(sample: Labelled) -> None:
+        def add(sample: LabelledSample) -> None:
             add_image(sample)
             regions, owners = components(sample.label_map)
             boxes = ndimage.find_objects(regions + 1)
             by_id = {segment.id: segment for segment in sample.segments}
             for owner, box, (mask, area) in zip(owners.tolist(), boxes, encode(regions), strict=True):
-                if area < place.min_area * regions.size:
+                if area < writer.min_area * regions.size:
                     continue
                 add_annotation(
                     {
-                        "id": place.next_id(),
+                        "id": writer.next_id(),
                         "image_id": sample.number,
-                        "category_id": place.category_id(by_id[owner].category),
+                        "category_id": writer.category_id(by_id[owner].category),
                         "segmentation": mask,
                         "area": area,
                         "bbox": box_of(box),
@@ -58,18 +58,18 @@ def segments(place: Place) -> Iterator[Add]:
 
 
 @contextmanager
-def panoptic(place: Place) -> Iterator[Add]:
+def panoptic(writer: PartWriter) -> Iterator[Add]:
     """Panoptic segmentation: every pixel one segment or void."""
-    folder = f"annotations/panoptic_{place.side}"
-    with _document(place, "panoptic") as (add_image, add_annotation):
+    folder = f"annotations/panoptic_{writer.side}"
+    with _document(writer, "panoptic") as (add_image, add_annotation):
 
-        def add(sample: Labelled) -> None:
+        def add(sample: LabelledSample) -> None:
             add_image(sample)
-            place.put(f"{folder}/{sample.name}.png", panoptic_png(sample.label_map))
+            writer.put(f"{folder}/{sample.name}.png", panoptic_png(sample.label_map))
             found = [
                 {
                     "id": segment.id + 1,
-                    "category_id": place.category_id(segment.category),
+                    "category_id": writer.category_id(segment.category),
                     "area": segment.area,
                     "bbox": segment.box,
                     "iscrowd": 0,
@@ -97,14 +97,14 @@ class _Array:
 
 
 @contextmanager
-def _document(place: Place, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
+def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
     """One JSON file: annotations as they come, then the images, which wait on the disk, and the categories."""
-    name = f"annotations/{kind}_{place.side}{place.suffix}.json"
-    with place.grow(name) as out, TemporaryFile() as waiting:
+    name = f"annotations/{kind}_{writer.side}{writer.suffix}.json"
+    with writer.grow(name) as out, TemporaryFile() as waiting:
         images = _Array(waiting)
 
-        def add_image(sample: Labelled) -> None:
-            place.put_photo(f"images/{place.side}", sample)
+        def add_image(sample: LabelledSample) -> None:
+            writer.put_photo(f"images/{writer.side}", sample)
             said = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
             images.add({"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **said})
 
@@ -116,11 +116,11 @@ def _document(place: Place, kind: str) -> Iterator[tuple[Add, Callable[[dict[str
         waiting.seek(0)
         out.write(b',\n"images": ')
         copyfileobj(waiting, out)
-        out.write(b',\n"categories": ' + json.dumps(_categories(place)).encode() + b"}\n")
+        out.write(b',\n"categories": ' + json.dumps(_categories(writer)).encode() + b"}\n")
 
 
-def _categories(place: Place) -> list[dict[str, Any]]:
-    return [{"id": n, "name": name, "supercategory": name, "isthing": 1} for name, n in place.categories.items()]
+def _categories(writer: PartWriter) -> list[dict[str, Any]]:
+    return [{"id": n, "name": name, "supercategory": name, "isthing": 1} for name, n in writer.categories.items()]
 
 
 def panoptic_png(label_map: Int[np.ndarray, "H W"]) -> bytes:

@@ -15,14 +15,14 @@ from typing import Any
 
 from pipeline import flags
 from pipeline.concurrency import ParallelMap
-from pipeline.datasets.samples import Labelled, Samples
-from pipeline.datasets.selection import Part, Selection, Tally
-from pipeline.datasets.source_images import Photos
+from pipeline.datasets.samples import LabelledSample, Samples
+from pipeline.datasets.selection import Part, RowCounts, Selection
+from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
 from pipeline.exports import coco, huggingface, voc, webdataset
 from pipeline.exports.plan import plan
 from pipeline.exports.sa1b import sa1b
-from pipeline.exports.writer import Place, writing
+from pipeline.exports.writer import PartWriter, writing
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names
@@ -42,7 +42,7 @@ class Format:
     finish: given the parts and sides that there are, what is written after the last of them.
     """
 
-    write: Callable[[Place], AbstractContextManager[Callable[[Labelled], None]]]
+    write: Callable[[PartWriter], AbstractContextManager[Callable[[LabelledSample], None]]]
     part: int
     images: bool = False
     whole: bool = False
@@ -66,7 +66,7 @@ class State:
 
     parts: int = 0
     sides: dict[str, int] = field(default_factory=dict)  # images
-    tally: Tally = field(default_factory=Tally)
+    tally: RowCounts = field(default_factory=RowCounts)
 
     def add(self, other: "State") -> None:
         """Count what another has counted."""
@@ -83,7 +83,7 @@ class State:
     def from_json(cls, data: bytes) -> "State":
         """The inverse."""
         said = json.loads(data)
-        return cls(**{**said, "tally": Tally(**said["tally"])})
+        return cls(**{**said, "tally": RowCounts(**said["tally"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,15 +213,15 @@ def _record(part: Part) -> str:
 
 def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
     """Everything a part holds, and then its record: a function of the run and the part, wherever and whenever."""
-    photos = Photos(ledger, whole=work.members) if work.images else None
+    photos = SourceImages(ledger, whole=work.members) if work.images else None
     samples = Samples(ledger, work.selection, work.names, photos)
     ids = count(part.number * ANNOTATIONS + 1)
-    sides: dict[str, Callable[[Labelled], None]] = {}
+    sides: dict[str, Callable[[LabelledSample], None]] = {}
     state = State(parts=1)
     with writing(store) as puts, ExitStack() as opened:
         for sample in samples.of(part, state.tally):
             if sample.side not in sides:
-                place = Place(
+                writer = PartWriter(
                     side=sample.side,
                     number=part.number,
                     alone=work.parts == 1,
@@ -232,7 +232,7 @@ def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
                     categories=work.categories,
                     puts=puts,
                 )
-                sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(place))
+                sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(writer))
             sides[sample.side](sample)
             state.sides[sample.side] = state.sides.get(sample.side, 0) + 1
     store.put_new(_record(part), state.to_json())

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import table
-from pipeline.datasets.samples import Labelled
-from pipeline.exports.writer import Place
+from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.writer import PartWriter
 from pipeline.table.label_map import encode_label_map
 
 ROWS = 100  # a row group: what a reader of single rows fetches at once, a few MB of photos
@@ -42,12 +42,12 @@ FEATURES: dict[str, Any] = {
 
 
 @contextmanager
-def parquet(place: Place) -> Iterator[Callable[[Labelled], None]]:
+def parquet(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A row an image."""
-    name = f"data/{place.side}-{place.number:05}.parquet"
-    with place.grow(name) as out, table.images.writing_features(out, FEATURES, ROWS) as write:
+    name = f"data/{writer.side}-{writer.number:05}.parquet"
+    with writer.grow(name) as out, table.images.writing_features(out, FEATURES, ROWS) as write:
 
-        def add(sample: Labelled) -> None:
+        def add(sample: LabelledSample) -> None:
             row = {column: sample.row[column] for column in FEATURES if column in sample.row}
             row["image"] = {"bytes": sample.photo, "path": f"{sample.name}.{sample.extension}"}
             row["label_map"] = {"bytes": encode_label_map(sample.label_map), "path": f"{sample.name}.png"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.concurrency import prefetch_map
-from pipeline.datasets.selection import Part, Selection, Tally, chosen_rows
+from pipeline.datasets.selection import Part, RowCounts, Selection, chosen_rows
 from pipeline.exports.writer import OBJECT
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
@@ -21,7 +21,7 @@ THREADS = 8  # of them side by side: small reads are spent waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ExportPlan:
     """All parts, and what they must agree on. categories: ids by name."""
 
     parts: tuple[Part, ...]
@@ -29,7 +29,9 @@ class Plan:
     categories: dict[str, int] = field(default_factory=dict)
 
 
-def plan(ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: bool) -> Plan:
+def plan(
+    ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: bool
+) -> ExportPlan:
     """size: windows a part. categories: whether the format numbers them."""
     marks, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
     groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
@@ -44,7 +46,9 @@ def plan(ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, 
         for number, at in enumerate(cut)
     )
     names = Names(np.concatenate(marks), np.unique(np.concatenate(folders)))
-    return Plan(tuple(_limited(ledger, selection, parts)), names, _categories(ledger, windows) if categories else {})
+    return ExportPlan(
+        tuple(_limited(ledger, selection, parts)), names, _categories(ledger, windows) if categories else {}
+    )
 
 
 def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -68,7 +72,7 @@ def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Ite
             return
         limited = replace(part, limit=left)
         yield limited
-        left -= sum(1 for _ in chosen_rows(ledger, selection, limited, Tally(), ["key"]))
+        left -= sum(1 for _ in chosen_rows(ledger, selection, limited, RowCounts(), ["key"]))
 
 
 def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> dict[str, int]:

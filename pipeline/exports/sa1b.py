@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.samples import Labelled
+from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.rle import encode
-from pipeline.exports.writer import Place
+from pipeline.exports.writer import PartWriter
 from pipeline.inputs.tar.writing import writing
 
 
 @contextmanager
-def sa1b(place: Place) -> Iterator[Callable[[Labelled], None]]:
+def sa1b(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A photo and a JSON of masks an image, named by number.
 
     `predicted_iou` and `stability_score` are both a segment's score: nothing else was measured.
     """
-    with place.grow(f"sa_{place.side}_{place.number:06}.tar") as out, writing(out) as write:
+    with writer.grow(f"sa_{writer.side}_{writer.number:06}.tar") as out, writing(out) as write:
 
-        def add(sample: Labelled) -> None:
+        def add(sample: LabelledSample) -> None:
             assert sample.photo is not None
             name = f"sa_{sample.number}"
             image = {
@@ -31,20 +31,20 @@ def sa1b(place: Place) -> Iterator[Callable[[Labelled], None]]:
                 "file_name": f"{name}.{sample.extension}",
                 "key": sample.row["key"],
             }
-            said = {"image": image, "annotations": list(_masks(place, sample))}
+            said = {"image": image, "annotations": list(_masks(writer, sample))}
             write(name, {sample.extension: sample.photo, "json": json.dumps(said).encode()})
 
         yield add
 
 
-def _masks(place: Place, sample: Labelled) -> Iterator[dict[str, Any]]:
+def _masks(writer: PartWriter, sample: LabelledSample) -> Iterator[dict[str, Any]]:
     """One a segment, however many components it has."""
     height, width = sample.label_map.shape
     masks = dict(enumerate(encode(sample.label_map)))
     for segment in sample.segments:
         mask, area = masks[segment.id]
         yield {
-            "id": place.next_id(),
+            "id": writer.next_id(),
             "segmentation": mask,
             "bbox": segment.box,
             "area": area,
@@ -55,7 +55,7 @@ def _masks(place: Place, sample: Labelled) -> Iterator[dict[str, Any]]:
         }
 
 
-def _point_in(sample: Labelled, number: int) -> list[float]:
+def _point_in(sample: LabelledSample, number: int) -> list[float]:
     """x, y of the middle one of a segment's pixels, so that it lies on the segment whatever its shape."""
     pixels = np.flatnonzero(sample.label_map == number)
     y, x = divmod(int(pixels[len(pixels) // 2]), sample.label_map.shape[1])

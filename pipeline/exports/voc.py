@@ -16,8 +16,8 @@ from PIL import Image
 
 from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE, Int
-from pipeline.datasets.samples import Labelled
-from pipeline.exports.writer import Place
+from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.writer import PartWriter
 from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
 
@@ -26,13 +26,13 @@ LISTS = "_export/lists"  # of each part; joined when all are there
 
 
 @contextmanager
-def pngs(place: Place) -> Iterator[Callable[[Labelled], None]]:
+def pngs(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A PNG an image."""
-    with place.grow(_list_name(place.side, place.number)) as names:
+    with writer.grow(_list_name(writer.side, writer.number)) as names:
 
-        def add(sample: Labelled) -> None:
-            place.put_photo("JPEGImages", sample)
-            place.put(f"SegmentationObject/{sample.name}.png", indexed_png(sample.label_map))
+        def add(sample: LabelledSample) -> None:
+            writer.put_photo("JPEGImages", sample)
+            writer.put(f"SegmentationObject/{sample.name}.png", indexed_png(sample.label_map))
             names.write(f"{sample.name}\n".encode())
 
         yield add

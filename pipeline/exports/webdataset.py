@@ -11,22 +11,22 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.datasets.samples import Labelled
-from pipeline.exports.writer import Place
+from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.writer import PartWriter
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.inputs.tar.writing import writing
 from pipeline.table.label_map import encode_label_map
 
 
 @contextmanager
-def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
+def webdataset(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """The samples as they were, with labels beside their members."""
-    with place.grow(f"{place.side}-{place.number:06}.tar") as out, writing(out) as write:
+    with writer.grow(f"{writer.side}-{writer.number:06}.tar") as out, writing(out) as write:
 
-        def add(sample: Labelled) -> None:
+        def add(sample: LabelledSample) -> None:
             assert sample.raw is not None
             assert sample.photo is not None
-            members = dict(sample.raw.members) if place.members else {}
+            members = dict(sample.raw.members) if writer.members else {}
             if sample.raw.image not in members or sample.raw.image not in IMAGE_EXTENSIONS:
                 members.pop(str(sample.raw.image), None)  # a table's column, say: no extension that readers would know
                 members[sample.extension] = sample.photo
@@ -37,7 +37,7 @@ def webdataset(place: Place) -> Iterator[Callable[[Labelled], None]]:
         yield add
 
 
-def _said(sample: Labelled) -> dict[str, Any]:
+def _said(sample: LabelledSample) -> dict[str, Any]:
     row = sample.row
     segments = [asdict(segment) for segment in sample.segments]
     return {**{name: row[name] for name in ("key", "width", "height", "quality")}, "segments": segments}

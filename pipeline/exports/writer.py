@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.datasets.samples import Labelled
+from pipeline.datasets.samples import LabelledSample
 from pipeline.storage.object_store import Store
 
 OBJECT = "object"  # the category of what has none
@@ -47,7 +47,7 @@ def writing(store: Store) -> Iterator[Writing]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class PartWriter:
     """What a format needs to write one side of one part.
 
     side: `train` or `val`. number: of the part. alone: there is no other part. images: whether photos lie beside the
@@ -78,7 +78,7 @@ class Place:
         """A small object."""
         self.puts.put(name, data)
 
-    def put_photo(self, folder: str, sample: Labelled) -> None:
+    def put_photo(self, folder: str, sample: LabelledSample) -> None:
         """The photo as it was found, where photos are wanted."""
         if self.images and sample.photo is not None:
             self.put(f"{folder}/{sample.name}.{sample.extension}", sample.photo)

@@ -78,13 +78,13 @@ def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, 
     Up to FAILURES rows without labels come on top. Every row is added to `counts`. The same rows and seed choose the
     same samples.
     """
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     worst, best = Top[Identity](samples // 3), Top[Identity](samples // 3)
     drawn, failed = Top[Identity](samples), Top[Identity](FAILURES)
     for row in rows:
         counts.add(row)
         identity = (row["shard"], row["index"])
-        chance = luck.random()
+        chance = rng.random()
         if row["status"] != OK:
             failed.add(chance, identity)
             continue
@@ -94,7 +94,7 @@ def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, 
             best.add(row["quality"], identity)
     shown = {*worst.values(), *best.values()}
     at_random = set[Identity]()
-    for identity in drawn.values():  # the first so many in order of luck: an unbiased draw, extremes or not
+    for identity in drawn.values():  # the first so many in order of rng: an unbiased draw, extremes or not
         if len(shown | {identity}) > samples:
             break
         shown.add(identity)

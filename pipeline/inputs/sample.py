@@ -20,7 +20,7 @@ Windows = Mapping[str, Collection[int]]  # by shard id
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DrawnWindows:
     """Windows that were drawn. bytes: of the input, from the beginning of each shard to the last of them."""
 
     windows: Windows
@@ -29,7 +29,7 @@ class Sample:
 
 def draw_sample(
     shards: Sequence[Shard], images: int, seed: int, *, window: int, image_key: str | None
-) -> Sample | None:
+) -> DrawnWindows | None:
     """Windows of a run's shards that hold about `images` samples; None where that is all of them.
 
     Raises what counting raises: ConfigError, StorageError, ShardChanged.
@@ -42,7 +42,7 @@ def draw_sample(
     for shard in shards:
         if numbers := windows.get(shard.id):
             size += shard.size * min(1.0, (max(numbers) + 1) * window / counts.samples[shard.id])
-    return Sample(windows, round(size))
+    return DrawnWindows(windows, round(size))
 
 
 def draw(counts: Mapping[str, int], window: int, images: int, seed: int) -> dict[str, set[int]]:
@@ -55,9 +55,9 @@ def draw(counts: Mapping[str, int], window: int, images: int, seed: int) -> dict
         return {shard: set(range(-(-samples // window))) for shard, samples in counts.items() if samples}
     shards = [shard for shard, samples in counts.items() if samples]
     ends = list(accumulate(-(-counts[shard] // window) for shard in shards))
-    luck, held = random.Random(seed), 0
+    rng, held = random.Random(seed), 0
     while held < images:
-        place = luck.randrange(ends[-1])
+        place = rng.randrange(ends[-1])
         which = bisect_right(ends, place)
         shard, number = shards[which], place - (ends[which - 1] if which else 0)
         mine = drawn.setdefault(shard, set())

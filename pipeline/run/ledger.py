@@ -70,7 +70,7 @@ class Ledger(Commits):
     def states(self, shard: str = "") -> dict[str, ShardState]:
         """What is committed, by shard id. shard: only this one."""
         parts = min(LISTINGS, len(self.shards) // SHARDS_A_LISTING)
-        if shard or parts < 2 or not self.store.lists_by_beginning:
+        if shard or parts < 2 or not self.store.lists_by_prefix:
             return super().states(shard)
         found: dict[str, ShardState] = {}
         for part in prefetch_map(self.listed, beginnings(self.shards, parts), depth=parts, threads=parts):

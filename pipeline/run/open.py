@@ -160,6 +160,6 @@ def _check_same(store: Store, there: Run, mine: Run) -> None:
 
 def check_room(store: Store) -> None:
     """Raises ConfigError where a local disk is nearly full."""
-    room = store.room()
+    room = store.free_space()
     if room is not None and room < ROOM:
         raise ConfigError(f"{store}: only {room >> 20} MB are left on this disk")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 Names: TypeAlias = list[tuple[str, int]]  # relative to the root, and bytes
 
 
-def lists_by_beginning(filesystem: Any) -> bool:
+def lists_by_prefix(filesystem: Any) -> bool:
     """Whether a store looks at what names begin with itself, rather than hand all of them over."""
     return "prefix" in inspect.signature(getattr(filesystem, "_find", filesystem.find)).parameters
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigError
 from pipeline.storage.filesystem import filesystem, ranged
-from pipeline.storage.listing import lists_by_beginning, local_names, remote_names
+from pipeline.storage.listing import lists_by_prefix, local_names, remote_names
 from pipeline.storage.ranged_reader import GAP
 from pipeline.storage.retry import attempt, translate
 from pipeline.storage.url import canonical, protocol_of, redact
@@ -40,7 +40,7 @@ class Store:
         self._fs, root = filesystem(self.url if self.local else url)
         self._root = root.rstrip("/")
         self.writable = protocol_of(url) not in ("http", "https")
-        self.lists_by_beginning = lists_by_beginning(self._fs)  # else a part of a listing costs as much as all of it
+        self.lists_by_prefix = lists_by_prefix(self._fs)  # else a part of a listing costs as much as all of it
         self.create_only = True  # see Ledger.start; False where the store ignores the condition
 
     def __str__(self) -> str:
@@ -212,7 +212,7 @@ class Store:
         with suppress(FileNotFoundError):
             attempt(f"{self}/{name}", lambda: self._fs.rm_file(self._path(name)))
 
-    def room(self) -> int | None:
+    def free_space(self) -> int | None:
         """Bytes left on a local disk; None where nobody can tell."""
         if not self.local:
             return None

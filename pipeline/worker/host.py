@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from diffseg.models.fetch import arriving
+from diffseg.models.fetch import bytes_arriving
 from pipeline.errors import PipelineError, Unfit
 from pipeline.messages import Beat, Outcome, ShardTask
 from pipeline.worker.stage_timer import MetricsSnapshot
@@ -84,7 +84,7 @@ class Station:
 
     def _start_moved(self) -> float:
         """When a start was last seen to move. A slow download does, whichever process of this machine makes it."""
-        if (there := arriving()) != self._arriving:
+        if (there := bytes_arriving()) != self._arriving:
             self._arriving, self._began = there, monotonic()
         return self._began
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from pipeline.datasets import Example, RunDataset, RunStream, torch_datasets
-from pipeline.datasets.source_images import Photos
+from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.reading import read_samples
@@ -179,9 +179,9 @@ def test_shards_of_every_kind_are_read(tmp_path, kind, place):
 
 def test_a_tar_that_is_begun_at_many_places_is_walked_once(ledger, monkeypatch):
     walked = []
-    through = Photos.through
+    through = SourceImages.through
     monkeypatch.setattr(
-        Photos, "through", lambda self, window, first: walked.append(first > 99) or through(self, window, first)
+        SourceImages, "through", lambda self, window, first: walked.append(first > 99) or through(self, window, first)
     )
 
     assert sorted(keys(RunStream(str(ledger), shuffle=True))) == EVERY

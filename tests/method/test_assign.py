@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffseg.method.assign import assign, place
+from diffseg.method.assign import assign, paste
 from tests.support import literal
 
 
@@ -42,11 +42,11 @@ def test_labels_do_not_depend_on_the_tiles_they_are_made_in(monkeypatch):
 def test_a_crop_is_placed_in_its_frame_and_the_rest_ignored():
     labels = torch.tensor([[0, 1], [2, 3]])
 
-    assert place(labels, (0, 1, 2, 2), (2, 4)).tolist() == [[-1, 0, 1, -1], [-1, 2, 3, -1]]
+    assert paste(labels, (0, 1, 2, 2), (2, 4)).tolist() == [[-1, 0, 1, -1], [-1, 2, 3, -1]]
 
 
 def test_a_crop_of_another_size_takes_the_nearest_pixel():
     labels = torch.tensor([[0, 1, 2, 3]])
 
-    assert place(labels, (0, 0, 1, 2), (1, 2)).tolist() == [[1, 3]]
-    assert place(labels, (0, 0, 1, 6), (1, 6)).tolist() == [[0, 1, 1, 2, 3, 3]]
+    assert paste(labels, (0, 0, 1, 2), (1, 2)).tolist() == [[1, 3]]
+    assert paste(labels, (0, 0, 1, 6), (1, 6)).tolist() == [[0, 1, 1, 2, 3, 3]]

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from diffseg.method.cleanup import clean
-from diffseg.method.runs import paint, runs_of
+from diffseg.method.rle import rle_decode, rle_encode
 
 
 def cleaned(*rows, pixels):
     labels = torch.tensor([[ord(character) - ord("a") for character in row] for row in rows])
-    runs = clean(runs_of([labels]), pixels / labels.numel())
-    return ["".join(chr(ord("a") + value) for value in row) for row in paint(runs, runs.label)[0].tolist()]
+    rle = clean(rle_encode([labels]), pixels / labels.numel())
+    return ["".join(chr(ord("a") + value) for value in row) for row in rle_decode(rle, rle.label)[0].tolist()]
 
 
 def test_a_hole_is_filled():
@@ -56,7 +56,7 @@ def test_the_least_area_follows_the_size_of_each_image():
     small, large = torch.zeros(2, 2, dtype=torch.int64), torch.zeros(20, 20, dtype=torch.int64)
     small[0, 0] = large[5, 5] = 1
 
-    kept, gone = paint(*(lambda runs: (runs, runs.label))(clean(runs_of([small, large]), 0.1)))
+    kept, gone = rle_decode(*(lambda rle: (rle, rle.label))(clean(rle_encode([small, large]), 0.1)))
 
     assert torch.equal(kept, small)
     assert not gone.any()
@@ -67,8 +67,8 @@ def test_the_least_area_follows_the_size_of_each_image():
 def test_no_small_region_is_left_and_large_ones_only_grow(height, width, count, share, seed):
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, count, (height, width)))
 
-    runs = clean(runs_of([labels]), share)
-    after = paint(runs, runs.label)[0]
+    rle = clean(rle_encode([labels]), share)
+    after = rle_decode(rle, rle.label)[0]
 
     areas = [np.bincount(ndimage.label(after == value)[0].ravel())[1:] for value in after.unique()]
     assert min(map(min, areas)) >= share * labels.numel() or sum(map(len, areas)) == 1
@@ -84,8 +84,8 @@ def test_no_small_region_is_left_and_large_ones_only_grow(height, width, count, 
 def test_a_batch_is_cleaned_as_its_images_are(seed):
     maps = [torch.from_numpy(np.random.default_rng([seed, i]).integers(0, 3, (9, 7 + i))) for i in range(3)]
 
-    together = clean(runs_of(maps), 0.1)
+    together = clean(rle_encode(maps), 0.1)
 
-    for labels, painted in zip(maps, paint(together, together.label), strict=True):
-        alone = clean(runs_of([labels]), 0.1)
-        assert torch.equal(painted, paint(alone, alone.label)[0])
+    for labels, painted in zip(maps, rle_decode(together, together.label), strict=True):
+        alone = clean(rle_encode([labels]), 0.1)
+        assert torch.equal(painted, rle_decode(alone, alone.label)[0])

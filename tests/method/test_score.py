@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffseg.method.merge import Proposals
-from diffseg.method.runs import number, runs_of
+from diffseg.method.rle import rle_encode, segments_of
 from diffseg.method.score import margins, score
 
 
@@ -39,10 +39,10 @@ def proposals_of(maps, stability):
 
 def test_the_score_is_mean_margin_times_stability():
     maps = torch.tensor([[[[4.0, 4.0], [4.0, 1.0]], [[2.0, 3.0], [2.0, 4.0]]]])
-    runs = runs_of([torch.tensor([[0, 0], [0, 1]])])
+    rle = rle_encode([torch.tensor([[0, 0], [0, 1]])])
 
     found = score(
-        number(runs, runs.label), runs, proposals_of(maps, torch.tensor([[0.5, 1.0]])), (2, 2), [(0, 0, 2, 2)]
+        segments_of(rle, rle.label), rle, proposals_of(maps, torch.tensor([[0.5, 1.0]])), (2, 2), [(0, 0, 2, 2)]
     )
 
     torch.testing.assert_close(found, torch.tensor([0.5 * (0.5 + 0.25 + 0.5) / 3, 0.75], dtype=torch.float64))
@@ -51,16 +51,16 @@ def test_the_score_is_mean_margin_times_stability():
 @pytest.mark.parametrize(
     ("size", "window"), [((12, 20), (0, 0, 12, 20)), ((14, 30), (1, 5, 12, 20)), ((7, 9), (0, 1, 7, 5))]
 )
-def test_sums_along_runs_equal_sums_over_pixels(size, window):
+def test_sum_along_runs_equal_sums_over_pixels(size, window):
     grid = (4, 5)
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(1, 3, *grid, generator=generator)
     labels = torch.full(size, -1)
     top, left, height, width = window
     labels[top : top + height, left : left + width] = torch.randint(0, 3, (height, width), generator=generator)
-    runs = runs_of([labels])
+    rle = rle_encode([labels])
 
-    found = score(number(runs, runs.label), runs, proposals_of(maps, torch.ones(1, 3)), grid, [window])
+    found = score(segments_of(rle, rle.label), rle, proposals_of(maps, torch.ones(1, 3)), grid, [window])
 
     lead = margins(maps)[0].double()
     fine = 60  # parts of a pixel, so that a pixel between two cells has its share of both
@@ -74,10 +74,14 @@ def test_sums_along_runs_equal_sums_over_pixels(size, window):
 
 
 def test_an_image_without_proposals_scores_zero():
-    runs = runs_of([torch.zeros(4, 4, dtype=torch.int64)])
+    rle = rle_encode([torch.zeros(4, 4, dtype=torch.int64)])
 
     found = score(
-        number(runs, runs.label), runs, proposals_of(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1)), (2, 2), [(0, 0, 4, 4)]
+        segments_of(rle, rle.label),
+        rle,
+        proposals_of(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1)),
+        (2, 2),
+        [(0, 0, 4, 4)],
     )
 
     assert found.tolist() == [0.0]

@@ -90,7 +90,7 @@ def test_every_ugly_key_has_a_name_of_its_own(times):
 
 
 def test_random_keys_have_names_of_their_own():
-    luck = random.Random(14)
+    rng = random.Random(14)
     pieces = [
         "a",
         "A",
@@ -109,7 +109,7 @@ def test_random_keys_have_names_of_their_own():
         "0",
     ]
     for _ in range(200):
-        keys = ["".join(luck.choices(pieces, k=luck.randint(0, 5))) for _ in range(40)]
+        keys = ["".join(rng.choices(pieces, k=rng.randint(0, 5))) for _ in range(40)]
         names = named(keys)
         assert_they_all_lie_side_by_side(names)
         assert_readers_of_tars_find_them_again(names)

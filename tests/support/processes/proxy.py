@@ -123,8 +123,8 @@ async def read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 def at_random(share: float, seed: int, faults: tuple[str, ...] = FAULTS) -> Choice:
     """That share of all requests fails, in every way in turn."""
-    luck = random.Random(seed)
-    return lambda number, method, path: luck.choice(faults) if luck.random() < share else SOUND
+    rng = random.Random(seed)
+    return lambda number, method, path: rng.choice(faults) if rng.random() < share else SOUND
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diffseg.method.runs import connected, number, paint, runs_of, touching, union
+from diffseg.method.rle import adjacent_runs, connected_components, rle_decode, rle_encode, segments_of, union_find
 
 
 def regions(labels):
-    runs = runs_of([labels])
-    return paint(runs, connected(runs.label, touching(runs)))[0]
+    rle = rle_encode([labels])
+    return rle_decode(rle, connected_components(rle.label, adjacent_runs(rle)))[0]
 
 
 def drawing(*rows):
@@ -26,18 +26,18 @@ def label_maps(draw):
 
 @given(st.lists(label_maps(), min_size=1, max_size=3))
 def test_painting_the_runs_gives_the_labels_back(maps):
-    runs = runs_of(maps)
+    rle = rle_encode(maps)
 
-    for painted, labels in zip(paint(runs, runs.label), maps, strict=True):
+    for painted, labels in zip(rle_decode(rle, rle.label), maps, strict=True):
         assert torch.equal(painted, labels)
 
 
 def test_runs_say_where_they_lie():
-    runs = runs_of([drawing("aab"), drawing("c", "c")])
+    rle = rle_encode([drawing("aab"), drawing("c", "c")])
 
-    assert runs.start.tolist() == [0, 2, 3, 4]
-    assert runs.length.tolist() == [2, 1, 1, 1]
-    assert list(zip(runs.image.tolist(), runs.row.tolist(), runs.column.tolist(), strict=True)) == [
+    assert rle.start.tolist() == [0, 2, 3, 4]
+    assert rle.length.tolist() == [2, 1, 1, 1]
+    assert list(zip(rle.image.tolist(), rle.row.tolist(), rle.column.tolist(), strict=True)) == [
         (0, 0, 0),
         (0, 0, 2),
         (1, 0, 0),
@@ -46,11 +46,11 @@ def test_runs_say_where_they_lie():
 
 
 def test_borders_are_counted_in_pixels():
-    runs = runs_of([drawing("aaab", "aacb")])  # runs: aaa b aa c b
+    rle = rle_encode([drawing("aaab", "aacb")])  # rle: aaa b aa c b
 
-    pairs = touching(runs)
+    pairs = adjacent_runs(rle)
 
-    found = dict(zip(zip(pairs.one.tolist(), pairs.other.tolist(), strict=True), pairs.border.tolist(), strict=True))
+    found = dict(zip(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), pairs.border.tolist(), strict=True))
     assert found == {(0, 1): 1, (2, 3): 1, (3, 4): 1, (0, 2): 2, (0, 3): 1, (1, 4): 1}
 
 
@@ -65,9 +65,9 @@ def test_a_spiral_is_one_region():
 
 
 def test_images_of_a_batch_never_touch():
-    runs = runs_of([drawing("aa"), drawing("aa"), drawing("a", "a")])
+    rle = rle_encode([drawing("aa"), drawing("aa"), drawing("a", "a")])
 
-    assert connected(runs.label, touching(runs)).tolist() == [0, 1, 2, 2]
+    assert connected_components(rle.label, adjacent_runs(rle)).tolist() == [0, 1, 2, 2]
 
 
 @settings(deadline=None)
@@ -87,13 +87,13 @@ def test_regions_equal_those_of_scipy(labels):
 def test_a_long_chain_is_one(count):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
-    assert not union(count, order[1:], order[:-1]).any()
+    assert not union_find(count, order[1:], order[:-1]).any()
 
 
 def test_segments_are_numbered_image_by_image_with_area_and_box():
-    runs = runs_of([drawing("aac", "acc"), drawing("b", "b")])
+    rle = rle_encode([drawing("aac", "acc"), drawing("b", "b")])
 
-    segments = number(runs, runs.label)
+    segments = segments_of(rle, rle.label)
 
     assert segments.image.tolist() == [0, 0, 1]
     assert segments.first.tolist() == [0, 2]
@@ -102,9 +102,9 @@ def test_segments_are_numbered_image_by_image_with_area_and_box():
 
 
 def test_ignored_pixels_belong_to_no_segment():
-    runs = runs_of([torch.tensor([[-1, 5, 5, -1]])])
+    rle = rle_encode([torch.tensor([[-1, 5, 5, -1]])])
 
-    segments = number(runs, runs.label)
+    segments = segments_of(rle, rle.label)
 
     assert segments.of_run.tolist() == [-1, 0, -1]
     assert segments.area.tolist() == [2]
