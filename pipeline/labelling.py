@@ -19,7 +19,7 @@ from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import Checked, Totals, completed, total, write_manifest
-from pipeline.run.open import begun, reader_of
+from pipeline.run.open import existing_run, reader_of
 from pipeline.run.spec import WINDOW, Run
 from pipeline.run.status import bytes_left
 from pipeline.run.verify import audit
@@ -162,8 +162,8 @@ def open_run(
     try:
         files = fetch(model)
         resolved = segment.resolve(recognise(files))
-        there = begun(output)
-        if not there or there.reader == 1:  # else it was looked through when the run began, by its hash
+        existing = existing_run(output)
+        if not existing or existing.reader == 1:  # a newer run checked these files, by their hash, when it began
             check(files)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error

@@ -25,7 +25,7 @@ class BeginRecorder(Worker):
     def _label(self, work: WindowWork) -> None:
         if not work.encoding:  # the first batch
             time = uuid.uuid4().hex[:8]  # it may begin one twice
-            name = f"{BEGUN}/{self.ledger.attempt}/{work.task.shard.id}.{work.number:06d}.{time}"
+            name = f"{BEGUN}/{self.ledger.writer.attempt}/{work.task.shard.id}.{work.number:06d}.{time}"
             self.ledger.store.put_new(name, b"")
         super()._label(work)
 
@@ -69,7 +69,7 @@ def prove(ledger: Ledger, images: int) -> Verdict:
         found[row["shard"], row["index"]] += 1
         statuses[row["status"]] += row["status"] != OK
     begun = _begun(ledger)
-    wasted = begun - Counter(ledger.footer(window).attempt for window in ledger.windows())
+    wasted = begun - Counter(ledger.window_metadata(window).attempt for window in ledger.windows())
     return Verdict(
         samples=expected.total(),
         rows=found.total(),

@@ -50,7 +50,9 @@ class TimedWorker(Worker):
                 ended, reading = time.time(), self.timer.snapshot()
                 cpu = self._cpu()
                 note = Spent(self._first, ended, self.labelled, reading.busy_s, dict(reading.waited_s), cpu)
-                self.ledger.store.replace(f"{SPENT}/{self.ledger.attempt}.json", json.dumps(asdict(note)).encode())
+                self.ledger.store.replace(
+                    f"{SPENT}/{self.ledger.writer.attempt}.json", json.dumps(asdict(note)).encode()
+                )
             yield outcome
 
     def _cpu(self) -> dict[str, float]:

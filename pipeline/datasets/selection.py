@@ -9,7 +9,7 @@ from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import share
-from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_where
+from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_filter
 
 TRAIN, VAL = "train", "val"
 
@@ -40,14 +40,14 @@ class Selection:
         if self.split is not None and not 0 < self.split < 1:
             raise ConfigError(f"--split is the share of `train`, between 0 and 1, got {self.split}")
         if self.where is not None:
-            parse_where(self.where)
+            parse_filter(self.where)
 
     @property
     def condition(self) -> Condition | None:
         """What rows are read by: those that are asked for, and those without labels, which are to be counted."""
         if self.where is None:
             return None
-        return Some((Comparison("!=", Column("status"), Constant(OK)), parse_where(self.where)))
+        return Some((Comparison("!=", Column("status"), Constant(OK)), parse_filter(self.where)))
 
     def side(self, key: str) -> str:
         """`train` or `val`, by the key alone: stable over runs, exports and machines."""
@@ -96,7 +96,7 @@ def chosen_rows(
     starts = {(at.shard, at.window): start for at, start in zip(part.windows, part.starts, strict=True)}
     seen = part.starts[0]
     wanted = list({*columns, "key", "shard", "index", "status"})
-    for row in ledger.rows(wanted, windows=part.windows, where=selection.condition):
+    for row in ledger.rows(wanted, windows=part.windows, filter=selection.condition):
         place, within = divmod(row["index"], window)
         number = starts[row["shard"], place] + within + 1
         tally.leave_out(NOT_ASKED, number - seen - 1)

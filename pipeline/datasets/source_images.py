@@ -45,7 +45,7 @@ class SourceImages:
         """What holds the images of a window: the id of its shard, or the name of its tar."""
         if not self.beside:
             return window.shard
-        return f"webdataset/{window_stem(window.shard, window.window, window.generation)}.tar"
+        return f"webdataset/{window_stem(window.shard, window.window, window.revision)}.tar"
 
     def through(self, window: WindowObject, first: int) -> Iterator[RawSample]:
         """Samples in order, those before index `first` without bytes, to the end of the object that holds them."""
@@ -66,7 +66,7 @@ class SourceImages:
         """One sample. Raises ShardChanged where it is not there."""
         shard = self.ledger.shards[window.shard]
         if self.beside:
-            base, ends = self._base(window), self._ends(window.shard, window.window, window.generation)
+            base, ends = self._base(window), self._ends(window.shard, window.window, window.revision)
         elif is_plain_tar(shard):
             base, ends = 0, self._ends(window.shard, 0, 0)
         else:
@@ -108,11 +108,11 @@ class SourceImages:
         run = self.ledger.run
         return replace(raw, index=index, members=members, image=image_of(members, run.image_key, run.reader))
 
-    def _walk(self, shard: str, window: int, generation: int) -> "array[int]":
+    def _walk(self, shard: str, window: int, revision: int) -> "array[int]":
         """Where the samples of a tar end, in bytes."""
         ends = array("q")
         with suppress(CorruptShard):  # what lies before the damage was labelled
-            for raw in self.through(WindowObject(shard, window, generation, "", 0), HEADERS_ONLY):
+            for raw in self.through(WindowObject(shard, window, revision, "", 0), HEADERS_ONLY):
                 ends.append(raw.end)
         return ends
 

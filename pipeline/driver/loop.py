@@ -62,4 +62,4 @@ def _give_up(ledger: Ledger, tally: Tally, failure: ShardFailure) -> None:
     shard = failure.task.shard
     tally.broken[shard.id] = failure
     said = {"shard": shard.id, "url": shard.url, "kind": failure.kind, "error": failure.error, "offset": failure.offset}
-    ledger.record_failure(shard.id, said | {"attempts": failure.task.attempt})
+    ledger.writer.record_failure(shard.id, said | {"attempts": failure.task.attempt})

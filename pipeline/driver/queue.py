@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from pipeline.messages import ShardTask
-from pipeline.run.shard_index import Pins
+from pipeline.run.shard_index import ShardIndex
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Queue:
     """What is still to be handed over: probes to idle workers first, the rest as luck has it, each when it is due."""
 
-    def __init__(self, shards: Pins, luck: Random) -> None:
+    def __init__(self, shards: ShardIndex, luck: Random) -> None:
         self._shards, self._luck = shards, luck
         self._fresh = array("L")  # places of shards that are whole and were never tried: the bulk of a run
         self._tasks: list[ShardTask] = []

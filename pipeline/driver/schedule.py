@@ -17,7 +17,7 @@ from pipeline.driver.progress import Tally
 from pipeline.driver.queue import Queue
 from pipeline.errors import CommitConflict, Drained, Overtaken, Stopped, StorageFull, WorkerLost
 from pipeline.messages import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
-from pipeline.run.shard_index import Pins
+from pipeline.run.shard_index import ShardIndex
 
 DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
 FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again
@@ -53,7 +53,7 @@ class Schedule:
     """
 
     def __init__(
-        self, shards: Pins, window: int, tally: Tally, max_attempts: int = 3, luck: Random | None = None
+        self, shards: ShardIndex, window: int, tally: Tally, max_attempts: int = 3, luck: Random | None = None
     ) -> None:
         self._tally, self._max_attempts = tally, max_attempts
         self._suspects = Suspects(window)

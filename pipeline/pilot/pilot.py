@@ -23,7 +23,7 @@ from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.sample import draw
 from pipeline.pilot.compare import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
-from pipeline.table.window_metadata import Footer
+from pipeline.table.window_metadata import WindowMetadata
 from pipeline.worker.sample_loader import pixels_wanted
 
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
@@ -188,7 +188,7 @@ def _areas(rows: Sequence[LabelRecord]) -> Iterator[list[int]]:
 
 def _as_window(rows: Sequence[LabelRecord]) -> bytes:
     """As a run would store them."""
-    footer = Footer(
+    metadata = WindowMetadata(
         fingerprint="",
         shard=PILOT.id,
         url="",
@@ -204,4 +204,4 @@ def _as_window(rows: Sequence[LabelRecord]) -> bytes:
         revision=None,
         made_with={},
     )
-    return table.encode_window(rows, footer)
+    return table.encode_window(rows, metadata)

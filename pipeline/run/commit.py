@@ -14,10 +14,10 @@ from pipeline import documents, table
 from pipeline.errors import CommitConflict, StorageError, Unhandled
 from pipeline.messages import Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.run.layout import LABELS, ShardState, end_name, read_listing, window_name, window_stem
+from pipeline.run.layout import ShardState, end_name, list_states, window_name, window_stem
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
-from pipeline.table.window_metadata import Footer, digest_of
+from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +42,35 @@ class Failure:
     error: str
 
 
-class Commits:
-    """The writing side of a run on storage."""
+def read_end(store: Store, shard: str) -> End | None:
+    """The end record of a shard; None where there is none. Raises CommitConflict where it is damaged or another's."""
+    name = end_name(shard)
+    try:
+        end = documents.from_json(End, store.get(name))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CommitConflict(f"{store}/{name}: no end record of ours: {error}") from error
+    if end.shard != shard:
+        raise CommitConflict(f"{store}/{name}: the end record of another shard, {end.shard}")
+    return end
+
+
+def last_failure(store: Store, shard: str) -> str | None:
+    """The error recorded last of a shard that was given up; None where there is none."""
+    names = [name for name, _ in store.list(f"failures/{shard}.") if name.endswith(".json")]
+    for name in reversed(names):
+        with suppress(ValueError):  # failure records are for people: a damaged one is passed over
+            return documents.from_json(Failure, store.get(name)).error
+    return None
+
+
+class RunWriter:
+    """Puts windows, end records and failures of a run on storage."""
 
     def __init__(self, store: Store, run: Run) -> None:
         self.store, self.run = store, run
         self.attempt = uuid.uuid4().hex  # names what this process commits
-
-    def __str__(self) -> str:
-        return str(self.store)
-
-    def states(self, shard: str = "") -> dict[str, ShardState]:
-        """What is committed, by shard id, from one listing. shard: only this one."""
-        return self.listed(f"{shard}." if shard else "")
-
-    def listed(self, beginning: str) -> dict[str, ShardState]:
-        """The same of all shards whose names below `labels/` begin so."""
-        return read_listing(self.store.list(f"{LABELS}/{beginning}"))
-
-    def end(self, shard: str) -> End | None:
-        """A shard's end record; None where it is not there. Raises CommitConflict where it is none of ours."""
-        name = end_name(shard)
-        try:
-            end = documents.from_json(End, self.store.get(name))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise CommitConflict(f"{self}/{name}: no end record of ours: {error}") from error
-        if end.shard != shard:
-            raise CommitConflict(f"{self}/{name}: the end record of another shard, {end.shard}")
-        return end
 
     def commit(self, task: ShardTask, window: int, records: Sequence[LabelRecord], end: int, seconds: float) -> Receipt:
         """Put a whole window on storage, once.
@@ -83,7 +82,7 @@ class Commits:
         for record in records:
             if record.status != OK:
                 failed[record.status] = failed.get(record.status, 0) + 1
-        footer = Footer(
+        metadata = WindowMetadata(
             fingerprint=self.run.fingerprint,
             shard=task.shard.id,
             url=task.shard.url,
@@ -100,9 +99,9 @@ class Commits:
             made_with=self._made_with,
         )
         try:
-            data = table.encode_window(records, footer)
+            data = table.encode_window(records, metadata)
         except (ValueError, OverflowError) as error:
-            raise Unhandled(f"{self}/{name}: {error}") from error
+            raise Unhandled(f"{self.store}/{name}: {error}") from error
         won = self.store.put_new(name, data)
         return Receipt(
             shard=task.shard.id,
@@ -111,53 +110,45 @@ class Commits:
             failed=tuple(sorted(failed.items())),
             end=end,
             seconds=seconds,
-            wasted=not won and not self._is_mine(name, footer),
+            wasted=not won and not self._is_own(name, metadata),
             example=next((f"{r.key}: {r.error}"[:200] for r in records if r.status != OK), None),
         )
 
-    def _is_mine(self, name: str, footer: Footer) -> bool:
+    def _is_own(self, name: str, metadata: WindowMetadata) -> bool:
         """Whether the object that was there first is our own (its reply was lost) or an equal one."""
         try:
             with self.store.reader(name) as stream:
-                there = table.read_footer(stream)
+                existing = table.read_window_metadata(stream)
         except ValueError as error:
-            raise CommitConflict(f"{self}/{name}: {error}") from error
+            raise CommitConflict(f"{self.store}/{name}: {error}") from error
         except FileNotFoundError as error:
-            raise StorageError(f"{self}/{name}: refused as there already, yet not there to read") from error
-        if there.identity != footer.identity:
-            raise CommitConflict(f"{self}/{name}: holds {there.identity}, expected {footer.identity}")
-        return there.attempt == footer.attempt
+            raise StorageError(f"{self.store}/{name}: refused as there already, yet not there to read") from error
+        if existing.identity != metadata.identity:
+            raise CommitConflict(f"{self.store}/{name}: holds {existing.identity}, expected {metadata.identity}")
+        return existing.attempt == metadata.attempt
 
-    def commit_end(self, shard: Shard, windows: int, rows: int, mine: Container[int]) -> bool:
-        """Record that a shard was read to its end, if all its windows are there; False where some are not yet.
+    def commit_end(self, shard: Shard, windows: int, rows: int, own_windows: Container[int]) -> bool:
+        """Record that a shard was read to its end, if all its windows are committed; False where some are not yet.
 
-        mine: windows the caller has committed itself and need not be looked for.
+        own_windows: committed by the caller itself, so that they need not be listed.
         """
-        others = [window for window in range(windows) if window not in mine]
-        there = self.states(shard.id).get(shard.id, ShardState()).windows if others else {}
-        if any(window not in there for window in others):
+        others = [window for window in range(windows) if window not in own_windows]
+        committed = list_states(self.store, f"{shard.id}.").get(shard.id, ShardState()).windows if others else {}
+        if any(window not in committed for window in others):
             return False
         end = End(shard.id, windows, rows, shard.size, shard.etag)
         data = json.dumps(asdict(end)).encode()
-        if not self.store.put_new(end_name(shard.id), data) and self.end(shard.id) != end:
-            raise CommitConflict(f"{self}/{end_name(shard.id)}: says something else than {end}")
+        if not self.store.put_new(end_name(shard.id), data) and read_end(self.store, shard.id) != end:
+            raise CommitConflict(f"{self.store}/{end_name(shard.id)}: says something else than {end}")
         return True
 
     def commit_extra(self, task: ShardTask, window: int, data: bytes) -> None:
         """The WebDataset tar of a window; written before its Parquet, which is the commit."""
         self.store.put_new(f"webdataset/{window_stem(task.shard.id, window, task.generation)}.tar", data)
 
-    def record_failure(self, name: str, said: Mapping[str, Any]) -> None:
+    def record_failure(self, name: str, fields: Mapping[str, Any]) -> None:
         """Keep what went wrong under failures/, for people."""
-        self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(said, indent=2).encode())
-
-    def failure_of(self, shard: str) -> str | None:
-        """The last thing recorded of a shard that was given up; None where there is nothing."""
-        names = [name for name, _ in self.store.list(f"failures/{shard}.") if name.endswith(".json")]
-        for name in reversed(names):
-            with suppress(ValueError):  # what lies there is for people: one that is damaged says nothing
-                return documents.from_json(Failure, self.store.get(name)).error
-        return None
+        self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(fields, indent=2).encode())
 
     @cached_property
     def _made_with(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.run.compacted import FOLDER, CompactedFile, Held, held_of, read_compacted
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.table.window_metadata import Footer
+from pipeline.table.window_metadata import WindowMetadata
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute
 AHEAD = 8  # windows fetched before they are joined: about 3 MB each, and the work is waiting for storage
@@ -70,7 +70,7 @@ def _sorted_out(
     files: Iterator[CompactedFile], windows: Sequence[WindowObject], target: int
 ) -> tuple[list[CompactedFile], list[CompactedFile]]:
     """Files that stay, and those whose windows are to be joined anew."""
-    current = {(window.shard, window.window, window.generation) for window in windows}
+    current = {(window.shard, window.window, window.revision) for window in windows}
     kept, others, held = list[CompactedFile](), list[CompactedFile](), set[tuple[str, int, int]]()
     for file in files:
         those = {(one.shard, one.window, one.generation) for one in file.windows}
@@ -121,10 +121,10 @@ def _write(ledger: Ledger, place: int, windows: Sequence[WindowObject]) -> Compa
     return there
 
 
-def _add(ledger: Ledger, window: WindowObject, data: IO[bytes], add: Callable[[IO[bytes]], Footer]) -> Held:
+def _add(ledger: Ledger, window: WindowObject, data: IO[bytes], add: Callable[[IO[bytes]], WindowMetadata]) -> Held:
     try:
-        footer = add(data)
-        table.check_window(footer, (window.shard, window.window))
+        metadata = add(data)
+        table.check_window(metadata, (window.shard, window.window))
     except ValueError as error:
         raise ConfigError(f"{ledger}/{window.name}: {error}; `diffseg verify --full` finds all that is so") from error
-    return Held(window.shard, window.window, window.generation, footer.rows, window.size, footer.digest)
+    return Held(window.shard, window.window, window.revision, metadata.rows, window.size, metadata.digest)

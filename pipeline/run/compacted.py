@@ -2,7 +2,7 @@
 
 <output>/compacted/<place>-<digest>.parquet   windows that follow each other; the file's end says which
 
-Nothing is decided by them: what is committed is what `labels/` lists. A copy of another generation than the window that
+Nothing is decided by them: what is committed is what `labels/` lists. A copy of another revision than the window that
 stands there is passed over, and the whole folder may be deleted at any time.
 """
 
@@ -24,10 +24,10 @@ class Held:
 
     shard: str
     window: int
-    generation: int
+    generation: int  # the window's revision, under the name that the files have for it
     rows: int
     size: int
-    digest: str  # of the rows, see `footer`
+    digest: str  # of the rows, see `window_metadata`
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,14 @@ class Places:
                 first += held.rows
 
     def __contains__(self, window: WindowObject) -> bool:
-        return (window.shard, window.window, window.generation) in self._places
+        return (window.shard, window.window, window.revision) in self._places
 
     def stretches(self, windows: Iterable[WindowObject]) -> Iterator[Stretch]:
         """The rows of these windows, in their order, in as few reads as can be."""
         last: Stretch | None = None
         for window in windows:
             own = Stretch(window.name, window.size, window=(window.shard, window.window))
-            next_ = self._places.get((window.shard, window.window, window.generation), own)
+            next_ = self._places.get((window.shard, window.window, window.revision), own)
             joined = _joined(last, next_)
             if last and not joined:
                 yield last
@@ -109,4 +109,4 @@ def _joined(one: Stretch | None, other: Stretch) -> Stretch | None:
 def held_of(file: CompactedFile, windows: Sequence[WindowObject]) -> bool:
     """Whether a file holds exactly these windows."""
     there = [(held.shard, held.window, held.generation) for held in file.windows]
-    return there == [(window.shard, window.window, window.generation) for window in windows]
+    return there == [(window.shard, window.window, window.revision) for window in windows]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
+from pipeline.storage.object_store import Store
 
 ROLL_UPS = "status"
 
@@ -16,11 +17,11 @@ DIGITS = 6  # of a window's number in a name, so that names sort by it up to a b
 
 @dataclass(frozen=True, slots=True)
 class WindowObject:
-    """A committed window as a listing shows it. generation: 0, or n for its n-th retry."""
+    """A committed window as a listing shows it. revision: 0, or n for its n-th retry."""
 
     shard: str
     window: int
-    generation: int
+    revision: int
     name: str
     size: int
 
@@ -29,7 +30,7 @@ class WindowObject:
 class ShardState:
     """What a listing shows of one shard."""
 
-    windows: dict[int, WindowObject] = field(default_factory=dict)  # the highest generation of each
+    windows: dict[int, WindowObject] = field(default_factory=dict)  # the highest revision of each
     ended: bool = False
     size: int = 0  # bytes of all its objects
     strays: list[str] = field(default_factory=list)  # names that no object of ours has
@@ -52,9 +53,14 @@ def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
             state.ended = True
         elif entry is None:
             state.strays.append(name)
-        elif entry.window not in state.windows or state.windows[entry.window].generation < entry.generation:
+        elif entry.window not in state.windows or state.windows[entry.window].revision < entry.revision:
             state.windows[entry.window] = entry
     return found
+
+
+def list_states(store: Store, prefix: str = "") -> dict[str, ShardState]:
+    """What one listing shows to be committed, by shard id. prefix: of the names below `labels/` that are listed."""
+    return read_listing(store.list(f"{LABELS}/{prefix}"))
 
 
 def beginnings(shards: Collection[str], most: int) -> set[str]:
@@ -84,14 +90,14 @@ def gaps(shard: Shard, state: ShardState, windows: int | None = None) -> list[Sh
     return [*tasks, ShardTask(shard, next_, windows - 1)] if next_ < windows else tasks
 
 
-def window_name(shard: str, window: int, generation: int = 0) -> str:
+def window_name(shard: str, window: int, revision: int = 0) -> str:
     """Where a window's rows lie."""
-    return f"{LABELS}/{window_stem(shard, window, generation)}.parquet"
+    return f"{LABELS}/{window_stem(shard, window, revision)}.parquet"
 
 
-def window_stem(shard: str, window: int, generation: int) -> str:
+def window_stem(shard: str, window: int, revision: int) -> str:
     """A window's name without folder and extension."""
-    return f"{shard}.{window:0{DIGITS}d}" + (f".r{generation}" if generation else "")
+    return f"{shard}.{window:0{DIGITS}d}" + (f".r{revision}" if revision else "")
 
 
 def end_name(shard: str) -> str:
@@ -103,8 +109,8 @@ def _window_object(shard: str, rest: str, name: str, size: int) -> WindowObject 
     number, *more = rest.removesuffix(".parquet").split(".")
     if not rest.endswith(".parquet") or not number.isdecimal() or len(more) > 1:
         return None
-    generation = more[0].removeprefix("r") if more else "0"
-    if not generation.isdecimal():
+    revision = more[0].removeprefix("r") if more else "0"
+    if not revision.isdecimal():
         return None
-    window = WindowObject(shard, int(number), int(generation), name, size)
-    return window if name == window_name(shard, window.window, window.generation) else None
+    window = WindowObject(shard, int(number), int(revision), name, size)
+    return window if name == window_name(shard, window.window, window.revision) else None

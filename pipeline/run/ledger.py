@@ -14,38 +14,41 @@ from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.run import open as joining
-from pipeline.run.commit import Commits
+from pipeline.run.commit import End, RunWriter, last_failure, read_end
 from pipeline.run.compacted import Places, Stretch, read_compacted
-from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, gaps, window_name
-from pipeline.run.shard_index import Pins
+from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, gaps, list_states, window_name
+from pipeline.run.open import RUN, begin_or_join, check_room, pin_shards, pinned_shards, read_run
+from pipeline.run.shard_index import ShardIndex
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
 from pipeline.table.filter import Condition
-from pipeline.table.window_metadata import Footer
+from pipeline.table.window_metadata import WindowMetadata
 
 LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side
 SHARDS_A_LISTING = 8  # at least
 READERS = 32  # end records and footers read side by side: the work is waiting for storage
 
 
-class Ledger(Commits):
-    """One run on storage. notes: what a driver that joined it should say."""
+class Ledger:
+    """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user."""
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
-        super().__init__(store, run)
-        self.shards = Pins(shards, run.reader)
+        self.store, self.run, self.writer = store, run, RunWriter(store, run)
+        self.shards = ShardIndex(shards, run.reader)
         self.notes = tuple(notes)
+
+    def __str__(self) -> str:
+        return str(self.store)
 
     @classmethod
     def open(cls, url: str) -> "Ledger":
         """A run that exists. Raises ConfigError where there is none."""
         store = Store(url)
         try:
-            run = joining.read_run(store)
+            run = read_run(store)
         except FileNotFoundError as error:
-            raise ConfigError(f"{store}: no run here (there is no {joining.RUN})") from error
-        return cls(store, run, joining.pinned(store))
+            raise ConfigError(f"{store}: no run here (there is no {RUN})") from error
+        return cls(store, run, pinned_shards(store))
 
     @classmethod
     def start(
@@ -54,26 +57,30 @@ class Ledger(Commits):
         """Begin a run, or join the one that is there.
 
         extend: shards that the run does not have yet are added to it. any_window: the caller takes the window size
-        of the run that is there. Raises ConfigError where the run there was
-        configured otherwise, has other shards, or cannot be written.
+        of the run that is there. Raises ConfigError where the run there was configured otherwise, has other shards, or
+        cannot be written.
         """
         store = Store(url)
         try:
-            joining.check_room(store)
-            there = joining.join(store, run, any_window)
-            pinned, notes = joining.pin(store, shards, extend)
+            check_room(store)
+            joined = begin_or_join(store, run, any_window)
+            pinned, notes = pin_shards(store, shards, extend)
             store.sweep()
         except (StorageError, StorageFull) as error:
             raise ConfigError(str(error)) from error
-        return cls(store, there, pinned, notes)
+        return cls(store, joined, pinned, notes)
 
     def states(self, shard: str = "") -> dict[str, ShardState]:
         """What is committed, by shard id. shard: only this one."""
         parts = min(LISTINGS, len(self.shards) // SHARDS_A_LISTING)
         if shard or parts < 2 or not self.store.lists_by_prefix:
-            return super().states(shard)
+            return list_states(self.store, f"{shard}." if shard else "")
         found: dict[str, ShardState] = {}
-        for part in prefetch_map(self.listed, beginnings(self.shards, parts), depth=parts, threads=parts):
+
+        def of(prefix: str) -> dict[str, ShardState]:
+            return list_states(self.store, prefix)
+
+        for part in prefetch_map(of, beginnings(self.shards, parts), depth=parts, threads=parts):
             found |= part
         return found
 
@@ -98,6 +105,14 @@ class Ledger(Commits):
         found = prefetch_map(of, self.shards.values(), depth=READERS, threads=READERS)
         return [task for tasks in found for task in tasks]
 
+    def end(self, shard: str) -> End | None:
+        """The end record of a shard, by its id; None where there is none. Raises CommitConflict, see `read_end`."""
+        return read_end(self.store, shard)
+
+    def last_failure(self, shard: str) -> str | None:
+        """The error recorded last of a shard that was given up, by its id; None where there is none."""
+        return last_failure(self.store, shard)
+
     def has(self, task: ShardTask, window: int) -> bool:
         """Whether a window of a task is there already."""
         return self.store.exists(window_name(task.shard.id, window, task.generation))
@@ -113,7 +128,7 @@ class Ledger(Commits):
     def left_of(self, task: ShardTask) -> list[ShardTask]:
         """What of a task is not on storage yet."""
         state = self.states(task.shard.id).get(task.shard.id, ShardState())
-        done = {n: window for n, window in state.windows.items() if window.generation >= task.generation}
+        done = {n: window for n, window in state.windows.items() if window.revision >= task.generation}
         left = []
         for gap in self._gaps(task.shard, ShardState(done, state.ended)):
             first = max(gap.first_window, task.first_window)
@@ -127,13 +142,13 @@ class Ledger(Commits):
 
         def of(window: WindowObject) -> list[ShardTask]:
             try:
-                failed = self.footer(window).failed
+                failed = self.window_metadata(window).failed
             except ValueError:  # no window of ours: nothing can be made in its place, and the audit names it
                 return []
             if not failed:
                 return []
-            number, generation = window.window, window.generation + 1
-            return [ShardTask(self.shards[window.shard], number, number, generation)]
+            number, revision = window.window, window.revision + 1
+            return [ShardTask(self.shards[window.shard], number, number, revision)]
 
         return [task for tasks in prefetch_map(of, self.windows(), depth=READERS, threads=READERS) for task in tasks]
 
@@ -147,7 +162,7 @@ class Ledger(Commits):
         return gaps(shard, state, end.windows) if end else gaps(shard, replace(state, ended=False))
 
     def windows(self) -> Iterator[WindowObject]:
-        """Every committed window of this run, in order of shard and window, the latest generation of each."""
+        """Every committed window of this run, in order of shard and window, the latest revision of each."""
         states = self.states()
         for shard in self.shards:
             state = states.get(shard, ShardState())
@@ -158,14 +173,14 @@ class Ledger(Commits):
         columns: Sequence[str] | None = None,
         *,
         windows: Iterable[WindowObject] | None = None,
-        where: Condition | None = None,
+        filter: Condition | None = None,
         stored: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Committed rows as dicts, in order of shard and index, from compacted files where those hold them.
 
-        The one function through which rows are read. columns: only these (None: all). windows: only of these (None:
-        of all). where: only those it is true of. stored: see `table.read_rows`. Raises ConfigError where an object is
-        damaged.
+        Every reader of rows calls this function. columns: only these (None: all). windows: only of these (None: of
+        all). filter: only rows that it is true of. stored: see `table.read_rows`. Raises ConfigError where an object
+        is damaged.
         """
         for part in self._places.stretches(self.windows() if windows is None else windows):
             try:
@@ -175,7 +190,7 @@ class Ledger(Commits):
                         columns,
                         first=part.first,
                         rows=part.rows,
-                        where=where,
+                        filter=filter,
                         window=part.window,
                         stored=stored,
                     )
@@ -200,10 +215,10 @@ class Ledger(Commits):
     def _places(self) -> Places:
         return Places(read_compacted(self.store))
 
-    def footer(self, window: WindowObject) -> Footer:
+    def window_metadata(self, window: WindowObject) -> WindowMetadata:
         """What a window says of itself. Raises ValueError where it is no window of ours."""
         with self.store.reader(window.name, window.size) as stream:
             try:
-                return table.read_footer(stream)
+                return table.read_window_metadata(stream)
             except ValueError as error:
                 raise ValueError(f"{window.name}: {error}") from error

@@ -62,7 +62,7 @@ def total(checked: Iterable[Checked]) -> Totals:
 def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
     """Declare a run complete that an audit found without fault."""
     totals = total(checked)
-    generation = _generations(ledger)
+    number = _count(ledger)
     rows = [
         {
             "shard": c.shard.id,
@@ -75,19 +75,19 @@ def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
         }
         for c in checked
     ]
-    ledger.store.put_new(f"manifest.{generation}.parquet", table.encode_rows(rows))
-    ledger.store.put_new(f"{SUCCESS}{generation}", json.dumps(asdict(totals)).encode())
+    ledger.store.put_new(f"manifest.{number}.parquet", table.encode_rows(rows))
+    ledger.store.put_new(f"{SUCCESS}{number}", json.dumps(asdict(totals)).encode())
     return totals
 
 
 def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
     """The totals of a run that was declared complete and still is, by a listing; None for every other."""
-    generation = _generations(ledger) - 1
-    if generation < 0:
+    number = _count(ledger) - 1
+    if number < 0:
         return None
     try:
-        listed = table.decode_rows(ledger.store.get(f"manifest.{generation}.parquet"))
-        totals = documents.from_json(Totals, ledger.store.get(f"{SUCCESS}{generation}"))
+        listed = table.decode_rows(ledger.store.get(f"manifest.{number}.parquet"))
+        totals = documents.from_json(Totals, ledger.store.get(f"{SUCCESS}{number}"))
         stands = all(_stands(row, states.get(row["shard"], ShardState())) for row in listed)
         names = {row["shard"] for row in listed}
         stands &= names >= states.keys() and names == ledger.shards.keys()
@@ -100,8 +100,8 @@ def _stands(row: Mapping[str, Any], state: ShardState) -> bool:
     there = state.windows
     whole = state.ended and not state.strays and len(there) == row["windows"] == max(there, default=-1) + 1
     same = state.size == row["bytes"] if "bytes" in row else all(window.size for window in there.values())
-    return whole and same and sum(window.generation for window in there.values()) == row["retries"]
+    return whole and same and sum(window.revision for window in there.values()) == row["retries"]
 
 
-def _generations(ledger: Ledger) -> int:
+def _count(ledger: Ledger) -> int:
     return sum(1 for _ in ledger.store.list(SUCCESS))

@@ -1,4 +1,4 @@
-"""How a driver begins a run or joins the one that is there: room, configuration, pinned inputs."""
+"""How a driver begins a run or joins the one that exists: free space, configuration, pinned inputs."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ EDITED = "was edited: its fingerprint does not follow from the configuration tha
 ROOM = 64 << 20  # bytes an output must have left for a run to begin
 
 
-def pinned(store: Store) -> Iterator[Shard]:
+def pinned_shards(store: Store) -> Iterator[Shard]:
     """The inputs of a run, in the order they were added. Raises ConfigError where their list is damaged."""
-    return _read(store, _pins(store))
+    return _read(store, _index_names(store))
 
 
-def _read(store: Store, pins: Sequence[str]) -> Iterator[Shard]:
-    for name in pins:
+def _read(store: Store, names: Sequence[str]) -> Iterator[Shard]:
+    for name in names:
         try:
             for shard in table.decode_shards(store.get(name)):
                 yield _listed(store, shard) if is_folder(shard.url) else shard
@@ -34,55 +34,55 @@ def _read(store: Store, pins: Sequence[str]) -> Iterator[Shard]:
             raise ConfigError(f"{store}/{name}: {error}") from error
 
 
-def _pins(store: Store) -> list[str]:
+def _index_names(store: Store) -> list[str]:
     """`inputs/<n>.parquet`, in order of n."""
     names = (name for name, _ in store.list(f"{INPUTS}/") if PIN.fullmatch(name))
     return sorted(names, key=lambda name: (len(name), name))
 
 
 def _listed(store: Store, shard: Shard) -> Shard:
-    """A folder whose files are to be read in its run."""
+    """A folder whose list of files is read from the run."""
     return replace(shard, files=f"{store.url}/{file_list.name_of(shard)}")
 
 
-def pin(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[list[Shard], list[str]]:
-    """The shards of the run, with those it does not have yet written down where that is allowed; and what to say of
-    folders that are not what they were.
+def pin_shards(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[list[Shard], list[str]]:
+    """Pin the shards that a run does not have yet, where `extend` allows it.
 
+    Returns all shards of the run, and a note for each folder that has changed since it was pinned.
     Raises ConfigError for a shard that changed since it was pinned, and for a new one without `extend`.
     """
     while True:
-        pins = _pins(store)
-        there = {shard.id: shard for shard in _read(store, pins)}
-        given, notes = _as_pinned(shards, there, extend)
-        new = [shard for shard in given if shard.id not in there]
+        names = _index_names(store)
+        pinned = {shard.id: shard for shard in _read(store, names)}
+        given, notes = _as_pinned(shards, pinned, extend)
+        new = [shard for shard in given if shard.id not in pinned]
         for shard in given:
-            known = there.get(shard.id)
+            known = pinned.get(shard.id)
             if known and (known.size, known.etag) != (shard.size, shard.etag):
                 raise ConfigError(
                     f"{shard.url}: not the shard this run began with ({known.size} bytes, version {known.etag}; "
                     f"now {shard.size} bytes, version {shard.etag}): use another --output"
                 )
-        if there and new and not extend:
+        if pinned and new and not extend:
             raise ConfigError(
                 f"{store} was begun without {new[0].url} ({len(new)} such): add --extend, or another --output"
             )
         for shard in new:
             if isinstance(shard.files, bytes):
                 store.put_new(file_list.name_of(shard), shard.files)
-        if not new or store.put_new(f"{INPUTS}/{len(pins)}.parquet", table.encode_shards(new)):
+        if not new or store.put_new(f"{INPUTS}/{len(names)}.parquet", table.encode_shards(new)):
             # the shards as given know how to open them; others are opened by their pinned URL
-            known_now = {**there, **{shard.id: shard for shard in given}}.values()
-            return [_listed(store, shard) if is_folder(shard.url) else shard for shard in known_now], notes
-        # somebody else was faster, or our own reply was lost: what stands there now decides
+            shards_now = {**pinned, **{shard.id: shard for shard in given}}.values()
+            return [_listed(store, shard) if is_folder(shard.url) else shard for shard in shards_now], notes
+        # another driver was faster, or the reply to this one was lost: what is on storage now decides
 
 
-def _as_pinned(shards: Sequence[Shard], there: Mapping[str, Shard], extend: bool) -> tuple[list[Shard], list[str]]:
-    """The shards as the run may know them: a folder that it has as what it was then, and what came to it since."""
+def _as_pinned(shards: Sequence[Shard], pinned: Mapping[str, Shard], extend: bool) -> tuple[list[Shard], list[str]]:
+    """The shards as the run has them: a folder that is pinned with the files it had then, its new files apart."""
     given: list[Shard] = []
     notes: list[str] = []
     for shard in shards:
-        parts = [part for part in there.values() if part.url == shard.url]
+        parts = [part for part in pinned.values() if part.url == shard.url]
         if not parts or not is_folder(shard.url) or parts[0].etag == shard.etag:
             given.append(shard)
             continue
@@ -99,17 +99,17 @@ def _as_pinned(shards: Sequence[Shard], there: Mapping[str, Shard], extend: bool
 
 
 def read_run(store: Store) -> Run:
-    """The run that lies here. Raises FileNotFoundError, ConfigError where its run.json is of no use."""
+    """The run of this store. Raises FileNotFoundError where there is none, ConfigError where run.json is invalid."""
     try:
         return Run.from_json(store.get(RUN))
     except ValueError as error:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
 
 
-def begun(output: str) -> Run | None:
-    """The run on an output; None where none is begun.
+def existing_run(output: str) -> Run | None:
+    """The run of an output folder; None where none was begun.
 
-    Raises ConfigError where there is something else than a run, or the output cannot be read.
+    Raises ConfigError where the folder holds something else, or cannot be read.
     """
     try:
         return read_run(Store(output))
@@ -120,41 +120,45 @@ def begun(output: str) -> Run | None:
 
 
 def reader_of(output: str) -> int:
-    """By whose rules the samples of the run on an output are told; the newest where none is begun. See `begun`."""
-    run = begun(output)
+    """The version of the reader's rules that the run of an output folder uses; the newest where none was begun.
+
+    Raises ConfigError, see `existing_run`.
+    """
+    run = existing_run(output)
     return run.reader if run else READER
 
 
-def join(store: Store, run: Run, any_window: bool) -> Run:
-    """Begin a run or find it begun. Raises ConfigError where what is there was configured otherwise.
+def begin_or_join(store: Store, run: Run, any_window: bool) -> Run:
+    """Begin a run, or return the one that exists. Raises ConfigError where that one was configured otherwise.
 
-    run.json is the probe too: put twice, the second must lose, or the store is used as one that ignores the condition.
+    run.json also probes the store: of two puts the second must fail; where it does not, the store ignores the
+    condition, and `create_only` is switched off.
     """
     try:
-        there = read_run(store)
+        existing = read_run(store)
     except FileNotFoundError:
-        there = run if store.put_new(RUN, run.to_json()) else read_run(store)
-    _check_same(store, there, replace(run, window=there.window) if any_window else run)
-    if store.put_new(RUN, there.to_json()):
+        existing = run if store.put_new(RUN, run.to_json()) else read_run(store)
+    _check_same(store, existing, replace(run, window=existing.window) if any_window else run)
+    if store.put_new(RUN, existing.to_json()):
         store.create_only = False
-    return there
+    return existing
 
 
-def _check_same(store: Store, there: Run, mine: Run) -> None:
-    """Raises ConfigError where labels of `mine`, which this version made, do not belong beside those of `there`."""
-    refusal = there.refusal(mine)
-    if not refusal and there.fingerprint == mine.fingerprint:
+def _check_same(store: Store, existing: Run, wanted: Run) -> None:
+    """Raises ConfigError where labels of `wanted`, a run of this version, do not belong beside those of `existing`."""
+    refusal = existing.refusal(wanted)
+    if not refusal and existing.fingerprint == wanted.fingerprint:
         return
-    theirs, ours = there.labels_version, LABELS_VERSION[mine.config.mode]
-    if theirs is None:
-        refusal = there.refusal(mine, f"{RUN} {EDITED}")
+    version, own_version = existing.labels_version, LABELS_VERSION[wanted.config.mode]
+    if version is None:
+        refusal = existing.refusal(wanted, f"{RUN} {EDITED}")
     if refusal:
         raise ConfigError(f"{store} {refusal}")
-    if theirs != ours:  # else a number is only written in another way, such as 0 for 0.0
-        maker = there.made_with.get("diffseg", "0.1.0")  # the one version that did not say so
+    if version != own_version:  # equal versions: a number is only written in another way, such as 0 for 0.0
+        maker = existing.made_with.get("diffseg", "0.1.0")  # the one version that did not record itself
         raise ConfigError(
-            f"{store}: this version of diffseg labels differently (labels version {ours}, the run has {theirs}): "
-            f"use another --output, or diffseg {maker}"
+            f"{store}: this version of diffseg labels differently (labels version {own_version}, the run has "
+            f"{version}): use another --output, or diffseg {maker}"
         )
 
 

@@ -9,7 +9,7 @@ from pipeline.records import READER, Shard
 _SEPARATOR = "\0"
 
 
-class Pins(Mapping[str, Shard]):
+class ShardIndex(Mapping[str, Shard]):
     """Shards by id, in the order they were pinned: their text in one block, about a hundred bytes a shard.
 
     A shard is built anew each time it is asked for, by id (a binary search) or by its place.

@@ -15,7 +15,7 @@ from pipeline.run.layout import ShardState, WindowObject, gaps
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import Checked
 from pipeline.run.open import EDITED, RUN
-from pipeline.table.window_metadata import Footer, digest_of
+from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
 
@@ -50,21 +50,21 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Check
     for number in numbers:
         window = state.windows[number]
         try:
-            footer = ledger.footer(window)
-            faults += _footer_faults(ledger, shard, number, footer, last=number == numbers[-1])
-            faults += _row_faults(ledger, window, footer) if full else []
+            metadata = ledger.window_metadata(window)
+            faults += _metadata_faults(ledger, shard, number, metadata, last=number == numbers[-1])
+            faults += _row_faults(ledger, window, metadata) if full else []
         except (ValueError, FileNotFoundError, PipelineError) as error:
             faults.append(str(error))
             continue
-        rows += footer.rows
-        failed.update(footer.failed)
+        rows += metadata.rows
+        failed.update(metadata.failed)
     faults += _end_faults(shard, state, end, rows) if end else problems
     lost = gaps(shard, state, end.windows) if end else []
     repeated = None
     if full and not faults:
         fault, repeated = _compare_with_source(ledger, shard, state)
         faults += [fault] if fault else []
-    retries = sum(window.generation for window in state.windows.values())
+    retries = sum(window.revision for window in state.windows.values())
     return Checked(
         shard, len(state.windows), rows, dict(failed), tuple(faults), state.size, retries, tuple(lost), repeated
     )
@@ -74,41 +74,41 @@ def _strays(state: ShardState) -> list[str]:
     return [f"{name}: no object of this run" for name in state.strays]
 
 
-def _footer_faults(ledger: Ledger, shard: Shard, number: int, footer: Footer, last: bool) -> list[str]:
+def _metadata_faults(ledger: Ledger, shard: Shard, number: int, metadata: WindowMetadata, last: bool) -> list[str]:
     window = ledger.run.window
     first = number * window
     pin = (shard.id, shard.url, shard.size, shard.etag, number, ledger.run.fingerprint)
     faults = []
-    if footer.identity != pin:
-        faults.append(f"{shard.id} window {number}: made from {footer.identity}, the run says {pin}")
-    if footer.first_index != first or (footer.rows != window and not last):
+    if metadata.identity != pin:
+        faults.append(f"{shard.id} window {number}: made from {metadata.identity}, the run says {pin}")
+    if metadata.first_index != first or (metadata.rows != window and not last):
         faults.append(
-            f"{shard.id} window {number}: {footer.rows} rows from {footer.first_index}, not {window} from {first}"
+            f"{shard.id} window {number}: {metadata.rows} rows from {metadata.first_index}, not {window} from {first}"
         )
     return faults
 
 
-def _row_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[str]:
+def _row_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[str]:
     with ledger.store.reader(window.name, window.size) as stream:
         try:
             records = table.read_records(stream)
         except ValueError as error:
             return [f"{window.name}: {error}"]
     indices = [record.index for record in records]
-    if indices != list(range(footer.first_index, footer.first_index + footer.rows)):
-        return [f"{window.name}: indices are not {footer.first_index} onwards"]
-    if digest_of(records) != footer.digest:
+    if indices != list(range(metadata.first_index, metadata.first_index + metadata.rows)):
+        return [f"{window.name}: indices are not {metadata.first_index} onwards"]
+    if digest_of(records) != metadata.digest:
         return [f"{window.name}: rows do not match their digest"]
-    return _copy_faults(ledger, window, footer) if ledger.is_compacted(window) else []
+    return _copy_faults(ledger, window, metadata) if ledger.is_compacted(window) else []
 
 
-def _copy_faults(ledger: Ledger, window: WindowObject, footer: Footer) -> list[str]:
+def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[str]:
     """Whether readers find the same rows where they look first."""
     try:
         records = [table.as_record(row) for row in ledger.rows(windows=[window], stored=True)]
     except (ConfigError, TypeError, KeyError) as error:
         return [str(error)]
-    if digest_of(records) != footer.digest:
+    if digest_of(records) != metadata.digest:
         return [f"{window.name}: its rows in compacted/ are others; remove that folder and compact again"]
     return []
 
@@ -120,7 +120,7 @@ def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, l
     except PipelineError as error:
         return None, [str(error)]
     if end is None:
-        reason = ledger.failure_of(shard.id)
+        reason = ledger.last_failure(shard.id)
         return None, [f"{shard.url}: not read to its end" + (f"; {reason}" if reason else "")]
     return end, []
 

@@ -13,7 +13,7 @@ from pipeline.table.records import (
     encode_rows,
     encode_shards,
     encode_window,
-    read_footer,
+    read_window_metadata,
 )
 from pipeline.table.rows import as_record, categories, check_window, read_records, read_rows
 
@@ -29,7 +29,7 @@ __all__ = [
     "encode_window",
     "images",
     "concat",
-    "read_footer",
+    "read_window_metadata",
     "read_records",
     "read_rows",
 ]

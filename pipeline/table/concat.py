@@ -8,19 +8,21 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.table.records import DAMAGE, SCHEMA, parquet, read_footer, settings
-from pipeline.table.window_metadata import Footer
+from pipeline.table.records import DAMAGE, SCHEMA, parquet, read_window_metadata, settings
+from pipeline.table.window_metadata import WindowMetadata
 
 HELD_KEY = b"diffseg.windows"  # in the file's metadata
 ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can still be read alone
 
 
 @contextmanager
-def joining_windows(out: IO[bytes], held: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[IO[bytes]], Footer]]:
+def joining_windows(
+    out: IO[bytes], held: Sequence[Mapping[str, Any]]
+) -> Iterator[Callable[[IO[bytes]], WindowMetadata]]:
     """Files of windows written one after the other into one, a row group in memory.
 
     held: what the file is to say of each, filled by the caller until the block ends. Yields a function that adds a
-    file, returns its footer, and raises ValueError where it is no whole window.
+    file, returns its metadata, and raises ValueError where it is no whole window.
     """
     waiting: list[pa.Table] = []
     size = 0  # of what waits, in bytes
@@ -32,15 +34,15 @@ def joining_windows(out: IO[bytes], held: Sequence[Mapping[str, Any]]) -> Iterat
             waiting.clear()
             size = 0
 
-        def add(stream: IO[bytes]) -> Footer:
+        def add(stream: IO[bytes]) -> WindowMetadata:
             nonlocal size
-            footer = read_footer(stream)
-            table = _whole_window(stream, footer)
+            metadata = read_window_metadata(stream)
+            table = _whole_window(stream, metadata)
             waiting.append(table)
             size += table.nbytes
             if size >= ROW_GROUP:
                 flush()
-            return footer
+            return metadata
 
         yield add
         if waiting:
@@ -60,13 +62,13 @@ def read_held(stream: IO[bytes]) -> list[dict[str, Any]]:
     return list(json.loads(raw))
 
 
-def _whole_window(stream: IO[bytes], footer: Footer) -> pa.Table:
+def _whole_window(stream: IO[bytes], metadata: WindowMetadata) -> pa.Table:
     try:
         with parquet(stream) as file:
             table = file.read(use_threads=False).replace_schema_metadata(None)
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
-    indices = range(footer.first_index, footer.first_index + footer.rows)
-    if table["index"].to_pylist() != list(indices) or set(table["shard"].to_pylist()) - {footer.shard}:
-        raise ValueError(f"rows are not {footer.first_index} onwards of {footer.shard}")
+    indices = range(metadata.first_index, metadata.first_index + metadata.rows)
+    if table["index"].to_pylist() != list(indices) or set(table["shard"].to_pylist()) - {metadata.shard}:
+        raise ValueError(f"rows are not {metadata.first_index} onwards of {metadata.shard}")
     return pa.concat_tables([SCHEMA.empty_table(), table], promote_options="default").cast(SCHEMA)

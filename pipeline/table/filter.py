@@ -109,7 +109,7 @@ def columns_of(condition: Condition) -> set[str]:
             return set[str]().union(*map(columns_of, parts))
 
 
-def parse_where(text: str) -> Condition:
+def parse_filter(text: str) -> Condition:
     """The condition a text means. Raises ConfigError for anything but a condition on the columns that there are."""
     try:
         if len(text) > MAX_LENGTH:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.records import READER, RawSample
-from pipeline.table.records import DAMAGE, FOOTER_KEY, parquet
+from pipeline.table.records import DAMAGE, METADATA_KEY, parquet
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -91,7 +91,7 @@ def read_images(
 
 
 def _image_column(schema: pa.Schema, name: str, asked: str | None, reader: int) -> str:
-    if FOOTER_KEY in (schema.metadata or {}):
+    if METADATA_KEY in (schema.metadata or {}):
         raise ConfigError(f"{name}: labels of a run, not images")
     of_bytes = [field.name for field in schema if _holds_bytes(field.type, reader)]
     unusual = [field.name for field in schema if reader > 1 and _is_of_bytes(field.type)]  # rather hashes, else images

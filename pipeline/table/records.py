@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from pipeline import documents
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.table.window_metadata import Footer
+from pipeline.table.window_metadata import WindowMetadata
 
-FOOTER_KEY = b"diffseg"
+METADATA_KEY = b"diffseg"
 
 SHARDS_AT_ONCE = 512  # pinned inputs in memory as Python objects
 DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
@@ -56,18 +56,18 @@ SHARD_SCHEMA = pa.schema(
 )
 
 
-def encode_window(records: Sequence[LabelRecord], footer: Footer) -> bytes:
+def encode_window(records: Sequence[LabelRecord], metadata: WindowMetadata) -> bytes:
     """A whole window as the bytes of one Parquet file.
 
     Raises ValueError where the rows are not one a sample with consecutive indices of one shard.
     """
     indices = [record.index for record in records]
-    if indices != list(range(footer.first_index, footer.first_index + footer.rows)):
-        raise ValueError(f"window {footer.window} of {footer.shard}: indices are not consecutive: {indices[:5]}...")
-    if {record.shard for record in records} != {footer.shard}:
-        raise ValueError(f"window {footer.window} of {footer.shard} holds rows of another shard")
+    if indices != list(range(metadata.first_index, metadata.first_index + metadata.rows)):
+        raise ValueError(f"window {metadata.window} of {metadata.shard}: indices are not consecutive: {indices[:5]}...")
+    if {record.shard for record in records} != {metadata.shard}:
+        raise ValueError(f"window {metadata.window} of {metadata.shard} holds rows of another shard")
     columns = {field.name: [_cell(record, field.name) for record in records] for field in SCHEMA}
-    return _encode(pa.table(columns, schema=SCHEMA), {FOOTER_KEY: json.dumps(asdict(footer)).encode()})
+    return _encode(pa.table(columns, schema=SCHEMA), {METADATA_KEY: json.dumps(asdict(metadata)).encode()})
 
 
 def _cell(record: LabelRecord, name: str) -> Any:
@@ -101,30 +101,30 @@ def parquet(stream: IO[bytes]) -> pq.ParquetFile:
     return pq.ParquetFile(stream, pre_buffer=False)
 
 
-def read_footer(stream: IO[bytes]) -> Footer:
+def read_window_metadata(stream: IO[bytes]) -> WindowMetadata:
     """The footer of a window's file; only the file's end is read.
 
     Raises ValueError where the file is no window.
     """
     try:
         with parquet(stream) as file:
-            return footer_of(file)
+            return metadata_of(file)
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
 
 
-def footer_of(file: pq.ParquetFile) -> Footer:
+def metadata_of(file: pq.ParquetFile) -> WindowMetadata:
     """The same of an opened file."""
-    raw, rows = (file.schema_arrow.metadata or {}).get(FOOTER_KEY), file.metadata.num_rows
+    raw, rows = (file.schema_arrow.metadata or {}).get(METADATA_KEY), file.metadata.num_rows
     if raw is None:
         raise ValueError("a Parquet file without our footer")
     try:
-        footer = documents.from_json(Footer, raw)
+        metadata = documents.from_json(WindowMetadata, raw)
     except ValueError as error:
         raise ValueError(f"a footer that is not ours: {error}") from error
-    if footer.rows != rows:
-        raise ValueError(f"the footer says {footer.rows} rows, the file has {rows}")
-    return footer
+    if metadata.rows != rows:
+        raise ValueError(f"the footer says {metadata.rows} rows, the file has {rows}")
+    return metadata
 
 
 def encode_shards(shards: Iterable[Shard]) -> bytes:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from diffseg.types import Segment
 from pipeline.records import LabelRecord
 from pipeline.table.filter import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
-from pipeline.table.records import DAMAGE, footer_of, parquet
-from pipeline.table.window_metadata import Footer
+from pipeline.table.records import DAMAGE, metadata_of, parquet
+from pipeline.table.window_metadata import WindowMetadata
 
 _ALWAYS = {"key", "shard", "index", "status"}
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -32,13 +32,13 @@ def read_rows(
     *,
     first: int = 0,
     rows: int | None = None,
-    where: Condition | None = None,
+    filter: Condition | None = None,
     window: tuple[str, int] | None = None,
     stored: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file of windows as dicts, in order. columns: only these (None: all).
 
-    first, rows: which rows of the file (None: to its end). where: only rows that it is true of; where no row of a row
+    first, rows: which rows of the file (None: to its end). filter: only rows that it is true of; where no row of a row
     group is, its other columns are not read. window: shard and number that the file must be of. stored: as they were
     committed; else one segment has no quality, as in rows that are committed now. Raises ValueError where the file is
     damaged or of another window.
@@ -46,27 +46,27 @@ def read_rows(
     try:
         with parquet(stream) as file:
             if window is not None:
-                check_window(footer_of(file), window)
+                check_window(metadata_of(file), window)
             if lost := _ALWAYS - set(file.schema_arrow.names):
                 raise ValueError(f"no column {', '.join(sorted(lost))}")
             last = file.metadata.num_rows if rows is None else first + rows
-            yield from _rows(file, list(columns or file.schema_arrow.names), first, last, where, stored)
+            yield from _rows(file, list(columns or file.schema_arrow.names), first, last, filter, stored)
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
 
 
-def check_window(footer: Footer, window: tuple[str, int]) -> None:
+def check_window(metadata: WindowMetadata, window: tuple[str, int]) -> None:
     """Raises ValueError where a file is of another window than the one whose name it has."""
-    if (footer.shard, footer.window) != window:
-        raise ValueError(f"holds window {footer.window} of {footer.shard}")
+    if (metadata.shard, metadata.window) != window:
+        raise ValueError(f"holds window {metadata.window} of {metadata.shard}")
 
 
 def _rows(
-    file: pq.ParquetFile, columns: list[str], first: int, last: int, where: Condition | None, stored: bool
+    file: pq.ParquetFile, columns: list[str], first: int, last: int, filter: Condition | None, stored: bool
 ) -> Iterator[dict[str, Any]]:
-    small = _to_read(columns_of(where), stored) if where else []
+    small = _to_read(columns_of(filter), stored) if filter else []
     needed = _to_read({*columns, *small}, stored)
-    wanted = _expression(where) if where else None
+    wanted = _expression(filter) if filter else None
     at = 0
     for group in range(file.num_row_groups):
         begin, at = at, at + file.metadata.row_group(group).num_rows

@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Footer:
+class WindowMetadata:
     """What a window's file says of itself. Two attempts that agree in `identity` hold the same labels."""
 
     fingerprint: str

@@ -33,9 +33,9 @@ class Committer:
         records = [work.records[raw.index] for raw in work.samples]
         try:
             if "webdataset" in self.ledger.run.also:
-                self.ledger.commit_extra(work.task, work.number, as_webdataset(work.samples, records))
+                self.ledger.writer.commit_extra(work.task, work.number, as_webdataset(work.samples, records))
             end = work.samples[-1].end
-            receipt = self.ledger.commit(work.task, work.number, records, end, work.seconds)
+            receipt = self.ledger.writer.commit(work.task, work.number, records, end, work.seconds)
         except PipelineError as error:
             self.over[work.task] = None
             return failure_of(work.task, error)
@@ -67,7 +67,7 @@ class Committer:
             return TaskDone(task)
         windows = -(-end.samples // self.ledger.run.window)
         try:
-            return TaskDone(task, windows, self.ledger.commit_end(task.shard, windows, end.samples, mine))
+            return TaskDone(task, windows, self.ledger.writer.commit_end(task.shard, windows, end.samples, mine))
         except PipelineError as error:
             return failure_of(task, error)
 

@@ -155,7 +155,7 @@ def test_a_row_that_is_missing_too_much_or_blamed_breaks_a_law(witnessed):
     ledger, _ = witnessed
     shard = next(iter(ledger.shards.values()))
     rows = [LabelRecord(f"{i:04d}", shard.id, i, "poison", "killed") for i in range(4)]
-    ledger.commit(ShardTask(shard), 0, rows, 0, 0.0)
+    ledger.writer.commit(ShardTask(shard), 0, rows, 0, 0.0)
     laws = list(prove(ledger, images=10).broken(0))
     assert laws[0] == "6 samples have no row"
     assert "{'poison': 4}" in laws[1]

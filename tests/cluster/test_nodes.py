@@ -54,7 +54,7 @@ def wait_for_windows(output, count):
 
 def attempts(ledger):
     """The processes that committed its windows."""
-    return {ledger.footer(window).attempt for window in ledger.windows()}
+    return {ledger.window_metadata(window).attempt for window in ledger.windows()}
 
 
 def concluded(driver, output):

@@ -17,7 +17,7 @@ from pipeline.driver.progress import Snapshot
 from pipeline.run.ledger import Ledger
 from tests.conftest import jpeg, write_shard
 from tests.support.labelled import make_run
-from tests.table.test_records import FOOTER, ROWS
+from tests.table.test_records import METADATA, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Path("/dev/full")
@@ -291,15 +291,15 @@ def test_a_config_is_read_as_utf8_whatever_the_locale(tmp_path):
 TABLES = """
 import io, os
 from pipeline import table
-from pipeline.table.filter import parse_where
+from pipeline.table.filter import parse_filter
 data, shards, rows = (io.BytesIO(bytes.fromhex(one)) for one in sys.argv[1:])
 
 def command():
     threads = len(os.listdir("/proc/self/task"))
-    footer = table.read_footer(data)
-    assert table.encode_window(table.read_records(data), footer)
-    where = parse_where("num_segments > 5 or quality > 0.5")
-    assert [row["key"] for row in table.read_rows(data, ["key"], where=where)] == ["a"]
+    metadata = table.read_window_metadata(data)
+    assert table.encode_window(table.read_records(data), metadata)
+    condition = parse_filter("num_segments > 5 or quality > 0.5")
+    assert [row["key"] for row in table.read_rows(data, ["key"], filter=condition)] == ["a"]
     assert table.categories(data)
     assert not list(table.decode_shards(shards.getvalue()))
     assert table.decode_rows(rows.getvalue())
@@ -318,7 +318,7 @@ def command():
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
 def test_nothing_of_pythons_is_lent_to_arrows_threads():
     """They drop it when they please: after the interpreter's end it costs the process, with 134."""
-    given = (table.encode_window(ROWS, FOOTER), table.encode_shards([]), table.encode_rows([{"a": 1}]))
+    given = (table.encode_window(ROWS, METADATA), table.encode_shards([]), table.encode_rows([{"a": 1}]))
     words = [sys.executable, "-c", f"import sys\nfrom pipeline import process\n{TABLES}\nprocess.run(command)"]
     done = subprocess.run(
         [*words, *(one.hex() for one in given)], cwd=ROOT, capture_output=True, text=True, check=False

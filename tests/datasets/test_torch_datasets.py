@@ -131,7 +131,7 @@ def with_tars(ledger: Ledger) -> Ledger:
         records = [replace(committing.LabelRecord("", shard.id, 0, "ok"), label_map=row["label_map"]) for row in rows]
         for window in range(3):
             at = slice(4 * window, 4 * window + 4)
-            ledger.commit_extra(ShardTask(shard), window, committing.as_webdataset(raws[at], records[at]))
+            ledger.writer.commit_extra(ShardTask(shard), window, committing.as_webdataset(raws[at], records[at]))
     return ledger
 
 

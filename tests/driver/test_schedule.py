@@ -14,7 +14,7 @@ from pipeline.driver.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Schedule
 from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
 from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard
-from pipeline.run.shard_index import Pins
+from pipeline.run.shard_index import ShardIndex
 from pipeline.worker.probe import pieces
 
 WINDOW = 4
@@ -24,7 +24,7 @@ def shard(number):
     return Shard(f"s{number}", f"/data/s{number}.tar", 100, "etag")
 
 
-PINS = Pins(map(shard, range(4)))
+PINS = ShardIndex(map(shard, range(4)))
 
 
 class Storage:
@@ -73,7 +73,7 @@ class Driving(RuleBasedStateMachine):
         self.tally, self.now, self.out, self.looks = Tally(), 0.0, [], []
         self.rows, self.named, self.deaths, self.outside = Counter(), set(), Counter(), 0
         self.schedule = Schedule(
-            Pins(map(shard, range(len(windows)))), WINDOW, self.tally, max_attempts=3, luck=Random(1)
+            ShardIndex(map(shard, range(len(windows)))), WINDOW, self.tally, max_attempts=3, luck=Random(1)
         )
         self.schedule.add(ShardTask(shard(number)) for number in range(len(windows)))
 

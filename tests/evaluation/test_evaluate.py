@@ -48,7 +48,7 @@ def labels_of(tmp_path, label_maps: Mapping[str, np.ndarray | str], sizes=None, 
         data = encode_label_map(label_map.astype(np.int32))
         records.append(LabelRecord(key, shard.id, index, OK, None, width, height, data, segments, 1.0, "0" * 64))
     if records:
-        ledger.commit(ShardTask(shard), 0, records, 0, 0.0)
+        ledger.writer.commit(ShardTask(shard), 0, records, 0, 0.0)
     return str(tmp_path / name)
 
 

@@ -68,7 +68,7 @@ def _commit_all(run: Ledger, labels: labelled.np.ndarray) -> None:
             rows.append(replace(row, width=width, height=height))
         for window in range(-(-len(rows) // run.run.window)):
             at = slice(window * run.run.window, (window + 1) * run.run.window)
-            run.commit(ShardTask(shard), window, rows[at], 0, 0.0)
+            run.writer.commit(ShardTask(shard), window, rows[at], 0, 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -124,8 +124,8 @@ def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch
     bad, good = ledger.shards
     encode, read = table.encode_window, sample_loader.read_shard
 
-    def too_large(records, footer):
-        return encode([replace(record, width=2**40) if record.shard == bad else record for record in records], footer)
+    def too_large(records, metadata):
+        return encode([replace(record, width=2**40) if record.shard == bad else record for record in records], metadata)
 
     def stumbling(shard, **how):
         for sample in read(shard, **how):

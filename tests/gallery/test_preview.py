@@ -49,7 +49,7 @@ def run(tmp_path):
     rows = [labelled(shard.id, n, n / 10) for n in range(9)]
     rows.append(LabelRecord("k9", shard.id, 9, "undecodable", "cut short", 40, 30))
     for window in range(3):
-        ledger.commit(ShardTask(shard), window, rows[window * 4 : window * 4 + 4], 0, 0.0)
+        ledger.writer.commit(ShardTask(shard), window, rows[window * 4 : window * 4 + 4], 0, 0.0)
     return str(tmp_path / "run")
 
 
@@ -95,7 +95,7 @@ def test_an_unfinished_run_is_shown_and_says_so(run, tmp_path):
 
     ledger = Ledger.open(run)
     [shard] = ledger.shards.values()
-    ledger.commit_end(shard, windows=3, rows=10, mine=())
+    ledger.writer.commit_end(shard, windows=3, rows=10, own_windows=())
     write_preview(run, str(tmp_path / "page.html"))
     assert "state" not in dict(blocks(tmp_path / "page.html")["index"]["facts"])
 

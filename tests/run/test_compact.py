@@ -62,7 +62,7 @@ def retry(ledger: Ledger, window: int, generation: int = 1) -> None:
     shard = next(iter(ledger.shards.values()))
     indices = range(4 * window, min(10, 4 * window + 4))
     rows = [record(f"again{i}", shard.id, i, label_map(i)) for i in indices]
-    ledger.commit(ShardTask(shard, window, window, generation), window, rows, 0, 0.0)
+    ledger.writer.commit(ShardTask(shard, window, window, generation), window, rows, 0, 0.0)
 
 
 def test_rows_are_the_same_and_every_reader_takes_them_from_the_large_files(ledger, monkeypatch):
@@ -191,7 +191,7 @@ def test_killed_at_any_object_nothing_is_lost_or_twice(tmp_path, moment):
     assert code == 0
     assert deaths >= 2
     held = [(h.shard, h.window, h.generation) for file in read_compacted(ledger.store) for h in file.windows]
-    assert sorted(held) == sorted((w.shard, w.window, w.generation) for w in ledger.windows())
+    assert sorted(held) == sorted((w.shard, w.window, w.revision) for w in ledger.windows())
 
 
 def test_a_window_that_was_retried_after_compaction_wins(ledger):
@@ -221,7 +221,7 @@ def test_windows_that_came_later_join_the_small_file_at_the_end(tmp_path):
     compact(ledger)
     [shard] = [shard for shard in ledger.shards.values() if shard.url.endswith("s-2.tar")]
     rows = [record(KEYS[2][i], shard.id, i, label_map(200 + i)) for i in range(4, 8)]
-    ledger.commit(ShardTask(shard), 1, rows, 0, 0.0)
+    ledger.writer.commit(ShardTask(shard), 1, rows, 0, 0.0)
 
     done = compact(again(ledger))
 

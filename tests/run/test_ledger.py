@@ -37,7 +37,7 @@ def rows(shard, first, count=4, status=OK):
 
 def commit(ledger, shard, window, count=4, generation=0, status=OK):
     task = ShardTask(shard, generation=generation)
-    return ledger.commit(task, window, rows(shard, window * ledger.run.window, count, status), 0, 0.0)
+    return ledger.writer.commit(task, window, rows(shard, window * ledger.run.window, count, status), 0, 0.0)
 
 
 def state_of(windows, *, ended=False):
@@ -72,7 +72,7 @@ def test_a_listing_gives_the_highest_retry_of_each_window_and_keeps_the_names_of
     assert [stray for state in found.values() for stray in state.strays] == [f"labels/{name}" for name in names[6:]]
     assert found["a"].size == 5 * 7
     assert not read_listing([("labels/", 0), ("labels/.DS_Store", 9), ("labels/._a.000000.parquet", 9)])
-    assert {n: w.generation for n, w in found["a"].windows.items()} == {0: 10, 1: 0}
+    assert {n: w.revision for n, w in found["a"].windows.items()} == {0: 10, 1: 0}
     assert found["a"].ended
     assert not found["b"].windows
 
@@ -328,7 +328,7 @@ def test_something_else_in_a_windows_place_is_an_error(ledger, stranger):
     shard = next(iter(ledger.shards.values()))
     commit(ledger, shard, 0)
     [window] = ledger.windows()
-    theirs = replace(ledger.footer(window), attempt="x", **stranger)
+    theirs = replace(ledger.window_metadata(window), attempt="x", **stranger)
     ledger.store.replace(window.name, table.encode_window(rows(shard, 0), theirs))
     with pytest.raises(CommitConflict, match="expected"):
         commit(ledger, shard, 0)
@@ -362,14 +362,14 @@ def test_of_many_committers_of_one_window_one_wins(ledger):
 def test_an_end_is_written_only_when_its_windows_are_there(ledger):
     shard = next(iter(ledger.shards.values()))
     commit(ledger, shard, 0)
-    assert not ledger.commit_end(shard, 3, 10, {2})
+    assert not ledger.writer.commit_end(shard, 3, 10, {2})
     assert ledger.end(shard.id) is None
     commit(ledger, shard, 1)
-    assert ledger.commit_end(shard, 3, 10, {2})
-    assert ledger.commit_end(shard, 3, 10, {0, 1, 2})
+    assert ledger.writer.commit_end(shard, 3, 10, {2})
+    assert ledger.writer.commit_end(shard, 3, 10, {0, 1, 2})
     assert ledger.end(shard.id) == End(shard.id, 3, 10, shard.size, shard.etag)
     with pytest.raises(CommitConflict, match="something else"):
-        ledger.commit_end(shard, 3, 11, {0, 1, 2})
+        ledger.writer.commit_end(shard, 3, 11, {0, 1, 2})
 
 
 def test_windows_that_vanish_behind_an_end_are_missing_again(ledger, tmp_path):
@@ -430,10 +430,10 @@ def test_windows_with_failed_rows_are_labelled_again_under_another_name(ledger):
     assert ledger.left_of(task) == []
     assert ledger.failed() == []
     assert {row["status"] for row in ledger.rows()} == {OK}
-    assert [w.generation for w in ledger.windows()] == [0, 1]
+    assert [w.revision for w in ledger.windows()] == [0, 1]
 
 
 def test_failures_are_kept_for_people(ledger):
-    ledger.record_failure("s-1", {"error": "why"})
+    ledger.writer.record_failure("s-1", {"error": "why"})
     [(name, _)] = ledger.store.list("failures/")
     assert json.loads(ledger.store.get(name)) == {"error": "why"}

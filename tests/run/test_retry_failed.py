@@ -37,7 +37,7 @@ def test_failed_windows_are_labelled_again_and_every_reader_sees_the_retry(faile
     drive(failed, pool, failed.failed(), Tally())
     pool.close()
     assert {row["status"] for row in failed.rows(["status"])} == {OK}
-    assert [window.generation for window in failed.windows()] == [1, 1, 1]
+    assert [window.revision for window in failed.windows()] == [1, 1, 1]
     assert completed(failed, failed.states()) is None
     checked = list(audit(failed, full=True))
     assert checked[0].faults == ()

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.records import Shard
-from pipeline.run.shard_index import Pins
+from pipeline.run.shard_index import ShardIndex
 
 SHARDS = [
     Shard("b-1", "s3://bucket/b.tar", 10, '"e"', "s3://bucket/b.tar"),
@@ -13,7 +13,7 @@ SHARDS = [
 
 
 def test_every_shard_comes_out_as_it_went_in_and_in_order():
-    pins = Pins(SHARDS)
+    pins = ShardIndex(SHARDS)
     assert list(pins.values()) == SHARDS
     assert [(s.source, s.files) for s in pins.values()] == [(s.source, s.files) for s in SHARDS]
     assert list(pins) == ["b-1", "a-2", "c-3"]
@@ -23,8 +23,8 @@ def test_every_shard_comes_out_as_it_went_in_and_in_order():
 
 def test_what_is_not_there_is_a_key_error():
     for strange in ("", "a", "a-20", "d"):
-        assert strange not in Pins(SHARDS)
+        assert strange not in ShardIndex(SHARDS)
         with pytest.raises(KeyError, match=repr(strange)):
-            Pins(SHARDS)[strange]
-    assert len(Pins()) == 0
-    assert "a" not in Pins()
+            ShardIndex(SHARDS)[strange]
+    assert len(ShardIndex()) == 0
+    assert "a" not in ShardIndex()

@@ -30,13 +30,13 @@ def faults(ledger, *, full=False):
     return [fault for shard in audit(Ledger.open(ledger.store.url), full=full) for fault in shard.faults]
 
 
-def rewrite(ledger, place, *, rows=None, **footer):
+def rewrite(ledger, place, *, rows=None, **metadata):
     """Put another window in the place of one."""
     window = list(ledger.windows())[place]
     with ledger.store.reader(window.name) as stream:
         records = table.read_records(stream)
     records = records if rows is None else rows(records)
-    said = replace(ledger.footer(window), rows=len(records), **footer)
+    said = replace(ledger.window_metadata(window), rows=len(records), **metadata)
     ledger.store.replace(window.name, table.encode_window(records, said))
 
 
@@ -179,7 +179,7 @@ def test_a_fault_that_only_every_byte_tells_is_found_by_a_full_audit(done, plant
 
 
 def test_why_a_shard_was_given_up_is_said(ledger):
-    ledger.record_failure(first(ledger).id, {"error": "damaged at byte 7"})
+    ledger.writer.record_failure(first(ledger).id, {"error": "damaged at byte 7"})
     assert "not read to its end; damaged at byte 7" in faults(ledger)[0]
     assert faults(ledger)[1].endswith("not read to its end")
 
@@ -239,7 +239,7 @@ def test_retried_windows_ask_for_another_declaration(done):
     shard = first(done)
     write_manifest(done, list(audit(done)))
     rows = [LabelRecord(f"{i:04d}", shard.id, i, OK) for i in range(4)]
-    done.commit(ShardTask(shard, generation=1), 0, rows, 0, 0.0)
+    done.writer.commit(ShardTask(shard, generation=1), 0, rows, 0, 0.0)
     assert completed(done, done.states()) is None
     [checked, *_] = audit(done)
     assert (checked.faults, checked.retries, checked.rows) == ((), 1, 10)

@@ -92,8 +92,8 @@ def _commit(
     ]
     windows = -(-len(rows) // WINDOW)
     for window in set(range(windows)) - set(leave_out):
-        ledger.commit(ShardTask(shard), window, rows[window * WINDOW : (window + 1) * WINDOW], 0, 0.0)
-    ledger.commit_end(shard, windows, len(rows), ())
+        ledger.writer.commit(ShardTask(shard), window, rows[window * WINDOW : (window + 1) * WINDOW], 0, 0.0)
+    ledger.writer.commit_end(shard, windows, len(rows), ())
 
 
 def at_source(labels: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from diffseg.types import Segment
 from pipeline import table
 from pipeline.errors import ConfigError
 from pipeline.records import OK, LabelRecord
-from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, parse_where
-from pipeline.table.window_metadata import Footer, digest_of
+from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, parse_filter
+from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 SEGMENTS = tuple(Segment(number, 1, (0, 0, 1, 1), 1.0) for number in range(12))
 ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, None, b"png", SEGMENTS, 0.5)
@@ -17,12 +17,12 @@ ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, None, b"png", SEGMENTS, 0.5)
 def window(rows: list[LabelRecord]) -> io.BytesIO:
     said = {"fingerprint": "f", "shard": "s", "url": "u", "size": 1, "etag": "", "window": 0, "attempt": "a"}
     more = {"failed": {}, "digest": digest_of(rows), "model": "m", "revision": None, "made_with": {}}
-    footer = Footer(first_index=rows[0].index, rows=len(rows), **said, **more)
-    return io.BytesIO(table.encode_window(rows, footer))
+    metadata = WindowMetadata(first_index=rows[0].index, rows=len(rows), **said, **more)
+    return io.BytesIO(table.encode_window(rows, metadata))
 
 
 def takes(text: str) -> bool:
-    [*taken] = table.read_rows(window([ROW]), ["index"], where=parse_where(text))
+    [*taken] = table.read_rows(window([ROW]), ["index"], filter=parse_filter(text))
     assert taken in ([], [{"index": 7}])
     return bool(taken)
 
@@ -73,7 +73,7 @@ def test_what_is_unknown_does_not_matter_where_the_rest_decides():
 
 
 def test_only_the_columns_of_a_condition_are_needed_to_decide_it():
-    assert columns_of(parse_where("not (quality > 0.5 or key in ['a']) and width < height")) == {
+    assert columns_of(parse_filter("not (quality > 0.5 or key in ['a']) and width < height")) == {
         "quality",
         "key",
         "width",
@@ -98,7 +98,7 @@ def test_where_no_row_matches_the_label_maps_are_not_read():
 
     def read(text: str) -> int:
         stream = Counting(window(rows).getvalue())
-        list(table.read_rows(stream, where=parse_where(text)))
+        list(table.read_rows(stream, filter=parse_filter(text)))
         return stream.taken
 
     assert read("quality > 0.4") > 20 * 50_000
@@ -107,7 +107,7 @@ def test_where_no_row_matches_the_label_maps_are_not_read():
 
 def test_an_unknown_column_is_answered_with_those_there_are():
     with pytest.raises(ConfigError, match=r"no column 'qualty'; possible are key, shard, .*quality"):
-        parse_where("qualty > 0.5")
+        parse_filter("qualty > 0.5")
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_an_unknown_column_is_answered_with_those_there_are():
 @pytest.mark.filterwarnings("ignore:.*is.* with .*:SyntaxWarning")  # the parser's own, for `is` with a number
 def test_what_is_no_plain_condition_is_refused(text, answer):
     with pytest.raises(ConfigError, match=answer):
-        parse_where(text)
+        parse_filter(text)

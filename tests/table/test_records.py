@@ -13,8 +13,8 @@ from diffseg.types import Segment
 from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.table.filter import parse_where
-from pipeline.table.window_metadata import Footer, digest_of
+from pipeline.table.filter import parse_filter
+from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
 ROWS = [
@@ -22,7 +22,7 @@ ROWS = [
     LabelRecord("b", "s-1", 5, "undecodable", "cut", 4, None),
     LabelRecord("c", "s-1", 6, OK, None, 4, 4, b"png2", (), None, "cd"),
 ]
-FOOTER = Footer(
+METADATA = WindowMetadata(
     fingerprint="f",
     shard="s-1",
     url="file:///s.tar",
@@ -41,19 +41,19 @@ FOOTER = Footer(
 
 
 def test_rows_and_footer_come_back_as_they_were():
-    data = table.encode_window(ROWS, FOOTER)
-    assert table.read_footer(io.BytesIO(data)) == FOOTER
+    data = table.encode_window(ROWS, METADATA)
+    assert table.read_window_metadata(io.BytesIO(data)) == METADATA
     back = table.read_records(io.BytesIO(data))
     assert [replace(r, quality=None, segments=()) for r in back] == [
         replace(r, quality=None, segments=()) for r in ROWS
     ]
     assert back[0].segments[1] == SEGMENTS[1]
     assert back[0].segments[0].score == pytest.approx(0.123456789)
-    assert digest_of(back) == FOOTER.digest
+    assert digest_of(back) == METADATA.digest
 
 
 def test_columns_can_be_read_alone():
-    data = table.encode_window(ROWS, FOOTER)
+    data = table.encode_window(ROWS, METADATA)
     assert list(table.read_rows(io.BytesIO(data), ["index", "status"])) == [
         {"index": 4, "status": OK},
         {"index": 5, "status": "undecodable"},
@@ -72,7 +72,7 @@ def test_columns_can_be_read_alone():
 )
 def test_a_window_that_is_not_one_row_a_sample_is_never_made(rows):
     with pytest.raises(ValueError, match=r"consecutive|another shard"):
-        table.encode_window(rows, FOOTER)
+        table.encode_window(rows, METADATA)
 
 
 def test_a_digest_tells_every_difference():
@@ -87,19 +87,19 @@ def test_a_digest_tells_every_difference():
 
 
 def test_what_made_the_rows_decides_whether_two_attempts_agree():
-    same = replace(FOOTER, attempt="other", made_with={}, digest="")
-    assert same.identity == FOOTER.identity
+    same = replace(METADATA, attempt="other", made_with={}, digest="")
+    assert same.identity == METADATA.identity
     for change in ({"fingerprint": "g"}, {"etag": "x"}, {"size": 1}, {"url": "u"}, {"window": 2}, {"shard": "t"}):
-        assert replace(FOOTER, **change).identity != FOOTER.identity
+        assert replace(METADATA, **change).identity != METADATA.identity
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())
 def test_a_damaged_file_is_a_value_error_or_reads(place, value, cut):
-    data = bytearray(table.encode_window(ROWS, FOOTER))
+    data = bytearray(table.encode_window(ROWS, METADATA))
     data[place % len(data)] = value
     bent = bytes(data[: place % len(data)] if cut else data)
-    for read in (table.read_footer, table.read_records):
+    for read in (table.read_window_metadata, table.read_records):
         try:
             read(io.BytesIO(bent))
         except (ValueError, UnicodeDecodeError):
@@ -110,7 +110,7 @@ def test_a_parquet_file_of_somebody_else_is_told():
     buffer = io.BytesIO()
     pq.write_table(pa.table({"x": [1]}), buffer)
     with pytest.raises(ValueError, match="without our footer"):
-        table.read_footer(buffer)
+        table.read_window_metadata(buffer)
 
 
 def test_pinned_shards_come_back_without_what_they_are_opened_by():
@@ -213,7 +213,7 @@ def test_a_file_without_a_column_of_images_is_refused_with_what_it_has(column):
 
 def test_labels_of_a_run_are_not_taken_for_images():
     with pytest.raises(ConfigError, match="labels of a run"):
-        list(table.images.read_images(io.BytesIO(table.encode_window(ROWS, FOOTER)), "x.parquet"))
+        list(table.images.read_images(io.BytesIO(table.encode_window(ROWS, METADATA)), "x.parquet"))
 
 
 def test_a_damaged_parquet_shard_is_damage():
@@ -227,8 +227,8 @@ BY_0_1_0 = [SINGLE, replace(ROWS[0], index=5, quality=0.6), replace(ROWS[2], ind
 
 
 def rows_of(columns=None, **more):
-    footer = replace(FOOTER, failed={}, digest=digest_of(BY_0_1_0))
-    return list(table.read_rows(io.BytesIO(table.encode_window(BY_0_1_0, footer)), columns, **more))
+    metadata = replace(METADATA, failed={}, digest=digest_of(BY_0_1_0))
+    return list(table.read_rows(io.BytesIO(table.encode_window(BY_0_1_0, metadata)), columns, **more))
 
 
 @pytest.mark.parametrize("columns", [None, ["quality"], ["index", "quality"], ["quality", "num_segments"]])
@@ -251,9 +251,9 @@ def test_one_segment_has_no_quality_though_0_1_0_wrote_one(columns):
     ],
 )
 def test_a_condition_knows_of_no_quality_of_one_segment(where, indices):
-    assert [row["index"] for row in rows_of(["index"], where=parse_where(where))] == indices
+    assert [row["index"] for row in rows_of(["index"], filter=parse_filter(where))] == indices
 
 
 def test_what_was_committed_is_proved_as_it_was_committed():
-    data = table.encode_window(BY_0_1_0, replace(FOOTER, failed={}, digest=digest_of(BY_0_1_0)))
+    data = table.encode_window(BY_0_1_0, replace(METADATA, failed={}, digest=digest_of(BY_0_1_0)))
     assert digest_of(table.read_records(io.BytesIO(data))) == digest_of(BY_0_1_0)

@@ -160,14 +160,14 @@ def test_damage_keeps_what_came_before_it_and_is_reported(tmp_path):
 
 def test_a_commit_that_fails_ends_its_task_but_not_the_next(ledger, monkeypatch):
     one, other, _ = ledger.shards.values()
-    commit = ledger.commit
+    commit = ledger.writer.commit
 
     def refusing(task, window, *rest):
         if task.shard == one and window == 1:
             raise CommitConflict("somebody else's labels")
         return commit(task, window, *rest)
 
-    monkeypatch.setattr(ledger, "commit", refusing)
+    monkeypatch.setattr(ledger.writer, "commit", refusing)
     worker = Worker(ledger, FakeSegmenter())
 
     outcomes = list(worker.run([ShardTask(one), ShardTask(other)]))
