@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool, Pool
-from pipeline.driver.progress import Progress, RollUp, Snapshot, Tally
+from pipeline.driver.progress import Counters, Progress, RollUp, Snapshot
 from pipeline.errors import ConfigError
 from pipeline.inputs import shards
 from pipeline.inputs.sample import DrawnWindows, draw_sample, within
@@ -28,7 +28,7 @@ from pipeline.worker.build import WorkerSettings, build_worker
 from pipeline.worker.worker import Worker
 
 Build = Callable[[WorkerSettings], Worker]
-Publish = Callable[[Snapshot, Tally], None]  # shows a moment to whoever watches this machine
+Publish = Callable[[Snapshot, Counters], None]  # shows a moment to whoever watches this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def finish(
         return Summary(str(ledger), totals, (), idle=True)
     left = drawn.bytes if drawn else left
     progress, roll_up = Progress(left), RollUp(ledger)
-    tally = Tally()
+    tally = Counters()
     last: Snapshot | None = None
     settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
 
@@ -203,7 +203,7 @@ def _pool(
             pool.close()
 
 
-def _conclude(ledger: Ledger, checked: list[Checked], tally: Tally, last: Snapshot | None) -> Summary:
+def _conclude(ledger: Ledger, checked: list[Checked], tally: Counters, last: Snapshot | None) -> Summary:
     faults = tuple(fault for shard in checked for fault in shard.faults)
     totals = total(checked) if faults else write_manifest(ledger, checked)
     return Summary(str(ledger), totals, faults, tuple(tally.broken.values()), last)

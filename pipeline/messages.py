@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from pipeline.errors import FailureKind
 from pipeline.records import Shard
 
 
@@ -16,7 +17,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """What a worker has in hand: indices first..last of a window. probed: said before they were touched."""
 
     shard: str
@@ -33,7 +34,7 @@ class ShardTask:
     shard: Shard
     first_window: int = 0
     last_window: int | None = None
-    generation: int = 0  # 0: first labelling; n: the n-th retry of these windows, under names of its own
+    revision: int = 0  # 0: first labelling; n: the n-th retry of these windows, which writes files r<n>
     attempt: int = 1
     probe: Probe | None = None  # labelled apart, piece after piece; its window is the only one
 
@@ -70,11 +71,11 @@ class ShardFailure:
     """A task stopped. What it had committed stays."""
 
     task: ShardTask
-    kind: str  # the class of the error
+    kind: FailureKind
     error: str
     retryable: bool
     offset: int | None = None  # of damage, in bytes
-    beats: tuple[Beat, ...] = ()  # of a worker that died: what it had in hand
+    heartbeats: tuple[Heartbeat, ...] = ()  # of a worker that died: what it had in hand
 
 
 Outcome: TypeAlias = Receipt | TaskDone | ShardFailure

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import RowCounts
+from pipeline.driver.progress import Counters
 from pipeline.messages import Receipt, TaskDone
 from pipeline.records import Shard
 from pipeline.run.layout import end_name, window_name
@@ -98,9 +98,9 @@ def measure(windows: int, per_shard: int) -> dict:
         subprocess.run([sys.executable, __file__, "begin", folder, str(windows), str(per_shard)], check=True)
         warm = Path(folder, "warm")
         a_run(str(warm), WARM, per_shard)
-        drive(Ledger.open(str(warm)), NullPool(per_shard), Ledger.open(str(warm)).unfinished(), RowCounts())
+        drive(Ledger.open(str(warm)), NullPool(per_shard), Ledger.open(str(warm)).unfinished(), Counters())
         before = resident()
-        ledger, tally, most = Ledger.open(folder), RowCounts(), 0
+        ledger, tally, most = Ledger.open(folder), Counters(), 0
         tasks = ledger.unfinished()
         began = time.perf_counter()
         looked = 0.0

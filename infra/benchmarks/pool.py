@@ -20,7 +20,7 @@ from driver import a_run
 
 from pipeline.cluster import Cluster, RayPool, ray_process
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import RowCounts
+from pipeline.driver.progress import Counters
 from pipeline.messages import Receipt, TaskDone
 from pipeline.run.ledger import Ledger
 from pipeline.worker.build import WorkerSettings
@@ -53,7 +53,7 @@ class Crowd:
             task = held.pop(0)
             outcomes = (Receipt(task.shard.id, 0, 1024, (), 1 << 20, 1.0), TaskDone(task, 1, ended=True))
             self._due[worker] = time.monotonic() + WINDOW_S
-        return Report(outcomes, 1024, True, 0.0, made=MetricsSnapshot({"ok": 1024}, 1, segments=9000), place="node")
+        return Report(outcomes, 1024, True, 0.0, made=MetricsSnapshot({"ok": 1024}, 1, segments=9000), node="node")
 
     def calls(self) -> int:
         """Answers asked for so far."""
@@ -112,7 +112,7 @@ def measure(workers: int) -> tuple[float, float, float]:
         pool = RayPool(cluster, WorkerSettings(folder, "none"), workers, device="cpu")
         began = time.monotonic()
         with suppress(Over):
-            drive(ledger, pool, ledger.unfinished(), RowCounts(), tick=tick)
+            drive(ledger, pool, ledger.unfinished(), Counters(), tick=tick)
     calls, seconds, busy = (last - first for first, last in zip(*marks, strict=True))
     return calls / seconds, workers * seconds / calls, busy / seconds
 

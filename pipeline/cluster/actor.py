@@ -12,7 +12,7 @@ from pipeline.cluster.metrics import WorkerMetrics
 from pipeline.messages import ShardTask
 from pipeline.searchpath import settle
 from pipeline.storage import retry
-from pipeline.worker.host import Report, Station
+from pipeline.worker.host import Report, WorkerHost
 
 NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
 
@@ -27,16 +27,16 @@ class LabelActor:
         self._metrics = WorkerMetrics()
         if not settings.gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from an actor that asked for none
-        self._place = ray.get_runtime_context().get_node_id()
-        self._station = Station(lambda: build(settings))
+        self._node = ray.get_runtime_context().get_node_id()
+        self._station = WorkerHost(lambda: build(settings))
         signal.signal(signal.SIGTERM, lambda *_: self._station.drain(NOTICE_S))
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
-        """See Station.exchange."""
+        """See WorkerHost.exchange."""
         report = self._station.exchange(tasks, wait_s)
         self._metrics.publish(report.made)
-        return replace(report, place=self._place, retries=retry.retries())
+        return replace(report, node=self._node, retries=retry.retries())
 
     def drain(self, seconds: float) -> None:
-        """See Station.drain."""
+        """See WorkerHost.drain."""
         self._station.drain(seconds)

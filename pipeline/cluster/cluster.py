@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import Began, Failed, Look, Orders, Step
+from pipeline.cluster.messages import Began, ClusterState, Failed, Orders, Step
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
@@ -67,7 +67,7 @@ class Cluster:
         self._said: IO[bytes]  # what the process of Ray writes, which nobody sees
         self._folder = ""
         self._starts: Starts | None = None
-        self._began, self._seen = Began(), Look()
+        self._began, self._seen = Began(), ClusterState()
         self._next_look = 0.0
         self._dead = ""  # why nothing more is asked of it
         self._alone_since: float | None = None  # when the GCS of a cluster was first found not to listen
@@ -120,8 +120,8 @@ class Cluster:
         """CPUs of the cluster when it was last looked at."""
         return self._seen.cpus
 
-    def look(self) -> Look:
-        """Look at the cluster's nodes. Raises RayLost."""
+    def look(self) -> ClusterState:
+        """ClusterState at the cluster's nodes. Raises RayLost."""
         self._seen = self.call("look")
         return self._seen
 
@@ -263,7 +263,7 @@ class Cluster:
         if began.refused and self._address:
             _knock(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
-        if began.refused and began.hopeless:
+        if began.refused and began.permanent:
             remedy = "free memory or disk, or do without Ray (label --workers 0)"
             raise ConfigError(f"Ray cannot start here: {began.refused.rstrip('.')}; {remedy}")
         if began.refused:

@@ -27,17 +27,17 @@ class Failed:
 class Began:
     """Where Ray's own processes listen: this machine's raylet (a path), and the GCS (host:port); empty: not known.
 
-    refused: why Ray cannot be had; hopeless: another start would end the same way.
+    refused: why Ray cannot be had; permanent: another start would end the same way.
     """
 
     raylet: str = ""
     gcs: str = ""
     refused: str = ""
-    hopeless: bool = False
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ClusterState:
     """The cluster now. draining: seconds that are left to nodes about to go, infinite where no deadline was given.
 
     metrics: where nodes export them, as URLs.

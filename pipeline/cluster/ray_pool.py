@@ -15,7 +15,7 @@ from pipeline.cluster.cluster import LOOK_S, Cluster
 from pipeline.cluster.messages import Orders
 from pipeline.config import Device
 from pipeline.driver.pool import end_of
-from pipeline.driver.workers import STALL_S, Desk, Staff
+from pipeline.driver.workers import STALL_S, WorkerHandle, WorkerRegistry
 from pipeline.errors import ConfigError, RayLost
 from pipeline.messages import Outcome
 from pipeline.watch import Watch
@@ -42,7 +42,7 @@ class RayPool:
         self._on_gpu = bool(cluster.gpus) if device == "auto" else device == "gpu"
         self._made: bytes = cloudpickle.dumps((replace(settings, gpu=self._on_gpu), build))
         self._grows = workers is None
-        self.staff = Staff(workers or self._room())
+        self.staff = WorkerRegistry(workers or self._room())
         if self._on_gpu and cluster.is_private and self.staff.size > cluster.gpus:
             raise ConfigError(
                 f"{self.staff.size} workers asked for, this machine has {cluster.gpus} GPUs: one worker a GPU"
@@ -51,7 +51,7 @@ class RayPool:
             {"num_gpus": 1, "num_cpus": 1} if self._on_gpu else {"num_cpus": min(1, cluster.cpus / self.staff.size)}
         )
         self._watch = Watch(cluster.silence_s)
-        self._asked: dict[str, Desk] = {}  # who owes an answer, by name
+        self._asked: dict[str, WorkerHandle] = {}  # who owes an answer, by name
         self._orders = Orders()  # for the next round
         self._looked = monotonic()  # when the cluster's nodes were last looked at
 
@@ -94,20 +94,20 @@ class RayPool:
         orders, self._orders = self._orders, Orders()
         return orders
 
-    def _note(self, desk: Desk, answer: Report | str) -> list[Outcome]:
+    def _note(self, desk: WorkerHandle, answer: Report | str) -> list[Outcome]:
         self._watch.moved(f"of {desk.name}")
         if isinstance(answer, str):
             return self._replace(desk, answer)
         outcomes = self.staff.note(desk, answer)
         ended = end_of(desk, answer, self._stall_s)
-        return outcomes if ended is None else outcomes + self._replace(desk, ended, answer.hopeless)
+        return outcomes if ended is None else outcomes + self._replace(desk, ended, answer.permanent)
 
-    def _replace(self, desk: Desk, reason: str, hopeless: bool = False) -> list[Outcome]:
+    def _replace(self, desk: WorkerHandle, reason: str, permanent: bool = False) -> list[Outcome]:
         """A worker is gone, or must go: what it held comes back."""
         self._end(desk)
-        return self.staff.dismiss(desk, reason, hopeless)
+        return self.staff.dismiss(desk, reason, permanent)
 
-    def _end(self, desk: Desk) -> None:
+    def _end(self, desk: WorkerHandle) -> None:
         self._orders.kill.append(desk.name)
         self._asked.pop(desk.name, None)
 
@@ -120,7 +120,7 @@ class RayPool:
         return [outcome for desk in list(self.staff.desks) for outcome in self.staff.dismiss(desk, DRAINED)]
 
     def _options(self) -> dict[str, Any]:
-        closed = ",".join(sorted(self.staff.closed_places))
+        closed = ",".join(sorted(self.staff.blocked_nodes))
         where = {"label_selector": {"ray.io/node-id": f"!in({closed})"}} if closed else {}
         return {**self._share, **where}
 
@@ -131,10 +131,10 @@ class RayPool:
         self._looked = monotonic()
         seen = self._cluster.look()
         for desk in self.staff.desks:
-            if desk.place in seen.draining and not desk.leaving:
+            if desk.node in seen.draining and not desk.leaving:
                 desk.leaving = True
-                self._orders.drain[desk.name] = seen.draining[desk.place]
-        for desk in [desk for desk in self.staff.desks if desk.left_out and desk.place not in seen.nodes]:
+                self._orders.drain[desk.name] = seen.draining[desk.node]
+        for desk in [desk for desk in self.staff.desks if desk.left_out and desk.node not in seen.nodes]:
             self._end(desk)  # its device went with its node: another may take its place
             self.staff.dismiss(desk, DRAINED)
         if self._grows:

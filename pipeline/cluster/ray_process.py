@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster.actor import LabelActor
 from pipeline.cluster.causes import cause
-from pipeline.cluster.messages import EXCHANGE_S, Began, Failed, Look, Orders, Step
+from pipeline.cluster.messages import EXCHANGE_S, Began, ClusterState, Failed, Orders, Step
 from pipeline.cluster.metrics import RunGauges
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
@@ -76,16 +76,16 @@ class Host:
             lasting = isinstance(error, (ValueError, OSError)) and not isinstance(
                 error, (ConnectionError, TimeoutError)
             )
-            return Began(refused=cause(error), hopeless=lasting)
+            return Began(refused=cause(error), permanent=lasting)
         node = ray._private.worker._global_node
         return Began(node.raylet_socket_name or "", node.gcs_address or "") if node else Began("", "")
 
-    def look(self) -> Look:
+    def look(self) -> ClusterState:
         """The cluster now."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         due = ray._private.state.state.get_draining_nodes()  # what Ray's own libraries ask; there is no public way
         there = ray.cluster_resources()
-        return Look(
+        return ClusterState(
             nodes=frozenset(node["NodeID"] for node in nodes),
             draining={node: at / 1000 - time() if at else math.inf for node, at in due.items()},
             gpus=int(there.get("GPU", 0)),

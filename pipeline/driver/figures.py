@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from time import monotonic
 
-from pipeline.driver.progress import Snapshot, Tally
+from pipeline.driver.progress import Counters, Snapshot
 
 FIGURES = {
     "images_left": "Images to be labelled, estimated",
@@ -24,7 +24,7 @@ class Figures:
         self._worker_s = 0.0
         self._seen = clock()
 
-    def at(self, snapshot: Snapshot, tally: Tally, workers: int) -> dict[str, float | None]:
+    def at(self, snapshot: Snapshot, tally: Counters, workers: int) -> dict[str, float | None]:
         """Those of a moment; None: not known yet. workers: ready now, and taken to have been so since the last time."""
         now = self._clock()
         self._worker_s += workers * (now - self._seen)

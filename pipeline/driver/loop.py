@@ -8,8 +8,8 @@ from time import monotonic
 
 from pipeline.driver import circuit_breaker
 from pipeline.driver.pool import Pool
-from pipeline.driver.progress import Tally
-from pipeline.driver.schedule import GiveUp, Look, Schedule
+from pipeline.driver.progress import Counters
+from pipeline.driver.schedule import CheckStorage, Quarantine, Schedule
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.run.ledger import Ledger
 
@@ -18,7 +18,7 @@ def drive(
     ledger: Ledger,
     pool: Pool,
     tasks: Iterable[ShardTask],
-    tally: Tally,
+    tally: Counters,
     *,
     max_attempts: int = 3,
     finish: bool = True,
@@ -28,7 +28,7 @@ def drive(
     """Have every task done, or given up with a record of why.
 
     A task that comes back unfinished is cut down to the windows that are still missing. A failure counts as another
-    attempt only where none of its windows came in since the last; a lost worker never does, and tells `Suspects`.
+    attempt only where none of its windows came in since the last; a lost worker never does, and tells `PoisonDetector`.
     finish: windows of these shards that no task names are labelled too, so that every shard is read to its end.
     tally: kept up to date, so that a caller who is interrupted knows as much. tick: called at least once a second.
     Raises Stopped where storage is full, the labels are worthless or workers keep dying, PipelineError where none can
@@ -44,21 +44,21 @@ def drive(
             actions = schedule.note(outcome)
             while actions:
                 match actions.pop(0):
-                    case Look() as look:
+                    case CheckStorage() as look:
                         actions += schedule.looked(look, _left(ledger, look, finish), clock())
-                    case GiveUp(failure=failure):
+                    case Quarantine(failure=failure):
                         _give_up(ledger, tally, failure)
         circuit_breaker.check(pool.staff.made)
         tick()
 
 
-def _left(ledger: Ledger, look: Look, finish: bool) -> list[ShardTask]:
+def _left(ledger: Ledger, look: CheckStorage, finish: bool) -> list[ShardTask]:
     if look.whole:
         return ledger.missing_of(look.task.shard) if finish else []
     return ledger.left_of(look.task)
 
 
-def _give_up(ledger: Ledger, tally: Tally, failure: ShardFailure) -> None:
+def _give_up(ledger: Ledger, tally: Counters, failure: ShardFailure) -> None:
     shard = failure.task.shard
     tally.broken[shard.id] = failure
     said = {"shard": shard.id, "url": shard.url, "kind": failure.kind, "error": failure.error, "offset": failure.offset}

@@ -9,7 +9,7 @@ At most 4 + log2(window) deaths a poison: 2 until suspected, log2(window) halvin
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pipeline.messages import Beat, Probe, ShardTask
+from pipeline.messages import Heartbeat, Probe, ShardTask
 
 DEATHS_TO_SUSPECT = 2
 DEATHS_ALONE = 2
@@ -23,17 +23,17 @@ class _Window:
     poison: set[int] = field(default_factory=set)
 
 
-class Suspects:
+class PoisonDetector:
     """What deaths have told so far. window: samples a window."""
 
     def __init__(self, window: int) -> None:
         self._size = window
         self._windows: dict[tuple[str, int], _Window] = {}
 
-    def died(self, beats: Iterable[Beat]) -> None:
+    def died(self, heartbeats: Iterable[Heartbeat]) -> None:
         """A worker died with this in hand: each window is charged once, a probe's piece exactly."""
-        exact_last = sorted(beats, key=lambda beat: beat.probed)
-        seen: dict[tuple[str, int], Beat] = {(beat.shard, beat.window): beat for beat in exact_last}
+        exact_last = sorted(heartbeats, key=lambda beat: beat.probed)
+        seen: dict[tuple[str, int], Heartbeat] = {(beat.shard, beat.window): beat for beat in exact_last}
         for place, beat in seen.items():
             suspect = self._windows.setdefault(place, _Window())
             suspect.deaths += 1
@@ -42,7 +42,7 @@ class Suspects:
             elif suspect.deaths >= DEATHS_TO_SUSPECT and suspect.span is None:
                 suspect.span = self._whole(beat.window)
 
-    def _narrow(self, suspect: _Window, beat: Beat) -> None:
+    def _narrow(self, suspect: _Window, beat: Heartbeat) -> None:
         if (beat.first, beat.last) != suspect.span or beat.first != beat.last:
             suspect.alone = 0
         suspect.span = (beat.first, beat.last)

@@ -14,7 +14,7 @@ from pipeline.run.ledger import Ledger
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """What this driver has seen come back."""
 
     windows: int = 0
@@ -86,7 +86,7 @@ class Progress:
     def __post_init__(self) -> None:
         self.began = self.clock()
 
-    def snapshot(self, tally: Tally, labelled: int, retries: int = 0) -> Snapshot:
+    def snapshot(self, tally: Counters, labelled: int, retries: int = 0) -> Snapshot:
         """The moment, from the tally and the workers' own counts."""
         now = self.clock()
         if self.first is None and labelled:
@@ -108,7 +108,7 @@ class Progress:
             examples=tuple(tally.examples),
         )
 
-    def _eta(self, tally: Tally, labelled: int, rate: float) -> float | None:
+    def _eta(self, tally: Counters, labelled: int, rate: float) -> float | None:
         done = tally.bytes_done
         if not rate or not tally.rows or not done:
             return None

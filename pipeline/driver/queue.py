@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Queue:
-    """What is still to be handed over: probes to idle workers first, the rest as luck has it, each when it is due."""
+    """What is still to be handed over: probes to idle workers first, the rest in random order, each when it is due."""
 
-    def __init__(self, shards: ShardIndex, luck: Random) -> None:
-        self._shards, self._luck = shards, luck
+    def __init__(self, shards: ShardIndex, rng: Random) -> None:
+        self._shards, self._rng = shards, rng
         self._fresh = array("L")  # places of shards that are whole and were never tried: the bulk of a run
         self._tasks: list[ShardTask] = []
         self._probes: deque[ShardTask] = deque()
@@ -64,7 +64,7 @@ class Queue:
 
     def _drawn(self, items: MutableSequence[T]) -> T:
         """One of them, taken out."""
-        place = self._luck.randrange(len(items))
+        place = self._rng.randrange(len(items))
         items[place], items[-1] = items[-1], items[place]
         return items.pop()
 

@@ -1,8 +1,8 @@
 """What is done next, and what becomes of every task that comes back: every fate of a task on one screen.
 
 A state machine without storage, processes or a clock of its own. It hands out tasks (`next`), is told of outcomes
-(`note`) and answers with what it must know or have done: `Look` (what of a task is still missing on storage; the answer
-goes to `looked`) and `GiveUp`. It raises Stopped where going on would only burn money.
+(`note`) and answers with what it must know or have done: `CheckStorage` (what of a task is still missing on storage;
+the answer goes to `looked`) and `Quarantine`. It raises Stopped where going on would only burn money.
 """
 
 from collections import Counter
@@ -12,11 +12,11 @@ from random import Random
 from typing import TypeAlias
 
 from pipeline.driver.backoff import delay_s
-from pipeline.driver.poison import Suspects
-from pipeline.driver.progress import Tally
+from pipeline.driver.poison import PoisonDetector
+from pipeline.driver.progress import Counters
 from pipeline.driver.queue import Queue
-from pipeline.errors import CommitConflict, Drained, Overtaken, Stopped, StorageFull, WorkerLost
-from pipeline.messages import Beat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.errors import FailureKind, Stopped
+from pipeline.messages import Heartbeat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.run.shard_index import ShardIndex
 
 DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
@@ -24,40 +24,40 @@ FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is hand
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What is still missing of a task, or of its whole shard? beats: a worker died with this in hand.
+class CheckStorage:
+    """What is still missing of a task, or of its whole shard? heartbeats: a worker died with this in hand.
     delay_s: before what is left is handed out again.
     """
 
     task: ShardTask
     whole: bool = False
-    beats: tuple[Beat, ...] = ()
+    heartbeats: tuple[Heartbeat, ...] = ()
     delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class Quarantine:
     """The task will not be tried again; its failure is to be recorded."""
 
     failure: ShardFailure
 
 
-Action: TypeAlias = Look | GiveUp
+Action: TypeAlias = CheckStorage | Quarantine
 
 
 class Schedule:
     """The state of a driver. shards: that tasks are of; window: samples; max_attempts: of a task without a window
-    coming in; luck: the order of tasks, which every driver of a run should have for itself.
+    coming in; rng: the order of tasks, which every driver of a run should have for itself.
 
     tally: kept up to date, so that a caller who is interrupted knows as much.
     """
 
     def __init__(
-        self, shards: ShardIndex, window: int, tally: Tally, max_attempts: int = 3, luck: Random | None = None
+        self, shards: ShardIndex, window: int, tally: Counters, max_attempts: int = 3, rng: Random | None = None
     ) -> None:
         self._tally, self._max_attempts = tally, max_attempts
-        self._suspects = Suspects(window)
-        self._queue = Queue(shards, luck or Random())
+        self._suspects = PoisonDetector(window)
+        self._queue = Queue(shards, rng or Random())
         self._out: Counter[str] = Counter()  # tasks by shard that are with workers, or about which storage is asked
         self._progressed: set[str] = set()  # shards with a window since their last failure
         self._met: Counter[str] = Counter()  # how often another driver was met in a shard
@@ -101,35 +101,35 @@ class Schedule:
     def _failed(self, failure: ShardFailure) -> list[Action]:
         task, shard = failure.task, failure.task.shard.id
         match failure.kind:
-            case StorageFull.__name__:
+            case FailureKind.STORAGE_FULL:
                 raise Stopped(failure.error)
-            case Drained.__name__:
-                return [Look(task)]
-            case Overtaken.__name__:
+            case FailureKind.DRAINED:
+                return [CheckStorage(task)]
+            case FailureKind.ALREADY_COMMITTED:
                 self._met[shard] += 1
-                return [Look(task, delay_s=delay_s(FIRST_DELAY_S, self._met[shard]))]
-            case WorkerLost.__name__:
-                if failure.beats:
+                return [CheckStorage(task, delay_s=delay_s(FIRST_DELAY_S, self._met[shard]))]
+            case FailureKind.WORKER_LOST:
+                if failure.heartbeats:
                     self._tally.lost_workers += 1
                     self._deaths += 1
                 if self._deaths > DEATHS_IN_A_ROW + self._most:
                     raise Stopped(f"{self._deaths} workers died in a row, the last: {failure.error}")
-                return [Look(task, beats=failure.beats)]
+                return [CheckStorage(task, heartbeats=failure.heartbeats)]
         fresh = replace(task, attempt=0) if shard in self._progressed else task
         self._progressed.discard(shard)
         if failure.retryable and fresh.attempt < self._max_attempts:
             self._tally.retried_tasks += 1
-            return [Look(fresh.retry(), delay_s=delay_s(FIRST_DELAY_S, fresh.attempt))]
-        return [*self._over(task), GiveUp(failure)]
+            return [CheckStorage(fresh.retry(), delay_s=delay_s(FIRST_DELAY_S, fresh.attempt))]
+        return [*self._over(task), Quarantine(failure)]
 
-    def looked(self, look: Look, left: list[ShardTask], now: float) -> list[Action]:
+    def looked(self, look: CheckStorage, left: list[ShardTask], now: float) -> list[Action]:
         """What storage answered: it goes back to the queue."""
-        if look.beats:
-            self._suspects.died([*_first_of(left), *look.beats])
+        if look.heartbeats:
+            self._suspects.died([*_first_of(left), *look.heartbeats])
         empty = [task for task in left if look.whole and _within(task, look.task)]
         self.add((task for task in left if task not in empty), now + look.delay_s if look.delay_s else 0.0)
         if empty:
-            return [*self._over(look.task), GiveUp(_nothing_there(empty[0]))]
+            return [*self._over(look.task), Quarantine(_nothing_there(empty[0]))]
         whole = look.whole or look.task.last_window is None  # then nothing left means that the end record is there
         return self._over(look.task) if left or whole else self._read(look.task)
 
@@ -138,7 +138,7 @@ class Schedule:
         shard = task.shard.id
         if self._out[shard] > 1 or self._queue.holds(shard):
             return self._over(task)
-        return [Look(task, whole=True)]
+        return [CheckStorage(task, whole=True)]
 
     def _over(self, task: ShardTask) -> list[Action]:
         shard = task.shard.id
@@ -159,9 +159,9 @@ def _within(task: ShardTask, read: ShardTask) -> bool:
 
 def _nothing_there(task: ShardTask) -> ShardFailure:
     said = f"window {task.first_window} to {task.last_window}: the shard has no samples for them, yet an object that "
-    return ShardFailure(task, CommitConflict.__name__, f"{said}stands in labels/ says so", retryable=False)
+    return ShardFailure(task, FailureKind.COMMIT_CONFLICT, f"{said}stands in labels/ says so", retryable=False)
 
 
-def _first_of(left: list[ShardTask]) -> list[Beat]:
+def _first_of(left: list[ShardTask]) -> list[Heartbeat]:
     """The window that a task would have come to next: in hand for all that the last heartbeat could not know yet."""
-    return [Beat(task.shard.id, task.first_window, 0, 0) for task in left[:1] if not task.probe]
+    return [Heartbeat(task.shard.id, task.first_window, 0, 0) for task in left[:1] if not task.probe]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from pipeline.driver.backoff import delay_s
-from pipeline.errors import Drained, NoWorker, WorkerLost, WouldRepeat
-from pipeline.messages import Beat, Outcome, ShardFailure, ShardTask, TaskDone
+from pipeline.errors import FailureKind, NoWorker, WorkerLost, WouldRepeat
+from pipeline.messages import Heartbeat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.worker.host import DRAINED, Report
 from pipeline.worker.stage_timer import MetricsSnapshot, combine
 
@@ -22,7 +22,7 @@ FIRST_DELAY_S = 0.5  # before a worker takes the place of one that was not ready
 
 
 @dataclass(slots=True, eq=False)
-class Desk:
+class WorkerHandle:
     """The driver's view of one worker."""
 
     name: str
@@ -33,9 +33,9 @@ class Desk:
     ready: bool = False
     leaving: bool = False  # it was asked to
     left_out: bool = False  # it computes otherwise than the others, or has not a device of its own: it gets no work
-    place: str = ""  # its node
+    node: str = ""
     device: str = ""
-    beats: tuple[Beat, ...] = ()
+    heartbeats: tuple[Heartbeat, ...] = ()
     made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not
     asked: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
     busy: float = field(default_factory=monotonic)  # when it last had something to do
@@ -72,9 +72,9 @@ class Desk:
 
     def take(self, report: Report) -> list[Outcome]:
         """Note an answer; tasks that are over leave the desk."""
-        self.labelled, self.retries, self.beats = report.labelled, report.retries, report.beats
+        self.labelled, self.retries, self.heartbeats = report.labelled, report.retries, report.heartbeats
         self.made = report.made
-        self.ready, self.place, self.device = report.ready or self.ready, report.place, report.device
+        self.ready, self.node, self.device = report.ready or self.ready, report.node, report.device
         if self.held or not self.ready:
             self.busy = monotonic()
         for outcome in report.outcomes:
@@ -85,21 +85,23 @@ class Desk:
     def lose(self, reason: str) -> list[Outcome]:
         """The worker is gone, and what it held with it."""
         lost, self.held, self.unsent = self.held, [], []
-        kind = Drained.__name__ if reason == DRAINED else WorkerLost.__name__
-        first = self.beats or tuple(Beat(task.shard.id, task.first_window, 0, 0) for task in lost[:1])
+        kind = FailureKind.DRAINED if reason == DRAINED else FailureKind.WORKER_LOST
+        first = self.heartbeats or tuple(Heartbeat(task.shard.id, task.first_window, 0, 0) for task in lost[:1])
         return [
-            ShardFailure(task, kind, f"{self.name}: {reason}", True, beats=() if place or not self.ready else first)
+            ShardFailure(
+                task, kind, f"{self.name}: {reason}", True, heartbeats=() if place or not self.ready else first
+            )
             for place, task in enumerate(lost)
         ]
 
 
-class Staff:
+class WorkerRegistry:
     """All desks of a pool. size: how many workers there may be; it may change at any time."""
 
     def __init__(self, size: int, clock: Callable[[], float] = monotonic) -> None:
         self.size = size
-        self.desks: list[Desk] = []
-        self.closed_places: dict[str, str] = {}  # nodes where no worker is started again, and why
+        self.desks: list[WorkerHandle] = []
+        self.blocked_nodes: dict[str, str] = {}  # nodes where no worker is started again, and why
         self._clock = clock
         self._wanted = size
         self._made = 0
@@ -140,37 +142,37 @@ class Staff:
 
     def submit(self, task: ShardTask) -> None:
         """Hand a task to the worker that holds least."""
-        max(self.desks, key=Desk.free).give(task)
+        max(self.desks, key=WorkerHandle.free).give(task)
 
     def want(self, tasks: int) -> None:
         """How many tasks are not over: more workers than that are of no use."""
         self._wanted = tasks
 
-    def hire(self) -> list[Desk]:
+    def hire(self) -> list[WorkerHandle]:
         """Desks for workers that are to be started now."""
         present = sum(not desk.left_out for desk in self.desks)
         room = min(self.size - (len(self.desks) - present), max(1, self._wanted)) - present
         if self._clock() < self._not_before:
             return []
-        hired = [Desk(f"worker {self._made + place}") for place in range(room)]
+        hired = [WorkerHandle(f"worker {self._made + place}") for place in range(room)]
         self._made += len(hired)
         self.desks += hired
         return hired
 
-    def surplus(self) -> list[Desk]:
+    def surplus(self) -> list[WorkerHandle]:
         """Workers that have had nothing to do for a while, and that nothing is left for."""
         over = sum(not desk.left_out for desk in self.desks) - max(1, self._wanted)
         since = self._clock() - IDLE_S
         idle = [desk for desk in self.desks if desk.ready and not (desk.held or desk.left_out) and desk.busy < since]
         return idle[: max(0, over)]
 
-    def dismiss(self, desk: Desk, reason: str, hopeless: bool = False) -> list[Outcome]:
-        """A worker is gone: what it held comes back. hopeless: another one in its place would end the same way.
+    def dismiss(self, desk: WorkerHandle, reason: str, permanent: bool = False) -> list[Outcome]:
+        """A worker is gone: what it held comes back. permanent: another one in its place would end the same way.
 
         Raises NoWorker, WorkerLost with the reason where no worker can be started, WouldRepeat where one that labelled
         met what no other would pass.
         """
-        if hopeless and desk.ready:
+        if permanent and desk.ready:
             raise WouldRepeat(f"{desk.name}: {reason}")
         self.desks.remove(desk)
         self._gone_labelled += desk.labelled
@@ -180,31 +182,31 @@ class Staff:
         if desk.labelled or desk.ready:
             self._false_starts = 0
         if desk.labelled:
-            self._strikes.pop(desk.place, None)
+            self._strikes.pop(desk.node, None)
         lost = desk.lose(reason)
         if reason == DRAINED or desk.labelled or probing:
             return lost
-        self._strike(desk, reason, STRIKES if hopeless and not desk.ready else 1)
+        self._strike(desk, reason, STRIKES if permanent and not desk.ready else 1)
         if not desk.ready:
-            self._false_start(reason, hopeless)
+            self._false_start(reason, permanent)
         return lost
 
-    def _strike(self, desk: Desk, reason: str, strikes: int) -> None:
-        self._strikes[desk.place] += strikes
-        elsewhere = any(other.ready and other.place != desk.place for other in self.desks)
-        if desk.place and elsewhere and self._strikes[desk.place] >= STRIKES:
-            self.closed_places[desk.place] = reason
+    def _strike(self, desk: WorkerHandle, reason: str, strikes: int) -> None:
+        self._strikes[desk.node] += strikes
+        elsewhere = any(other.ready and other.node != desk.node for other in self.desks)
+        if desk.node and elsewhere and self._strikes[desk.node] >= STRIKES:
+            self.blocked_nodes[desk.node] = reason
 
-    def _false_start(self, reason: str, hopeless: bool) -> None:
+    def _false_start(self, reason: str, permanent: bool) -> None:
         self._false_starts += 1
         self._not_before = self._clock() + delay_s(FIRST_DELAY_S, self._false_starts)
-        never = not self._agreed and (hopeless or self._false_starts >= MAX_FALSE_STARTS)
+        never = not self._agreed and (permanent or self._false_starts >= MAX_FALSE_STARTS)
         if never:
             raise NoWorker(f"no worker can start: {reason}")
         if not self.ready and self._false_starts >= MAX_LATE_STARTS:  # they could before: what is gone may come back
             raise WorkerLost(f"no worker can start: {reason}")
 
-    def note(self, desk: Desk, report: Report) -> list[Outcome]:
+    def note(self, desk: WorkerHandle, report: Report) -> list[Outcome]:
         """A worker has answered; what one that is unfit held comes back.
 
         Raises WouldRepeat, NoWorker where too many workers are unfit.
@@ -223,7 +225,7 @@ class Staff:
                 self._leave_out(desk, f"{desk.name} and {twin.name} were given the same device, {desk.device}")
         return outcomes
 
-    def _leave_out(self, desk: Desk, reason: str) -> None:
+    def _leave_out(self, desk: WorkerHandle, reason: str) -> None:
         """It gets no work, and keeps its device so that no other worker is given it."""
         desk.left_out = True
         self._odd += 1

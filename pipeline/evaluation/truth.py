@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import Integer
-from pipeline.errors import ConfigError, CorruptShard, ShardChanged
+from pipeline.errors import ConfigError, ShardError
 from pipeline.evaluation.protocols import Protocol
 from pipeline.inputs import kinds, patterns, shards
 from pipeline.inputs.reader import read_shard
@@ -83,7 +83,7 @@ def _read_whole(shard: Shard) -> Iterator[RawSample]:
     """A figure over a part of the truth would be another figure: damage is an error here."""
     try:
         yield from read_shard(shard)
-    except (CorruptShard, ShardChanged) as error:
+    except ShardError as error:
         raise ConfigError(f"{shard.url}: the truth is not whole: {error}") from error
 
 

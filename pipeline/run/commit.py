@@ -77,7 +77,7 @@ class RunWriter:
 
         Raises CommitConflict where something else than this window stands there, Unhandled, StorageError.
         """
-        name = window_name(task.shard.id, window, task.generation)
+        name = window_name(task.shard.id, window, task.revision)
         failed: dict[str, int] = {}
         for record in records:
             if record.status != OK:
@@ -144,7 +144,7 @@ class RunWriter:
 
     def commit_extra(self, task: ShardTask, window: int, data: bytes) -> None:
         """The WebDataset tar of a window; written before its Parquet, which is the commit."""
-        self.store.put_new(f"webdataset/{window_stem(task.shard.id, window, task.generation)}.tar", data)
+        self.store.put_new(f"webdataset/{window_stem(task.shard.id, window, task.revision)}.tar", data)
 
     def record_failure(self, name: str, fields: Mapping[str, Any]) -> None:
         """Keep what went wrong under failures/, for people."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import table
 from pipeline.concurrency import prefetch_map
-from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
+from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.commit import End, RunWriter, last_failure, read_end
@@ -66,7 +66,7 @@ class Ledger:
             joined = begin_or_join(store, run, any_window)
             pinned, notes = pin_shards(store, shards, extend)
             store.sweep()
-        except (StorageError, StorageFull) as error:
+        except StorageError as error:
             raise ConfigError(str(error)) from error
         return cls(store, joined, pinned, notes)
 
@@ -115,7 +115,7 @@ class Ledger:
 
     def has(self, task: ShardTask, window: int) -> bool:
         """Whether a window of a task is there already."""
-        return self.store.exists(window_name(task.shard.id, window, task.generation))
+        return self.store.exists(window_name(task.shard.id, window, task.revision))
 
     def ended(self, shard: Shard) -> bool:
         """Whether a shard's end record is there."""
@@ -128,7 +128,7 @@ class Ledger:
     def left_of(self, task: ShardTask) -> list[ShardTask]:
         """What of a task is not on storage yet."""
         state = self.states(task.shard.id).get(task.shard.id, ShardState())
-        done = {n: window for n, window in state.windows.items() if window.revision >= task.generation}
+        done = {n: window for n, window in state.windows.items() if window.revision >= task.revision}
         left = []
         for gap in self._gaps(task.shard, ShardState(done, state.ended)):
             first = max(gap.first_window, task.first_window)

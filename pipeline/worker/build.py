@@ -24,8 +24,8 @@ def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worke
     """Join a run and load its model.
 
     The run is read first, through this machine's own storage: who cannot see it must not label.
-    Raises ConfigError where the run, the model or the device is not the one the driver meant, Unfit where the model's
-    labels are not those of the run.
+    Raises ConfigError where the run, the model or the device is not the one the driver meant, DeviceMismatch where the
+    model's labels are not those of the run.
     """
     ledger = Ledger.open(settings.output)
     ledger.store.create_only = settings.create_only

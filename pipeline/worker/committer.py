@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 
-from pipeline.errors import CorruptShard, Overtaken, PipelineError, Unhandled
+from pipeline.errors import AlreadyCommitted, CorruptShard, PipelineError, Unhandled
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import LabelRecord, RawSample, SampleFailure
@@ -41,7 +41,7 @@ class Committer:
             return failure_of(work.task, error)
         self.slowest_s = max(self.slowest_s, perf_counter() - began)
         if receipt.wasted and work.task.last_window != work.number:
-            self.over[work.task] = failure_of(work.task, Overtaken(f"window {work.number} was there already"))
+            self.over[work.task] = failure_of(work.task, AlreadyCommitted(f"window {work.number} was there already"))
         self.committed.setdefault(work.task, set()).add(work.number)
         return receipt
 
@@ -75,7 +75,7 @@ class Committer:
 def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
     """An error as the value that goes to the driver."""
     offset = error.offset if isinstance(error, CorruptShard) else None
-    return ShardFailure(task, type(error).__name__, str(error)[:500], error.retryable, offset)
+    return ShardFailure(task, error.kind, str(error)[:500], error.retryable, offset)
 
 
 def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) -> bytes:

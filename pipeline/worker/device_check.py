@@ -7,7 +7,7 @@ import numpy as np
 from diffseg.evaluation.partition import covering, overlaps
 from diffseg.scenes.scene import draw_scene
 from diffseg.types import IGNORE, AttentionError
-from pipeline.errors import Unfit
+from pipeline.errors import DeviceMismatch
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map, encode_label_map
 from pipeline.worker.labeling import Segmenter
@@ -35,15 +35,15 @@ class DeviceCheck:
     def check(self) -> None:
         """Label the image again.
 
-        Raises Unfit where the labels differ by more than rounding can explain. A model that gives no attention agrees
-        with others of its kind alone: it is for the breaker to stop a run of such.
+        Raises DeviceMismatch where the labels differ by more than rounding can explain. A model that gives no attention
+        agrees with others of its kind alone: it is for the breaker to stop a run of such.
         """
         self._compare(_labels(self._segmenter))
 
     def _compare(self, mine: np.ndarray) -> None:
         agreement = _agreement(mine, self._labels)
         if agreement < LEAST:
-            raise Unfit(f"its labels of the reference image cover {agreement:.0%} of {self._name}")
+            raise DeviceMismatch(f"its labels of the reference image cover {agreement:.0%} of {self._name}")
 
 
 def _labels(segmenter: Segmenter) -> np.ndarray:

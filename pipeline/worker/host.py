@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from diffseg.models.fetch import bytes_arriving
-from pipeline.errors import PipelineError, Unfit
-from pipeline.messages import Beat, Outcome, ShardTask
+from pipeline.errors import DeviceMismatch, PipelineError
+from pipeline.messages import Heartbeat, Outcome, ShardTask
 from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
@@ -18,23 +18,23 @@ DRAINED = "drained"  # how a worker ends that was asked to leave
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a station answers. ended: why its worker is no more; hopeless: another one would end the same way."""
+    """What a station answers. ended: why its worker is no more; permanent: another one would end the same way."""
 
     outcomes: tuple[Outcome, ...]
     labelled: int
     ready: bool  # the model is loaded
     still_s: float  # seconds since anything moved, the model's loading included
-    beats: tuple[Beat, ...] = ()  # what it has in hand
+    heartbeats: tuple[Heartbeat, ...] = ()  # what it has in hand
     made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not yet
     retries: int = 0  # requests to storage that its process has sent once more
-    place: str = ""  # the node it runs on, where the pool has several
+    node: str = ""  # the node it runs on, where the pool has several
     device: str = ""  # what it labels on, where no other worker may
     unfit: str = ""  # why it must get no work though it lives
     ended: str | None = None
-    hopeless: bool = False
+    permanent: bool = False
 
 
-class Station:
+class WorkerHost:
     """A worker in a thread of this process: it labels while questions are answered."""
 
     def __init__(self, build: Callable[[], Worker]) -> None:
@@ -47,8 +47,8 @@ class Station:
         self._unfit = ""
         self._began = monotonic()  # or when a model on its way to this machine last grew
         self._arriving = 0  # bytes of it
-        self._told: tuple[Beat, ...] = ()  # what the last answer said of the worker's hands
-        self._awaited: Beat | None = None  # what the worker wants known before it goes on
+        self._told: tuple[Heartbeat, ...] = ()  # what the last answer said of the worker's hands
+        self._awaited: Heartbeat | None = None  # what the worker wants known before it goes on
         self._known = threading.Event()
         threading.Thread(target=self._work, args=(build,), daemon=True, name="worker").start()
 
@@ -74,12 +74,12 @@ class Station:
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
             still_s=monotonic() - (worker.moved if worker else self._start_moved()),
-            beats=self._told,
+            heartbeats=self._told,
             made=worker.timer.snapshot() if worker else MetricsSnapshot(),
             device=worker.device if worker else "",
             unfit=self._unfit,
             ended=ended,
-            hopeless=self._hopeless,
+            permanent=self._hopeless,
         )
 
     def _start_moved(self) -> float:
@@ -97,7 +97,7 @@ class Station:
         if self._worker:
             self._worker.leave_by = self._leave_by
 
-    def _announce(self, beat: Beat) -> None:
+    def _announce(self, beat: Heartbeat) -> None:
         self._known.clear()
         self._awaited = beat
         self._outcomes.put(None)
@@ -113,7 +113,7 @@ class Station:
             self._outcomes.put(None)  # ready: whoever waits for an answer is told at once
             for outcome in worker.run(self._handed()):
                 self._outcomes.put(outcome)
-        except Unfit as error:
+        except DeviceMismatch as error:
             self._unfit = str(error)
             return
         except PipelineError as error:

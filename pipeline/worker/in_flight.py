@@ -4,10 +4,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.messages import Beat, ShardTask
+from pipeline.messages import Heartbeat, ShardTask
 
 
-class InFlight(dict[object, Beat]):
+class InFlight(dict[object, Heartbeat]):
     """What each thread of a worker has in hand now. window: samples."""
 
     def __init__(self, window: int) -> None:
@@ -18,6 +18,6 @@ class InFlight(dict[object, Beat]):
     def at(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
         """Says which samples this thread is at, for the case that it never comes back."""
         thread = threading.get_ident()
-        self[thread] = Beat(task.shard.id, first // self._window, first, last)
+        self[thread] = Heartbeat(task.shard.id, first // self._window, first, last)
         yield
         del self[thread]

@@ -61,7 +61,7 @@ class SampleLoader:
             stop = None if task.last_window is None else (task.last_window + 1) * window
             count = 0
             try:
-                if task.last_window is None and not task.generation and self._ledger.ended(task.shard):
+                if task.last_window is None and not task.revision and self._ledger.ended(task.shard):
                     yield task, TaskEnd(0, there=True)  # another driver has read it to its end
                     continue
                 made = -1  # the window that was there already when this worker came to it

@@ -17,7 +17,7 @@ from time import monotonic, perf_counter
 
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, CorruptShard
-from pipeline.messages import Beat, Outcome, Receipt, ShardTask
+from pipeline.messages import Heartbeat, Outcome, Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.worker.committer import Committer
@@ -46,7 +46,7 @@ class Worker:
         self.moved = monotonic()  # when a stage last finished something
         self.in_flight = InFlight(ledger.run.window)
         self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight)
-        self.announce: Callable[[Beat], None] = lambda beat: None  # returns when the driver knows of it
+        self.announce: Callable[[Heartbeat], None] = lambda beat: None  # returns when the driver knows of it
         self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
         self.device = ""  # that no other worker may have
         self.device_check: DeviceCheck | None = None  # what the device is held against as it goes
@@ -59,7 +59,7 @@ class Worker:
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values.
 
-        Raises Unfit where the device turns out to compute wrongly; the window at hand is then given up.
+        Raises DeviceMismatch where the device turns out to compute wrongly; the window at hand is then given up.
         """
 
         def commit(step: Callable[[], Outcome | None]) -> Outcome | None:
@@ -130,7 +130,7 @@ class Worker:
             self._take(work, failure)
             self.committer.quarantine(task, failure)
         for piece in pieces(task.probe, by_index):
-            beat = Beat(task.shard.id, work.number, piece[0], piece[-1], probed=True)
+            beat = Heartbeat(task.shard.id, work.number, piece[0], piece[-1], probed=True)
             self.in_flight["probe"] = beat
             self.announce(beat)
             for index in piece:

@@ -11,7 +11,7 @@ from pipeline.bench.faulty_storage import FAULTS, FaultyStorage, breaking
 from pipeline.cluster import Cluster, RayPool
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import StorageError
 from pipeline.inputs.decode import decode
 from pipeline.inputs.shards import pin
@@ -66,7 +66,7 @@ def complete_through(bad, url, tmp_path):
     pool = LocalPool(lambda: Worker(Ledger.open(url), FakeSegmenter()), workers=2)
     before = retry.retries()
     with breaking(bad):
-        drive(ledger, pool, ledger.missing(), Tally())
+        drive(ledger, pool, ledger.missing(), Counters())
         pool.close()
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
     assert [row["status"] for row in ledger.rows()] == [OK] * 48
@@ -157,7 +157,7 @@ def test_samples_that_raise_segfault_hang_and_exhaust_memory_are_four_rows_with_
     def build(worker_settings):
         return Worker(Ledger.open(worker_settings.output), Vulnerable(FakeSegmenter(batch_size=3), 256 << 20))
 
-    tally = Tally()
+    tally = Counters()
     with Cluster() as cluster:
         pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=2, build=build, stall_s=8.0)
         drive(ledger, pool, ledger.missing(), tally)

@@ -16,7 +16,7 @@ from pipeline.cluster import Cluster, RayPool
 from pipeline.cluster.process.session import members
 from pipeline.config import RunConfig
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import ConfigError, WorkerLost
 from pipeline.inputs.shards import pin
 from pipeline.labelling import open_run
@@ -61,7 +61,7 @@ def one_worker(cluster, shards, tmp_path_factory):
     """The rows of a run with one worker."""
     ledger = begin(tmp_path_factory.mktemp("one"), shards)
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=1)
-    drive(ledger, pool, ledger.missing(), Tally())
+    drive(ledger, pool, ledger.missing(), Counters())
     pool.close()
     return rows(ledger)
 
@@ -69,7 +69,7 @@ def one_worker(cluster, shards, tmp_path_factory):
 def test_two_workers_give_the_rows_of_one_though_one_is_killed(cluster, shards, one_worker, tmp_path):
     ledger = begin(tmp_path / "two", shards)
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=2)
-    tally, killed = Tally(), []
+    tally, killed = Counters(), []
 
     def tick():
         if not killed and tally.windows:
@@ -89,7 +89,7 @@ def test_sigterm_drains_a_worker_and_its_work_goes_on_elsewhere(cluster, shards,
     ledger = begin(tmp_path / "drained", shards)
 
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=1)
-    tally, drained = Tally(), []
+    tally, drained = Counters(), []
 
     def tick():
         if not drained and tally.windows:
@@ -108,7 +108,7 @@ def test_a_model_no_worker_can_load_ends_the_run_with_one_line(cluster, shards, 
     ledger = begin(tmp_path / "run", shards)
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, str(tmp_path / "elsewhere")), workers=1)
     with pytest.raises(WorkerLost, match=r"no worker can start: .*elsewhere"):
-        drive(ledger, pool, ledger.missing(), Tally())
+        drive(ledger, pool, ledger.missing(), Counters())
     pool.close()
 
 

@@ -12,7 +12,7 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool
 from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import Progress, Tally
+from pipeline.driver.progress import Counters, Progress
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
 from pipeline.worker.build import WorkerSettings
@@ -61,7 +61,7 @@ def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_
     with Cluster() as cluster:
         [address] = cluster.look().metrics
         pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=1, build=build)
-        tally, left = Tally(), sum(shard.size for shard in pin([str(tmp_path / "in" / "*.tar")]))
+        tally, left = Counters(), sum(shard.size for shard in pin([str(tmp_path / "in" / "*.tar")]))
         progress, figures = Progress(left), Figures(left, price=3600.0)
 
         def tick() -> None:

@@ -14,17 +14,17 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool, cluster, task
 from pipeline.cluster import starts as starting
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import Look, Step
+from pipeline.cluster.messages import ClusterState, Step
 from pipeline.cluster.process import session
 from pipeline.cluster.process.line import Line
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import ConfigError, RayLost, Stopped, WorkerLost
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.watch import Watch
 from pipeline.worker.build import WorkerSettings
-from pipeline.worker.host import Station
+from pipeline.worker.host import WorkerHost
 from pipeline.worker.worker import Worker
 
 FAKE = "from tests.support.processes.fake_host import main"
@@ -93,7 +93,7 @@ def test_a_private_ray_is_started_four_times_and_then_given_up_with_its_reason(t
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("is hopeless", "Ray cannot start here: bad luck; free memory or disk, or do without Ray"),
+        ("refuses for good", "Ray cannot start here: bad luck; free memory or disk, or do without Ray"),
         ("cannot be imported", "Ray cannot start here: ImportError: libcuda.so.1: cannot open shared object file"),
         ("unborn", "no worker can start: its process ends as it begins: libz.so.1: cannot open shared object file"),
     ],
@@ -254,7 +254,7 @@ class Stations:
         self.stations, self.exchanges = {}, 0
 
     def look(self):
-        return Look(frozenset({""}), cpus=2)
+        return ClusterState(frozenset({""}), cpus=2)
 
     def exchange(self, orders):
         self.exchanges += 1
@@ -268,7 +268,7 @@ class Stations:
             self.stations.pop(name)
         for name, (made, _) in orders.start.items():
             settings, build = pickle.loads(made)
-            self.stations[name] = Station(partial(build, settings))
+            self.stations[name] = WorkerHost(partial(build, settings))
         mute = self.script.get("mute")
         asked = {name: tasks for name, tasks in orders.ask.items() if name != mute or not tasks}
         return {name: self.stations[name].exchange(tasks, 0.05) for name, tasks in asked.items()}
@@ -286,7 +286,7 @@ def labelled(ledger, cluster):
     def build(settings):
         return Worker(Ledger.open(settings.output), FakeSegmenter(0.01, batch_size=3))
 
-    tally = Tally()
+    tally = Counters()
     drive(ledger, RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), 2, build), ledger.missing(), tally)
     return tally
 

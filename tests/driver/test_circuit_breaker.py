@@ -16,7 +16,7 @@ from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.driver import circuit_breaker
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import WouldRepeat
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
@@ -91,7 +91,7 @@ def test_a_run_stops_within_a_thousand_images_though_no_window_is_full(tmp_path,
 
     pool = LocalPool(build)
     with pytest.raises(WouldRepeat, match=rf"{said}.*for example s?w-[0-9a-f]+ \d+.*; .*; .*"):
-        drive(ledger, pool, ledger.missing(), Tally())
+        drive(ledger, pool, ledger.missing(), Counters())
     pool.close()
     assert made[0].labelled < 1000
     assert list(ledger.windows()) == []

@@ -10,10 +10,10 @@ import pytest
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
-from pipeline.driver.workers import Desk
-from pipeline.errors import PipelineError, Stopped, StorageFull, WorkerLost
-from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.driver.progress import Counters
+from pipeline.driver.workers import WorkerHandle
+from pipeline.errors import FailureKind, PipelineError, Stopped, WorkerLost
+from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker.host import Report
@@ -48,7 +48,7 @@ class ScriptedPool:
             self.outcomes += list(self.worker.run([task]))
         elif spoil == "half":  # the first window is committed, then the worker dies
             self.outcomes += [o for o in self.worker.run([task]) if isinstance(o, Receipt)][:1]
-            self.outcomes.append(ShardFailure(task, "StorageError", "cut off", retryable=True))
+            self.outcomes.append(ShardFailure(task, FailureKind.STORAGE_ERROR, "cut off", retryable=True))
         else:
             self.outcomes.append(ShardFailure(task, *spoil))
 
@@ -65,7 +65,7 @@ def quick():
     return itertools.count(step=60).__next__
 
 
-CUT_OFF = ("StorageError", "the line went dead", True)
+CUT_OFF = (FailureKind.STORAGE_ERROR, "the line went dead", True)
 
 
 def complete(ledger):
@@ -73,7 +73,7 @@ def complete(ledger):
 
 
 def test_all_shards_are_done_once(ledger):
-    tally = Tally()
+    tally = Counters()
     drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), tally)
     assert complete(ledger)
     assert (tally.rows, tally.windows, tally.retried_tasks) == (17, 5, 0)
@@ -91,7 +91,7 @@ def test_a_task_is_tried_again_until_attempts_run_out(ledger, losses, given_up):
             return CUT_OFF
         return None
 
-    tally = Tally()
+    tally = Counters()
     drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=3, clock=quick())
 
     assert len(tally.broken) == given_up
@@ -100,7 +100,7 @@ def test_a_task_is_tried_again_until_attempts_run_out(ledger, losses, given_up):
 
 def test_failures_with_progress_between_them_never_exhaust_the_attempts(ledger):
     first = next(iter(ledger.shards.values()))
-    tally = Tally()
+    tally = Counters()
     script = lambda count, task: "half" if task.shard == first and task.first_window < 2 else None  # noqa: E731
 
     pool = ScriptedPool(ledger, script)
@@ -112,15 +112,15 @@ def test_failures_with_progress_between_them_never_exhaust_the_attempts(ledger):
 
 
 def test_a_drained_worker_costs_no_attempt(ledger):
-    tally = Tally()
-    script = dict.fromkeys(range(1, 8), ("Drained", "spot notice", True))
+    tally = Counters()
+    script = dict.fromkeys(range(1, 8), (FailureKind.DRAINED, "spot notice", True))
     drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
     assert complete(ledger)
 
 
 def test_workers_may_be_lost_again_and_again_if_windows_come_in_between(ledger):
     chance = random.Random(3)
-    tally, lost = Tally(), ("WorkerLost", "killed", True, None, (Beat("elsewhere", 0, 0, 0),))
+    tally, lost = Counters(), (FailureKind.WORKER_LOST, "killed", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
     script = lambda count, task: lost if chance.random() < 0.6 else None  # noqa: E731
     drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
     assert complete(ledger)
@@ -129,30 +129,30 @@ def test_workers_may_be_lost_again_and_again_if_windows_come_in_between(ledger):
 
 
 def test_workers_that_only_die_stop_the_run(ledger):
-    always = ("WorkerLost", "killed by the machine", True, None, (Beat("elsewhere", 0, 0, 0),))
+    always = (FailureKind.WORKER_LOST, "killed by the machine", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
     with pytest.raises(Stopped, match="workers died in a row, the last: killed by the machine"):
-        drive(ledger, ScriptedPool(ledger, lambda count, task: always), ledger.missing(), Tally())
+        drive(ledger, ScriptedPool(ledger, lambda count, task: always), ledger.missing(), Counters())
 
 
 def test_what_cannot_be_retried_is_given_up_at_once_with_a_record(ledger, tmp_path):
-    pool = ScriptedPool(ledger, {1: ("CorruptShard", "damaged header", False, 512)})
-    tally = Tally()
+    pool = ScriptedPool(ledger, {1: (FailureKind.CORRUPT_SHARD, "damaged header", False, 512)})
+    tally = Counters()
     drive(ledger, pool, ledger.missing(), tally)
     assert [failure.error for failure in tally.broken.values()] == ["damaged header"]
     assert len(list((tmp_path / "run" / "failures").iterdir())) == 1
 
 
 def test_full_storage_stops_the_run(ledger):
-    pool = ScriptedPool(ledger, {1: (StorageFull.__name__, "no space left", False)})
+    pool = ScriptedPool(ledger, {1: (FailureKind.STORAGE_FULL, "no space left", False)})
     with pytest.raises(Stopped, match="no space left"):
-        drive(ledger, pool, ledger.missing(), Tally())
+        drive(ledger, pool, ledger.missing(), Counters())
 
 
 def test_windows_of_one_shard_may_come_in_any_order(ledger):
     shard = next(iter(ledger.shards.values()))
     others = [task for task in ledger.missing() if task.shard != shard]
     tasks = [ShardTask(shard, 2, None), ShardTask(shard, 0, 0), ShardTask(shard, 1, 1), *others]
-    drive(ledger, ScriptedPool(ledger, {}), tasks, Tally())
+    drive(ledger, ScriptedPool(ledger, {}), tasks, Counters())
     assert complete(ledger)
 
 
@@ -169,7 +169,7 @@ def test_a_retry_is_cut_to_the_windows_that_are_missing(ledger):
 
 def test_workers_in_threads_do_the_same(ledger, build):
     pool = LocalPool(build, workers=2)
-    drive(ledger, pool, ledger.missing(), Tally())
+    drive(ledger, pool, ledger.missing(), Counters())
     pool.close()
     assert complete(ledger)
     assert pool.staff.labelled == 17
@@ -188,7 +188,7 @@ def test_a_worker_that_dies_is_replaced_and_its_tasks_come_back(ledger, build):
             worker.segmenter.segment = dying
         return worker
 
-    pool, tally = LocalPool(mortal), Tally()
+    pool, tally = LocalPool(mortal), Counters()
     drive(ledger, pool, ledger.missing(), tally, max_attempts=5)
     pool.close()
 
@@ -202,11 +202,11 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(ledger):
         raise PipelineError("no such model")
 
     with pytest.raises(WorkerLost, match="no worker can start: no such model"):
-        drive(ledger, LocalPool(hopeless), ledger.missing(), Tally())
+        drive(ledger, LocalPool(hopeless), ledger.missing(), Counters())
 
 
 def test_a_receipt_of_another_attempt_counts_as_waste_not_as_rows():
-    tally = Tally()
+    tally = Counters()
     tally.note(Receipt("s", 0, 4, (), 100, 0.1))
     tally.note(Receipt("s", 0, 4, (), 100, 0.1, wasted=True))
     assert (tally.rows, tally.windows, tally.wasted_windows) == (4, 1, 1)
@@ -217,7 +217,7 @@ def test_a_shard_whose_end_is_missing_is_read_again(ledger):
     assert isinstance(Ledger.open(ledger.store.url).missing()[0], ShardTask)
     *_, done = Worker(ledger, FakeSegmenter()).run([ShardTask(shard, 0, 2)])
     assert done == TaskDone(ShardTask(shard, 0, 2))
-    drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), Tally())
+    drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), Counters())
     assert complete(ledger)
 
 
@@ -231,7 +231,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_windows_are_made_elsewhere(ledg
             worker.segmenter.segment = lambda images: release.wait(60)
         return worker
 
-    pool, tally = LocalPool(hanging, stall_s=1.0), Tally()
+    pool, tally = LocalPool(hanging, stall_s=1.0), Counters()
     drive(ledger, pool, ledger.missing(), tally)
     release.set()
     pool.close()
@@ -242,5 +242,5 @@ def test_a_worker_that_hangs_is_replaced_and_its_windows_are_made_elsewhere(ledg
 
 
 def test_a_worker_without_work_never_counts_as_hung(build):
-    desk = Desk("idle")
+    desk = WorkerHandle("idle")
     assert not desk.hangs(Report((), 0, True, still_s=1e9), stall_s=1.0)

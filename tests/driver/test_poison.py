@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
-from pipeline.driver.poison import Suspects
+from pipeline.driver.poison import PoisonDetector
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import WorkerLost
 from pipeline.inputs.shards import pin
-from pipeline.messages import Beat, Probe, ShardTask
+from pipeline.messages import Heartbeat, Probe, ShardTask
 from pipeline.records import OK, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
@@ -33,7 +33,7 @@ SHARD = Shard("s", "file:///s.tar", 1, "e")
 )
 def test_the_search_names_the_poison_and_nothing_else_within_its_bound(count, poison, outside):
     poison = {index for index in poison if index < count}
-    suspects, deaths, from_outside = Suspects(64), 0, iter(outside)
+    suspects, deaths, from_outside = PoisonDetector(64), 0, iter(outside)
 
     while True:
         [task] = suspects.split(ShardTask(SHARD, 0, 0))
@@ -41,13 +41,13 @@ def test_the_search_names_the_poison_and_nothing_else_within_its_bound(count, po
             if not poison and not next(from_outside, False):
                 break
             deaths += 1
-            suspects.died([Beat("s", 0, 0, 63)])
+            suspects.died([Heartbeat("s", 0, 0, 63)])
             continue
         for piece in pieces(task.probe, range(count)):
             struck = next(from_outside, False)
             if struck or poison & set(piece):
                 deaths += 1
-                suspects.died([Beat("s", 0, piece[0], piece[-1], probed=True)])
+                suspects.died([Heartbeat("s", 0, piece[0], piece[-1], probed=True)])
                 break
         else:
             assert set(task.probe.poison) >= poison
@@ -60,11 +60,11 @@ def test_the_search_names_the_poison_and_nothing_else_within_its_bound(count, po
 
 
 def test_one_death_makes_nobody_suspect_and_two_set_the_window_apart():
-    suspects = Suspects(4)
+    suspects = PoisonDetector(4)
     task = ShardTask(SHARD, 0, None)
-    suspects.died([Beat("s", 2, 8, 9)])
+    suspects.died([Heartbeat("s", 2, 8, 9)])
     assert list(suspects.split(task)) == [task]
-    suspects.died([Beat("s", 2, 9, 10)])
+    suspects.died([Heartbeat("s", 2, 9, 10)])
     assert [(t.first_window, t.last_window, t.probe) for t in suspects.split(task)] == [
         (0, 1, None),
         (2, 2, Probe(8, 11)),
@@ -116,7 +116,7 @@ def wide(tmp_path):
 @pytest.mark.parametrize("deadly", [{0}, {7}, {5, 6}, {3, 11}])
 def test_samples_that_kill_their_worker_become_poison_rows_and_all_others_are_labelled(wide, tmp_path, deadly):
     pool = LocalPool(lambda: Worker(Ledger.open(wide.store.url), Deadly(deadly, raising)))
-    tally = Tally()
+    tally = Counters()
     drive(wide, pool, wide.missing(), tally)
     pool.close()
 
@@ -131,7 +131,7 @@ def test_a_sample_that_hangs_is_found_too(wide):
     forever = threading.Event()
     build = lambda: Worker(Ledger.open(wide.store.url), Deadly({4}, lambda: forever.wait(120)))  # noqa: E731
     pool = LocalPool(build, stall_s=0.5)
-    drive(wide, pool, wide.missing(), Tally())
+    drive(wide, pool, wide.missing(), Counters())
     forever.set()
     pool.close()
     assert statuses(wide) == {i: "poison" if i == 4 else OK for i in range(16)}

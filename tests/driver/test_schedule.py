@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.driver.queue import Queue
-from pipeline.driver.schedule import DEATHS_IN_A_ROW, GiveUp, Look, Schedule
-from pipeline.errors import Drained, Overtaken, Stopped, WorkerLost
-from pipeline.messages import Beat, Receipt, ShardFailure, ShardTask, TaskDone
+from pipeline.driver.schedule import DEATHS_IN_A_ROW, CheckStorage, Quarantine, Schedule
+from pipeline.errors import FailureKind, Stopped
+from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard
 from pipeline.run.shard_index import ShardIndex
 from pipeline.worker.probe import pieces
@@ -70,16 +70,16 @@ class Driving(RuleBasedStateMachine):
     def begin(self, windows, poison):
         self.storage = Storage({f"s{number}": count for number, count in enumerate(windows)})
         self.poison = {(f"s{n}", index) for n, index in poison if n < len(windows) and index < windows[n] * WINDOW}
-        self.tally, self.now, self.out, self.looks = Tally(), 0.0, [], []
+        self.tally, self.now, self.out, self.looks = Counters(), 0.0, [], []
         self.rows, self.named, self.deaths, self.outside = Counter(), set(), Counter(), 0
         self.schedule = Schedule(
-            ShardIndex(map(shard, range(len(windows)))), WINDOW, self.tally, max_attempts=3, luck=Random(1)
+            ShardIndex(map(shard, range(len(windows)))), WINDOW, self.tally, max_attempts=3, rng=Random(1)
         )
         self.schedule.add(ShardTask(shard(number)) for number in range(len(windows)))
 
     def heard(self, outcome):
         for action in self.schedule.note(outcome):
-            assert isinstance(action, Look), "nothing here is beyond another attempt"
+            assert isinstance(action, CheckStorage), "nothing here is beyond another attempt"
             self.looks.append(action)
 
     def commit(self, task, window):
@@ -139,8 +139,8 @@ class Driving(RuleBasedStateMachine):
         for window in range(task.first_window, min(self.last(task), self.storage.windows[task.shard.id] - 1) + 1):
             if window == doomed:
                 self.deaths[task.shard.id, window] += 1
-                beat = Beat(task.shard.id, window, window * WINDOW, window * WINDOW + 1)
-                self.heard(ShardFailure(task, WorkerLost.__name__, "died", True, beats=(beat,)))
+                beat = Heartbeat(task.shard.id, window, window * WINDOW, window * WINDOW + 1)
+                self.heard(ShardFailure(task, FailureKind.WORKER_LOST, "died", True, heartbeats=(beat,)))
                 return
             self.commit(task, window)
         self.heard(TaskDone(task, ended=self.storage.end(task)))
@@ -155,14 +155,18 @@ class Driving(RuleBasedStateMachine):
         for piece in pieces(task.probe, indices):
             if any((task.shard.id, index) in self.poison for index in piece):
                 self.deaths[task.shard.id, window] += 1
-                beat = Beat(task.shard.id, window, piece[0], piece[-1], probed=True)
-                self.heard(ShardFailure(task, WorkerLost.__name__, "died", True, beats=(beat,)))
+                beat = Heartbeat(task.shard.id, window, piece[0], piece[-1], probed=True)
+                self.heard(ShardFailure(task, FailureKind.WORKER_LOST, "died", True, heartbeats=(beat,)))
                 return
         self.commit(task, window)
         self.heard(TaskDone(task))
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), kind=st.sampled_from([Drained, Overtaken, WorkerLost]), committed=st.integers(0, 2))
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from([FailureKind.DRAINED, FailureKind.ALREADY_COMMITTED, FailureKind.WORKER_LOST]),
+        committed=st.integers(0, 2),
+    )
     def leave(self, data, kind, committed):
         """A worker goes in the middle of a task: it was asked to, met another driver, or was never ready."""
         task = self.take(data)
@@ -171,7 +175,7 @@ class Driving(RuleBasedStateMachine):
             if task.probe or window == doomed or window >= self.storage.windows[task.shard.id]:
                 break
             self.commit(task, window)
-        self.heard(ShardFailure(task, kind.__name__, "gone", True))
+        self.heard(ShardFailure(task, kind, "gone", True))
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -186,8 +190,8 @@ class Driving(RuleBasedStateMachine):
         window = left[0].first_window
         first = window * WINDOW
         last = first + WINDOW - 1
-        beat = Beat(task.shard.id, window, first, last, probed=task.probe is not None)
-        self.heard(ShardFailure(task, WorkerLost.__name__, "machine gone", True, beats=(beat,)))
+        beat = Heartbeat(task.shard.id, window, first, last, probed=task.probe is not None)
+        self.heard(ShardFailure(task, FailureKind.WORKER_LOST, "machine gone", True, heartbeats=(beat,)))
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -243,7 +247,7 @@ test_any_order_of_events_loses_no_window_and_ends = Driving.TestCase
 
 
 def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
-    tally = Tally()
+    tally = Counters()
     schedule = Schedule(PINS, WINDOW, tally, max_attempts=3)
     schedule.add([ShardTask(shard(0))])
     now = 0.0
@@ -256,32 +260,34 @@ def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
     task = schedule.next(1, 1, now)
     failure = ShardFailure(task, "StorageError", "reset", True)
     assert task.attempt == 3
-    assert schedule.note(failure) == [GiveUp(failure)]
+    assert schedule.note(failure) == [Quarantine(failure)]
     assert schedule.unfinished == 0
     assert tally.failures == {"StorageError": 3}
 
 
 def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_time():
-    schedule = Schedule(PINS, WINDOW, Tally())
+    schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0)), ShardTask(shard(1))])
     met = schedule.next(1, 1, 0.0)
-    [look] = schedule.note(ShardFailure(met, Overtaken.__name__, "was there", True))
+    [look] = schedule.note(ShardFailure(met, FailureKind.ALREADY_COMMITTED, "was there", True))
     schedule.looked(look, [met], 0.0)
     assert {met.shard, schedule.next(1, 1, 5.0).shard} == {shard(0), shard(1)}
     again = schedule.next(1, 1, 5.0)
     assert again == met
-    [look] = schedule.note(ShardFailure(again, Overtaken.__name__, "was there", True))
+    [look] = schedule.note(ShardFailure(again, FailureKind.ALREADY_COMMITTED, "was there", True))
     assert look.delay_s == 2.0
 
 
 def test_deaths_without_a_window_between_them_stop_the_run():
-    schedule = Schedule(PINS, WINDOW, Tally())
+    schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0))])
 
     def die(times):
         for _ in range(times):
             task = schedule.next(1, 1, 0.0)
-            died = ShardFailure(task, WorkerLost.__name__, "fell off the bus", True, beats=(Beat("other", 0, 0, 0),))
+            died = ShardFailure(
+                task, FailureKind.WORKER_LOST, "fell off the bus", True, heartbeats=(Heartbeat("other", 0, 0, 0),)
+            )
             [look] = schedule.note(died)
             schedule.looked(look, [task], 0.0)
 
@@ -291,7 +297,7 @@ def test_deaths_without_a_window_between_them_stop_the_run():
 
 
 def test_a_shard_that_is_over_leaves_nothing_in_memory():
-    tally = Tally()
+    tally = Counters()
     schedule = Schedule(PINS, WINDOW, tally)
     schedule.add([ShardTask(shard(0))])
     task = schedule.next(1, 1, 0.0)
@@ -317,21 +323,21 @@ def test_a_queue_knows_the_parts_it_holds():
 
 
 def test_the_end_of_a_shard_is_seen_to_though_its_last_part_was_lost_after_its_commit():
-    schedule = Schedule(PINS, WINDOW, Tally())
+    schedule = Schedule(PINS, WINDOW, Counters())
     parts = [ShardTask(shard(0), 0, 1), ShardTask(shard(0), 2, None)]
     schedule.add(parts)
     out = [schedule.next(2, 2, 0.0) for _ in parts]
     first, last = sorted(out, key=parts.index)
     assert schedule.note(TaskDone(last)) == [], "the first part is still out"
-    [look] = schedule.note(ShardFailure(first, WorkerLost.__name__, "killed", True))
+    [look] = schedule.note(ShardFailure(first, FailureKind.WORKER_LOST, "killed", True))
     [whole] = schedule.looked(look, [], 0.0)
-    assert whole == Look(first, whole=True)
+    assert whole == CheckStorage(first, whole=True)
     assert schedule.looked(whole, [ShardTask(shard(0), 3, None)], 0.0) == []
     assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 3, None)
 
 
 def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_for_ever():
-    tally = Tally()
+    tally = Counters()
     schedule = Schedule(PINS, WINDOW, tally)
     schedule.add([ShardTask(shard(0), 3, 98)])
     task = schedule.next(1, 1, 0.0)
@@ -343,7 +349,7 @@ def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_
 
 
 def test_a_task_that_ends_beyond_its_shard_leaves_only_the_end_to_be_recorded():
-    schedule = Schedule(PINS, WINDOW, Tally())
+    schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0), 5, 9)])
     [look] = schedule.note(TaskDone(schedule.next(1, 1, 0.0)))
     assert schedule.looked(look, [ShardTask(shard(0), 7, None)], 0.0) == []

@@ -7,7 +7,7 @@ import pytest
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
@@ -34,9 +34,9 @@ def work(url, tally):
 
 def test_two_drivers_share_200_windows_and_waste_little(shards, tmp_path):
     alone = Ledger.start(str(tmp_path / "alone"), a_run(window=WINDOW), shards)
-    drive(alone, LocalPool(lambda: Worker(alone, FakeSegmenter())), alone.unfinished(), Tally())
+    drive(alone, LocalPool(lambda: Worker(alone, FakeSegmenter())), alone.unfinished(), Counters())
     both = Ledger.start(str(tmp_path / "both"), a_run(window=WINDOW), shards)
-    tallies = [Tally(), Tally()]
+    tallies = [Counters(), Counters()]
     drivers = [threading.Thread(target=work, args=(both.store.url, tally)) for tally in tallies]
     for driver in drivers:
         driver.start()

@@ -25,7 +25,7 @@ from pipeline import table
 from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import Stopped
 from pipeline.inputs.shards import pin
 from pipeline.records import OK
@@ -53,7 +53,7 @@ def a_ledger(folder, content, window=WINDOW):
 
 def label(ledger, segmenter, max_attempts=3, **pool):
     """The run to its end, in threads of this process."""
-    tally = Tally()
+    tally = Counters()
     with closing(LocalPool(lambda: Worker(Ledger.open(ledger.store.url), segmenter), **pool)) as workers:
         drive(ledger, workers, ledger.unfinished(), tally, max_attempts=max_attempts)
     return tally

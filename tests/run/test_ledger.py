@@ -36,7 +36,7 @@ def rows(shard, first, count=4, status=OK):
 
 
 def commit(ledger, shard, window, count=4, generation=0, status=OK):
-    task = ShardTask(shard, generation=generation)
+    task = ShardTask(shard, revision=generation)
     return ledger.writer.commit(task, window, rows(shard, window * ledger.run.window, count, status), 0, 0.0)
 
 
@@ -424,7 +424,7 @@ def test_windows_with_failed_rows_are_labelled_again_under_another_name(ledger):
     commit(ledger, shard, 0)
     commit(ledger, shard, 1, status="model_error")
     [task] = ledger.failed()
-    assert (task.first_window, task.last_window, task.generation) == (1, 1, 1)
+    assert (task.first_window, task.last_window, task.revision) == (1, 1, 1)
     assert ledger.left_of(task) == [task]
     commit(ledger, shard, 1, generation=1)
     assert ledger.left_of(task) == []

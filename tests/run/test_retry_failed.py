@@ -5,7 +5,7 @@ import pytest
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.inputs.shards import pin
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
@@ -34,7 +34,7 @@ def failed(tmp_path):
 
 def test_failed_windows_are_labelled_again_and_every_reader_sees_the_retry(failed):
     pool = LocalPool(lambda: Worker(Ledger.open(failed.store.url), FakeSegmenter(batch_size=3)))
-    drive(failed, pool, failed.failed(), Tally())
+    drive(failed, pool, failed.failed(), Counters())
     pool.close()
     assert {row["status"] for row in failed.rows(["status"])} == {OK}
     assert [window.revision for window in failed.windows()] == [1, 1, 1]
@@ -49,5 +49,5 @@ def test_failed_windows_are_labelled_again_and_every_reader_sees_the_retry(faile
 def test_a_retry_that_was_interrupted_goes_on_where_it_was(failed):
     tasks = failed.failed()
     list(Worker(failed, FakeSegmenter(batch_size=3)).run(tasks[:1]))
-    assert [(t.first_window, t.generation) for t in failed.failed()] == [(1, 1), (2, 1)]
+    assert [(t.first_window, t.revision) for t in failed.failed()] == [(1, 1), (2, 1)]
     assert [failed.left_of(task) == [] for task in tasks] == [True, False, False]

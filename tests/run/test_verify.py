@@ -239,7 +239,7 @@ def test_retried_windows_ask_for_another_declaration(done):
     shard = first(done)
     write_manifest(done, list(audit(done)))
     rows = [LabelRecord(f"{i:04d}", shard.id, i, OK) for i in range(4)]
-    done.writer.commit(ShardTask(shard, generation=1), 0, rows, 0, 0.0)
+    done.writer.commit(ShardTask(shard, revision=1), 0, rows, 0, 0.0)
     assert completed(done, done.states()) is None
     [checked, *_] = audit(done)
     assert (checked.faults, checked.retries, checked.rows) == ((), 1, 10)

@@ -9,8 +9,8 @@ from diffseg.types import AttentionError, Segmentation
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
-from pipeline.errors import Unfit
+from pipeline.driver.progress import Counters
+from pipeline.errors import DeviceMismatch
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker import device_check, worker
@@ -53,7 +53,7 @@ def test_the_first_worker_makes_the_reference_and_its_like_agree(ledger):
 @pytest.mark.parametrize(("first", "second"), [(FakeSegmenter, Broken), (FakeSegmenter, Empty), (Empty, FakeSegmenter)])
 def test_a_worker_that_computes_otherwise_is_unfit(ledger, first, second):
     DeviceCheck(ledger, first())
-    with pytest.raises(Unfit, match=r"cover \d+% of .*/reference.png"):
+    with pytest.raises(DeviceMismatch, match=r"cover \d+% of .*/reference.png"):
         DeviceCheck(ledger, second())
 
 
@@ -74,7 +74,7 @@ def test_an_unfit_worker_labels_nothing_and_the_run_ends_complete(shards, tmp_pa
         return one
 
     pool = LocalPool(build, workers=3)
-    drive(ledger, pool, ledger.unfinished(), Tally())
+    drive(ledger, pool, ledger.unfinished(), Counters())
     pool.close()
 
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
@@ -122,7 +122,7 @@ def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, 
         return one
 
     pool = LocalPool(build, workers=2)
-    drive(ledger, pool, ledger.unfinished(), Tally())
+    drive(ledger, pool, ledger.unfinished(), Counters())
     pool.close()
 
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []

@@ -14,7 +14,7 @@ from diffseg.types import AttentionError
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import ConfigError, OutOfMemory, Stopped, WorkerLost, WouldRepeat
 from pipeline.messages import ShardTask
 from pipeline.records import OK
@@ -228,7 +228,7 @@ def test_what_no_other_worker_would_pass_stops_the_run_in_one_line(shards, tmp_p
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards[:1])
     pool = LocalPool(lambda: Worker(ledger, Model(error, bad=6)))
     with pytest.raises(WouldRepeat, match="install a torch that fits") as stopped:
-        drive(ledger, pool, ledger.unfinished(), Tally())
+        drive(ledger, pool, ledger.unfinished(), Counters())
     pool.close()
     assert "\n" not in str(stopped.value)
     assert statuses(ledger) == [OK] * 4
@@ -243,13 +243,13 @@ def test_workers_in_the_driver_s_process_are_not_started_again_on_a_device_that_
 
     pool = LocalPool(build)
     with pytest.raises(Stopped, match="lost to this process"):
-        drive(ledger, pool, ledger.unfinished(), Tally())
+        drive(ledger, pool, ledger.unfinished(), Counters())
     pool.close()
     assert len(made) == 1
     device.answers = True
 
     pool = LocalPool(lambda: Worker(ledger, FakeSegmenter()))
-    drive(ledger, pool, ledger.unfinished(), Tally())
+    drive(ledger, pool, ledger.unfinished(), Counters())
     pool.close()
     assert statuses(ledger) == [OK] * 10
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []

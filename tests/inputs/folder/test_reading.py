@@ -9,7 +9,7 @@ import pytest
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.errors import ConfigError
 from pipeline.inputs.folder.file_list import File, files_of, name_of, pack
 from pipeline.inputs.shards import pin
@@ -163,7 +163,7 @@ def test_a_folder_is_shared_by_workers_that_would_be_idle(folder):
     ledger = start(folder)
     tasks = list(split(ledger.unfinished(), 3, ledger.run.window))
     assert len(tasks) == 3
-    drive(ledger, LocalPool(lambda: Worker(ledger, FakeSegmenter(batch_size=3))), tasks, Tally())
+    drive(ledger, LocalPool(lambda: Worker(ledger, FakeSegmenter(batch_size=3))), tasks, Counters())
     assert faults(finish(ledger)) == []
     assert len(keys(ledger)) == 41
 

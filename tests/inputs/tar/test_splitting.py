@@ -5,7 +5,7 @@ import pytest
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
-from pipeline.driver.progress import Tally
+from pipeline.driver.progress import Counters
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.splitting import split
 from pipeline.messages import ShardTask
@@ -51,7 +51,7 @@ def test_a_shard_labelled_in_pieces_is_complete(tmp_path, ledger, window):
     shards = list(ledger.shards.values())
     ledger = Ledger.start(str(tmp_path / f"run-{window}"), a_run(window=window), shards)
     pool = LocalPool(lambda: Worker(Ledger.open(ledger.store.url), FakeSegmenter(batch_size=3)), workers=3)
-    drive(ledger, pool, split(ledger.missing(), 3, window), Tally())
+    drive(ledger, pool, split(ledger.missing(), 3, window), Counters())
     pool.close()
     assert ledger.missing() == []
     assert sorted(row["index"] for row in ledger.rows()) == list(range(82))
