@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def prefetch_map(
     The items are iterated in a thread of their own, so a result is handed on as soon as it is there, even while the
     next item is still to come. What `items` or `function` raises is raised here, after the results before it.
     empty, late: entered while the consumer waits for the next item, for its result; full: while the thread that
-    iterates waits for room.
+    iterates waits for room. Both threads have the context (`logs.context`) of whoever hands them their work.
     """
     name = getattr(function, "__name__", "stage")
     ready: queue.Queue[Future[R] | BaseException | None] = queue.Queue(depth)
@@ -59,7 +60,7 @@ def prefetch_map(
         try:
             with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
                 for item in items:
-                    result = pool.submit(function, item)
+                    result = pool.submit(copy_context().run, function, item)
                     with full():
                         if not put(result):
                             return
@@ -68,7 +69,7 @@ def prefetch_map(
         else:
             put(None)
 
-    threading.Thread(target=produce, daemon=True, name=f"ahead-{name}").start()
+    threading.Thread(target=copy_context().run, args=(produce,), daemon=True, name=f"ahead-{name}").start()
     try:
         while True:
             with empty():

@@ -51,18 +51,21 @@ class PipelineError(Exception):
     """Base of all errors here.
 
     kind: how the driver tells it from others. retryable: the same work may succeed when it is tried again. resumable:
-    the same command continues the run, after a while or on other machines.
+    the same command continues the run, after a while or on other machines. expected: the message says all there is to
+    know, since the input or a machine is at fault; else the traceback is kept.
     """
 
     kind: ClassVar[FailureKind] = FailureKind.PIPELINE_ERROR
     retryable = False
     resumable = False
+    expected = False
 
 
 class ConfigError(PipelineError):
     """The run cannot start as asked."""
 
     kind = FailureKind.CONFIG_ERROR
+    expected = True
 
 
 class StorageError(PipelineError):
@@ -79,6 +82,7 @@ class StorageFull(StorageError):
     kind = FailureKind.STORAGE_FULL
     retryable = False
     resumable = True
+    expected = True
 
 
 class WorkerLost(PipelineError):
@@ -95,6 +99,7 @@ class NoWorker(WorkerLost):
     kind = FailureKind.NO_WORKER
     retryable = False
     resumable = False
+    expected = True
 
 
 class OutOfMemory(PipelineError):
@@ -111,6 +116,7 @@ class RayLost(PipelineError):
     kind = FailureKind.RAY_LOST
     retryable = True
     resumable = True
+    expected = True
 
 
 class DeviceMismatch(PipelineError):
@@ -124,6 +130,7 @@ class Drained(PipelineError):
 
     kind = FailureKind.DRAINED
     retryable = True
+    expected = True
 
 
 class AlreadyCommitted(PipelineError):
@@ -131,6 +138,7 @@ class AlreadyCommitted(PipelineError):
 
     kind = FailureKind.ALREADY_COMMITTED
     retryable = True
+    expected = True
 
 
 class ShardError(PipelineError):
@@ -143,6 +151,7 @@ class CorruptShard(ShardError):
     """The bytes of a shard are damaged. offset: how many of them were sound."""
 
     kind = FailureKind.CORRUPT_SHARD
+    expected = True
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -156,6 +165,7 @@ class ShardChanged(ShardError):
     """Size or etag of a shard differ from its pin."""
 
     kind = FailureKind.SHARD_CHANGED
+    expected = True
 
 
 class Unhandled(PipelineError):
@@ -176,6 +186,7 @@ class Stopped(PipelineError):
 
     kind = FailureKind.STOPPED
     resumable = True
+    expected = True
 
 
 class WouldRepeat(Stopped):

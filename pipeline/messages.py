@@ -1,4 +1,7 @@
-"""What the driver and its workers tell each other: tasks, heartbeats, receipts and failures, each under 1 KB."""
+"""What the driver and its workers tell each other: tasks, heartbeats, receipts and failures, each under 1 KB.
+
+A failure whose traceback is kept is under 6 KB.
+"""
 
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -76,6 +79,7 @@ class ShardFailure:
     retryable: bool
     offset: int | None = None  # of damage, in bytes
     heartbeats: tuple[Heartbeat, ...] = ()  # of a worker that died: what it had in hand
+    traceback: str = ""  # its end; empty where the error says all there is to know
 
 
 Outcome: TypeAlias = Receipt | TaskDone | ShardFailure

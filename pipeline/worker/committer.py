@@ -1,17 +1,23 @@
 """The committing side of a worker: windows go to storage whole, in order, and a task is closed when they all are."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 
 from pipeline.errors import AlreadyCommitted, CorruptShard, PipelineError, Unhandled
 from pipeline.inputs.tar.writing import write_samples
+from pipeline.logs.context import bound
+from pipeline.logs.traces import raised_at, traceback_of
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import is_tar_name, made_name
 from pipeline.worker.window import TaskEnd, WindowWork
+
+LONGEST = 500  # characters of an error on its way to the driver
+logger = logging.getLogger(__name__)
 
 
 class Committer:
@@ -73,9 +79,15 @@ class Committer:
 
 
 def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
-    """An error as the value that goes to the driver."""
+    """An error as the value that goes to the driver; one that may be a fault of ours names its line."""
     offset = error.offset if isinstance(error, CorruptShard) else None
-    return ShardFailure(task, error.kind, str(error)[:500], error.retryable, offset)
+    text, bug = str(error)[:LONGEST], None if error.expected else error
+    with bound(shard=task.shard.id):
+        logger.log(logging.ERROR if bug else logging.DEBUG, "%s: %s", error.kind, text, exc_info=bug)
+    if bug and (line := raised_at(bug)):
+        text += f" ({line})"
+    trace = traceback_of(bug) if bug else ""
+    return ShardFailure(task, error.kind, text, error.retryable, offset, traceback=trace)
 
 
 def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) -> bytes:

@@ -1,24 +1,33 @@
 """A worker in a thread of its process: it labels while the process answers for it."""
 
+import logging
 import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from time import monotonic
 
 from diffseg.models.fetch import bytes_arriving
 from pipeline.errors import DeviceMismatch, PipelineError
+from pipeline.logs.records import Record
+from pipeline.logs.traces import told, traceback_of
 from pipeline.messages import Heartbeat, Outcome, ShardTask
 from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
 DRAINED = "drained"  # how a worker ends that was asked to leave
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a station answers. ended: why its worker is no more; permanent: another one would end the same way."""
+    """What a station answers. ended: why its worker is no more; permanent: another one would end the same way.
+
+    traceback: the end of it, where the worker ended by an error that may be ours. log: what its process has logged
+    since the last answer, where it is another than the driver's.
+    """
 
     outcomes: tuple[Outcome, ...]
     labelled: int
@@ -32,6 +41,8 @@ class Report:
     unfit: str = ""  # why it must get no work though it lives
     ended: str | None = None
     permanent: bool = False
+    traceback: str = ""
+    log: tuple[Record, ...] = ()
 
 
 class WorkerHost:
@@ -44,13 +55,14 @@ class WorkerHost:
         self._leave_by: float | None = None  # when it was asked to leave: by then, on the clock of this process
         self._ended: str | None = None
         self._hopeless = False
+        self._traceback = ""
         self._unfit = ""
         self._began = monotonic()  # or when a model on its way to this machine last grew
         self._arriving = 0  # bytes of it
         self._told: tuple[Heartbeat, ...] = ()  # what the last answer said of the worker's hands
         self._awaited: Heartbeat | None = None  # what the worker wants known before it goes on
         self._known = threading.Event()
-        threading.Thread(target=self._work, args=(build,), daemon=True, name="worker").start()
+        threading.Thread(target=copy_context().run, args=(self._work, build), daemon=True, name="worker").start()
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """Give tasks, get what has happened since; waits up to wait_s for something to happen."""
@@ -80,6 +92,7 @@ class WorkerHost:
             unfit=self._unfit,
             ended=ended,
             permanent=self._hopeless,
+            traceback=self._traceback,
         )
 
     def _start_moved(self) -> float:
@@ -114,12 +127,16 @@ class WorkerHost:
             for outcome in worker.run(self._handed()):
                 self._outcomes.put(outcome)
         except DeviceMismatch as error:
+            logger.error("gets no work: %s", error)
             self._unfit = str(error)
             return
         except PipelineError as error:
+            logger.error("ends: %s", error, exc_info=None if error.expected else error)
             ended, self._hopeless = str(error), not (error.retryable or error.resumable)
-        except Exception as error:  # noqa: BLE001 - whatever ends a worker is for the driver to judge
-            ended = f"{type(error).__name__}: {error}"
+            self._traceback = "" if error.expected else traceback_of(error)
+        except Exception as error:  # whatever ends a worker is for the driver to judge
+            logger.exception("ends")
+            ended, self._traceback = told(error), traceback_of(error)
         self._ended = ended[:500]
         self._outcomes.put(None)
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.logs.context import bound
 from pipeline.messages import Heartbeat, ShardTask
 
 
@@ -18,6 +19,7 @@ class InFlight(dict[object, Heartbeat]):
     def at(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
         """Says which samples this thread is at, for the case that it never comes back."""
         thread = threading.get_ident()
-        self[thread] = Heartbeat(task.shard.id, first // self._window, first, last)
-        yield
+        self[thread] = beat = Heartbeat(task.shard.id, first // self._window, first, last)
+        with bound(shard=beat.shard, window=beat.window):
+            yield
         del self[thread]

@@ -9,6 +9,7 @@ from diffseg.config import SegmentConfig
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
+from pipeline.logs.context import bind
 from pipeline.messages import ShardTask
 from pipeline.records import ImageSample, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
@@ -57,6 +58,7 @@ class SampleLoader:
         window, image_key = self._ledger.run.window, self._ledger.run.image_key
         whole = bool(self._ledger.run.also)  # only then is more wanted of a sample than its image
         for task in tasks:
+            bind(shard=task.shard.id, window="")
             first = task.first_window * window
             stop = None if task.last_window is None else (task.last_window + 1) * window
             count = 0
@@ -79,7 +81,9 @@ class SampleLoader:
             except PipelineError as error:
                 yield task, TaskEnd(count, error)
             except Exception as error:  # noqa: BLE001 - else it would cost every worker that meets this shard
-                yield task, TaskEnd(count, Unhandled(f"{task.shard.url}: {type(error).__name__}: {error}"))
+                unhandled = Unhandled(f"{task.shard.url}: {type(error).__name__}: {error}")
+                unhandled.__cause__ = error
+                yield task, TaskEnd(count, unhandled)
 
 
 def decode_threads() -> int:

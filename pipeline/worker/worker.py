@@ -11,12 +11,14 @@ shard gives the same rows whoever labels it. The next shard is read while the la
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from time import monotonic, perf_counter
 
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, CorruptShard
+from pipeline.logs.context import bound
 from pipeline.messages import Heartbeat, Outcome, Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
@@ -157,7 +159,8 @@ class Worker:
 
     def _commit(self, work: WindowWork) -> Outcome | None:
         try:
-            return self.committer.commit(work)
+            with bound(shard=work.task.shard.id, window=work.number):
+                return self.committer.commit(work)
         finally:
             self._at_hand.release()
 
@@ -180,7 +183,7 @@ class Worker:
         for row in rows:
             self._count(row.record)
             work.doubtful |= row.record.status != OK
-        work.encoding.append(self._encoder.submit(self._encode, work, rows))
+        work.encoding.append(self._encoder.submit(copy_context().run, self._encode, work, rows))
         ahead = 0 if work.task.probe else ENCODING_AHEAD
         if len(work.encoding) > ahead:
             with self.timer.waiting("commit"):
