@@ -13,7 +13,7 @@ from pipeline import labelling, table
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.config import RunConfig
 from pipeline.documents import validated
-from pipeline.errors import CommitConflict, ConfigError, StorageError
+from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFull
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
@@ -285,7 +285,7 @@ def test_a_store_that_ignores_the_condition_is_noticed(ledger, monkeypatch):
     assert Ledger.start(ledger.store.url, a_run(), list(ledger.shards.values())).store.create_only
 
 
-@pytest.mark.parametrize("error", [StorageError("s3://b: away"), module.StorageFull("/x: no space left")])
+@pytest.mark.parametrize("error", [StorageError("s3://b: away"), StorageFull("/x: no space left")])
 def test_storage_that_fails_at_the_start_is_a_matter_of_configuration(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
