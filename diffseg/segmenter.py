@@ -6,7 +6,7 @@ Images come in, label maps go out; or attention maps come in, from those who hav
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -137,6 +137,28 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -
     rle, segments = tidy(label_maps, config)
     scores = score(segments, rle, proposals, maps.grid, [each.window for each in frames])
     return segmentations(rle, segments, scores)
+
+
+@overload
+def segment_attention(
+    maps: Sequence[Tensor | np.ndarray],
+    config: SegmentConfig,
+    size: tuple[int, int],
+    *,
+    grid: tuple[int, int] | None = None,
+    return_trace: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def segment_attention(
+    maps: Sequence[Tensor | np.ndarray],
+    config: SegmentConfig,
+    size: tuple[int, int],
+    *,
+    grid: tuple[int, int] | None = None,
+    return_trace: Literal[True],
+) -> tuple[Tensor, list[int] | list[list[int]]]: ...
 
 
 @torch.no_grad()

@@ -220,7 +220,8 @@ def test_any_size_is_labelled_in_its_own_frame(mode, size):
     assert [each.id for each in result.segments] == ids.tolist() == list(range(len(ids)))
     assert [each.area for each in result.segments] == areas.tolist()
     assert all(0 <= each.score <= 1 for each in result.segments)
-    assert 0 <= result.quality <= 1 if len(ids) > 1 else result.quality is None
+    assert (result.quality is None) == (len(ids) < 2)
+    assert result.quality is None or 0 <= result.quality <= 1
 
 
 @pytest.mark.parametrize("mode", ["paper", "fast"])
@@ -314,7 +315,7 @@ def test_an_image_the_model_cannot_make_sense_of_is_named_and_the_others_can_go_
     assert caught.value.images == (1, 3)
     rest = segmenter.segment([image for i, image in enumerate(images) if i not in caught.value.images])
     assert [len(result.segments) for result in rest] == [2, 2]
-    assert all(math.isfinite(result.quality) for result in rest)
+    assert all(result.quality is not None and math.isfinite(result.quality) for result in rest)
 
 
 def test_several_thresholds_are_compared_in_one_pass_and_give_what_each_gives_alone():
