@@ -4,7 +4,7 @@ import io
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def samples(count: int, first: int = 0) -> list[tuple[str, Mapping[str, bytes]]]
     return [(f"{i:04d}", {"jpg": jpeg(i), "txt": b"%d" % i}) for i in range(first, first + count)]
 
 
-def write_shard(path: Path, content: list[tuple[str, Mapping[str, bytes]]]) -> Path:
+def write_shard(path: Path, content: Iterable[tuple[str, Mapping[str, bytes]]]) -> Path:
     """A WebDataset tar."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(write_samples(content))

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 
 from diffseg import config as module
-from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, SegmentConfig, fingerprint, labels_version_of
+from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, Dtype, SegmentConfig, fingerprint, labels_version_of
 from diffseg.models.fetch import fetch
 from diffseg.models.recognise import recognise
 from pipeline.config import RunConfig, read_config
@@ -20,7 +21,7 @@ class Model:
     thresholds: tuple[float, ...] = (0.4, 0.4, 0.4)
     timestep: int = 50
     image_size: int = 256
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_resolving_fills_in_what_the_model_decides_and_nothing_else():
 
 def test_everything_that_changes_labels_changes_the_fingerprint():
     config = SegmentConfig().resolve(Model())
-    other = {
+    other: dict[str, Any] = {
         "mode": "paper",
         "thresholds": (0.5,),
         "anchors_per_side": 8,

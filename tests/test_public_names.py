@@ -26,8 +26,9 @@ def documented_imports():
     """What the documents import from this project, in examples and between backticks."""
     pattern = re.compile(r"(?:^ *|`)(from (?:diffseg|pipeline|jobs)[\w.]* import \w+(?:, \w+)*)", re.MULTILINE)
     texts = [path.read_text() for glob in WRITTEN for path in sorted(ROOT.glob(glob))]
-    texts.append(ast.get_docstring(ast.parse((ROOT / "pipeline/__init__.py").read_text())))
-    return sorted({line for text in texts for line in pattern.findall(text)})
+    documentation = ast.get_docstring(ast.parse((ROOT / "pipeline/__init__.py").read_text()))
+    assert documentation is not None
+    return sorted({line for text in (*texts, documentation) for line in pattern.findall(text)})
 
 
 @pytest.mark.parametrize("package", PACKAGES)

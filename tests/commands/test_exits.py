@@ -273,7 +273,7 @@ def test_progress_and_long_cells_are_told_in_ascii(monkeypatch):
     console.table(f"{FOREIGN} ±", [FOREIGN, "█"], [[60 * "漢", "█"]])
     with console.progress() as tick:
         console.note(FOREIGN)
-        tick(Snapshot(**dict.fromkeys(Snapshot.__dataclass_fields__, 1) | {"failed": {FOREIGN: 1}}))
+        tick(Snapshot(1, {FOREIGN: 1}, 1, 1, 1.0, 1.0, 1, 1, 1, 1, 1, (FOREIGN,)))
     assert "\\u6f22" in "".join(heard())
 
 

@@ -16,7 +16,7 @@ from tests.conftest import a_run, samples, write_shard
 
 OPTIONS = {
     name: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
-    for name, command in typer.main.get_command(cli.app).commands.items()
+    for name, command in typer.main.get_group(cli.app).commands.items()
 }
 RUN = a_run(segment={each.name: getattr(SegmentConfig(thresholds=(1.0,)), each.name) for each in fields(SegmentConfig)})
 BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
@@ -64,9 +64,15 @@ def test_everything_that_can_differ_has_its_flag_or_its_reason_to_have_none():
     assert set(flags.LABEL) - named - in_the_file == {"weights_sha256", "schema", "reader"}
 
 
+def refused(there: Run, here: Run, *more: str) -> str:
+    said = there.refusal(here, *more)
+    assert said is not None
+    return said
+
+
 @pytest.mark.parametrize("name", BEGUN)
 def test_a_refusal_says_what_differs_and_the_flag_to_repeat(name):
-    refusal = begun(name).refusal(RUN)
+    refusal = refused(begun(name), RUN)
     said = json.loads(RUN.to_json())
     assert f"({name}: {BEGUN[name]} there, {(said | said['segment'])[name]} here)" in refusal
     if said := flags.LABEL[name]:
@@ -78,21 +84,20 @@ def test_a_refusal_says_what_differs_and_the_flag_to_repeat(name):
 
 @pytest.mark.parametrize(("name", "said"), [("also", "--also"), ("image_key", "--image-key")])
 def test_what_a_run_was_begun_without_is_told(name, said):
-    assert RUN.refusal(begun(name)).endswith(f": it was begun without {said}: repeat that, or use another --output")
+    assert refused(RUN, begun(name)).endswith(f": it was begun without {said}: repeat that, or use another --output")
 
 
 def test_another_model_is_told_by_its_name_and_other_weights_of_the_same_name_by_their_digest():
     other = a_run(model="sd1.5", weights_sha256="f00")
-    assert "(model: sd1.5 there, fake here): it was begun with --model sd1.5: repeat" in other.refusal(a_run())
-    assert "holds another run (weights_sha256: f00 there, 0 here): use" in a_run(weights_sha256="f00").refusal(a_run())
+    assert "(model: sd1.5 there, fake here): it was begun with --model sd1.5: repeat" in refused(other, a_run())
+    assert "holds another run (weights_sha256: f00 there, 0 here): use" in refused(a_run(weights_sha256="f00"), a_run())
     assert a_run(model="a copy").refusal(a_run()) is None
 
 
 def test_what_no_flag_can_mend_is_told_with_the_rest():
-    assert "holds another run (edited): use another" in a_run().refusal(a_run(), "edited")
-    assert (
-        begun("window").refusal(RUN, "edited").endswith("edited): it was begun with --window 9: use another --output")
-    )
+    assert "holds another run (edited): use another" in refused(a_run(), a_run(), "edited")
+    said = refused(begun("window"), RUN, "edited")
+    assert said.endswith("edited): it was begun with --window 9: use another --output")
 
 
 @pytest.mark.parametrize("text", ["0.4", "0.7,0.9,1.1", "1.1,1.1", "0.1234567890123,1,2", "1e-9", "12345678.25"])

@@ -3,10 +3,12 @@
 import ast
 import gzip
 import json
+import os
 import random
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,16 +24,17 @@ from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
+from pipeline.records import LabelRecord
 from pipeline.run.compact import compact
 from pipeline.run.ledger import Ledger
 from pipeline.storage.object_store import Store
-from pipeline.worker import committing
+from pipeline.worker.committer import as_webdataset
 from tests.support import labelled
 from tests.support.labelled import SIZE, at_source, label_map, make_run, photo
 
 KEYS = [[f"{shard}{i}" for i in range(10)] for shard in "abc"]  # three windows a shard
 EVERY = [key for keys in KEYS for key in keys]
-KINDS = (RunDataset, RunStream)
+KINDS: tuple[Callable[..., Any], ...] = (RunDataset, RunStream)
 FAILED = {(0, 3): "undecodable", (2, 0): "no_image"}
 
 
@@ -53,7 +56,7 @@ def as_they_are(batch):
     return batch
 
 
-def keys(stream: RunStream) -> list[str]:
+def keys(stream: RunStream[Example]) -> list[str]:
     return [example.key for example in stream]
 
 
@@ -100,7 +103,12 @@ def test_rows_of_few_windows_are_kept(ledger, monkeypatch):
     read = []
     rows = Ledger.rows
     data = RunDataset(str(ledger), transform=key_of)
-    monkeypatch.setattr(Ledger, "rows", lambda *given, **named: read.append(1) or rows(*given, **named))
+
+    def counted(*given, **named):
+        read.append(1)
+        return rows(*given, **named)
+
+    monkeypatch.setattr(Ledger, "rows", counted)
 
     assert [data[place] for place in range(8)] == EVERY[:8]
     assert len(read) == 2
@@ -128,10 +136,10 @@ def with_tars(ledger: Ledger) -> Ledger:
         with open(shard.url.removeprefix("file://"), "rb") as stream:  # noqa: PTH123
             raws = list(read_samples(stream, "a.tar"))
         rows = [row for row in ledger.rows(["shard", "label_map"]) if row["shard"] == shard.id]
-        records = [replace(committing.LabelRecord("", shard.id, 0, "ok"), label_map=row["label_map"]) for row in rows]
+        records = [LabelRecord("", shard.id, 0, "ok", label_map=row["label_map"]) for row in rows]
         for window in range(3):
             at = slice(4 * window, 4 * window + 4)
-            ledger.writer.commit_extra(ShardTask(shard), window, committing.as_webdataset(raws[at], records[at]))
+            ledger.writer.commit_extra(ShardTask(shard), window, as_webdataset(raws[at], records[at]))
     return ledger
 
 
@@ -144,7 +152,7 @@ def test_a_run_without_tars_says_so(ledger):
 def test_single_samples_are_found_whatever_lies_beside_them(tmp_path, beside):
     ledger = make_run(tmp_path, [["x/" + "long" * 40, "b", "c"]], beside=beside)
 
-    data = RunDataset(str(ledger))
+    data: RunDataset[Example] = RunDataset(str(ledger))
 
     assert [int(data[place].image[0, 0, 0]) for place in (2, 0, 1)] == [5, 5, 5]
     assert data[0].key == "x/" + "long" * 40
@@ -180,9 +188,12 @@ def test_shards_of_every_kind_are_read(tmp_path, kind, place):
 def test_a_tar_that_is_begun_at_many_places_is_walked_once(ledger, monkeypatch):
     walked = []
     through = SourceImages.through
-    monkeypatch.setattr(
-        SourceImages, "through", lambda self, window, first: walked.append(first > 99) or through(self, window, first)
-    )
+
+    def walk(self, window, first):
+        walked.append(first > 99)
+        return through(self, window, first)
+
+    monkeypatch.setattr(SourceImages, "through", walk)
 
     assert sorted(keys(RunStream(str(ledger), shuffle=True))) == EVERY
     assert len(walked) == 9 + 3
@@ -205,7 +216,7 @@ def test_a_shard_that_is_another_now_is_told(ledger, tmp_path, kind):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 12])
 def test_ranks_share_a_stream_out_and_lose_nothing(ledger, world_size, shuffle):
-    streams = [
+    streams: list[RunStream[Example]] = [
         RunStream(str(ledger), shuffle=shuffle, rank=rank, world_size=world_size, buffer=3)
         for rank in range(world_size)
     ]
@@ -225,7 +236,7 @@ def test_whole_shards_are_shared_out_where_there_are_enough(tmp_path):
 
 
 def test_epochs_have_orders_of_their_own_that_the_seed_repeats(ledger):
-    stream = RunStream(str(ledger), shuffle=True, seed=3)
+    stream: RunStream[Example] = RunStream(str(ledger), shuffle=True, seed=3)
     orders = []
     for epoch in (0, 1, 0):
         stream.set_epoch(epoch)
@@ -238,7 +249,7 @@ def test_epochs_have_orders_of_their_own_that_the_seed_repeats(ledger):
 
 
 def test_a_stream_that_was_left_early_begins_anew(ledger):
-    stream = RunStream(str(ledger))
+    stream: RunStream[Example] = RunStream(str(ledger))
 
     for _, example in zip(range(5), stream, strict=False):
         assert example.key in EVERY
@@ -247,7 +258,7 @@ def test_a_stream_that_was_left_early_begins_anew(ledger):
 
 def test_a_map_style_dataset_in_spawned_workers(ledger):
     data = RunDataset(str(ledger), transform=key_of)
-    sampler = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
+    sampler: DistributedSampler[str] = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
     loader = DataLoader(
         data, batch_size=4, sampler=sampler, num_workers=2, multiprocessing_context="spawn", collate_fn=as_they_are
     )
@@ -277,12 +288,12 @@ def test_a_stream_in_spawned_workers_that_persist(ledger):
     assert sorted(epochs[0] + first) == EVERY
 
 
-def share_of(stream: RunStream, workers: int, epoch: int) -> list[str]:
+def share_of(stream: RunStream[str], workers: int, epoch: int) -> list[str]:
     """What a rank's workers read together, without starting them."""
     stream.set_epoch(epoch)
     units = stream._units(stream.world_size * workers)
     random.Random(f"{stream.seed} {epoch}").shuffle(units)
-    found = []
+    found: list[str] = []
     for worker in range(workers):
         found += stream._examples(units[stream.rank * workers + worker :: stream.world_size * workers])
     return found
@@ -292,7 +303,7 @@ def test_ranks_are_taken_from_torch_itself(ledger, tmp_path):
     distributed = torch.distributed
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
-        stream = RunStream(str(ledger))
+        stream: RunStream[Example] = RunStream(str(ledger))
         assert (stream.rank, stream.world_size) == (0, 1)
     finally:
         distributed.destroy_process_group()
@@ -322,7 +333,7 @@ def test_a_fork_of_a_process_that_read_from_afar_is_refused(ledger, monkeypatch)
     data = RunDataset(str(ledger), transform=key_of)
     data.samples.ledger.store.local = False
     assert data[0] == "a0"
-    monkeypatch.setattr(torch_datasets.os, "getpid", lambda: -1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
 
     with pytest.raises(ConfigError, match="spawn"):
         data[1]
@@ -355,12 +366,18 @@ def test_both_read_a_run_on_object_storage(s3, tmp_path):
 def test_the_example_trains_as_it_is_written(tmp_path, monkeypatch):
     """The lines of the module's own docstring, which README repeats; only the run is another."""
     documentation = ast.get_docstring(ast.parse(Path(torch_datasets.__file__).read_text()))
+    assert documentation is not None
     lines = [line for line in documentation.splitlines() if line.startswith("    ") or not line]
     code = "\n".join(line[4:] for line in lines).strip()
     ledger = make_run(tmp_path, KEYS, labels=lambda n: label_map(n) * (n % 10 > 2))  # three of ten are one segment
     losses = []
     backward = torch.Tensor.backward
-    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(loss.item()) or backward(loss))
+
+    def noted(loss):
+        losses.append(loss.item())
+        backward(loss)
+
+    monkeypatch.setattr(torch.Tensor, "backward", noted)
 
     assert "s3://bucket/labels/first" in code
     exec(compile(code.replace("s3://bucket/labels/first", str(ledger)), "example", "exec"), {})

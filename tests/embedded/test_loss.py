@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ SAME = (HALVES[:, None] == HALVES[None, :]).float()
 @pytest.fixture(scope="module")
 def seen():
     """Anchor maps of a random UNet beside the maps DiffSeg captures of the same pass, on a grid of 16 x 24."""
-    unet = build(LAYOUT).unet
+    unet: Any = build(LAYOUT).unet
     inputs = (torch.randn(2, 12, 16, 24), torch.tensor(50), torch.randn(2, 77, 64))
     with torch.no_grad(), capture_attention(unet) as store:
         unet(*inputs)
@@ -78,7 +80,7 @@ def test_anchors_lie_in_small_segments_more_often_than_area_says():
 
 
 def test_the_loss_reaches_queries_and_keys_of_every_level(seen):
-    unet = build(LAYOUT, seed=1).unet
+    unet: Any = build(LAYOUT, seed=1).unet
     holder = [AnchorAttention((16, 16), torch.randint(256, (1, 32)))]
     unet.set_attn_processor(
         {name: AnchorProcessor(holder, name) for name in unet.attn_processors if ".attn1." in name}

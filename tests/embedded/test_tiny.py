@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
 from diffseg.method.geometry import frame, to_model
-from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.models.unet.random_weights import build
 from diffseg.scenes.scene import benchmark
+from diffseg.segmenter import Model
 
 SCENES = 10  # two of every kind
 FLOOR_ARI, FLOOR_MIOU = 0.60, 0.55  # the shipped weights stand at 0.75 and 0.67 on these
@@ -49,7 +50,7 @@ def maps(trained, scenes):
     return [attend(trained.backend, scene.image) for scene in scenes]
 
 
-def attend(backend: Backend, image: np.ndarray) -> AttentionMaps:
+def attend(backend: Model, image: np.ndarray) -> AttentionMaps:
     return backend.attend(to_model(image, frame(image.shape[:2], backend.config))[None])
 
 
@@ -77,7 +78,8 @@ def test_the_trained_model_finds_the_segments_of_scenes(trained, scenes):
 def test_random_weights_find_next_to_nothing_at_any_threshold(scenes, tmp_path):
     """Same autoencoder, same code: what the trained model knows is in its UNet."""
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
-    build(LAYOUT, seed=5).unet.save_pretrained(tmp_path / "unet")
+    unet: Any = build(LAYOUT, seed=5).unet
+    unet.save_pretrained(tmp_path / "unet")
     random = DiffSeg.from_pretrained(str(tmp_path), device="cpu")
     maps = [attend(random.backend, scene.image) for scene in scenes]
     for tau in (1e-3, 2e-3, 4e-3, 8e-3):

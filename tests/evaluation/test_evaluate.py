@@ -480,5 +480,7 @@ def test_the_reporting_scenes_are_a_shard_that_is_its_own_truth(tmp_path, capsys
     assert whole["images"] == 4
     assert whole["per_image"]["covering"]["value"] < 1
     with tarfile.open(shard) as archive:
-        truth = decode_label_map(archive.extractfile("0000.seg.png").read())
+        member = archive.extractfile("0000.seg.png")
+        assert member is not None
+        truth = decode_label_map(member.read())
     assert np.array_equal(truth, scene.truth)

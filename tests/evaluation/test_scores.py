@@ -125,6 +125,7 @@ def test_pixels_no_segment_claims_are_missed():
 
     score = score_image(prediction, [LEFT_RIGHT], num_classes=2)
 
+    assert score.counts is not None
     assert score.counts.tp.tolist() == [8, 0]
     assert score.counts.fn.tolist() == [0, 8]
     assert score.accuracy == score.covering == 0.5
@@ -286,6 +287,7 @@ def test_label_maps_may_have_any_integer_type(dtype):
 
     score = score_image(LEFT_RIGHT.astype(dtype), [truth], num_classes=27)
 
+    assert score.counts is not None
     assert score.counts.valid == hungarian_match(LEFT_RIGHT.astype(dtype), truth, 27)[3] == 8
     assert score.accuracy == 0.5
 
@@ -346,6 +348,8 @@ def test_a_class_that_never_occurs_has_no_say_in_the_mean():
     summary = summarise([score_image(LEFT_RIGHT, [LEFT_RIGHT], num_classes=27)] * 3)
 
     assert summary.images == 3
+    assert summary.miou is not None
+    assert summary.class_iou is not None
     assert summary.miou.value == 1
     assert np.isfinite(summary.class_iou).sum() == 2
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
+from pipeline.exports.webdataset import webdataset as as_webdataset
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.table.label_map import decode_label_map
 from tests.support.labelled import at_source, label_map, make_run, photo
@@ -58,14 +60,12 @@ def test_webdataset_reads_photos_and_label_maps_with_its_unsafe_decoders_off(tmp
 
 
 def test_samples_keep_all_their_members_and_become_several_shards(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        hub.FORMATS, "webdataset", hub.Format(hub.webdataset.webdataset, part=4, images=True, whole=True)
-    )
+    monkeypatch.setitem(hub.FORMATS, "webdataset", hub.Format(as_webdataset, part=4, images=True, whole=True))
     export(make_run(tmp_path), str(tmp_path / "out"), "webdataset", Selection())
 
     shards = sorted((tmp_path / "out").glob("*.tar"))
     assert [shard.name for shard in shards] == [f"train-{part:06}.tar" for part in range(3)]
-    found = {}
+    found: dict[str, Mapping[str, bytes]] = {}
     for shard in shards:
         with shard.open("rb") as stream:
             found |= {sample.key: sample.members for sample in read_samples(stream, shard.name, image_key="png")}
@@ -97,7 +97,9 @@ def test_masks_of_sa1b_add_up_to_the_label_map(tmp_path):
     export(make_run(tmp_path), str(tmp_path / "out"), "sa1b", Selection())
 
     with tarfile.open(tmp_path / "out" / "sa_train_000000.tar") as archive:
-        members = {info.name: archive.extractfile(info).read() for info in archive}
+        files = {info.name: archive.extractfile(info) for info in archive}
+        members = {name: file.read() for name, file in files.items() if file is not None}
+        assert members.keys() == files.keys()
     assert sorted(members) == sorted(f"sa_{n}.{extension}" for n in range(1, 10) for extension in ("png", "json"))
     for place, number in enumerate(NUMBERS.values(), start=1):
         said = json.loads(members[f"sa_{place}.json"])

@@ -7,6 +7,7 @@ import pytest
 from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
 from pipeline.exports import export as hub
+from pipeline.exports import huggingface
 from pipeline.exports.export import export
 from tests.support.labelled import at_source, label_map, make_run
 
@@ -38,7 +39,7 @@ def test_load_dataset_gives_photos_label_maps_and_segments(tmp_path, load):
 
 
 def test_load_dataset_finds_both_sides_of_a_split_in_all_parts(tmp_path, load, monkeypatch):
-    monkeypatch.setitem(hub.FORMATS, "huggingface", hub.Format(hub.huggingface.parquet, part=4, images=True))
+    monkeypatch.setitem(hub.FORMATS, "huggingface", hub.Format(huggingface.parquet, part=4, images=True))
     selection = Selection(split=0.5)
     export(make_run(tmp_path), str(tmp_path / "out"), "huggingface", selection)
 

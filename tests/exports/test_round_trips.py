@@ -188,17 +188,17 @@ def test_datumaro_turns_segments_into_the_format_of_cvat(exports, truth, tmp_pat
     subprocess.run(command, check=True, capture_output=True)
 
     images = ElementTree.parse(tmp_path / "cvat" / "train.xml").getroot().findall("image")
-    assert {Path(image.get("name")).stem for image in images} == truth.keys()
+    assert {Path(image.attrib["name"]).stem for image in images} == truth.keys()
     for image in images:
-        labels = truth[Path(image.get("name")).stem]
-        assert (tmp_path / "cvat" / "images" / image.get("name")).is_file()
+        labels = truth[Path(image.attrib["name"]).stem]
+        assert (tmp_path / "cvat" / "images" / image.attrib["name"]).is_file()
         assert are_components(np.stack([cvat_mask(mask, labels.shape) for mask in image.findall("mask")]), labels)
 
 
 def cvat_mask(element: ElementTree.Element, shape: tuple[int, int]) -> np.ndarray:
     """Run lengths row by row inside a box, background first."""
-    left, top, width, height = (int(element.get(name)) for name in ("left", "top", "width", "height"))
-    lengths = [int(length) for length in element.get("rle").split(",")]
+    left, top, width, height = (int(element.attrib[name]) for name in ("left", "top", "width", "height"))
+    lengths = [int(length) for length in element.attrib["rle"].split(",")]
     values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     mask = np.zeros(shape, bool)
     mask[top : top + height, left : left + width] = values.reshape(height, width)

@@ -3,12 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.exports.export import FORMATS
+from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.shards import pin
+from pipeline.messages import ShardTask
+from pipeline.records import ImageSample
 from pipeline.run.ledger import Ledger
 from tests.support import labelled
 from tests.support.labelled import make_run
@@ -53,16 +58,13 @@ def test_images_a_second_of_every_format(photos, tmp_path, capsys):
             assert images == 200
 
 
-def _commit_all(run: Ledger, labels: labelled.np.ndarray) -> None:
-    from dataclasses import replace
-
-    from pipeline.inputs.reader import decode_sample, read_shard
-    from pipeline.messages import ShardTask
-
+def _commit_all(run: Ledger, labels: np.ndarray) -> None:
     for shard in run.shards.values():
         rows = []
         for raw in read_shard(shard, whole=False):
-            height, width = decode_sample(raw, shard.reader).image.shape[:2]
+            decoded = decode_sample(raw, shard.reader)
+            assert isinstance(decoded, ImageSample)
+            height, width = decoded.image.shape[:2]
             upright = labels if height < width else labels.T
             row = labelled.record(raw.key, shard.id, raw.index, upright)
             rows.append(replace(row, width=width, height=height))

@@ -27,6 +27,7 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Counters
 from pipeline.errors import Stopped
+from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
@@ -122,7 +123,7 @@ def test_a_shard_that_our_own_code_fails_on_costs_no_other(tmp_path, monkeypatch
         write_shard(tmp_path / "in" / f"{name}.tar", samples(6))
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(tmp_path / "in" / "*.tar")]))
     bad, good = ledger.shards
-    encode, read = table.encode_window, sample_loader.read_shard
+    encode, read = table.encode_window, read_shard
 
     def too_large(records, metadata):
         return encode([replace(record, width=2**40) if record.shard == bad else record for record in records], metadata)

@@ -1,14 +1,16 @@
+from typing import Any
+
 import pytest
 
 from pipeline.gallery.statistics import Distributions
 
 
-def row(status: str = "ok", quality: float | None = 0.5, areas: tuple[int, ...] = (1, 1)) -> dict:
+def row(status: str = "ok", quality: float | None = 0.5, areas: tuple[int, ...] = (1, 1)) -> dict[str, Any]:
     segments = [{"area": area} for area in areas] if status == "ok" else None
     return {"status": status, "quality": quality if status == "ok" else None, "segments": segments}
 
 
-def counted(*rows: dict) -> Distributions:
+def counted(*rows: dict[str, Any]) -> Distributions:
     counts = Distributions()
     for one in rows:
         counts.add(one)

@@ -42,6 +42,7 @@ def test_the_policy_allows_the_page_its_own_script_and_nothing_else():
     policy = next(attrs["content"] for tag, attrs in parts.tags if attrs.get("http-equiv"))
     script = next(text for tag, attrs, text in parts.texts if tag == "script" and "type" not in attrs)
     style = next(text for tag, _, text in parts.texts if tag == "style")
+    assert policy is not None
     for text in (script, style):
         assert f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
     assert policy.startswith("default-src 'none';")

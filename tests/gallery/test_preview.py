@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,13 +54,13 @@ def run(tmp_path):
     return str(tmp_path / "run")
 
 
-def blocks(path) -> dict[str, dict]:
+def blocks(path) -> dict[str, dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
     found = re.findall(r'<script id="([\w-]+)" type="application/json">(.*?)</script>', text)
     return {name: json.loads(data) for name, data in found}
 
 
-def shade(block: dict) -> int:
+def shade(block: dict[str, Any]) -> int:
     return int(np.asarray(Image.open(io.BytesIO(base64.b64decode(block["image"]))))[0, 0, 0])
 
 

@@ -113,6 +113,7 @@ def test_a_job_hands_a_signal_on_and_waits_for_the_end():
     job = subprocess.Popen(
         [INFRA / "job.sh", "bash", "-c", patient], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert job.stdout is not None
     assert job.stdout.readline() == "ready\n"
     began = time.monotonic()
     job.send_signal(signal.SIGTERM)
@@ -191,8 +192,10 @@ def test_the_install_steps_give_a_whole_environment_in_a_fresh_folder(tmp_path):
 def test_the_locked_versions_exist_for_the_python_of_the_image(tmp_path):
     """Ubuntu 24.04 has Python 3.12; the lock file was written by another."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = re.search(r"'\.\[([\w,]+)\]'", (INFRA / "install.sh").read_text())[1].split(",")
-    wanted = project["dependencies"] + [one for extra in extras for one in project["optional-dependencies"][extra]]
+    [names] = re.findall(r"'\.\[([\w,]+)\]'", (INFRA / "install.sh").read_text())
+    wanted = project["dependencies"] + [
+        one for name in names.split(",") for one in project["optional-dependencies"][name]
+    ]
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--python-version=3.12"]
     command += ["--only-binary=:all:", f"--target={tmp_path}", "-c", str(ROOT / "constraints.txt"), *wanted]
     assert "ubuntu24.04" in DOCKERFILE

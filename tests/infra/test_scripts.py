@@ -88,10 +88,11 @@ def test_a_slurm_job_whose_time_is_up_is_queued_again_and_resumes(tmp_path):
         "USER": "somebody",
         "OMP_NUM_THREADS": "1",
     }
-    command = [INFRA / "slurm" / "label.sbatch", str(tmp_path / "in" / "p-{0..3}.tar"), "--model", "tiny"]
+    command = [str(INFRA / "slurm" / "label.sbatch"), str(tmp_path / "in" / "p-{0..3}.tar"), "--model", "tiny"]
     command += ["--output", str(tmp_path / "run"), "--window", "1"]
 
     job = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert job.stderr is not None
     while not list((tmp_path / "run").glob("labels/*.parquet")):
         assert job.poll() is None, job.stderr.read()
         time.sleep(0.2)

@@ -23,8 +23,8 @@ from pipeline.records import ImageSample, RawSample, SampleFailure
 from tests.conftest import SHARED
 from tests.inputs.test_decode import photo_of
 from tests.support import first_decoder
-from tests.support.broken import CLEAR, CUT, HALF_CLEAR, NUMBERS, OPAQUE, PROGRESSIVE, UNSEEN, WHOLE, chunk, with_chunk
-from tests.support.hostile import BLUE, JPEG, RED, REFUSED, SHOWN, save, split
+from tests.support.broken import CLEAR, CUT, HALF_CLEAR, NUMBERS, OPAQUE, PROGRESSIVE, UNSEEN, WHOLE, with_chunk
+from tests.support.hostile import BLUE, JPEG, RED, REFUSED, SHOWN, chunk, save, split
 from tests.support.labelled import make_run
 
 
@@ -34,7 +34,7 @@ def halves(data):
     return row[row.shape[0] // 4], row[-(row.shape[0] // 4) - 1]
 
 
-@pytest.mark.parametrize("what", {**WHOLE, **OPAQUE})
+@pytest.mark.parametrize("what", [*WHOLE, *OPAQUE])
 def test_a_picture_is_shown_whatever_is_wrong_around_its_pixels(what):
     left, right = halves({**WHOLE, **OPAQUE}[what])
     assert np.abs(left - RED).max() <= 12
@@ -172,10 +172,10 @@ def test_a_sample_is_decoded_by_the_rules_of_its_run():
     st.floats(0.1, 1),
 )
 def test_damage_beside_damage_gives_an_image_or_a_reason_and_nothing_else(data, changes, kept):
-    bent = bytearray(data)
+    changed = bytearray(data)
     for place, value in changes:
-        bent[min(int(place * len(bent)), len(bent) - 1)] = value
-    bent = bytes(bent[: max(1, int(kept * len(bent)))])
+        changed[min(int(place * len(changed)), len(changed) - 1)] = value
+    bent = bytes(changed[: max(1, int(kept * len(changed)))])
     for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF\0\0\0\0WEBP"):
         with suppress(UndecodableImage):
             assert decode(start + bent).ndim == 3

@@ -34,7 +34,7 @@ def copied(cases, name, tmp_path):
 
 def labelled(tmp_path, *patterns):
     """Keys and statuses of a run over them, and what was said of what is left out."""
-    heard = []
+    heard: list[str] = []
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(p) for p in patterns], note=heard.append))
     list(Worker(Ledger.open(ledger.store.url), FakeSegmenter(batch_size=3)).run(ledger.unfinished()))
     assert [fault for shard in audit(Ledger.open(ledger.store.url), full=True) for fault in shard.faults] == []

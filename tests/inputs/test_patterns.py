@@ -143,7 +143,7 @@ def test_the_same_on_the_web_where_nothing_can_be_listed():
 
 
 def test_hidden_files_are_no_shards_and_said(tmp_path):
-    heard = []
+    heard: list[str] = []
     for name in ("a.tar", "b.tar", "._a.tar", "__MACOSX/._a.tar", ".cache/c.tar"):
         write_shard(tmp_path / name, samples(1))
     assert [s.url.rpartition("/")[2] for s in pin([f"{tmp_path}/*.tar"], note=heard.append)] == ["a.tar", "b.tar"]
@@ -158,7 +158,7 @@ def test_hidden_files_are_no_shards_and_said(tmp_path):
 
 
 def test_a_glob_says_what_it_does_not_read(tmp_path):
-    heard = []
+    heard: list[str] = []
     write_shard(tmp_path / "a.tar", samples(1))
     (tmp_path / "b.tar").symlink_to("nowhere")
     (tmp_path / "c.tar").mkdir()

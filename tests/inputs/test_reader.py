@@ -14,6 +14,7 @@ from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.shards import pin
 from pipeline.records import ImageSample
 from pipeline.storage import filesystem
+from pipeline.storage.ranged_reader import RangedReader
 from tests.conftest import jpeg, samples, write_shard
 from tests.support.damage import DAMAGED, MEMBERS, SOUND, flip
 
@@ -97,7 +98,11 @@ def test_a_shard_that_is_gone_is_refused(shard):
 
 
 def test_a_shard_replaced_while_it_is_read_is_noticed_before_its_window_ends(shard):
-    found, error = read(shard, lambda sample: sample.index == 1 and os.utime(path_of(shard), (1, 1)), window=4)
+    def touch(sample):
+        if sample.index == 1:
+            os.utime(path_of(shard), (1, 1))
+
+    found, error = read(shard, touch, window=4)
     assert isinstance(error, ShardChanged)
     assert found == [0, 1, 2, 3]  # the fourth would let the window be committed
 
@@ -113,13 +118,13 @@ def test_a_window_in_the_middle_is_read_without_the_images_before_it(tmp_path, m
     write_shard(tmp_path / "s.tar", [(f"{i:04d}", {"jpg": noise}) for i in range(40)])
     [shard] = pin([str(tmp_path / "s.tar")])
     fetched = []
-    ask = filesystem.RangedReader._get
+    ask = RangedReader._get
 
     def count(self, start, end):
         fetched.append(end - start)
         return ask(self, start, end)
 
-    monkeypatch.setattr(filesystem.RangedReader, "_get", count)
+    monkeypatch.setattr(RangedReader, "_get", count)
     found = []
     for sample in read_shard(shard, first=36, window=4):
         found.append(len(sample.members["jpg"]))

@@ -11,7 +11,7 @@ from jobs.shared import cli
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs import sample
-from pipeline.inputs.count import Counts
+from pipeline.inputs.count import Counts, count
 from pipeline.inputs.sample import draw, within
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
@@ -147,10 +147,8 @@ def test_a_sample_of_more_than_there_is_is_a_whole_run(label, capsys):
 
 
 def test_a_window_that_was_estimated_and_is_not_there_ends_the_run_all_the_same(label, tmp_path, monkeypatch, capsys):
-    real = sample.count
-
     def inflated(shards, image_key):
-        return Counts({shard: size + 40 for shard, size in real(shards, image_key).samples.items()}, exact=False)
+        return Counts({shard: size + 40 for shard, size in count(shards, image_key).samples.items()}, exact=False)
 
     monkeypatch.setattr(sample, "count", inflated)
     assert label("--sample", "140") == 0

@@ -31,6 +31,8 @@ def marked(names):
 def levels(name):
     """Head means of an input's maps, finest first."""
     spec = importlib.util.spec_from_file_location("reference_generator", REFERENCE / "gen.py")
+    assert spec is not None
+    assert spec.loader is not None
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
     case = generator.load_case(REFERENCE / "cases" / f"inp_{name}.npz")

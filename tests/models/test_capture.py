@@ -23,7 +23,7 @@ def definition(query, key):
     return scores.softmax(-1).mean(1)
 
 
-def heads(images, count, cells, channels, dtype=torch.float32, seed=0):
+def heads(images, count, cells, channels, *, dtype=torch.float32, seed=0):
     """Query, key and value in the memory layout a projection leaves them in."""
     generator = torch.Generator().manual_seed(seed)
     shape = (images, cells, count, channels)
@@ -106,7 +106,7 @@ def attention_names(unet):
 
 def literal_levels(unet, given):
     """Every self-attention's own queries and keys, read by plain hooks, its softmax averaged with its level."""
-    seen = {}
+    seen: dict[tuple[str, str], torch.Tensor] = {}
     hooks = []
     for name in attention_names(unet):
         for projection in ("to_q", "to_k"):
@@ -116,7 +116,7 @@ def literal_levels(unet, given):
     unet(**given)
     for hook in hooks:
         hook.remove()
-    by_cells = {}
+    by_cells: dict[int, list[torch.Tensor]] = {}
     for name in attention_names(unet):
         count = unet.get_submodule(name).heads
         query, key = (seen[name, part].unflatten(-1, (count, -1)).transpose(1, 2) for part in ("to_q", "to_k"))

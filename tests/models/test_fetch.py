@@ -178,7 +178,7 @@ def no_locks(*_):
 )
 def test_a_folder_appears_once_though_its_machine_knows_no_locks(name, stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr(f"diffseg.models.cache.{name}", stand_in)
-    calls = []
+    calls: list[Path] = []
     for _ in range(2):
         once(tmp_path / "a" / "model", calls.append)
     assert len(calls) == 1

@@ -106,7 +106,7 @@ def test_the_digest_follows_what_decides_labels_and_nothing_else(folder, tmp_pat
 def test_a_model_on_storage_is_copied_once_for_each_state_it_was_in(remote, saved, tmp_path):
     first = fetch("memory://models/mine", tmp_path)
     assert first.sha256 == fetch(str(saved)).sha256
-    remote_reads = []
+    remote_reads: list[object] = []
     remote.get_file, original = remote_reads.append, remote.get_file
     try:
         assert fetch("memory://models/mine", tmp_path) == first

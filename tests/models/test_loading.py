@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffseg.config import SegmentConfig
 from diffseg.models.fetch import fetch
+from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import attention_levels, recognise
 from diffseg.models.specs import BACKENDS
 from diffseg.models.unet.architectures import LAYOUTS
@@ -271,7 +272,7 @@ def test_published_facts_of_the_families():
 
 
 def test_a_folder_under_a_known_name_with_another_layout_is_refused(checkpoints):
-    files = SimpleNamespace(name="sd2.1", folder=checkpoints["sd1.5"])
+    files = ModelFiles("sd2.1", checkpoints["sd1.5"], None, "0" * 64)
     with pytest.raises(ValueError, match=r"is not sd2\.1: its UNet has another layout"):
         recognise(files)
 
@@ -282,4 +283,5 @@ def test_the_embedded_model_loads_as_any_other():
     assert backend.config.dtype == "float32"
     assert backend.batch_size() == 1
     side = backend.config.image_size
+    assert side is not None
     assert backend.attend(pixels(1, side, side)).grid == (side // 8, side // 8)

@@ -92,7 +92,7 @@ def in_parts(part, variant="", index=None, count=2, names=None):
     def change(folder):
         stem, path = STEM.get(part, "model"), folder / weights_of(part)
         state = load_file(path)
-        keys, where = sorted(state), {}
+        keys, where = sorted(state), dict[str, str]()
         for n in range(count):
             name = (names or f"{stem}{variant}-{{:05d}}-of-{count:05d}.safetensors").format(n + 1)
             mine = keys[n::count]

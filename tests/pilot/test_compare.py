@@ -1,5 +1,7 @@
 """What a worker's speed follows from, and that the first batch is not counted."""
 
+from dataclasses import replace
+
 import pytest
 
 from diffseg import DiffSeg
@@ -9,21 +11,20 @@ from pipeline.records import ImageSample, RawSample, Shard
 from tests.test_segmenter import Colours, halves
 
 SHARD = Shard("s", "file:///s.tar", 1, "1")
-STAGES = {"read": 500.0, "decode": 40.0, "decode_threads": 4, "model": 5.0, "merge": 20.0, "encode": 1000.0}
+RATES = Rates(500.0, decode=40.0, decode_threads=4, model=5.0, merge=20.0, encode=1000.0, shared_core=False)
 
 
 def test_beside_a_gpu_decoding_hides_behind_labelling():
-    rates = Rates(**STAGES, shared_core=False)
-    assert rates.label == pytest.approx(1 / (1 / 5 + 1 / 20 + 1 / 1000))
-    assert rates.worker == rates.label
+    assert RATES.label == pytest.approx(1 / (1 / 5 + 1 / 20 + 1 / 1000))
+    assert RATES.worker == RATES.label
 
 
 def test_decoding_that_is_slower_than_labelling_sets_the_pace():
-    assert Rates(**{**STAGES, "decode": 0.5}, shared_core=False).worker == 2.0
+    assert replace(RATES, decode=0.5).worker == 2.0
 
 
 def test_without_a_gpu_the_stages_share_a_core():
-    rates = Rates(**STAGES, shared_core=True)
+    rates = replace(RATES, shared_core=True)
     assert rates.worker == pytest.approx(1 / (1 / rates.label + 1 / 40))
 
 

@@ -101,7 +101,7 @@ def test_where_nothing_can_be_labelled_the_reason_is_given(tmp_path):
 
 
 def test_progress_is_told_up_to_the_last_batch(shards):
-    heard = []
+    heard: list[int] = []
     run(shards, tick=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 16  # batches of four
@@ -147,6 +147,7 @@ def test_a_pilot_says_what_to_choose_from_what_it_costs_and_what_comes_next(phot
     assert cli.run(["plan", photos_in_tars, "--pilot", str(output.with_suffix(".json")), "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert (planned["images"], planned["exact"]) == (6, True)
+    assert speed.output_bytes is not None
     assert planned["output_bytes"] == pytest.approx(6 * speed.output_bytes)
 
 

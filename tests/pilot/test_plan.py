@@ -14,6 +14,7 @@ MILLION = Counts({"a": 400_000, "b": 600_000}, exact=True, error=0.0)
 def test_hours_cost_bytes_and_workers_follow_from_a_speed():
     made = plan(MILLION, 10**11, Speed(images_per_s=5.0, output_bytes=3000.0), price=2.5, deadline=10)
     assert made.worker_hours == pytest.approx(1_000_000 / 5 / 3600 / EFFICIENCY)
+    assert made.worker_hours is not None
     assert made.cost == pytest.approx(2.5 * made.worker_hours)
     assert made.output_bytes == 3e9
     assert made.workers == 6  # 58.5 hours of work in ten
@@ -28,6 +29,8 @@ def test_without_a_speed_the_plan_says_what_there_is_and_no_more():
 @pytest.mark.parametrize("deadline", [1e-9, 1.0, 1e9])
 def test_the_workers_that_are_suggested_keep_the_deadline(deadline):
     made = plan(MILLION, 10, Speed(images_per_s=5.0), deadline=deadline)
+    assert made.worker_hours is not None
+    assert made.workers is not None
     assert made.worker_hours / made.workers <= deadline
     assert made.workers == 1 or made.worker_hours / (made.workers - 1) > deadline
 

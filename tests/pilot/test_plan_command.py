@@ -46,8 +46,13 @@ def test_a_plan_from_a_pilot_as_json(tars, tmp_path, capsys):
 
 
 def test_however_many_shards_only_a_few_are_opened(tars, monkeypatch):
-    opened = []
-    monkeypatch.setattr(filesystem, "open_ranged", lambda *a, real=filesystem.open_ranged: opened.append(a) or real(*a))
+    opened, real = [], filesystem.open_ranged
+
+    def counted(*given):
+        opened.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(filesystem, "open_ranged", counted)
     assert cli.run(["plan", tars]) == 0
     assert len(opened) == count.TARS < 20
 

@@ -11,6 +11,7 @@ from pipeline.errors import StorageError
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
+from pipeline.messages import TaskDone
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
@@ -116,7 +117,9 @@ def test_a_reply_lost_after_the_store_leaves_one_object(cloud, quick):
     lose_first_window(made, lost)
     outcomes = list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
     assert lost
-    assert outcomes[-1].ended
+    last = outcomes[-1]
+    assert isinstance(last, TaskDone)
+    assert last.ended
     assert not any(getattr(outcome, "wasted", False) for outcome in outcomes)
     assert [row["index"] for row in ledger.rows()] == [0, 1, 2, 3, 4]
     assert len(list(read_shard(next(iter(ledger.shards.values()))))) == 5

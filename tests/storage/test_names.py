@@ -63,7 +63,8 @@ def assert_they_all_lie_side_by_side(names):
     def folded(name):
         return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
-    owners, folders = {}, {}
+    owners: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for name in names:
         assert is_file_name(name)
         for extension in EXTENSIONS:

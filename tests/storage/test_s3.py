@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError, CorruptShard, StorageError
 from pipeline.inputs.reader import read_shard
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
+from pipeline.messages import Receipt, TaskDone
 from pipeline.records import OK, Shard
 from pipeline.run.layout import end_name, list_states, window_name
 from pipeline.run.ledger import Ledger
@@ -96,8 +97,11 @@ def test_a_reply_lost_after_the_store_is_success_without_a_duplicate(s3, place, 
     s3.choose = lose_first_reply
     outcomes = list(Worker(ledger, FakeSegmenter()).run(ledger.missing()))
     assert len(lost) == 2  # the window and the end
-    assert not outcomes[0].wasted
-    assert outcomes[-1].ended
+    first, last = outcomes[0], outcomes[-1]
+    assert isinstance(first, Receipt)
+    assert not first.wasted
+    assert isinstance(last, TaskDone)
+    assert last.ended
     assert [row["index"] for row in ledger.rows()] == [0, 1, 2, 3]
 
 
@@ -105,7 +109,7 @@ def test_a_reply_lost_after_the_store_is_success_without_a_duplicate(s3, place, 
 def test_each_failure_of_a_request_is_tried_again(s3, place, quick, fault):
     url = put(place, "a.tar", SOUND)
     [shard] = pin([url])
-    before, done = retries(), Counter()
+    before, done = retries(), Counter[tuple[str, str]]()
 
     def fail_each_twice(number, method, path):  # aiohttp repeats once itself what a kept connection did not answer
         done[method, path] += 1
@@ -229,7 +233,7 @@ def test_letters_of_patterns_in_the_names_of_objects(s3, place):
 def test_a_folder_on_s3_whose_names_hold_letters_of_patterns(s3, place):
     for number, name in enumerate(["a?1.jpg", "b[2].jpg", "._a?1.jpg", "c.txt", "d.HEIC", "w.php?id=1&w=2.jpg"]):
         put(place, f"ph[o]tos?/{name}", samples(1, first=number)[0][1]["jpg"])
-    heard = []
+    heard: list[str] = []
     shards = pin([f"{place}/ph[o]tos?"], note=heard.append)
     assert heard == [f"{place}/ph[o]tos?/: 1 other file: 1 .txt; 1 hidden or system file: ._a?1.jpg"]
     ledger = Ledger.start(f"{place}/run", a_run(), shards)

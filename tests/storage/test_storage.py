@@ -97,9 +97,16 @@ class Reply(Exception):
         self.status = status
 
 
+class Refused(Exception):
+    """Keeps what a store answered, as botocore's errors do."""
+
+    def __init__(self, code, status):
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+
 def boto(code, status, kind=OSError):
-    cause = Exception(code)
-    cause.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    cause = Refused(code, status)
     error = kind(errno.EINVAL, "said the store") if kind is OSError else kind("said the store")
     error.__cause__ = cause
     return error
@@ -204,7 +211,12 @@ def test_what_does_not_pass_in_time_is_a_storage_error():
 
 def test_a_place_that_never_answered_is_given_up_sooner(monkeypatch):
     asked = []
-    monkeypatch.setattr(retry, "stop_after_delay", lambda seconds: asked.append(seconds) or (lambda state: True))
+
+    def at_once(seconds):
+        asked.append(seconds)
+        return lambda state: True
+
+    monkeypatch.setattr(retry, "stop_after_delay", at_once)
     with pytest.raises(StorageError):
         attempt("s3://new/k", Failing(TimeoutError()))
     attempt("s3://new/k", Failing())

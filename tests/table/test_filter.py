@@ -15,9 +15,22 @@ ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, None, b"png", SEGMENTS, 0.5)
 
 
 def window(rows: list[LabelRecord]) -> io.BytesIO:
-    said = {"fingerprint": "f", "shard": "s", "url": "u", "size": 1, "etag": "", "window": 0, "attempt": "a"}
-    more = {"failed": {}, "digest": digest_of(rows), "model": "m", "revision": None, "made_with": {}}
-    metadata = WindowMetadata(first_index=rows[0].index, rows=len(rows), **said, **more)
+    metadata = WindowMetadata(
+        fingerprint="f",
+        shard="s",
+        url="u",
+        size=1,
+        etag="",
+        window=0,
+        first_index=rows[0].index,
+        rows=len(rows),
+        failed={},
+        attempt="a",
+        digest=digest_of(rows),
+        model="m",
+        revision=None,
+        made_with={},
+    )
     return io.BytesIO(table.encode_window(rows, metadata))
 
 

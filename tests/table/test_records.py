@@ -141,7 +141,7 @@ def test_an_image_column_as_hugging_face_writes_it():
         (1, "00000001", "image"),
         (2, "far", "png"),
     ]
-    assert [s.members[s.image] for s in found] == [b"1", b"2", b""]
+    assert [s.members[s.image] for s in found if s.image] == [b"1", b"2", b""]
     assert found[2].problem == ("no_image", "only the path of an image: far.png")
 
 
@@ -182,7 +182,7 @@ STORED = {  # the same bytes in every way that a column of them may have
 def test_images_are_read_however_their_bytes_are_stored(how):
     data = parquet(pa.table({"n": [1, 2, 3], "image": STORED[how]}), row_group_size=2)
     found = list(table.images.read_images(data, "x.parquet", first=1))
-    assert [s.members[s.image] for s in found] == DATA
+    assert [s.members[s.image] for s in found if s.image] == DATA
     assert [s.key for s in found] == (["a", "b", "c"] if "struct" in how else [f"{n:08d}" for n in range(3)])
 
 

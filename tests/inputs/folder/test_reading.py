@@ -170,7 +170,7 @@ def test_a_folder_is_shared_by_workers_that_would_be_idle(folder):
 
 def pinned(folder):
     """Names of the images of a folder, and what is said of the rest."""
-    heard = []
+    heard: list[str] = []
     [shard] = pin([str(folder)], note=heard.append)
     return [file.name for file in files_of(shard)], heard
 
