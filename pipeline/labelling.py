@@ -1,9 +1,13 @@
 """The main job, step by step: pin the input, know the model, open the run, do what is missing, prove it complete."""
 
+import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain
+from typing import Concatenate, ParamSpec
 
 from diffseg.config import SegmentConfig
 from pipeline.config import RunConfig
@@ -15,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.inputs import shards
 from pipeline.inputs.sample import DrawnWindows, draw_sample, within
 from pipeline.inputs.tar.splitting import split
+from pipeline.logs.context import bound, owner
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
@@ -24,11 +29,14 @@ from pipeline.run.spec import WINDOW, Run
 from pipeline.run.status import bytes_left
 from pipeline.run.verify import audit
 from pipeline.storage import retry
+from pipeline.storage.url import stem
 from pipeline.worker.build import WorkerSettings, build_worker
 from pipeline.worker.worker import Worker
 
+P = ParamSpec("P")
 Build = Callable[[WorkerSettings], Worker]
 Publish = Callable[[Snapshot, Counters], None]  # shows a moment to whoever watches this machine
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,21 @@ def label(
     return finish(ledger, model, run, retry_failed=retry_failed, sample=sample, seed=seed, hooks=hooks)
 
 
+def _in_its_context(labelling: Callable[Concatenate[Ledger, P], Summary]) -> Callable[Concatenate[Ledger, P], Summary]:
+    """A function that labels a run, whose log records and metrics say of which run they are."""
+
+    @wraps(labelling)
+    def run(ledger: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> Summary:
+        url = ledger.store.url
+        name = f"{stem(url)}-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
+        with bound(run=name, model=ledger.run.model, owner=owner()):
+            logger.info("%s, of %s, with model %s", url, owner(), ledger.run.model)
+            return labelling(ledger, *args, **kwargs)
+
+    return run
+
+
+@_in_its_context
 def finish(
     ledger: Ledger,
     model: str,

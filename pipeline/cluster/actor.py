@@ -4,11 +4,13 @@ import os
 import pickle
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import ray
 
 from pipeline.cluster.metrics import WorkerMetrics
+from pipeline.logs.context import bind
+from pipeline.logs.records import collect
 from pipeline.messages import ShardTask
 from pipeline.searchpath import settle
 from pipeline.storage import retry
@@ -24,7 +26,9 @@ class LabelActor:
         """made: the worker's settings and what builds it, by pickle."""
         settle()
         settings, build = pickle.loads(made)
-        self._metrics = WorkerMetrics()
+        bind(**asdict(settings.context))
+        self._log = collect(settings.log_level)
+        self._metrics = WorkerMetrics(settings.context.labels)
         if not settings.gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from an actor that asked for none
         self._node = ray.get_runtime_context().get_node_id()
@@ -35,7 +39,7 @@ class LabelActor:
         """See WorkerHost.exchange."""
         report = self._station.exchange(tasks, wait_s)
         self._metrics.publish(report.made)
-        return replace(report, node=self._node, retries=retry.retries())
+        return replace(report, node=self._node, retries=retry.retries(), log=self._log.take())
 
     def drain(self, seconds: float) -> None:
         """See WorkerHost.drain."""

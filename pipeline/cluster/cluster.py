@@ -26,6 +26,7 @@ from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.errors import ConfigError, PipelineError, RayLost
+from pipeline.logs.context import current
 from pipeline.searchpath import ROOT, child_environment
 from pipeline.watch import SILENCE_S
 from pipeline.worker.host import Report
@@ -135,7 +136,7 @@ class Cluster:
     def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
         """Export a moment of a run as metrics, where Ray is there to do it."""
         with suppress(RayLost):
-            self.call("show", figures, dict(failures))
+            self.call("show", figures, dict(failures), current().labels)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
         """function(item) for every item, in order, on the CPUs of the cluster; at most in_flight items are out at once.

@@ -6,6 +6,9 @@ where it was left to chance), and Ray writes all of them for Prometheus' file di
 `/tmp/ray/prom_metrics_service_discovery.json` on the head. Needs `ray[default]` on the nodes, which Ray's own images
 have; where it is missing, nothing is exported and a run goes on as it would.
 
+All have the labels run (the output's name, and a hash of where it is), model and owner (who runs it), which tell apart
+what runs on one cluster.
+
 Of each worker, from its own node (label `WorkerId`); images and seconds of a killed worker's last second are lost:
 
     ray_diffseg_images_total{status}          rows made; labelled again after a loss, counted again
@@ -35,13 +38,13 @@ from pipeline.worker.stage_timer import MetricsSnapshot
 
 
 class WorkerMetrics:
-    """A worker's snapshot as counters of its process."""
+    """A worker's snapshot as counters of its process. run: the labels that all metrics of its run have."""
 
-    def __init__(self) -> None:
-        self._images = _Growing("diffseg_images_total", "Rows made, by status", "status")
-        self._windows = _Growing("diffseg_windows_total", "Windows committed")
-        self._busy = _Growing("diffseg_busy_seconds_total", "Seconds spent labelling")
-        self._waited = _Growing("diffseg_waited_seconds_total", "Seconds labelling waited, by stage", "stage")
+    def __init__(self, run: Mapping[str, str]) -> None:
+        self._images = _Growing(run, "diffseg_images_total", "Rows made, by status", "status")
+        self._windows = _Growing(run, "diffseg_windows_total", "Windows committed")
+        self._busy = _Growing(run, "diffseg_busy_seconds_total", "Seconds spent labelling")
+        self._waited = _Growing(run, "diffseg_waited_seconds_total", "Seconds labelling waited, by stage", "stage")
 
     def publish(self, snapshot: MetricsSnapshot) -> None:
         """Bring the counters up to a snapshot."""
@@ -52,11 +55,13 @@ class WorkerMetrics:
 
 
 class RunGauges:
-    """What a driver knows, as gauges of the process that Ray is in: see `figures`."""
+    """What a driver knows, as gauges of the process that Ray is in: see `figures`. run: as in `WorkerMetrics`."""
 
-    def __init__(self) -> None:
-        self._failures = _Growing("diffseg_failures_total", "Tasks that stopped short, by class of error", "kind")
-        self._gauges = {name: Gauge(f"diffseg_{name}", said) for name, said in FIGURES.items()}
+    def __init__(self, run: Mapping[str, str]) -> None:
+        self._failures = _Growing(run, "diffseg_failures_total", "Tasks that stopped short, by class of error", "kind")
+        self._gauges = {name: Gauge(f"diffseg_{name}", said, tuple(run)) for name, said in FIGURES.items()}
+        for gauge in self._gauges.values():
+            gauge.set_default_tags(dict(run))
 
     def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
         """Show a moment; a figure that is None is not known yet."""
@@ -69,9 +74,10 @@ class RunGauges:
 class _Growing:
     """A counter that follows totals kept elsewhere, one for each value of its tag."""
 
-    def __init__(self, name: str, said: str, tag: str | None = None) -> None:
+    def __init__(self, run: Mapping[str, str], name: str, said: str, tag: str | None = None) -> None:
         self._tag = tag
-        self._counter = Counter(name, said, (tag,) if tag else ())
+        self._counter = Counter(name, said, (*run, tag) if tag else tuple(run))
+        self._counter.set_default_tags(dict(run))
         self._reached: Tallied[str] = Tallied()
 
     def reach(self, totals: Mapping[str, float]) -> None:

@@ -156,9 +156,9 @@ class Host:
             ray.cancel(stream, force=True)
         self._out.clear()
 
-    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
-        """Export a moment of the run as metrics."""
-        self._gauges = self._gauges or RunGauges()
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float], run: Mapping[str, str]) -> None:
+        """Export a moment of the run as metrics, with these labels."""
+        self._gauges = self._gauges or RunGauges(run)
         self._gauges.show(figures, failures)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from pipeline.driver import circuit_breaker
+from pipeline.driver.failures import FailureLog
 from pipeline.driver.pool import Pool
 from pipeline.driver.progress import Counters
 from pipeline.driver.schedule import CheckStorage, Quarantine, Schedule
@@ -36,18 +37,22 @@ def drive(
     """
     schedule = Schedule(ledger.shards, ledger.run.window, tally, max_attempts)
     schedule.add(tasks)
+    failures = FailureLog(ledger)
     while schedule.unfinished:
         while task := schedule.next(pool.staff.free(), pool.staff.idle(), clock()):
             pool.staff.submit(task)
         pool.staff.want(schedule.unfinished)
         for outcome in pool.wait():
+            if isinstance(outcome, ShardFailure):
+                failures.failed(outcome)
             actions = schedule.note(outcome)
             while actions:
                 match actions.pop(0):
                     case CheckStorage() as look:
                         actions += schedule.looked(look, _left(ledger, look, finish), clock())
                     case Quarantine(failure=failure):
-                        _give_up(ledger, tally, failure)
+                        tally.broken[failure.task.shard.id] = failure
+                        failures.given_up(failure)
         circuit_breaker.check(pool.staff.made)
         tick()
 
@@ -56,10 +61,3 @@ def _left(ledger: Ledger, look: CheckStorage, finish: bool) -> list[ShardTask]:
     if look.whole:
         return ledger.missing_of(look.task.shard) if finish else []
     return ledger.left_of(look.task)
-
-
-def _give_up(ledger: Ledger, tally: Counters, failure: ShardFailure) -> None:
-    shard = failure.task.shard
-    tally.broken[shard.id] = failure
-    said = {"shard": shard.id, "url": shard.url, "kind": failure.kind, "error": failure.error, "offset": failure.offset}
-    ledger.writer.record_failure(shard.id, said | {"attempts": failure.task.attempt})

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pipeline.driver.workers import STALL_S, WorkerHandle, WorkerRegistry
 from pipeline.errors import Stopped
+from pipeline.logs.context import bound
 from pipeline.messages import Outcome
 from pipeline.worker.device_errors import device_answers
 from pipeline.worker.host import Report, WorkerHost
@@ -47,7 +48,8 @@ class LocalPool:
         """What happened, after a second at most."""
         outcomes: list[Outcome] = []
         for desk in self.staff.hire():
-            self._stations[desk] = WorkerHost(self._build)
+            with bound(worker=desk.name):
+                self._stations[desk] = WorkerHost(self._build)
         for desk, station in list(self._stations.items()):
             report = station.exchange(desk.send(), 0.2 / len(self._stations))
             outcomes += self.staff.note(desk, report)

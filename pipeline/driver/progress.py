@@ -1,6 +1,7 @@
 """How far a driver is: what it shows while it works, and what it leaves on storage for `status`."""
 
 import json
+import logging
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from time import monotonic, time
 
 from pipeline.errors import PipelineError
+from pipeline.logs.context import current
 from pipeline.messages import Receipt, ShardFailure
 from pipeline.run.layout import ROLL_UPS
 from pipeline.run.ledger import Ledger
@@ -53,6 +55,7 @@ class Counters:
         return self.closed_bytes + sum(self.open_bytes.values())
 
 
+logger = logging.getLogger(__name__)
 ROLL_UP_S = 15.0  # seconds between two notes on storage
 
 
@@ -131,9 +134,9 @@ class RollUp:
             return
         self._next = self._clock() + ROLL_UP_S
         try:
-            self._ledger.store.replace(
-                self._name, json.dumps({"at": time(), "left": last, **asdict(snapshot)}).encode()
-            )
+            note = {"at": time(), "left": last, **current().labels, **asdict(snapshot)}
+            self._ledger.store.replace(self._name, json.dumps(note).encode())
             self.missed = None
         except PipelineError as error:  # a note lost is no reason to stop a run
             self.missed = str(error)
+            logger.warning("no note of the progress on storage: %s", error)

@@ -1,5 +1,6 @@
 """The workers of a pool as the driver sees them: who holds what, how many there should be, who is not to come back."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from time import monotonic
 
 from pipeline.driver.backoff import delay_s
 from pipeline.errors import FailureKind, NoWorker, WorkerLost, WouldRepeat
+from pipeline.logs.context import bound
+from pipeline.logs.records import replay
 from pipeline.messages import Heartbeat, Outcome, ShardFailure, ShardTask, TaskDone
 from pipeline.worker.host import DRAINED, Report
 from pipeline.worker.stage_timer import MetricsSnapshot, combine
@@ -19,6 +22,7 @@ MAX_FALSE_STARTS = 3  # workers that end before they are ready, none having been
 MAX_LATE_STARTS = 10  # the same in a row, when some were ready before and none is now
 STRIKES = 4  # workers that end in a row on one node without a sample labelled: no other is started there
 FIRST_DELAY_S = 0.5  # before a worker takes the place of one that was not ready
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +40,7 @@ class WorkerHandle:
     node: str = ""
     device: str = ""
     heartbeats: tuple[Heartbeat, ...] = ()
+    traceback: str = ""  # of the error that ended it
     made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not
     asked: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
     busy: float = field(default_factory=monotonic)  # when it last had something to do
@@ -72,8 +77,9 @@ class WorkerHandle:
 
     def take(self, report: Report) -> list[Outcome]:
         """Note an answer; tasks that are over leave the desk."""
+        replay(report.log, worker=self.name, node=report.node)
         self.labelled, self.retries, self.heartbeats = report.labelled, report.retries, report.heartbeats
-        self.made = report.made
+        self.made, self.traceback = report.made, report.traceback
         self.ready, self.node, self.device = report.ready or self.ready, report.node, report.device
         if self.held or not self.ready:
             self.busy = monotonic()
@@ -89,7 +95,12 @@ class WorkerHandle:
         first = self.heartbeats or tuple(Heartbeat(task.shard.id, task.first_window, 0, 0) for task in lost[:1])
         return [
             ShardFailure(
-                task, kind, f"{self.name}: {reason}", True, heartbeats=() if place or not self.ready else first
+                task,
+                kind,
+                f"{self.name}: {reason}",
+                True,
+                heartbeats=() if place or not self.ready else first,
+                traceback=self.traceback,
             )
             for place, task in enumerate(lost)
         ]
@@ -172,6 +183,8 @@ class WorkerRegistry:
         Raises NoWorker, WorkerLost with the reason where no worker can be started, WouldRepeat where one that labelled
         met what no other would pass.
         """
+        with bound(worker=desk.name, node=desk.node):
+            logger.log(logging.INFO if reason == DRAINED else logging.WARNING, "worker ended: %s", reason)
         if permanent and desk.ready:
             raise WouldRepeat(f"{desk.name}: {reason}")
         self.desks.remove(desk)
@@ -196,6 +209,7 @@ class WorkerRegistry:
         elsewhere = any(other.ready and other.node != desk.node for other in self.desks)
         if desk.node and elsewhere and self._strikes[desk.node] >= STRIKES:
             self.blocked_nodes[desk.node] = reason
+            logger.warning("no worker is started on node %s any more: %s", desk.node, reason)
 
     def _false_start(self, reason: str, permanent: bool) -> None:
         self._false_starts += 1
@@ -220,6 +234,8 @@ class WorkerRegistry:
         elif desk.ready and not was_ready:
             self._agreed += 1
             self._false_starts = 0
+            with bound(worker=desk.name, node=desk.node):
+                logger.info("worker ready")
             twin = next((other for other in self.desks if other.device == desk.device and other is not desk), None)
             if desk.device and twin:
                 self._leave_out(desk, f"{desk.name} and {twin.name} were given the same device, {desk.device}")
@@ -228,6 +244,8 @@ class WorkerRegistry:
     def _leave_out(self, desk: WorkerHandle, reason: str) -> None:
         """It gets no work, and keeps its device so that no other worker is given it."""
         desk.left_out = True
+        with bound(worker=desk.name, node=desk.node):
+            logger.warning("worker left out: %s", reason)
         self._odd += 1
         if self._odd > 1 and self._odd > self._agreed:
             raise WouldRepeat(

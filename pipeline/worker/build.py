@@ -1,8 +1,10 @@
 """A worker is built: it joins the run, then loads the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
+from pipeline.logs.context import Context, current
+from pipeline.logs.records import level
 from pipeline.run.ledger import Ledger
 from pipeline.worker.device_check import DeviceCheck
 from pipeline.worker.device_errors import device_errors
@@ -18,6 +20,8 @@ class WorkerSettings:
     batch_size: int | None = None
     create_only: bool = True  # what the driver found out of the store
     gpu: bool = False  # one of its own was given to it
+    context: Context = field(default_factory=current)  # of the driver's log: its run, model and owner
+    log_level: int = field(default_factory=level)  # the least that the driver's log takes
 
 
 def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worker:
