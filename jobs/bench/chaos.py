@@ -1,19 +1,20 @@
-"""`diffseg bench chaos`: a labelling job that loses workers, nodes and drivers to SIGKILL and whose storage breaks, and
-the proof that nothing was lost, doubled or blamed.
+"""`diffseg bench chaos`: a labelling job whose workers, nodes and drivers are killed and whose storage breaks, and the
+proof that no sample was lost, doubled or blamed.
 """
 
 import random
 import sys
 import tempfile
 from contextlib import ExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.shared import console, options
 from pipeline import process
-from pipeline.bench.chaos_monkey import TARGETS, Ended, chaos_monkey
-from pipeline.bench.local_cluster import private_nodes
+
+if TYPE_CHECKING:
+    from pipeline.bench.chaos_monkey import FinishedRun
 
 
 def chaos(
@@ -36,18 +37,20 @@ def chaos(
     json: options.Json = False,
 ) -> int:
     """Kill workers, nodes and drivers of a labelling job, break its storage, and prove that nothing is missing."""
+    from pipeline.bench.chaos_monkey import TARGETS, chaos_monkey
     from pipeline.bench.job import BenchJob, write_photos
+    from pipeline.bench.local_cluster import private_nodes
     from pipeline.errors import ConfigError
 
     targets = tuple(target or TARGETS)
     if unknown := set(targets) - set(TARGETS):
         raise ConfigError(f"--target is one of {', '.join(TARGETS)}, got {sorted(unknown)[0]}")
     with ExitStack() as stack:
-        place = output or stack.enter_context(tempfile.TemporaryDirectory(prefix="diffseg-chaos-"))
+        folder = output or stack.enter_context(tempfile.TemporaryDirectory(prefix="diffseg-chaos-"))
         nodes = None if ray_address else stack.enter_context(private_nodes())
-        trial = BenchJob(
-            photos=write_photos(place, shards, images, (96, 128), seed),
-            output=place,
+        job = BenchJob(
+            photos=write_photos(folder, shards, images, (96, 128), seed),
+            output=folder,
             workers=workers,
             window=window,
             model=model,
@@ -57,43 +60,45 @@ def chaos(
             outage_s=2.0 if storage_faults else 0.0,
             seed=seed,
         )
-        monkey = stack.enter_context(chaos_monkey(trial, nodes, random.Random(seed), targets))
-        return _report(list(monkey.torment(rounds, images)), json)
+        monkey = stack.enter_context(chaos_monkey(job, nodes, random.Random(seed), targets))
+        return _report(list(monkey.run_rounds(rounds, images)), json)
 
 
-def _report(ended: list[Ended], json: bool) -> int:
-    broken = [f"run {one.number}: {law}" for one in ended for law in one.broken()]
-    lost = sum(blow.lost_workers for one in ended for blow in one.rounds)
-    wasted = [count for one in ended for count in one.verdict.wasted]
+def _report(runs: "list[FinishedRun]", json: bool) -> int:
+    broken = [f"run {run.number}: {law}" for run in runs for law in run.broken()]
+    rounds = [each for run in runs for each in run.rounds]
+    verdicts = [run.verdict for run in runs]
+    lost = sum(each.lost_workers for each in rounds)
+    wasted = [count for verdict in verdicts for count in verdict.wasted]
     told = {
         "rounds": [
-            {"run": b.run, "target": b.target, "lost_workers": b.lost_workers, "windows": b.windows,
-             "recovered_s": round(b.recovered_s, 2)}
-            for one in ended for b in one.rounds
+            {"run": each.run, "target": each.target, "lost_workers": each.lost_workers, "windows": each.windows,
+             "recovered_s": round(each.recovered_s, 2)}
+            for each in rounds
         ],
-        "samples": sum(one.verdict.samples for one in ended),
-        "rows": sum(one.verdict.rows for one in ended),
-        "lost": sum(one.verdict.lost for one in ended),
-        "twice": sum(one.verdict.twice for one in ended),
-        "windows": sum(one.verdict.windows for one in ended),
+        "samples": sum(verdict.samples for verdict in verdicts),
+        "rows": sum(verdict.rows for verdict in verdicts),
+        "lost": sum(verdict.lost for verdict in verdicts),
+        "twice": sum(verdict.twice for verdict in verdicts),
+        "windows": sum(verdict.windows for verdict in verdicts),
         "lost_workers": lost,
         "windows_labelled_again": sum(wasted),
         "worst_worker": max(wasted, default=0),
-        "seconds": round(sum(one.seconds for one in ended), 1),
+        "seconds": round(sum(run.seconds for run in runs), 1),
         "broken": broken,
     }  # fmt: skip
     if json:
         console.say_json(told)
         return 1 if broken else 0
     rows = [
-        [str(place), str(b.run), b.target, str(b.lost_workers), str(b.windows), f"{b.recovered_s:.1f}"]
-        for place, b in enumerate((blow for one in ended for blow in one.rounds), 1)
+        [str(place), str(each.run), each.target, str(each.lost_workers), str(each.windows), f"{each.recovered_s:.1f}"]
+        for place, each in enumerate(rounds, 1)
     ]
     console.table("chaos", ["round", "run", "killed", "workers lost", "windows then", "next one after s"], rows)
     for law in broken:
         console.say(f"BROKEN: {law}")
     console.say(
-        f"{told['rows']:,} rows of {told['samples']:,} samples in {len(ended)} runs: {told['lost']} lost, "
+        f"{told['rows']:,} rows of {told['samples']:,} samples in {len(runs)} runs: {told['lost']} lost, "
         f"{told['twice']} twice; {told['windows_labelled_again']} of {told['windows']} windows labelled again for "
         f"{lost} lost workers, {told['worst_worker']} at most for one"
     )
@@ -101,11 +106,12 @@ def _report(ended: list[Ended], json: bool) -> int:
 
 
 def main() -> int:
-    """Be a driver of a trial, to its end."""
+    """Be a driver of a job, to its end."""
     from pipeline.bench.conservation import BeginRecorder
     from pipeline.bench.job import BenchJob, run_job
+    from pipeline.documents import from_json
 
-    summary = run_job(BenchJob.from_json(sys.argv[1]), BeginRecorder)
+    summary = run_job(from_json(BenchJob, sys.argv[1]), BeginRecorder)
     return 3 if summary.faults else 0
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
-RAY_DATA_S = 1800.0  # for the job beside it: nothing watches over that one
+RAY_DATA_S = 1800.0  # for the Ray Data job, which has no time limit of its own
 
 
 @dataclass(frozen=True)
 class JobSpeed:
-    """Images/s from the first batch to the last commit, and what a worker did with its time, an image."""
+    """Images/s from the first batch to the last commit, and a worker's waiting and processor time an image."""
 
     seconds: float  # of the fake model, an image
     images: int
@@ -60,62 +60,62 @@ def job(
     with tempfile.TemporaryDirectory(prefix="diffseg-bench-") as folder:
         photos = write_photos(folder, shards, images, PHOTO, seed=0)
         for number, each in enumerate(seconds or (0.02, 0.005)):
-            trial = BenchJob(
+            bench_job = BenchJob(
                 photos=photos, output=f"{folder}/run-{number}", workers=workers, window=window, seconds=each,
                 batch_size=batch_size,
             )  # fmt: skip
-            found.append(measure(trial, images * shards, ray_data))
+            found.append(measure(bench_job, images * shards, ray_data))
             if not json:
                 show(found[-1])
     if json:
         console.say_json([asdict(speed) for speed in found])
 
 
-def measure(trial: "BenchJob", images: int, ray_data: bool) -> JobSpeed:
-    """One run, and what it is held against."""
+def measure(job: "BenchJob", images: int, ray_data: bool) -> JobSpeed:
+    """One run, the bare loop and, where it is wanted, the Ray Data job."""
     from pipeline.bench.job import run_job
-    from pipeline.bench.timed_worker import TimedWorker, spent
+    from pipeline.bench.time_recorder import TimeRecorder, recorded_times
     from pipeline.run.ledger import Ledger
 
-    alone = bare(trial)
-    beside = by_ray_data(trial) if ray_data else None
+    alone = bare(job)
+    by_ray = by_ray_data(job) if ray_data else None
     began = time()
-    summary = run_job(trial, TimedWorker)
+    summary = run_job(job, TimeRecorder)
     if summary.totals.rows != images or summary.faults:
         raise RuntimeError(f"{summary.totals.rows} rows of {images} images, {summary.faults}")
-    notes = [note for note in spent(Ledger.open(trial.output)) if note.rows]
+    notes = [note for note in recorded_times(Ledger.open(job.output)) if note.rows]
     first, last = min(note.began for note in notes), max(note.ended for note in notes)
     rate = images / (last - first)
     return JobSpeed(
-        seconds=trial.seconds,
+        seconds=job.seconds,
         images=images,
-        workers=trial.workers,
+        workers=job.workers,
         start_s=first - began,
         images_per_s=rate,
         bare_images_per_s=alone,
-        efficiency=rate / (trial.workers * alone),
+        efficiency=rate / (job.workers * alone),
         waited_ms=_by_image([note.waited_s for note in notes], images),
         cpu_ms=_by_image([note.cpu_s for note in notes], images),
         cores=sum(sum(note.cpu_s.values()) for note in notes) / (last - first),
-        ray_data_images_per_s=beside["images_per_s"] if beside else None,
-        ray_data_start_s=beside["start_s"] if beside else None,
-        times_ray_data=rate / beside["images_per_s"] if beside else None,
+        ray_data_images_per_s=by_ray["images_per_s"] if by_ray else None,
+        ray_data_start_s=by_ray["start_s"] if by_ray else None,
+        times_ray_data=rate / by_ray["images_per_s"] if by_ray else None,
     )
 
 
-def bare(trial: "BenchJob") -> float:
-    """Images/s of the fake model in a loop, batch after batch of decoded images, with nothing to wait for."""
+def bare(job: "BenchJob") -> float:
+    """Images/s of the fake model in a loop over a batch of decoded images, which never waits."""
     from pipeline.bench.fake_model import FakeSegmenter
     from pipeline.inputs.decode import decode
     from pipeline.inputs.tar.reading import read_samples
     from pipeline.storage.object_store import Store
 
-    model, batch = FakeSegmenter(trial.seconds, trial.batch_size), []
-    place, _, name = trial.photos[0].rpartition("/")
-    with Store(place).reader(name) as stream:
+    model, batch = FakeSegmenter(job.seconds, job.batch_size), []
+    folder, _, name = job.photos[0].rpartition("/")
+    with Store(folder).reader(name) as stream:
         for sample in read_samples(stream, name):
             batch.append(decode(sample.members["jpg"]))
-            if len(batch) == trial.batch_size:
+            if len(batch) == job.batch_size:
                 break
     model.segment(batch)
     rounds = -(-BARE_IMAGES // len(batch))
@@ -125,28 +125,34 @@ def bare(trial: "BenchJob") -> float:
     return rounds * len(batch) / (perf_counter() - began)
 
 
-def by_ray_data(trial: "BenchJob") -> dict[str, float] | None:
-    """The same photos through a plain Ray Data job, in a process of its own; None where it cannot run."""
+def by_ray_data(job: "BenchJob") -> dict[str, float] | None:
+    """Figures of a plain Ray Data job over the same photos, in a process of its own; None where it cannot run."""
     import json
     import os
 
     from pipeline.cluster.process import session
 
-    words = [str(Path(trial.photos[0]).parent), f"{trial.output}-ray-data", str(trial.seconds), str(trial.workers)]
-    words += [str(trial.batch_size), str(max(trial.workers + 1, os.cpu_count() or 1))]
-    command = [sys.executable, "-m", "pipeline.bench.ray_data_baseline", *words]
+    asked = {
+        "photos": str(Path(job.photos[0]).parent),
+        "output": f"{job.output}-ray-data",
+        "seconds": job.seconds,
+        "workers": job.workers,
+        "batch_size": job.batch_size,
+        "cpus": max(job.workers + 1, os.cpu_count() or 1),
+    }
+    command = [sys.executable, "-m", "pipeline.bench.ray_data_baseline", json.dumps(asked)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as beside:
+    ) as child:
         try:
-            found, said = beside.communicate(timeout=RAY_DATA_S)
+            found, errors = child.communicate(timeout=RAY_DATA_S)
         except subprocess.TimeoutExpired:
-            found, said = "", f"it was not done after {RAY_DATA_S:.0f} s"
+            found, errors = "", f"it was not done after {RAY_DATA_S:.0f} s"
         finally:
-            session.end(beside.pid, within=10.0)
-    if beside.returncode != 0:
+            session.end(child.pid, within=10.0)
+    if child.returncode != 0:
         console.note(
-            f"no plain Ray Data job beside it (it needs ray[data]): {(said.strip() or 'no word').splitlines()[-1]}"
+            f"no plain Ray Data job beside it (it needs ray[data]): {(errors.strip() or 'no word').splitlines()[-1]}"
         )
         return None
     figures: dict[str, float] = json.loads(found.splitlines()[-1])

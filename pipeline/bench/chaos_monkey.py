@@ -1,7 +1,7 @@
-"""Who kills workers, nodes and the driver of a labelling job, and keeps the books of it: for `bench chaos`.
+"""Kills workers, nodes and the driver of a labelling job, and records how the job recovers: for `bench chaos`.
 
-The driver is a process of its own, `python -m jobs.bench.chaos TRIAL`, started again with the same words after each
-death. Who dies next, and when, is drawn by seed.
+The driver is a process of its own, `python -m jobs.bench.chaos JOB`, started again with the same arguments after each
+of its deaths. Who is killed next, and when, is drawn by seed.
 """
 
 import os
@@ -10,33 +10,33 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
-from typing import Any
+from typing import IO
 
+from pipeline.bench.conservation import Verdict, prove
+from pipeline.bench.job import BenchJob
 from pipeline.bench.local_cluster import Nodes
+from pipeline.cluster import Cluster
+from pipeline.errors import ConfigError
+from pipeline.run.ledger import Ledger
 from pipeline.searchpath import child_environment
+from pipeline.storage.object_store import Store
 
 TARGETS = ("worker", "node", "driver")
-LOOK_S = 0.2  # between two looks at the output
+LOOK_S = 0.2  # between two looks at what is waited for
 PATIENCE_S = 240.0  # without a new window: the run hangs
+JOIN_S = 60.0  # for a private node to join, the head included
 KILL_HOST = "from pipeline.bench.kills import serve; serve()"
-LONGEST_WAIT_S = 2.5  # between the first window after a blow and the next blow
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    """A worker process of the driver, and its node."""
-
-    node: str
-    pid: int
+LONGEST_WAIT_S = 2.5  # between the first window after a kill and the next kill
+Driver = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One blow. windows: committed when it fell; recovered_s: until the next window was."""
+    """One kill. windows: committed when it came; recovered_s: until the next window was."""
 
     run: int
     target: str
@@ -45,174 +45,154 @@ class Round:
     recovered_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that was brought to its end through its rounds. code, output: of the last driver."""
+
+    number: int
+    code: int
+    output: str
+    rounds: tuple[Round, ...]
+    seconds: float
+    verdict: Verdict
+
+    def broken(self) -> list[str]:
+        """The laws that do not hold."""
+        lost = sum(each.lost_workers for each in self.rounds)
+        failed = [f"the last driver ended with exit {self.code}: {self.output}"] if self.code else []
+        return failed + list(self.verdict.broken(lost))
+
+
 @contextmanager
 def chaos_monkey(
-    trial: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]
+    job: BenchJob, nodes: Nodes | None, rng: random.Random, targets: Sequence[str]
 ) -> Iterator["ChaosMonkey"]:
-    """A monkey that sees the cluster of a trial; of private nodes it starts as many as there are workers."""
-    from pipeline.cluster import Cluster
-    from pipeline.errors import ConfigError
-
+    """A monkey that sees the cluster of a job. nodes: private ones; one is started for each worker."""
     with ExitStack() as stack:
-        for attempt in range(60):  # the head needs some seconds
+        until = monotonic() + JOIN_S  # a private head needs some seconds
+        while True:
             try:
-                cluster = stack.enter_context(Cluster(trial.ray_address, host=KILL_HOST))
+                cluster = stack.enter_context(Cluster(job.ray_address, host=KILL_HOST))
                 break
             except ConfigError:
-                if not nodes or attempt == 59:
+                if not nodes or monotonic() > until:
                     raise
                 sleep(1)
-        monkey = ChaosMonkey(trial, cluster, nodes, luck, targets)
-        for count in range(trial.workers if nodes else 0):
+        monkey = ChaosMonkey(job, cluster, nodes, rng, targets)
+        for count in range(job.workers if nodes else 0):
             monkey.add_node(count + 2)
         yield monkey
 
 
 class ChaosMonkey:
-    """Strikes a driver's workers, their nodes and itself, and keeps the books of it."""
+    """Kills a driver, its workers and their nodes, and times the run's recovery. nodes: None on a user's cluster."""
 
     def __init__(
-        self, trial: Any, cluster: Any, nodes: Nodes | None, luck: random.Random, targets: Sequence[str]
+        self, job: BenchJob, cluster: Cluster, nodes: Nodes | None, rng: random.Random, targets: Sequence[str]
     ) -> None:
-        self.trial, self._cluster, self._nodes, self._luck, self._targets = trial, cluster, nodes, luck, targets
-        self.rounds: list[Round] = []
+        self._job, self._cluster, self._nodes, self._rng, self._targets = job, cluster, nodes, rng, targets
+        self._rounds: list[Round] = []
         self._gone: set[str | int] = set()  # nodes and processes that Ray may take for alive for some seconds more
 
-    def torment(self, rounds: int, images: int) -> Iterator["Ended"]:
-        """Run after run, until there were so many rounds."""
-        from pipeline.bench.conservation import prove
-        from pipeline.run.ledger import Ledger
-
+    def run_rounds(self, rounds: int, images: int) -> Iterator[FinishedRun]:
+        """Run after run, until there were so many rounds. images: of every shard."""
         number = 0
-        while len(self.rounds) < rounds:
+        while len(self._rounds) < rounds:
             number += 1
-            trial, first = replace(self.trial, output=f"{self.trial.output}/run-{number}"), len(self.rounds)
+            job, before = replace(self._job, output=f"{self._job.output}/run-{number}"), len(self._rounds)
             began = monotonic()
-            code, said = self._one_run(trial, number, rounds)
-            took = monotonic() - began
-            yield Ended(number, code, said, tuple(self.rounds[first:]), took, prove(Ledger.open(trial.output), images))
+            code, output = self._run(job, number, rounds)
+            seconds, verdict = monotonic() - began, prove(Ledger.open(job.output), images)
+            yield FinishedRun(number, code, output, tuple(self._rounds[before:]), seconds, verdict)
 
-    def _one_run(self, trial: Any, number: int, rounds: int) -> tuple[int, str]:
-        """From the first driver to the last one's end: its exit code and last words."""
+    def _run(self, job: BenchJob, number: int, rounds: int) -> tuple[int, str]:
+        """From the first driver of a run to the end of its last one: its exit code and the end of its output."""
         with tempfile.TemporaryFile() as log:
-            driver = _start(trial, log)
+            driver = _start(job, log)
             try:
-                self._await_window(trial, driver, -1)
+                self._await_window(job, driver, 0)
                 while driver.poll() is None:
-                    self._wait(driver, self._luck.uniform(0, LONGEST_WAIT_S))
-                    if len(self.rounds) == rounds:
+                    with suppress(subprocess.TimeoutExpired):
+                        driver.wait(self._rng.uniform(0, LONGEST_WAIT_S))
+                    if len(self._rounds) == rounds:
                         driver.wait(PATIENCE_S)
-                    elif driver.poll() is None and (blow := self._strike(driver)):
-                        target, lost = blow
-                        driver = _start(trial, log) if target == "driver" else driver
-                        fell, before = monotonic(), _windows(trial)
-                        self._await_window(trial, driver, before)
-                        self.rounds.append(Round(number, target, lost, before, monotonic() - fell))
+                    elif driver.poll() is None and (killed := self._kill(driver)):
+                        target, lost = killed
+                        driver = _start(job, log) if target == "driver" else driver
+                        began, windows = monotonic(), _windows(job)
+                        self._await_window(job, driver, windows)
+                        self._rounds.append(Round(number, target, lost, windows, monotonic() - began))
             finally:
                 driver.kill()
                 driver.wait()
             log.seek(0)
             return driver.returncode, log.read().decode(errors="replace")[-2000:]
 
-    def _await_window(self, trial: Any, driver: "subprocess.Popen[bytes]", than: int) -> int:
-        """Until more windows are committed, or the driver has ended."""
-        until = monotonic() + PATIENCE_S
-        while (count := _windows(trial)) <= max(0, than) and driver.poll() is None:
+    def _await_window(self, job: BenchJob, driver: Driver, windows: int) -> None:
+        """Until more windows than these are committed, or the driver has ended."""
+        self._await(lambda: _windows(job) > windows or driver.poll() is not None, f"window after {windows}", PATIENCE_S)
+
+    def _await(self, there: Callable[[], object], what: str, seconds: float) -> None:
+        """Raises TimeoutError, with what it waited for and the last words of private nodes."""
+        until = monotonic() + seconds
+        while not there():
             if monotonic() > until:
-                said = self._nodes.said() if self._nodes else ""
-                raise TimeoutError(f"no window was committed for {PATIENCE_S:.0f} s after {count} {said}")
+                raise TimeoutError(f"no {what} in {seconds:.0f} s {self._nodes.last_words() if self._nodes else ''}")
             sleep(LOOK_S)
-        return count
 
-    def _wait(self, driver: "subprocess.Popen[bytes]", seconds: float) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            driver.wait(seconds)
-
-    def _strike(self, driver: "subprocess.Popen[bytes]") -> tuple[str, int] | None:
-        """Kill whoever is drawn: what it was, and how many workers went with it. None where the driver had ended."""
-        target = self._luck.choice(self._targets)
-        victims = self._victims(driver)
-        if not victims:
+    def _kill(self, driver: Driver) -> tuple[str, int] | None:
+        """Kill a target that is drawn: what it was, and how many workers went with it. None where none was left."""
+        target = self._rng.choice(self._targets)
+        self._await(lambda: self._workers(driver) or driver.poll() is not None, "worker of the driver", PATIENCE_S)
+        workers = self._workers(driver)
+        if not workers:
             return None
-        victim = self._luck.choice(victims)
+        node, pid = self._rng.choice(workers)
         if target == "driver":
             driver.kill()
             driver.wait()
-            return target, len(victims)
-        if target == "node" and self._kill_node(victim):
-            return target, sum(other.node == victim.node for other in victims)
-        self._gone.add(victim.pid)
-        self._kill_worker(victim)
+            return target, len(workers)
+        if target == "node" and self._kill_node(node):
+            return target, sum(other == node for other, _ in workers)
+        self._gone.add(pid)
+        if self._nodes:
+            os.kill(pid, signal.SIGKILL)
+        else:
+            self._cluster.call("kill_on_node", node, pid)
         return "worker", 1
 
-    def _victims(self, driver: "subprocess.Popen[bytes]") -> list[Victim]:
-        """The driver's workers, once it has some; none where it ended before."""
-        while driver.poll() is None:
-            there = [Victim(*one) for one in self._cluster.call("workers_of", driver.pid)]
-            found = [victim for victim in there if not {victim.node, victim.pid} & self._gone]
-            if found:
-                return found
-            sleep(LOOK_S)
-        return []
+    def _workers(self, driver: Driver) -> list[tuple[str, int]]:
+        """Node and process of each worker of a driver."""
+        alive: list[tuple[str, int]] = self._cluster.call("workers_of", driver.pid)
+        return [(node, pid) for node, pid in alive if not {node, pid} & self._gone]
 
-    def _kill_worker(self, victim: Victim) -> None:
-        if self._nodes:
-            os.kill(victim.pid, signal.SIGKILL)
-        else:
-            self._cluster.call("kill_there", victim.node, victim.pid)
-
-    def _kill_node(self, victim: Victim) -> bool:
-        """False where it may not go: the head, the one we are on, the last one."""
-        here, alive = self._cluster.call("nodes")
-        has = {node: resources for node, resources in alive.items() if node not in self._gone}
-        spare = [node for node, resources in has.items() if resources.get("CPU", 0) >= 1 and node != victim.node]
-        if victim.node not in has or victim.node == here or "node:__internal_head__" in has[victim.node] or not spare:
+    def _kill_node(self, node: str) -> bool:
+        """False where it must stay: the head, the one this process is on, the last one."""
+        own, alive = self._cluster.call("nodes")
+        has = {name: resources for name, resources in alive.items() if name not in self._gone}
+        spare = [name for name, resources in has.items() if resources.get("CPU", 0) >= 1 and name != node]
+        if node not in has or node == own or "node:__internal_head__" in has[node] or not spare:
             return False
-        self._gone.add(victim.node)
+        self._gone.add(node)
         if self._nodes:
-            number = next(int(name[5:]) for name in has[victim.node] if name.startswith("node-"))
-            self._nodes.kill(number)
+            self._nodes.kill(next(int(name[5:]) for name in has[node] if name.startswith("node-")))
             self._nodes.add()
         else:
-            self._cluster.call("kill_there", victim.node, None)
+            self._cluster.call("kill_on_node", node, None)
         return True
 
-    def add_node(self, nodes: int) -> None:
-        """Another private node, waited for: two that start at once on one address disturb each other."""
+    def add_node(self, count: int) -> None:
+        """Another private node; returns when `count` have joined: two that start at once disturb each other."""
         assert self._nodes
         self._nodes.add()
-        for _ in range(300):
-            if len(self._cluster.look().nodes) >= nodes:
-                return
-            sleep(0.2)
-        raise TimeoutError(f"no node joined: {self._nodes.said()}")
+        self._await(lambda: len(self._cluster.look().nodes) >= count, f"{count} nodes", JOIN_S)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A run, its blows and what is proven of it."""
-
-    number: int
-    code: int
-    said: str
-    rounds: tuple[Round, ...]
-    seconds: float
-    verdict: Any
-
-    def broken(self) -> list[str]:
-        """The laws that do not hold."""
-        lost = sum(blow.lost_workers for blow in self.rounds)
-        ended = [f"the last driver ended with exit {self.code}: {self.said}"] if self.code else []
-        return ended + list(self.verdict.broken(lost))
+def _windows(job: BenchJob) -> int:
+    return sum(name.endswith(".parquet") for name, _ in Store(job.output).list("labels/"))
 
 
-def _windows(trial: Any) -> int:
-    from pipeline.storage.object_store import Store
-
-    return sum(name.endswith(".parquet") for name, _ in Store(trial.output).list("labels/"))
-
-
-def _start(trial: Any, log: Any) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "jobs.bench.chaos", trial.to_json()]
+def _start(job: BenchJob, log: IO[bytes]) -> Driver:
+    command = [sys.executable, "-m", "jobs.bench.chaos", job.to_json()]
     found = os.environ | child_environment()
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=found)

@@ -1,6 +1,6 @@
-"""The proof of what a tormented run came through: conservation from its rows, wasted work from its witnesses.
+"""The proof of what a run came through whose workers were killed: every sample has one row, and little work was lost.
 
-A witness writes down every window before it labels the first sample of it. What it began and never committed is work
+Every worker writes down a window before it labels the first sample of it. What it began and never committed is work
 that others had to do again.
 """
 
@@ -9,25 +9,29 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.messages import Receipt, ShardTask
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker.window import WindowWork
-from pipeline.worker.worker import Worker
+from pipeline.worker.stage_timer import MetricsSnapshot
 
-BEGUN = "begun"  # folder of a run: <attempt id>/<shard id>.<window>.<which time>, empty
+BEGUN = "begun"  # folder of a run: <attempt id>/<shard id>.<window>.<8 hex, since a worker may begin one twice>, empty
 MOST_WASTED = 2  # windows a lost worker: one being committed, one being labelled
 
 
-class BeginRecorder(Worker):
-    """A worker that writes down what it begins."""
+class BeginRecorder:
+    """A WorkerObserver that writes down every window that the worker begins."""
 
-    def _label(self, work: WindowWork) -> None:
-        if not work.encoding:  # the first batch
-            time = uuid.uuid4().hex[:8]  # it may begin one twice
-            name = f"{BEGUN}/{self.ledger.writer.attempt}/{work.task.shard.id}.{work.number:06d}.{time}"
-            self.ledger.store.put_new(name, b"")
-        super()._label(work)
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def window_began(self, task: ShardTask, number: int) -> None:
+        """Put an empty object on storage."""
+        name = f"{BEGUN}/{self._ledger.writer.attempt}/{task.shard.id}.{number:06d}.{uuid.uuid4().hex[:8]}"
+        self._ledger.store.put_new(name, b"")
+
+    def window_committed(self, receipt: Receipt, snapshot: MetricsSnapshot) -> None:
+        """Nothing: the windows' own metadata says who committed them."""
 
 
 @dataclass(frozen=True, slots=True)

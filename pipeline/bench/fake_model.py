@@ -1,7 +1,5 @@
 """What tests and benches put in the place of a model: a segmenter of a set speed whose labels anyone can check, and
 samples that make it raise, crash, hang or take all memory.
-
-Storage that breaks is in `bad_storage`.
 """
 
 import ctypes
@@ -11,14 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from diffseg.types import Segment, Segmentation
+from pipeline.worker.labeling import Segmenter
 
-MARKS = {  # the one colour of a marked image, by what it does to whoever labels it
+MARKS = {  # the one colour of a marked image, by what it does to the process that labels it
     "raise": (255, 0, 1),
     "segfault": (255, 0, 2),
     "hang": (255, 0, 3),
@@ -28,9 +26,9 @@ STEP_BYTES = 64 << 20  # of memory, taken at a time
 
 
 class FakeSegmenter:
-    """Two segments an image, dark and bright, at a set speed. seconds: an image, the labels' own making included.
+    """Two segments an image, dark and bright, at a set speed. seconds: an image, making its labels included.
 
-    Most of that time it sleeps, as a processor does while its GPU works.
+    It sleeps for most of that time, as a processor does while its GPU works.
     """
 
     def __init__(self, seconds: float = 0.0, batch_size: int = 4) -> None:
@@ -57,20 +55,10 @@ def by_brightness(image: np.ndarray) -> Segmentation:
     return Segmentation(label_map, tuple(segments), 1.0)
 
 
-class Labels(Protocol):
-    """What can be given marked samples; every model of the engine can."""
-
-    batch_size: int
-
-    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
-        """Label a batch."""
-        ...
-
-
 class Vulnerable:
     """A segmenter that does what marked images tell it to. most_bytes: taken by `memory` before the kill."""
 
-    def __init__(self, segmenter: Labels, most_bytes: int = 1 << 30) -> None:
+    def __init__(self, segmenter: Segmenter, most_bytes: int = 1 << 30) -> None:
         self._segmenter, self._most_bytes = segmenter, most_bytes
         self.batch_size = segmenter.batch_size
 
@@ -90,7 +78,7 @@ class Vulnerable:
 
 
 def marked(what: str, size: tuple[int, int] = (24, 16)) -> bytes:
-    """An image, as PNG, that does something to a Vulnerable segmenter: one of MARKS."""
+    """A PNG that makes a Vulnerable segmenter do one of MARKS. size: width and height."""
     if what not in MARKS:
         raise ValueError(f"a sample can be marked with {', '.join(MARKS)}, got {what!r}")
     buffer = io.BytesIO()
@@ -106,9 +94,9 @@ def mark_of(image: np.ndarray) -> str | None:
 
 
 def exhaust_memory(most_bytes: int) -> None:
-    """Take memory until there is none, or `most_bytes` are taken; then end as the kernel ends a process that did.
+    """Take memory until there is none, or `most_bytes` are taken; then be killed as the kernel kills such a process.
 
-    The bound keeps the machine for whoever else is on it.
+    The bound leaves memory to the other processes of the machine.
     """
     taken: list[bytes] = []
     while len(taken) * STEP_BYTES < most_bytes:

@@ -1,22 +1,20 @@
-"""Storage that breaks on purpose, whichever it is: a share of all requests fails as the real libraries let them fail.
+"""Storage that breaks on purpose, of whatever kind it is: a share of all requests fails as the real libraries fail.
 
-It stands where every request of this process passes (`retrying.request`), so that no store needs a double of its own.
+It makes every request of this process (`retry.sent_by`), so that no kind of storage needs a double of its own.
 """
 
 import errno
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from pipeline.storage import retry
 from pipeline.storage.url import protocol_of
 
 FAULTS = ("503", "reset before", "slow", "cut in the body", "stored then reset")
 SLOW_S = 0.5
-OUTAGE_SHARE = 0.05  # of all faults: one that begins a time in which every request fails
+OUTAGE_SHARE = 0.05  # of all faults: each begins an outage, in which every request fails
 
 
 class Refused(Exception):
@@ -28,19 +26,18 @@ class Refused(Exception):
 
 
 class FaultyStorage:
-    """rate: share of requests that fail, drawn by seed. outage_s: how long everything fails now and then; 0: never."""
+    """Makes requests, or fails to. rate: share that fails, drawn by seed. outage_s: length of an outage; 0: none."""
 
     def __init__(self, rate: float, seed: int, outage_s: float = 0.0) -> None:
         if not 0 <= rate < 1:
             raise ValueError(f"rate is a share of requests in [0, 1), got {rate}")
         self.rate, self.outage_s = rate, outage_s
         self.seen: Counter[str] = Counter()
-        self._luck = random.Random(seed)
-        self._sound = retry.request
+        self._rng = random.Random(seed)
         self._out_until = 0.0
 
     def __call__(self, what: str, call: Callable[[], Any]) -> Any:
-        """Make a request, or fail to."""
+        """Make a request, or raise or cut as the fault drawn for it does."""
         fault = self._draw()
         if fault:
             self.seen[fault] += 1
@@ -51,7 +48,7 @@ class FaultyStorage:
                 raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
             case "slow":
                 time.sleep(SLOW_S)
-        result = self._sound(what, call)
+        result = call()
         if fault == "cut in the body" and isinstance(result, bytes):
             return result[: len(result) // 2]
         if fault in ("cut in the body", "stored then reset"):
@@ -61,15 +58,15 @@ class FaultyStorage:
     def _draw(self) -> str | None:
         if time.monotonic() < self._out_until:
             return "503"
-        if self._luck.random() >= self.rate:
+        if self._rng.random() >= self.rate:
             return None
-        if self._luck.random() < OUTAGE_SHARE:
+        if self._rng.random() < OUTAGE_SHARE:
             self._out_until = time.monotonic() + self.outage_s
-        return self._luck.choice(FAULTS)
+        return self._rng.choice(FAULTS)
 
 
 def refusal(what: str) -> Exception:
-    """A 503 as the library of this kind of storage raises it; a local disk has none, and fails to read or write."""
+    """A 503 as the library of this kind of storage raises it; a local disk knows none, and fails to read or write."""
     refused = Refused(503, "SlowDown")
     match protocol_of(what):
         case "file":
@@ -79,13 +76,3 @@ def refusal(what: str) -> Exception:
             error.__cause__ = refused
             return error
     return refused
-
-
-@contextmanager
-def breaking(bad: FaultyStorage) -> Iterator[FaultyStorage]:
-    """Every request of this process goes through it while the block runs."""
-    sound, retry.request = retry.request, bad
-    try:
-        yield bad
-    finally:
-        retry.request = sound

@@ -1,8 +1,6 @@
-"""A labelling job that benches run: the engine as it is, over generated photos, with a fake model or a real one.
+"""A labelling job that benches run: the engine as it is, over generated photos, with a fake model or a real one."""
 
-A trial is told as JSON, so that a driver in another process, started again and again, does the same.
-"""
-
+import atexit
 import io
 import json
 from collections.abc import Sequence
@@ -16,25 +14,25 @@ from diffseg.config import SegmentConfig
 from diffseg.scenes.scene import draw_scene
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.bench.faulty_storage import FaultyStorage, breaking
+from pipeline.bench.faulty_storage import FaultyStorage
 from pipeline.config import RunConfig
 from pipeline.inputs import shards
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
+from pipeline.storage import retry
 from pipeline.storage.object_store import Store
-from pipeline.worker.build import WorkerSettings, build_worker
-from pipeline.worker.labeling import Segmenter
+from pipeline.worker.build import Observe, WorkerSettings, build_worker
 from pipeline.worker.worker import Worker
 
 SCENES = 8  # drawn; every photo is one of them, shifted and perhaps mirrored, and no two are alike
 PHOTOS = "photos"
-FAKE = "fake"  # what such a run says of its model
+FAKE = "fake"  # the name of the fake model in run.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchJob:
-    """What is labelled, by whom, how fast, and how much of its storage's answers are faults."""
+    """What is labelled, by how many workers, how fast, and what share of storage requests fails."""
 
     photos: tuple[str, ...]
     output: str
@@ -48,69 +46,68 @@ class BenchJob:
     outage_s: float = 0.0
     seed: int = 0
 
-    @classmethod
-    def from_json(cls, said: str) -> "BenchJob":
-        """What `to_json` wrote."""
-        values = json.loads(said)
-        return cls(**{**values, "photos": tuple(values["photos"])})
-
     def to_json(self) -> str:
-        """One line."""
+        """One line, which `documents.from_json` reads: another process can run the job with it."""
         return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Makes a worker of a trial in its process. kind: a Worker that tells more than others."""
+    """Makes a worker of a job in its process. observe: makes what is told of the worker's windows."""
 
-    trial: BenchJob
-    kind: type[Worker] = Worker
+    job: BenchJob
+    observe: Observe | None = None
 
     def __call__(self, settings: WorkerSettings) -> Worker:
-        """Break the storage of this process as the trial wants it, and load the model."""
-        break_storage(self.trial, ExitStack())
-        if self.trial.model:
-            return build_worker(settings, self.kind)
-        ledger = Ledger.open(settings.output)
-        ledger.store.create_only = settings.create_only
-        fake: Segmenter = FakeSegmenter(self.trial.seconds, self.trial.batch_size)
-        return self.kind(ledger, fake)
+        """Break the storage of this process as the job wants it, until the process ends, and load the model."""
+        atexit.register(faulty_storage(self.job).close)
+        if self.job.model:
+            return build_worker(settings, self.observe)
+        ledger, fake = settings.open_ledger(), FakeSegmenter(self.job.seconds, self.job.batch_size)
+        return Worker(ledger, fake, observer=self.observe(ledger) if self.observe else None)
 
 
-def break_storage(trial: BenchJob, until: ExitStack) -> None:
-    """Have this process' storage fail until the stack is closed; each process by luck of its own."""
-    if trial.storage_faults:
-        luck = int(np.random.default_rng().integers(1 << 32))
-        until.enter_context(breaking(FaultyStorage(trial.storage_faults, trial.seed ^ luck, trial.outage_s)))
+def faulty_storage(job: BenchJob) -> ExitStack:
+    """Have the storage of this process fail as the job wants it, until the stack is closed or dropped.
+
+    Each process draws faults of its own.
+    """
+    stack = ExitStack()
+    if job.storage_faults:
+        own = int(np.random.default_rng().integers(1 << 32))
+        stack.enter_context(retry.sent_by(FaultyStorage(job.storage_faults, job.seed ^ own, job.outage_s)))
+    return stack
 
 
-def open_job(trial: BenchJob) -> Ledger:
-    """Begin the run of a trial, or join it. Raises ConfigError."""
-    pinned = shards.pin(trial.photos)
-    if trial.model:
-        return labelling.open_run(pinned, trial.output, trial.model, SegmentConfig(), RunConfig(window=trial.window))
-    made = Run.of(SegmentConfig(thresholds=(1.0,)), "", model=FAKE, revision=None, window=trial.window)
-    return Ledger.start(trial.output, made, pinned)
+def open_job(job: BenchJob) -> Ledger:
+    """Begin the run of a job, or join it. Raises ConfigError."""
+    pinned = shards.pin(job.photos)
+    if job.model:
+        return labelling.open_run(pinned, job.output, job.model, SegmentConfig(), RunConfig(window=job.window))
+    made = Run.of(SegmentConfig(thresholds=(1.0,)), "", model=FAKE, revision=None, window=job.window)
+    return Ledger.start(job.output, made, pinned)
 
 
-def run_job(trial: BenchJob, kind: type[Worker] = Worker, hooks: labelling.Hooks | None = None) -> labelling.Summary:
-    """Be the driver of a trial to its end."""
-    with ExitStack() as sound_again:
-        break_storage(trial, sound_again)
-        run = RunConfig(
-            workers=trial.workers,
-            ray_address=trial.ray_address,
-            batch_size=trial.batch_size if trial.model else None,
-            device="auto" if trial.model else "cpu",
-        )
-        return labelling.finish(open_job(trial), trial.model or FAKE, run, hooks=hooks, build=Build(trial, kind))
+def run_job(job: BenchJob, observe: Observe | None = None) -> labelling.Summary:
+    """Drive a job to its end. observe: see Build."""
+    run = RunConfig(
+        workers=job.workers,
+        ray_address=job.ray_address,
+        batch_size=job.batch_size if job.model else None,
+        device="auto" if job.model else "cpu",
+    )
+    with faulty_storage(job):
+        return labelling.finish(open_job(job), job.model or FAKE, run, build=Build(job, observe))
 
 
 def write_photos(output: str, count: int, images: int, size: tuple[int, int], seed: int) -> tuple[str, ...]:
-    """Shards of generated JPEGs below an output, the same for the same seed; their URLs. size: height and width."""
+    """Write shards of generated JPEGs below an output: equal bytes for equal seeds. size: height and width.
+
+    Returns their URLs.
+    """
     store = Store(output)
-    random = np.random.default_rng(seed)
-    scenes = [draw_scene(random, size).image for _ in range(SCENES)]
+    rng = np.random.default_rng(seed)
+    scenes = [draw_scene(rng, size).image for _ in range(SCENES)]
     names = [f"{PHOTOS}/p-{number:05d}.tar" for number in range(count)]
     for number, name in enumerate(names):
         store.put_new(name, write_samples(_samples(scenes, number * images, images)))

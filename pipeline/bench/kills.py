@@ -1,4 +1,4 @@
-"""What the monkey asks of Ray: whom it can kill, and to kill what is not on this machine."""
+"""What a chaos monkey asks of Ray: which processes it can kill, and to kill those of other machines."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from pipeline.cluster import ray_process
 
 
 class KillHost(ray_process.Host):
-    """The process that Ray is in, with more that can be asked of it."""
+    """The process that Ray is in, for a chaos monkey."""
 
     def workers_of(self, driver: int) -> list[tuple[str, int]]:
         """Node and process of the living actors of a driver on this machine: its child is the process Ray knows."""
-        jobs = [one["JobID"] for one in state.job_table() if _parent(one["DriverPid"]) == driver and not one["IsDead"]]
+        jobs = [job["JobID"] for job in state.job_table() if _parent(job["DriverPid"]) == driver and not job["IsDead"]]
         found = []
         for job in jobs:
             actors = state.actor_table(None, ray.JobID.from_hex(job), "ALIVE")
@@ -25,28 +25,28 @@ class KillHost(ray_process.Host):
         return sorted(found)
 
     def nodes(self) -> tuple[str, dict[str, dict[str, float]]]:
-        """The node this process is on, and the resources of all that live."""
+        """The node this process is on, and the resources of every living node."""
         alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         return ray.get_runtime_context().get_node_id(), alive
 
-    def kill_there(self, node: str, pid: int | None) -> None:
+    def kill_on_node(self, node: str, pid: int | None) -> None:
         """Kill a process on a node of somebody's cluster; None: what holds the node in the cluster."""
 
         def end(pid: int | None) -> None:
             os.kill(pid or os.getppid(), signal.SIGKILL)
 
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        task = ray.remote(end).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        on_node = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(end).options(num_cpus=0, max_retries=0, scheduling_strategy=on_node)
         ray.wait([task.remote(pid)], timeout=20)
 
 
 def serve() -> None:
-    """Be that process."""
+    """Be the process that Ray is in."""
     ray_process.main(KillHost)
 
 
 def _parent(pid: int) -> int:
-    """0 where it has ended."""
+    """The parent of a process; 0 where it has ended."""
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return 0

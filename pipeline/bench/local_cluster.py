@@ -1,6 +1,7 @@
-"""A Ray of several nodes on this machine, each a process group of its own, so that one can go as a machine goes.
+"""A Ray cluster of several nodes on this machine, each a process group of its own, so that one can be lost as a machine
+is.
 
-Ray has nodes that others may join listen on every network interface; these take nobody without their token.
+Nodes that others may join listen on every network interface; these refuse whoever does not have their token.
 """
 
 import os
@@ -21,7 +22,7 @@ STORE_BYTES = 80_000_000  # of a node's object store: no pixels pass through it
 
 @dataclass
 class Nodes:
-    """A head that labels nothing, and nodes of one CPU each by number, which Ray knows as the resource `node-<n>`."""
+    """A head that labels nothing, and numbered nodes of one CPU each: node n has the Ray resource `node-<n>`."""
 
     folder: Path
     port: int
@@ -34,7 +35,7 @@ class Nodes:
         return f"127.0.0.1:{self.port}"
 
     def add(self) -> int:
-        """Start a node; it is there some seconds later."""
+        """Start a node; it joins some seconds later."""
         number = self.started
         self.started += 1
         self._start(number, f"--address={self.address}", "--num-cpus=1", f'--resources={{"node-{number}": 1}}')
@@ -54,19 +55,19 @@ class Nodes:
             )
 
     def kill(self, number: int) -> None:
-        """The machine is gone: every process of the node at once."""
+        """Kill every process of a node at once, as if its machine were gone."""
         node = self.running.pop(number)
         os.killpg(node.pid, signal.SIGKILL)
         node.wait()
 
-    def said(self) -> str:
+    def last_words(self) -> str:
         """The last words of every node."""
         return "\n".join(log.read_text("utf-8", "replace")[-800:] for log in sorted(self.folder.glob("node-*.log")))
 
 
 @contextmanager
 def private_nodes() -> Iterator[Nodes]:
-    """A head, gone with everything that was added to it when the block ends. Sets the token of this process' Ray."""
+    """A head, which ends with the block, and so does every node that was added. Sets the Ray token of this process."""
     from pipeline.cluster.process.private import passing_folder
 
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}

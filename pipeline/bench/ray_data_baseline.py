@@ -1,7 +1,7 @@
-"""`python -m pipeline.bench.ray_data_baseline`: the labelling job that a user would write with Ray Data.
+"""`python -m pipeline.bench.ray_data_baseline JSON`: the labelling job that a user would write with Ray Data.
 
-Reads shards, labels in actors, writes Parquet; it needs `ray[data]`, which nothing else here does. What it leaves out:
-resuming, retries, a row for what fails, segments with boxes and areas of their own type.
+It reads shards, labels in actors and writes Parquet; it needs `ray[data]`, which nothing else here does. It leaves out
+resuming, retries, a row for what fails, and segments with boxes and areas of their own type.
 """
 
 import json
@@ -15,14 +15,14 @@ from pipeline.table.label_map import encode_label_map
 
 
 class Labeller:
-    """One actor: labels and encodes a batch that Ray Data has decoded."""
+    """An actor that labels and encodes batches which Ray Data has decoded."""
 
     def __init__(self, seconds: float) -> None:
         self._segmenter = FakeSegmenter(seconds)
         self._first = 0.0
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Rows of a batch, with the time its actor began."""
+        """Rows of a batch, with the time at which its actor began."""
         self._first = self._first or time.time()
         results = self._segmenter.segment(list(batch["jpg"]))
         return {
@@ -33,7 +33,7 @@ class Labeller:
         }
 
 
-def label(photos: str, output: str, seconds: float, workers: int, batch: int, cpus: int) -> dict[str, float]:
+def label(photos: str, output: str, seconds: float, workers: int, batch_size: int, cpus: int) -> dict[str, float]:
     """Label every `*.tar` below `photos`; images/s from the first batch to the last file."""
     import ray
     import ray.data
@@ -43,26 +43,19 @@ def label(photos: str, output: str, seconds: float, workers: int, batch: int, cp
     began = time.time()
     rows = ray.data.read_webdataset(photos, file_extensions=["tar"])
     labelled = rows.map_batches(
-        Labeller, fn_constructor_args=(seconds,), batch_size=batch, concurrency=workers, num_cpus=1
+        Labeller, fn_constructor_args=(seconds,), batch_size=batch_size, concurrency=workers, num_cpus=1
     )
     labelled.write_parquet(output)
     ended = time.time()
     times = [row["began"] for row in ray.data.read_parquet(output).select_columns(["began"]).take_all()]
     first, count = min(times), len(times)
     ray.shutdown()
-    return {
-        "rows": count,
-        "start_s": first - began,
-        "seconds": ended - first,
-        "images_per_s": count / (ended - first),
-    }
+    return {"rows": count, "start_s": first - began, "seconds": ended - first, "images_per_s": count / (ended - first)}
 
 
 def main() -> None:
-    """Say what it came to, as one line of JSON."""
-    photos, output, seconds, workers, batch, cpus = sys.argv[1:]
-    figures = label(photos, output, float(seconds), int(workers), int(batch), int(cpus))
-    sys.stdout.write(json.dumps(figures) + "\n")
+    """Label as the one argument says, a JSON object, and write the figures as another."""
+    sys.stdout.write(json.dumps(label(**json.loads(sys.argv[1]))) + "\n")
 
 
 if __name__ == "__main__":

@@ -63,30 +63,16 @@ class Measured:
 
 
 class Structured:
-    """A model that pays the full price of its pass, then answers with attention that has regions."""
+    """A model that takes the time of a real pass, then answers with attention that has regions."""
 
     def __init__(self, backend: Backend, maps: AttentionMaps) -> None:
-        self.backend = backend
-        self.maps = maps
-
-    @property
-    def config(self) -> SegmentConfig:
-        """The model's own."""
-        return self.backend.config
-
-    @property
-    def device(self) -> torch.device:
-        """The model's own."""
-        return self.backend.device
+        self._backend, self._maps = backend, maps
+        self.config, self.device, self.batch_size = backend.config, backend.device, backend.batch_size
 
     def attend(self, pixels: torch.Tensor) -> AttentionMaps:
         """The prepared maps, after a real pass."""
-        self.backend.attend(pixels)
-        return self.maps
-
-    def batch_size(self) -> int:
-        """The model's own."""
-        return self.backend.batch_size()
+        self._backend.attend(pixels)
+        return self._maps
 
 
 @torch.inference_mode()
@@ -135,7 +121,7 @@ def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple
     without, with_capture = clock(plain, captured)
     cells = [level.shape[1] for level in captured().levels]
     layers = [layers for _, layers in backend.spec.levels]
-    channels = [_attention_channels(unet, depth) for depth in range(len(unet.down_blocks))][-len(cells) :]
+    channels = [int(width) for width in unet.config.block_out_channels][-len(cells) :]
     products = sum(2 * n * n * c * k for n, c, k in zip(cells, channels, layers, strict=True))
     traffic = sum(2 * 4 * n * n * k for n, k in zip(cells, layers, strict=True))  # each layer adds to its level once
     one = pixels[:1]
@@ -191,10 +177,6 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
         scores = 4.0 * (region[:, None] == region) - 8.0 * torch.cdist(places, places)
         levels.append(scores.softmax(-1).expand(images, -1, -1).contiguous())
     return AttentionMaps(tuple(levels), like.grid)
-
-
-def _attention_channels(unet: Any, depth: int) -> int:
-    return int(unet.config.block_out_channels[depth])
 
 
 def _photos(count: int, size: tuple[int, int]) -> list[np.ndarray]:

@@ -41,9 +41,9 @@ class Ledger:
         return str(self.store)
 
     @classmethod
-    def open(cls, url: str) -> "Ledger":
-        """A run that exists. Raises ConfigError where there is none."""
-        store = Store(url)
+    def open(cls, url: str, *, create_only: bool = True) -> "Ledger":
+        """A run that exists. create_only: see Store. Raises ConfigError where there is none."""
+        store = Store(url, create_only=create_only)
         try:
             run = read_run(store)
         except FileNotFoundError as error:

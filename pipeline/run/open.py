@@ -139,8 +139,7 @@ def begin_or_join(store: Store, run: Run, any_window: bool) -> Run:
     except FileNotFoundError:
         existing = run if store.put_new(RUN, run.to_json()) else read_run(store)
     _check_same(store, existing, replace(run, window=existing.window) if any_window else run)
-    if store.put_new(RUN, existing.to_json()):
-        store.create_only = False
+    store.probe(RUN, existing.to_json())
     return existing
 
 

@@ -31,17 +31,18 @@ ABANDONED_S = 86_400  # seconds untouched after which a draft is nobody's: a com
 class Store:
     """A folder of objects that are created once and never changed: the state of a run.
 
-    url: where, canonical. Names are relative to it, with `/`.
+    url: where, canonical. Names are relative to it, with `/`. create_only: False where the store is known to ignore the
+    condition, see `probe`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create_only: bool = True) -> None:
         self.url = canonical(url)
         self.local = protocol_of(url) == "file"
         self._fs, root = filesystem(self.url if self.local else url)
         self._root = root.rstrip("/")
         self.writable = protocol_of(url) not in ("http", "https")
         self.lists_by_prefix = lists_by_prefix(self._fs)  # else a part of a listing costs as much as all of it
-        self.create_only = True  # see Ledger.start; False where the store ignores the condition
+        self.create_only = create_only
 
     def __str__(self) -> str:
         return self._root if self.local else redact(self.url)
@@ -68,6 +69,11 @@ class Store:
         except FileNotFoundError as error:
             raise self._nowhere() from error
         return True
+
+    def probe(self, name: str, data: bytes) -> None:
+        """Put an object that exists once more. Where it is taken, this store ignores the condition, and is used so."""
+        if self.put_new(name, data):
+            self.create_only = False
 
     def put_same(self, name: str, data: bytes) -> None:
         """Create an object, or find it with the same content. Raises as `put_new`, ConfigError where it has another."""

@@ -7,7 +7,8 @@ import errno
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ _FULL_STATUS = 507
 _DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "InvalidDigest", "RequestTimeout", "XAmzContentSHA256Mismatch"}
 
 T = TypeVar("T")
+Send = Callable[[str, Callable[[], Any]], Any]  # makes a request; the string is its URL or path, redacted
 
 
 class _Memory:
@@ -44,6 +46,7 @@ class _Memory:
         self.lock = threading.Lock()
         self.retries = 0
         self.answered: set[str] = set()
+        self.send: Send = lambda what, call: call()
 
 
 _memory = _Memory()
@@ -52,6 +55,16 @@ _memory = _Memory()
 def retries() -> int:
     """Requests this process has sent once more, so far."""
     return _memory.retries
+
+
+@contextmanager
+def sent_by(send: Send) -> Iterator[None]:
+    """While the block runs, `send` makes every request of this process."""
+    before, _memory.send = _memory.send, send
+    try:
+        yield
+    finally:
+        _memory.send = before
 
 
 def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> T:
@@ -71,7 +84,7 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
         reraise=True,
     )
     try:
-        result: T = retrying(request, what, call)
+        result: T = retrying(_request, what, call)
     except Exception as error:
         meaning = translate(what, error)
         if not isinstance(meaning, StorageError):
@@ -83,18 +96,15 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
     return result
 
 
-def _honest(_: str, call: Callable[[], Any]) -> Any:
+def _request(what: str, call: Callable[[], Any]) -> Any:
     """fsspec says of a web server that is away or refuses that the file is not there: what the server said counts."""
     try:
-        return call()
+        return _memory.send(what, call)
     except FileNotFoundError as error:
         cause = error.__cause__
         if cause and type(cause).__module__.startswith("aiohttp") and _status(cause) not in (404, 410):
             raise cause from None
         raise
-
-
-request: Callable[[str, Callable[[], Any]], Any] = _honest  # how each is made: `bad_storage` takes its place
 
 
 def _count(_: RetryCallState) -> None:

@@ -1,5 +1,6 @@
 """A worker is built: it joins the run, then loads the model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
@@ -8,7 +9,10 @@ from pipeline.logs.records import level
 from pipeline.run.ledger import Ledger
 from pipeline.worker.device_check import DeviceCheck
 from pipeline.worker.device_errors import device_errors
-from pipeline.worker.worker import Worker, _expect_one_gpu
+from pipeline.worker.window import WorkerObserver
+from pipeline.worker.worker import Worker
+
+Observe = Callable[[Ledger], WorkerObserver]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +22,24 @@ class WorkerSettings:
     output: str
     model: str
     batch_size: int | None = None
-    create_only: bool = True  # what the driver found out of the store
+    create_only: bool = True  # whether the store keeps the first of two writers, as the driver found out
     gpu: bool = False  # one of its own was given to it
     context: Context = field(default_factory=current)  # of the driver's log: its run, model and owner
     log_level: int = field(default_factory=level)  # the least that the driver's log takes
 
+    def open_ledger(self) -> Ledger:
+        """The run, through this machine's own storage. Raises ConfigError where it cannot be seen from here."""
+        return Ledger.open(self.output, create_only=self.create_only)
 
-def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worker:
+
+def build_worker(settings: WorkerSettings, observe: Observe | None = None) -> Worker:
     """Join a run and load its model.
 
-    The run is read first, through this machine's own storage: who cannot see it must not label.
+    The run is read first: a machine that cannot see it must not label. observe: makes what is told of the windows.
     Raises ConfigError where the run, the model or the device is not the one the driver meant, DeviceMismatch where the
     model's labels are not those of the run.
     """
-    ledger = Ledger.open(settings.output)
-    ledger.store.create_only = settings.create_only
+    ledger = settings.open_ledger()
     import torch
 
     from diffseg.models.unet.loading import Backend
@@ -50,8 +57,27 @@ def build_worker(settings: WorkerSettings, kind: type[Worker] = Worker) -> Worke
         raise ConfigError(str(error)) from error
     if backend.files.sha256 != ledger.run.weights_sha256:
         raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
-    worker = kind(ledger, segmenter)
-    if settings.gpu:
-        worker.device = str(torch.cuda.get_device_properties(0).uuid)
-    worker.device_check = DeviceCheck(ledger, worker.segmenter)
+    worker = Worker(
+        ledger,
+        segmenter,
+        device=str(torch.cuda.get_device_properties(0).uuid) if settings.gpu else "",
+        device_check=DeviceCheck(ledger),
+        observer=observe(ledger) if observe else None,
+    )
+    worker.check_device()
     return worker
+
+
+def _expect_one_gpu() -> None:
+    """A driver that torch cannot use shows its GPU and does not let it be used: labelling would go to the processor."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # the latter: a build without CUDA
+        raise ConfigError(
+            f"a worker was given a GPU that torch {torch.__version__} cannot use: {error}; install a torch that fits "
+            "GPU and driver, or give `--device cpu`"
+        ) from error
+    if torch.cuda.device_count() != 1:
+        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")

@@ -1,4 +1,4 @@
-"""The committing side of a worker: windows go to storage whole, in order, and a task is closed when they all are."""
+"""Windows of a worker go to storage, whole and in order; a task is closed when all of its windows are there."""
 
 import json
 import logging
@@ -21,16 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 class Committer:
-    """The committing side of a worker: what each task has on storage, and which tasks are over before their end."""
+    """Commits windows and closes tasks.
+
+    committed: windows on storage, by task. over: tasks that ended early, of which no more windows are made, with the
+    failure that `close` still returns.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.committed: dict[ShardTask, set[int]] = {}
-        self.over: dict[ShardTask, ShardFailure | None] = {}  # nothing more of them is made; what is still to be said
+        self.over: dict[ShardTask, ShardFailure | None] = {}
         self.slowest_s = 0.0  # of all commits
 
     def commit(self, work: WindowWork) -> Receipt | ShardFailure | None:
-        """Put a window on storage; nothing more of a task whose commit has failed, or that another driver works on."""
+        """Put a window on storage, once its rows are encoded.
+
+        None where its task is over: a commit has failed, or another driver works on the shard.
+        """
         if work.task in self.over:
             return None
         began = perf_counter()
@@ -52,20 +59,20 @@ class Committer:
         return receipt
 
     def quarantine(self, task: ShardTask, failure: SampleFailure) -> None:
-        """Keep the bytes of a sample that kills workers, for people, under failures/."""
+        """Keep a sample that kills workers under failures/, for people to look at."""
         raw = failure.raw
         name = f"failures/{task.shard.id}.{raw.index:08d}.{failure.reason}"
-        said = {"shard": task.shard.url, "index": raw.index, "key": raw.key, "error": failure.error}
-        self.ledger.store.put_new(f"{name}.json", json.dumps(said).encode())
+        record = {"shard": task.shard.url, "index": raw.index, "key": raw.key, "error": failure.error}
+        self.ledger.store.put_new(f"{name}.json", json.dumps(record).encode())
         if raw.image:
             self.ledger.store.put_new(f"{name}.{raw.image}", raw.members[raw.image])
 
     def close(self, task: ShardTask, end: TaskEnd) -> TaskDone | ShardFailure | None:
-        """A task was read to its end, or as far as it went."""
-        mine = self.committed.pop(task, set())
+        """End a task that was read to its end, or as far as it went."""
+        own_windows = self.committed.pop(task, set())
         if task in self.over:
             return self.over.pop(task)  # it may come back as another attempt
-        if end.there:
+        if end.ended:
             return TaskDone(task, ended=True)
         if end.error:
             return failure_of(task, end.error)
@@ -73,7 +80,7 @@ class Committer:
             return TaskDone(task)
         windows = -(-end.samples // self.ledger.run.window)
         try:
-            return TaskDone(task, windows, self.ledger.writer.commit_end(task.shard, windows, end.samples, mine))
+            return TaskDone(task, windows, self.ledger.writer.commit_end(task.shard, windows, end.samples, own_windows))
         except PipelineError as error:
             return failure_of(task, error)
 
@@ -93,13 +100,13 @@ def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
 def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) -> bytes:
     """A window as a WebDataset tar: the original members, and the label map as `label_map.png` beside them.
 
-    Samples whose key is no name there, or not theirs alone, have made names: readers would pass over them, or take two
-    for one. Raises Unhandled where a tar cannot hold them.
+    A sample whose key is no name for a tar, or is another sample's too, gets a made name: readers would pass over it,
+    or take two samples for one. Raises Unhandled where a tar cannot hold the samples.
     """
-    seen = Counter(raw.key for raw in samples)
+    keys = Counter(raw.key for raw in samples)
 
     def name(raw: RawSample, shard: str) -> str:
-        alone = seen[raw.key] == 1 and is_tar_name(raw.key)
+        alone = keys[raw.key] == 1 and is_tar_name(raw.key)
         return raw.key if alone else made_name(raw.key, shard, raw.index)
 
     try:

@@ -12,38 +12,39 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map, encode_label_map
 from pipeline.worker.labeling import Segmenter
 
-REFERENCE = "reference.png"  # the run's first worker's labels of it
+REFERENCE = "reference.png"  # the labels of the first worker of the run
 SIDE = 256  # pixels
 SEED = 2308_12469
 LEAST = 0.9  # covering; other hardware moves borders by a pixel, a broken device moves everything
-EVERY = 1024  # images between two looks at a device that labels: a thousandth of its time
+EVERY = 1024  # images between two checks of a device that labels: a thousandth of its time
 
 
 class DeviceCheck:
-    """The run's labels of the reference image, and the model in memory that is held against them."""
+    """Holds a worker's labels of the reference image against those of the run's first worker."""
 
-    def __init__(self, ledger: Ledger, segmenter: Segmenter) -> None:
-        """The first to come makes the labels. Raises as `check`."""
-        self._segmenter, self._name = segmenter, f"{ledger}/{REFERENCE}"
-        mine = _labels(segmenter)
-        if ledger.store.put_new(REFERENCE, encode_label_map(mine)):
-            self._labels = mine
-        else:
-            self._labels = decode_label_map(ledger.store.get(REFERENCE))
-            self._compare(mine)
+    def __init__(self, ledger: Ledger) -> None:
+        self._store, self._name = ledger.store, f"{ledger}/{REFERENCE}"
+        self._expected: np.ndarray | None = None
+        self._checked = 0
 
-    def check(self) -> None:
-        """Label the image again.
+    def is_due(self, labelled: int) -> bool:
+        """Whether the device must be checked again. labelled: samples, by the worker so far."""
+        return labelled >= self._checked + EVERY
+
+    def check(self, segmenter: Segmenter, labelled: int = 0) -> None:
+        """Label the reference image; the first worker of a run makes the labels that the others are held against.
 
         Raises DeviceMismatch where the labels differ by more than rounding can explain. A model that gives no attention
         agrees with others of its kind alone: it is for the breaker to stop a run of such.
         """
-        self._compare(_labels(self._segmenter))
-
-    def _compare(self, mine: np.ndarray) -> None:
-        agreement = _agreement(mine, self._labels)
+        own = _labels(segmenter)
+        if self._expected is None:
+            first = self._store.put_new(REFERENCE, encode_label_map(own))
+            self._expected = own if first else decode_label_map(self._store.get(REFERENCE))
+        agreement = _agreement(own, self._expected)
         if agreement < LEAST:
             raise DeviceMismatch(f"its labels of the reference image cover {agreement:.0%} of {self._name}")
+        self._checked = labelled
 
 
 def _labels(segmenter: Segmenter) -> np.ndarray:
@@ -54,8 +55,8 @@ def _labels(segmenter: Segmenter) -> np.ndarray:
         return np.full((SIDE, SIDE), IGNORE, np.int32)
 
 
-def _agreement(mine: np.ndarray, theirs: np.ndarray) -> float:
-    if mine.shape != theirs.shape:
+def _agreement(own: np.ndarray, expected: np.ndarray) -> float:
+    if own.shape != expected.shape:
         return 0.0
-    table, unclaimed = overlaps(mine + 1, theirs + 1)  # what has no labels counts as a segment too
+    table, unclaimed = overlaps(own + 1, expected + 1)  # what has no labels counts as a segment too
     return covering(table, unclaimed)

@@ -59,6 +59,7 @@ class WorkerHost:
         self._unfit = ""
         self._began = monotonic()  # or when a model on its way to this machine last grew
         self._arriving = 0  # bytes of it
+        self._handed_s = self._began  # when tasks last came: the wait for them is no standing still
         self._told: tuple[Heartbeat, ...] = ()  # what the last answer said of the worker's hands
         self._awaited: Heartbeat | None = None  # what the worker wants known before it goes on
         self._known = threading.Event()
@@ -70,8 +71,8 @@ class WorkerHost:
             self._tasks.put(task)
         if self._awaited in self._told:
             self._known.set()  # whoever asks again has read the last answer
-        if tasks and self._worker:
-            self._worker.moved = monotonic()  # what it did not have to do does not count as standing still
+        if tasks:
+            self._handed_s = monotonic()
         ended = self._ended  # read before the outcomes: what came first is then among them
         outcomes: list[Outcome] = []
         try:
@@ -80,12 +81,12 @@ class WorkerHost:
         except queue.Empty:
             pass
         worker = self._worker
-        self._told = tuple(worker.in_flight.copy().values()) if worker else ()
+        self._told = worker.in_flight.heartbeats() if worker else ()
         return Report(
             outcomes=tuple(outcomes),
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
-            still_s=monotonic() - (worker.moved if worker else self._start_moved()),
+            still_s=monotonic() - (max(worker.moved, self._handed_s) if worker else self._start_moved()),
             heartbeats=self._told,
             made=worker.timer.snapshot() if worker else MetricsSnapshot(),
             device=worker.device if worker else "",
@@ -108,7 +109,7 @@ class WorkerHost:
         self._leave_by = min(monotonic() + seconds, math.inf if self._leave_by is None else self._leave_by)
         self._tasks.put(None)
         if self._worker:
-            self._worker.leave_by = self._leave_by
+            self._worker.leave(self._leave_by)
 
     def _announce(self, beat: Heartbeat) -> None:
         self._known.clear()
@@ -120,11 +121,11 @@ class WorkerHost:
         ended = DRAINED
         try:
             worker = build()
-            worker.announce = self._announce
             self._worker = worker
-            worker.leave_by = self._leave_by
+            if self._leave_by is not None:
+                worker.leave(self._leave_by)
             self._outcomes.put(None)  # ready: whoever waits for an answer is told at once
-            for outcome in worker.run(self._handed()):
+            for outcome in worker.run(self._handed(), self._announce):
                 self._outcomes.put(outcome)
         except DeviceMismatch as error:
             logger.error("gets no work: %s", error)

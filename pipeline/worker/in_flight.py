@@ -1,4 +1,4 @@
-"""What a worker has in hand, told to the driver before it is touched."""
+"""The samples that each thread of a worker has at hand, told to the driver before they are touched."""
 
 import threading
 from collections.abc import Iterator
@@ -8,18 +8,32 @@ from pipeline.logs.context import bound
 from pipeline.messages import Heartbeat, ShardTask
 
 
-class InFlight(dict[object, Heartbeat]):
-    """What each thread of a worker has in hand now. window: samples."""
+class InFlight:
+    """Samples at hand, by thread. window: samples."""
 
     def __init__(self, window: int) -> None:
-        super().__init__()
         self._window = window
+        self._heartbeats: dict[object, Heartbeat] = {}
+
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """What every thread has at hand now, and the piece of a probe where one goes on."""
+        return tuple(self._heartbeats.copy().values())
 
     @contextmanager
     def at(self, task: ShardTask, first: int, last: int) -> Iterator[None]:
-        """Says which samples this thread is at, for the case that it never comes back."""
+        """This thread has the samples first..last at hand while the block runs.
+
+        There is no `finally`: where the block raises, its samples stay at hand, and the driver learns from the worker's
+        last report at which samples it ended.
+        """
         thread = threading.get_ident()
-        self[thread] = beat = Heartbeat(task.shard.id, first // self._window, first, last)
+        self._heartbeats[thread] = beat = Heartbeat(task.shard.id, first // self._window, first, last)
         with bound(shard=beat.shard, window=beat.window):
             yield
-        del self[thread]
+        del self._heartbeats[thread]
+
+    def probe(self, piece: Heartbeat | None) -> None:
+        """The whole worker has a piece of a probe at hand, or none any more."""
+        self._heartbeats.pop("probe", None)
+        if piece:
+            self._heartbeats["probe"] = piece

@@ -1,4 +1,4 @@
-"""The reading side of a worker: tasks in, decoded samples out, a little ahead of the thread that labels."""
+"""Tasks in, decoded samples out, a little ahead of the thread that labels."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -15,14 +15,14 @@ from pipeline.records import ImageSample, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.worker.committer import Committer
 from pipeline.worker.in_flight import InFlight
-from pipeline.worker.stage_timer import StageTimer
+from pipeline.worker.stage_timer import Stage, StageTimer
 from pipeline.worker.window import TaskEnd
 
 Sample: TypeAlias = ImageSample | SampleFailure
 
 
 class SampleLoader:
-    """Samples of a worker's tasks."""
+    """Reads and decodes the samples of a worker's tasks."""
 
     def __init__(self, ledger: Ledger, committer: Committer, timer: StageTimer, in_flight: InFlight) -> None:
         self._ledger, self._committer, self._timer, self._in_flight = ledger, committer, timer, in_flight
@@ -36,18 +36,18 @@ class SampleLoader:
 
         def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | RawSample | TaskEnd]:
             task, raw = item
-            if isinstance(raw, TaskEnd) or task.probe:  # a probe decodes a piece when it has announced it
+            if isinstance(raw, TaskEnd) or task.probe:  # a piece of a probe is decoded after it was announced
                 return task, raw
-            with self._in_flight.at(task, raw.index, raw.index):
+            with self._timer.working(Stage.DECODE), self._in_flight.at(task, raw.index, raw.index):
                 return task, self.decode(raw)
 
         return prefetch_map(
             decode,
-            self._read(self._timer.handed(tasks)),
+            self._timer.working_through(Stage.READ, self._read(self._timer.handed(tasks))),
             depth=depth,
             threads=self.threads,
-            empty=partial(self._timer.waiting, "read"),
-            late=partial(self._timer.waiting, "decode"),
+            empty=partial(self._timer.waiting, Stage.READ),
+            late=partial(self._timer.waiting, Stage.DECODE),
         )
 
     def decode(self, raw: RawSample) -> Sample:
@@ -64,17 +64,17 @@ class SampleLoader:
             count = 0
             try:
                 if task.last_window is None and not task.revision and self._ledger.ended(task.shard):
-                    yield task, TaskEnd(0, there=True)  # another driver has read it to its end
+                    yield task, TaskEnd(0, ended=True)  # another driver has read it to its end
                     continue
-                made = -1  # the window that was there already when this worker came to it
+                committed = -1  # the last window that another worker had committed before this one came to it
                 for raw in read_shard(task.shard, first=first, image_key=image_key, window=window, whole=whole):
                     if (stop is not None and raw.index >= stop) or task in self._committer.over:
                         break
                     count = raw.index + 1
-                    if raw.index < first or raw.index // window == made:
+                    if raw.index < first or raw.index // window == committed:
                         continue
                     if raw.index % window == 0 and self._ledger.has(task, raw.index // window):
-                        made = raw.index // window
+                        committed = raw.index // window
                         continue
                     yield task, raw
                 yield task, TaskEnd(count)

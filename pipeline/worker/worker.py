@@ -2,10 +2,10 @@
 
     tasks -> read -> decode (some threads) -> label (in batches) -> encode -> commit -> outcomes
 
-Each is a thread of its own; the one that labels waits for nobody if it can be helped.
+Each stage has a thread of its own, so that the thread that labels hardly ever waits.
 
-A window is committed whole or not at all; samples keep their order, and batches never cross a window, so that the same
-shard gives the same rows whoever labels it. The next shard is read while the last one is still being labelled.
+A window is committed whole or not at all. Samples keep their order, and batches never cross a window, so that a shard
+gives equal rows whichever worker labels it. The next shard is read while the last one is still being labelled.
 """
 
 import threading
@@ -17,65 +17,108 @@ from functools import partial
 from time import monotonic, perf_counter
 
 from pipeline.concurrency import prefetch_map
-from pipeline.errors import ConfigError, CorruptShard
+from pipeline.errors import CorruptShard
 from pipeline.logs.context import bound
 from pipeline.messages import Heartbeat, Outcome, Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.worker.committer import Committer
-from pipeline.worker.device_check import EVERY, DeviceCheck
+from pipeline.worker.device_check import DeviceCheck
 from pipeline.worker.in_flight import InFlight
 from pipeline.worker.labeling import Fitting, Row, Segmenter, failed_row, label
 from pipeline.worker.probe import pieces
 from pipeline.worker.sample_loader import Sample, SampleLoader
-from pipeline.worker.stage_timer import StageTimer
-from pipeline.worker.window import TaskEnd, WindowWork
+from pipeline.worker.stage_timer import Stage, StageTimer
+from pipeline.worker.window import TaskEnd, WindowWork, WorkerObserver
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
 
 
-class Worker:
-    """Labels tasks with one model for one run."""
+class Pace:
+    """How long a sample takes a worker, all in all."""
 
-    def __init__(self, ledger: Ledger, segmenter: Segmenter, *, batch_size: int | None = None) -> None:
-        self.ledger = ledger
-        self.segmenter = Fitting(segmenter, batch_size or segmenter.batch_size)
+    def __init__(self) -> None:
+        self.sample_s = 0.0
+        self._began: float | None = None
+        self._samples = 0
+
+    def began(self) -> None:
+        """A batch is about to be labelled."""
+        self._began = monotonic() if self._began is None else self._began
+
+    def ended(self, samples: int) -> None:
+        """A batch was labelled."""
+        self._samples += samples
+        self.sample_s = (monotonic() - (self._began or 0.0)) / self._samples
+
+
+class Worker:
+    """Labels tasks with one model for one run.
+
+    device: a name that no other worker may have; "" where devices are shared. device_check: what the device is held
+    against as it goes. observer: is told of windows.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        segmenter: Segmenter,
+        *,
+        device: str = "",
+        device_check: DeviceCheck | None = None,
+        observer: WorkerObserver | None = None,
+    ) -> None:
+        self.ledger, self.device, self._device_check, self._observer = ledger, device, device_check, observer
+        self.segmenter = Fitting(segmenter, segmenter.batch_size)
         self.committer = Committer(ledger)
         self.timer = StageTimer()
-        self.labelled = 0  # samples gone through, ever: progress between commits
-        self.moved = monotonic()  # when a stage last finished something
         self.in_flight = InFlight(ledger.run.window)
         self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight)
-        self.announce: Callable[[Heartbeat], None] = lambda beat: None  # returns when the driver knows of it
-        self.leave_by: float | None = None  # set: no new window begins, and nothing is done later than this
-        self.device = ""  # that no other worker may have
-        self.device_check: DeviceCheck | None = None  # what the device is held against as it goes
+        self.labelled = 0  # samples that are through, committed or not: progress between commits
+        self.moved = monotonic()  # when a stage last finished something
+        self._pace = Pace()
+        self._leave_by: float | None = None
         self._at_hand = threading.Semaphore(WINDOWS_AT_HAND)
-        self._began = 0.0  # when the first batch was
-        self._timed = 0  # samples since
-        self._pace_s = 0.0  # of a sample, all in all
-        self._checked = 0  # samples that were labelled when the device was last found sound
 
-    def run(self, tasks: Iterable[ShardTask]) -> Iterator[Outcome]:
+    def check_device(self) -> None:
+        """Label the reference image, where there is one. Raises DeviceMismatch."""
+        if self._device_check:
+            self._device_check.check(self.segmenter, self.labelled)
+
+    def leave(self, by: float) -> None:
+        """Begin no new window, and do nothing later than `by`, on the clock `monotonic`."""
+        self._leave_by = by
+
+    def run(
+        self, tasks: Iterable[ShardTask], announce: Callable[[Heartbeat], None] = lambda beat: None
+    ) -> Iterator[Outcome]:
         """Label tasks as they come, in order; ends when they end. Failures of a task are values.
 
+        announce: told what a probe is about to touch; returns when the driver knows of it.
         Raises DeviceMismatch where the device turns out to compute wrongly; the window at hand is then given up.
         """
-
-        def commit(step: Callable[[], Outcome | None]) -> Outcome | None:
-            return step()
-
+        self._announce = announce
+        steps = self.timer.working_through(Stage.LABEL, self._steps(tasks))
+        full = partial(self.timer.waiting, Stage.COMMIT)
         with ThreadPoolExecutor(1, "encode") as self._encoder:
-            for outcome in prefetch_map(
-                commit, self._steps(tasks), depth=2, full=partial(self.timer.waiting, "commit")
-            ):
+            for outcome in prefetch_map(self._carried_out, steps, depth=2, full=full):
                 self.moved = monotonic()
-                if isinstance(outcome, Receipt) and not outcome.wasted:
-                    self.timer.window()
+                if isinstance(outcome, Receipt):
+                    self._committed(outcome)
                 if outcome is not None:
                     yield outcome
+
+    def _carried_out(self, step: Callable[[], Outcome | None]) -> Outcome | None:
+        with self.timer.working(Stage.COMMIT):
+            return step()
+
+    def _committed(self, receipt: Receipt) -> None:
+        if not receipt.wasted:
+            self.timer.window()
+        if self._observer:
+            self._observer.window_committed(receipt, self.timer.snapshot())
 
     def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Callable[[], Outcome | None]]:
         """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
@@ -98,18 +141,18 @@ class Worker:
             elif isinstance(item, RawSample):
                 probed.append(item)
             elif task not in self.committer.over:
-                if self.leave_by is not None and not self._fits(work):
+                if self._leave_by is not None and not self._fits(work, self._leave_by):
                     return
                 if work is None:
                     work = self._begun(task, item.raw.index // self.ledger.run.window)
                 self._take(work, item)
 
-    def _fits(self, work: WindowWork | None) -> bool:
+    def _fits(self, work: WindowWork | None, leave_by: float) -> bool:
         """Whether the window at hand can be on storage before this worker must leave; a new one is not begun."""
-        if work is None or self.leave_by is None:
+        if work is None:
             return False
         left = self.ledger.run.window - len(work.samples)
-        return monotonic() + left * self._pace_s + 2 * self.committer.slowest_s + MARGIN_S < self.leave_by
+        return monotonic() + left * self._pace.sample_s + 2 * self.committer.slowest_s + MARGIN_S < leave_by
 
     def _take(self, work: WindowWork, item: Sample) -> None:
         work.samples.append(item.raw if self.ledger.run.also else replace(item.raw, members={}))
@@ -123,7 +166,7 @@ class Worker:
             self._label(work)
 
     def _probed(self, task: ShardTask, raws: list[RawSample]) -> Callable[[], Outcome | None]:
-        """A window that kills workers, piece after piece, each announced before it is touched."""
+        """Label a window that kills workers, piece after piece; each piece is announced before it is touched."""
         assert task.probe is not None
         work = self._begun(task, task.first_window)
         by_index = {raw.index: raw for raw in raws}
@@ -133,27 +176,26 @@ class Worker:
             self.committer.quarantine(task, failure)
         for piece in pieces(task.probe, by_index):
             beat = Heartbeat(task.shard.id, work.number, piece[0], piece[-1], probed=True)
-            self.in_flight["probe"] = beat
-            self.announce(beat)
+            self.in_flight.probe(beat)
+            self._announce(beat)
             for index in piece:
                 self._take(work, self.loader.decode(by_index[index]))
             if work.waiting:
                 self._label(work)
-        self.in_flight.pop("probe", None)
+        self.in_flight.probe(None)
         work.samples.sort(key=lambda raw: raw.index)
         return self._finished(work)
 
     def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
         if work.waiting:
             self._label(work)
-        if self.device_check and (work.doubtful or self.labelled >= self._checked + EVERY):
-            self.device_check.check()
-            self._checked = self.labelled
+        if self._device_check and (work.doubtful or self._device_check.is_due(self.labelled)):
+            self.check_device()
         return partial(self._commit, work)
 
     def _begun(self, task: ShardTask, number: int) -> WindowWork:
         """A window to be filled, once no more than one other is on its way to storage."""
-        with self.timer.waiting("commit"):
+        with self.timer.waiting(Stage.COMMIT):
             self._at_hand.acquire()
         return WindowWork(task, number)
 
@@ -170,12 +212,14 @@ class Worker:
 
     def _encode(self, work: WindowWork, rows: list[Row]) -> None:
         indices = [row.record.index for row in rows]
-        with self.in_flight.at(work.task, min(indices), max(indices)):
+        with self.timer.working(Stage.ENCODE), self.in_flight.at(work.task, min(indices), max(indices)):
             work.records.update((row.record.index, row.encoded()) for row in rows)
 
     def _label(self, work: WindowWork) -> None:
+        if self._observer and not work.encoding:
+            self._observer.window_began(work.task, work.number)
         batch, work.waiting = work.waiting, []
-        self._began = self._began or monotonic()
+        self._pace.began()
         began = perf_counter()
         with self.in_flight.at(work.task, batch[0].raw.index, batch[-1].raw.index):
             rows = label(self.segmenter, work.task, batch)
@@ -186,29 +230,13 @@ class Worker:
         work.encoding.append(self._encoder.submit(copy_context().run, self._encode, work, rows))
         ahead = 0 if work.task.probe else ENCODING_AHEAD
         if len(work.encoding) > ahead:
-            with self.timer.waiting("commit"):
+            with self.timer.waiting(Stage.COMMIT):
                 work.encoding[-1 - ahead].result()
         work.seconds += seconds
         self.timer.busy(seconds)
         self.moved = monotonic()
         self.labelled += len(batch)
-        self._timed += len(batch)
-        self._pace_s = (self.moved - self._began) / self._timed
-
-
-def _expect_one_gpu() -> None:
-    """A driver that torch cannot use shows its GPU and does not let it be used: labelling would go to the processor."""
-    import torch
-
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:  # the latter: a build without CUDA
-        raise ConfigError(
-            f"a worker was given a GPU that torch {torch.__version__} cannot use: {error}; install a torch that fits "
-            "GPU and driver, or give `--device cpu`"
-        ) from error
-    if torch.cuda.device_count() != 1:
-        raise ConfigError(f"a worker was given one GPU and torch sees {torch.cuda.device_count()}: {torch.__version__}")
+        self._pace.ended(len(batch))
 
 
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:

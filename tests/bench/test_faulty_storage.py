@@ -1,5 +1,6 @@
 """The kit of faults: what it breaks, it breaks as the real thing does, and a run outlives it."""
 
+import gc
 import random
 from math import log2
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
-from pipeline.bench.faulty_storage import FAULTS, FaultyStorage, breaking
+from pipeline.bench.faulty_storage import FAULTS, FaultyStorage
+from pipeline.bench.job import BenchJob, Build
 from pipeline.cluster import Cluster, RayPool
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
@@ -65,7 +67,7 @@ def complete_through(bad, url, tmp_path):
     ledger = Ledger.start(url, a_run(), pin([str(tmp_path / "in" / "s-*.tar")]))
     pool = LocalPool(lambda: Worker(Ledger.open(url), FakeSegmenter()), workers=2)
     before = retry.retries()
-    with breaking(bad):
+    with retry.sent_by(bad):
         drive(ledger, pool, ledger.missing(), Counters())
         pool.close()
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
@@ -78,7 +80,27 @@ def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, m
     bad = FaultyStorage(0.1, seed=3)
     repeats = complete_through(bad, str(tmp_path / "run"), tmp_path)
     assert repeats > 0, (repeats, bad.seen)
-    assert retry.request is not bad
+    seen = bad.seen.total()
+    Store(str(tmp_path / "after")).put_new("x", b"x")
+    assert bad.seen.total() == seen, "requests after the block go past it"
+
+
+def test_the_storage_of_a_worker_of_a_faulty_job_fails_until_its_process_ends(tmp_path, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    monkeypatch.setattr("pipeline.bench.faulty_storage.SLOW_S", 0.01)
+    ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(write_shard(tmp_path / "a.tar", samples(4)))]))
+    job = BenchJob(photos=(), output=ledger.store.url, workers=1, window=4, storage_faults=0.5)
+    before = retry.retries()
+    worker = Build(job)(WorkerSettings(ledger.store.url, "fake"))
+    gc.collect()
+    for number in range(20):
+        worker.ledger.store.put_new(f"x/{number}", b"x")
+    faulty = retry.retries()
+    [close] = at_exit
+    close()
+    worker.ledger.store.put_new("y", b"y")
+    assert before < faulty == retry.retries()
 
 
 @pytest.mark.slow
@@ -90,7 +112,7 @@ def test_an_outage_lasts_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.bench.faulty_storage.OUTAGE_SHARE", 1.0)
     bad = FaultyStorage(0.5, seed=1, outage_s=0.6)
     store = Store(str(tmp_path))
-    with breaking(bad):
+    with retry.sent_by(bad):
         for number in range(6):
             store.put_new(f"a/{number}", b"x")
     assert bad.seen["503"] > 2
@@ -108,10 +130,11 @@ def the_only(fault):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_outlived_by_a_put_and_by_a_read(tmp_path, fault):
     store = Store(str(tmp_path))
-    with breaking(the_only(fault)) as bad:
+    bad = the_only(fault)
+    with retry.sent_by(bad):
         store.put_new("x", b"whole")  # a stored object whose reply was lost answers False: its writer compares
     assert bad.seen[fault] == 1
-    with breaking(the_only(fault)):
+    with retry.sent_by(the_only(fault)):
         assert store.get("x") == b"whole"
 
 

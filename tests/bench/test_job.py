@@ -11,34 +11,27 @@ from jobs.bench.job import bare, by_ray_data
 from jobs.shared.cli import run
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.job import BenchJob, write_photos
-from pipeline.bench.timed_worker import STAGES, TimedWorker, spent
+from pipeline.bench.time_recorder import TimeRecorder, recorded_times
 from pipeline.inputs.shards import pin
-from pipeline.messages import TaskDone
 from pipeline.run.ledger import Ledger
+from pipeline.worker.stage_timer import WORKED_ON
+from pipeline.worker.worker import Worker
 from tests.conftest import a_run, samples, write_shard
 
 
-def test_a_clocked_worker_tells_when_it_began_and_what_every_stage_cost(tmp_path):
+def test_a_worker_s_note_tells_when_it_began_and_what_every_stage_cost(tmp_path):
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(write_shard(tmp_path / "w.tar", samples(12)))]))
-    over = threading.Event()
-
-    def tasks():  # as a driver hands them over: the stages stay up between two
-        yield from ledger.missing()
-        over.wait(60)
-
     began = time.time()
-    for outcome in TimedWorker(ledger, FakeSegmenter(0.01, batch_size=4)).run(tasks()):
-        if isinstance(outcome, TaskDone):
-            over.set()
+    list(Worker(ledger, FakeSegmenter(0.01, batch_size=4), observer=TimeRecorder(ledger)).run(ledger.missing()))
 
-    [note] = spent(ledger)
+    [note] = recorded_times(ledger)
 
     assert began < note.began < note.ended < time.time()
     assert note.ended - note.began >= 0.12
     assert note.rows == 12
     assert note.busy_s >= 0.12
-    assert set(note.cpu_s) == {*STAGES.values(), "other"}
-    assert all(note.cpu_s[stage] > 0 for stage in STAGES.values())
+    assert set(note.cpu_s) == {*WORKED_ON, "other"}
+    assert all(note.cpu_s[stage] > 0 for stage in WORKED_ON)
     assert set(note.waited_s) == {"task", "read", "decode", "commit"}
 
 
@@ -68,8 +61,8 @@ def test_the_command_prints_one_share_for_each_speed(capsys):
 @pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="ray[data] is not installed")
 def test_the_plain_ray_data_job_labels_the_same_photos(tmp_path):
     photos = write_photos(str(tmp_path), 2, 12, (48, 64), seed=0)
-    trial = BenchJob(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
-    told = by_ray_data(trial)
+    job = BenchJob(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
+    told = by_ray_data(job)
     assert told
     assert told["rows"] == 24
     assert told["images_per_s"] > 0

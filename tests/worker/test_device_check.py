@@ -13,7 +13,7 @@ from pipeline.driver.progress import Counters
 from pipeline.errors import DeviceMismatch
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker import device_check, worker
+from pipeline.worker import device_check
 from pipeline.worker.device_check import REFERENCE, DeviceCheck
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run
@@ -45,33 +45,36 @@ class Empty(FakeSegmenter):
 
 def test_the_first_worker_makes_the_reference_and_its_like_agree(ledger):
     for _ in range(2):
-        DeviceCheck(ledger, FakeSegmenter())
+        DeviceCheck(ledger).check(FakeSegmenter())
     assert ledger.store.exists(REFERENCE)
-    DeviceCheck(ledger, Rounding())
+    DeviceCheck(ledger).check(Rounding())
 
 
 @pytest.mark.parametrize(("first", "second"), [(FakeSegmenter, Broken), (FakeSegmenter, Empty), (Empty, FakeSegmenter)])
 def test_a_worker_that_computes_otherwise_is_unfit(ledger, first, second):
-    DeviceCheck(ledger, first())
+    DeviceCheck(ledger).check(first())
     with pytest.raises(DeviceMismatch, match=r"cover \d+% of .*/reference.png"):
-        DeviceCheck(ledger, second())
+        DeviceCheck(ledger).check(second())
 
 
 def test_workers_without_any_attention_agree_so_that_the_breaker_can_judge(ledger):
-    DeviceCheck(ledger, Empty())
-    DeviceCheck(ledger, Empty()).check()
+    DeviceCheck(ledger).check(Empty())
+    other = DeviceCheck(ledger)
+    other.check(Empty())
+    other.check(Empty())
 
 
 def test_an_unfit_worker_labels_nothing_and_the_run_ends_complete(shards, tmp_path):
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
-    DeviceCheck(ledger, FakeSegmenter())
+    DeviceCheck(ledger).check(FakeSegmenter())
     made = []
 
     def build():
-        one = Worker(ledger, Broken() if len(made) == 1 else FakeSegmenter(0.01))
-        made.append(one)
-        DeviceCheck(ledger, one.segmenter)
-        return one
+        segmenter = Broken() if len(made) == 1 else FakeSegmenter(0.01)
+        worker = Worker(ledger, segmenter, device_check=DeviceCheck(ledger))
+        made.append(worker)
+        worker.check_device()
+        return worker
 
     pool = LocalPool(build, workers=3)
     drive(ledger, pool, ledger.unfinished(), Counters())
@@ -108,18 +111,18 @@ class Raising(FakeSegmenter):
 
 @pytest.mark.parametrize("bad", [Broken(), Empty(), Raising()], ids=["wrong", "nan", "raises"])
 def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, tmp_path, monkeypatch, bad):
-    monkeypatch.setattr(worker, "EVERY", 1)  # image: every window, a short one too
+    monkeypatch.setattr(device_check, "EVERY", 1)  # image: every window, a short one too
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
     device, made, turn = Failing(6, bad), [], threading.Lock()
 
     def build():
         with turn:  # workers are built side by side: one of them has the device
-            one = Worker(ledger, FakeSegmenter() if made else device)
-            made.append(one)
-        if one is not made[0]:
+            worker = Worker(ledger, FakeSegmenter() if made else device, device_check=DeviceCheck(ledger))
+            made.append(worker)
+        if worker is not made[0]:
             device.is_bad.wait(20)
-        one.device_check = DeviceCheck(ledger, one.segmenter)
-        return one
+        worker.check_device()
+        return worker
 
     pool = LocalPool(build, workers=2)
     drive(ledger, pool, ledger.unfinished(), Counters())
@@ -142,10 +145,9 @@ def test_a_sample_that_gives_no_attention_is_to_blame_where_the_device_is_sound(
                 raise AttentionError("NaN", tuple(i for i, image in enumerate(images) if (image[0] < 60).mean() > 0.5))
             return super().segment(images)
 
-    segmenter = Picky(batch_size=2)
-    one = Worker(ledger, segmenter)
-    one.device_check = DeviceCheck(ledger, one.segmenter)
-    list(one.run(ledger.missing()))
+    worker = Worker(ledger, Picky(batch_size=2), device_check=DeviceCheck(ledger))
+    worker.check_device()
+    list(worker.run(ledger.missing()))
 
     statuses = [row["status"] for row in ledger.rows()]
     assert set(statuses) == {"ok", "model_nan"}

@@ -1,4 +1,4 @@
-"""What a worker says of its time: where it waited, and that the figures add up whoever reads them."""
+"""A worker's time: for which stage it waited, what each stage cost, and counts that add up whichever thread counts."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from pipeline.concurrency import prefetch_map
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger
-from pipeline.worker.stage_timer import StageTimer
+from pipeline.worker.stage_timer import Stage, StageTimer
 from pipeline.worker.worker import Worker
 from tests.conftest import write_shard
 
@@ -116,7 +116,7 @@ def test_a_task_that_comes_while_labelling_goes_on_costs_no_waiting():
 def test_a_reader_that_is_past_its_tasks_keeps_nobody_waiting_for_one():
     timer = StageTimer()
     assert list(timer.handed([])) == []
-    with timer.waiting("read"):
+    with timer.waiting(Stage.READ):
         time.sleep(0.02)
     waited = timer.snapshot().waited_s
     assert waited["task"] == 0.0 < waited["read"]
@@ -138,6 +138,38 @@ def test_counts_of_many_threads_are_all_there():
     assert (timer.snapshot().images, timer.snapshot().busy_s) == ({"ok": 4000}, 4000.0)
 
 
+def test_work_counts_for_its_stage_on_whatever_thread_and_waiting_costs_nothing():
+    timer = StageTimer()
+
+    def work(stage: Stage, seconds: float) -> None:
+        with timer.working(stage):
+            until = time.thread_time() + seconds
+            while time.thread_time() < until:
+                pass
+            time.sleep(LONG)
+
+    work(Stage.LABEL, 0.05)
+    threads = [threading.Thread(target=work, args=(Stage.DECODE, 0.05), name="label") for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cpu_s = timer.snapshot().cpu_s
+    assert 0.05 <= cpu_s["label"] < LONG
+    assert 0.1 <= cpu_s["decode"] < 2 * LONG
+    assert cpu_s["read"] == cpu_s["encode"] == cpu_s["commit"] == 0.0
+
+
+def test_items_that_are_worked_through_cost_their_making_and_what_is_done_with_them():
+    timer = StageTimer()
+    for item in timer.working_through(Stage.READ, "ab"):
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        assert timer.snapshot().cpu_s["read"] == pytest.approx(0.02 if item == "b" else 0.0, abs=0.01)
+    assert timer.snapshot().cpu_s["read"] >= 0.04
+
+
 def test_waiting_ends_where_the_block_raises():
     timer = StageTimer()
 
@@ -145,7 +177,7 @@ def test_waiting_ends_where_the_block_raises():
         yield 1
         raise ValueError("storage")
 
-    results = prefetch_map(lambda x: x, broken(), depth=1, empty=partial(timer.waiting, "read"))
+    results = prefetch_map(lambda x: x, broken(), depth=1, empty=partial(timer.waiting, Stage.READ))
     assert next(results) == 1
     with pytest.raises(ValueError, match="storage"):
         next(results)

@@ -229,7 +229,7 @@ def test_a_drained_worker_finishes_the_window_at_hand_where_there_is_time_and_be
     segment = worker.segmenter.segment
 
     def draining(images):
-        worker.leave_by = monotonic() + seconds
+        worker.leave(monotonic() + seconds)
         return segment(images)
 
     worker.segmenter.segment = draining
