@@ -7,6 +7,7 @@ import typer
 from jobs.bench.chaos import chaos
 from jobs.bench.job import job
 from jobs.shared import console, options
+from jobs.shared.logged import logged
 
 if TYPE_CHECKING:
     from diffseg.models.unet.loading import Backend
@@ -21,8 +22,8 @@ Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of ea
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
 
 app = typer.Typer(rich_markup_mode=None)
-app.command()(job)
-app.command()(chaos)
+app.command()(logged(job))
+app.command()(logged(chaos))
 
 
 @app.callback(invoke_without_command=True)

@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 import typer
 
 from jobs.shared import console
+from jobs.shared.logged import logged
 from pipeline import process
 
 COMMANDS = (
     *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
     *("fetch",),
 )
+BRIEF = ("status",)  # which have no log
 app = typer.Typer(
     name="diffseg",
     help="Segmentation labels for millions of images, from the self-attention of a diffusion model.",
@@ -28,7 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in COMMANDS:  # by name: what commands share must not lean on them
-    app.command()(getattr(import_module(f"jobs.{command}"), command))
+    function = getattr(import_module(f"jobs.{command}"), command)
+    app.command()(function if command in BRIEF else logged(function))
 app.add_typer(import_module("jobs.bench.stages").app, name="bench")
 
 

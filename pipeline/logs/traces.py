@@ -9,12 +9,13 @@ from pipeline.searchpath import ROOT
 PACKAGES = ("diffseg", "pipeline", "jobs")
 TRACEBACK = 4_000  # characters that are kept: the end, where the error is
 TOLD = 400  # characters of an error in one line
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # of a terminal; tabs and ends of lines stay
 _QUERY, _USER = re.compile(r"(\w+://[^\s'\"?]*)\?[^\s'\"]*"), re.compile(r"(https?://)[^\s'\"/@]*@")
 
 
 def redacted(text: str) -> str:
-    """What a library says, without the queries and user names that URLs in it may carry."""
-    return _USER.sub(r"\1", _QUERY.sub(r"\1", text))
+    """Text of any origin, without control characters, and without the queries and user names of URLs."""
+    return _USER.sub(r"\1", _QUERY.sub(r"\1", _CONTROL.sub(" ", text)))
 
 
 def traceback_of(error: BaseException) -> str:
