@@ -1,20 +1,21 @@
 """What decides the labels. No torch and no third party here: every command reads this file.
 
-`SegmentConfig` is what a user says; `resolve` fills in what a model decides; `fingerprint` names the result.
+`SegmentConfig` is what a user asks for; `resolve` fills in what the model decides and gives a `ResolvedConfig`;
+`fingerprint` is a hash of that.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
-# by mode; raised only when the same configuration and weights would give other labels
+# by mode; raised only when this code gives other labels for equal configuration and weights
 LABELS_VERSION: Mapping[str, int] = {"paper": 1, "fast": 1}
-VERSIONS = range(1, 1000)  # that a fingerprint is looked for in: newer ones than this code's too
+VERSIONS = range(1, 1000)  # tried for a fingerprint; it may be of a newer version than this code's
 
-# What 0.1.0 had. Any other field says in its metadata which value means "as before": {AS_BEFORE: value}
+# Fields of 0.1.0. Every later field says in its metadata which value labels as 0.1.0 did: {AS_BEFORE: value}
 FIRST_FIELDS = {
     *("mode", "thresholds", "anchors_per_side", "refine", "timestep", "image_size", "output_size", "min_area"),
     *("split_components", "dtype", "compile"),
@@ -27,7 +28,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @runtime_checkable  # so that type checks under test can look at it
 class ModelDefaults(Protocol):
-    """What a model brings for everything the user left open."""
+    """A model's own values for what a user leaves open."""
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -36,35 +37,35 @@ class ModelDefaults(Protocol):
 
     @property
     def timestep(self) -> int:
-        """Diffusion time of the one pass."""
+        """Diffusion time of the one pass, 0..999."""
         ...
 
     @property
     def image_size(self) -> int:
-        """Pixels a side, of the square whose area it sees."""
+        """Side in pixels of the square that has the area of the model's input."""
         ...
 
     @property
     def dtype(self) -> Dtype:
-        """Precision it runs in."""
+        """Precision of the model's weights."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentConfig:
-    """Everything that changes labels. None means: the model's own (see `resolve`).
+    """Everything that changes labels, as a user asks for it. None: the model decides, see `resolve`.
 
-    Raises ValueError on construction for values no model could use.
+    Raises ValueError on construction for values that no model could use.
     """
 
-    mode: Mode = "fast"  # "paper": ALGORITHM as published, crop and all; "fast": whole image, cleaned up
+    mode: Mode = "fast"  # "paper": as published, from the centre square; "fast": from the whole image, cleaned up
     thresholds: tuple[float, ...] | None = None  # symmetric KL in nats, one an iteration
     anchors_per_side: int = 16
     refine: bool = False  # K-means on the attention maps, started from the proposals
     timestep: int | None = None  # diffusion time of the one UNet pass, 0..999
     image_size: int | None = None  # pixels; "fast" keeps the aspect and aims for this squared in area
     output_size: int | Literal["source"] = 1024  # pixels, the longer side of a label map at most
-    min_area: float = 0.001  # of the image; "fast" gives smaller segments and holes to their surroundings
+    min_area: float = 0.001  # share of the image; "fast" gives smaller segments and holes to their surroundings
     split_components: bool = False  # "fast": every connected region a segment of its own
     dtype: Dtype | None = None
     compile: bool = False
@@ -90,38 +91,55 @@ class SegmentConfig:
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
 
-    def resolve(self, model: ModelDefaults) -> "SegmentConfig":
-        """The same configuration with nothing left open.
+    def resolve(self, model: ModelDefaults) -> "ResolvedConfig":
+        """Fill in the model's values for what is None.
 
         `paper` mode runs in float32, as published, unless a dtype is named.
         """
-        return replace(
-            self,
-            thresholds=self.thresholds or model.thresholds,
-            timestep=model.timestep if self.timestep is None else self.timestep,
-            image_size=self.image_size or model.image_size,
-            dtype=self.dtype or ("float32" if self.mode == "paper" else model.dtype),
+        asked = {each.name: getattr(self, each.name) for each in fields(self)}
+        return ResolvedConfig(
+            **{
+                **asked,
+                "thresholds": self.thresholds or model.thresholds,
+                "timestep": model.timestep if self.timestep is None else self.timestep,
+                "image_size": self.image_size or model.image_size,
+                "dtype": self.dtype or ("float32" if self.mode == "paper" else model.dtype),
+            }
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """What is fingerprinted and recorded.
 
-        A field that 0.1.0 did not have is left out while it has the value that means "as before", so that runs which
-        began without it go on under their fingerprint.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig(SegmentConfig):
+    """A configuration in which nothing is left open: what a run records and every step of the method reads."""
+
+    thresholds: tuple[float, ...]
+    timestep: int
+    image_size: int
+    dtype: Dtype
+
+    def resolve(self, model: ModelDefaults) -> "ResolvedConfig":
+        """Return this configuration, whatever the model."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are fingerprinted and recorded.
+
+        A field that 0.1.0 did not have is left out while its value is the one that labels as 0.1.0 did, so that runs
+        begun without it keep their fingerprint.
         """
         later = self.as_before()
         return {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
 
     @classmethod
     def as_before(cls) -> dict[str, Any]:
-        """The fields that 0.1.0 did not have, each with the value that labels as it did."""
+        """The fields that 0.1.0 did not have, each with the value that labels as 0.1.0 did."""
         return {each.name: each.metadata[AS_BEFORE] for each in fields(cls) if each.name not in FIRST_FIELDS}
 
 
-def fingerprint(config: SegmentConfig, weights_sha256: str) -> str:
+def fingerprint(config: ResolvedConfig, weights_sha256: str) -> str:
     """Two runs share a fingerprint exactly when they may share an output folder.
 
-    config: resolved. weights_sha256: of the model's files.
+    weights_sha256: of the model's files.
     """
     return _hash(config.to_dict(), weights_sha256, LABELS_VERSION[config.mode])
 
@@ -129,7 +147,7 @@ def fingerprint(config: SegmentConfig, weights_sha256: str) -> str:
 def labels_version_of(print_: str, segment: Mapping[str, Any], weights_sha256: str) -> int | None:
     """The LABELS_VERSION that a fingerprint was made with; None where it is not of this configuration and weights.
 
-    segment: as recorded, see `SegmentConfig.to_dict`.
+    segment: the configuration as it was recorded, see `ResolvedConfig.to_dict`.
     """
     return next((version for version in VERSIONS if _hash(segment, weights_sha256, version) == print_), None)
 

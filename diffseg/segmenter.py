@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.method.aggregate import aggregate
 from diffseg.method.assign import assign, paste
 from diffseg.method.geometry import Frame, frame, to_model
@@ -26,21 +26,22 @@ from diffseg.method.tf32 import tensor_cores
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.types import AttentionError, Float, Int, Segmentation
 
-PUBLISHED_THRESHOLDS = (1.1, 1.1, 1.1)  # for COCO-Stuff; where no model brings its own
+# As published for COCO-Stuff with Stable Diffusion 1.4: what attention without a model of ours is resolved with
+PUBLISHED = ResolvedConfig(thresholds=(1.1, 1.1, 1.1), timestep=300, image_size=512, dtype="float32")
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What the method asks of a diffusion model: `diffseg.models.unet.loading.Backend`, or anything that attends."""
+    """What the method needs of a model: `diffseg.models.unet.backend.Backend`, or any other source of attention."""
 
     @property
-    def config(self) -> SegmentConfig:
-        """Nothing in it left open."""
+    def config(self) -> ResolvedConfig:
+        """The configuration the model was loaded for."""
 
     @property
     def device(self) -> torch.device:
-        """Where attention comes from and labels are made."""
+        """The device of attention and labels."""
 
     def attend(self, pixels: Float[Tensor, "B 3 H W"]) -> AttentionMaps:
         """One forward pass; pixels in [-1, 1]."""
@@ -52,7 +53,7 @@ class Model(Protocol):
 class DiffSeg:
     """Segments images with a diffusion model that was never trained to.
 
-    batch_size: images a forward pass, as many as fit where it is None; it changes speed and memory only.
+    batch_size: images a forward pass; None: as many as fit. It changes speed and memory only.
     """
 
     def __init__(self, backend: Model, batch_size: int | None = None) -> None:
@@ -79,56 +80,59 @@ class DiffSeg:
         return cls(Backend.load(model, config or SegmentConfig(), device=device), batch_size)
 
     @property
-    def config(self) -> SegmentConfig:
-        """The configuration with what the model decides filled in."""
+    def config(self) -> ResolvedConfig:
+        """The configuration that images are labelled with."""
         return self.backend.config
 
     def segment(self, images: Sequence[Image.Image | np.ndarray]) -> list[Segmentation]:
-        """Label images of any sizes: PIL images or uint8 [H, W, 3]. Results come in the order given.
+        """Label images of any sizes: PIL images or uint8 [H, W, 3]. Results come in the order of the images.
 
-        Raises ValueError for anything else, AttentionError naming the images that the model made no sense of; the
+        Raises ValueError for anything else, AttentionError naming the images whose attention is no distribution; the
         others can be segmented without them.
         """
         [results] = self.compare(images, [self.config.thresholds])
         return results
 
     def compare(
-        self, images: Sequence[Image.Image | np.ndarray], thresholds: Sequence[tuple[float, ...] | None]
+        self, images: Sequence[Image.Image | np.ndarray], thresholds: Sequence[tuple[float, ...]]
     ) -> list[list[Segmentation]]:
-        """The same at several thresholds, from one pass of the model: a list of results for each of them."""
+        """Label images at several thresholds from one pass of the model: a list of results for each of them.
+
+        Raises what `segment` does.
+        """
         configs = [replace(self.config, thresholds=each) for each in thresholds]
         pixels = [as_pixels(image) for image in images]
         frames = [frame(image.shape[:2], self.config) for image in pixels]
         results: list[dict[int, Segmentation]] = [{} for _ in configs]
         refused: list[int] = []
-        for places in self._batches(frames):
-            maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in places]))
-            for inside, part in _parts(maps):
-                mine = [places[i] for i in inside]
-                planned = [frames[i] for i in mine]
+        for batch in self._batches(frames):
+            maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in batch]))
+            for positions, part in _parts(maps):
+                images_of_part = [batch[i] for i in positions]
+                planned = [frames[i] for i in images_of_part]
                 try:
                     for found, config in zip(results, configs, strict=True):
-                        found.update(zip(mine, label(part, planned, config), strict=True))
+                        found.update(zip(images_of_part, label(part, planned, config), strict=True))
                 except AttentionError as error:
-                    refused += [mine[i] for i in error.images]
+                    refused += [images_of_part[i] for i in error.images]
         if refused:
             refused.sort()
             raise AttentionError(f"the model's attention is no distribution for images {refused}", tuple(refused))
         return [[found[i] for i in range(len(images))] for found in results]
 
     def _batches(self, frames: Sequence[Frame]) -> Iterator[list[int]]:
-        """Places of images that can share a forward pass."""
+        """Indices of images that share a forward pass: those of one input size, `batch_size` of them at most."""
         of_size: dict[tuple[int, int], list[int]] = {}
         for i, planned in enumerate(frames):
             of_size.setdefault(planned.model, []).append(i)
-        for places in of_size.values():
-            for first in range(0, len(places), self.batch_size):
-                yield places[first : first + self.batch_size]
+        for indices in of_size.values():
+            for first in range(0, len(indices), self.batch_size):
+                yield indices[first : first + self.batch_size]
 
 
 @torch.no_grad()
-def label(maps: AttentionMaps, frames: Sequence[Frame], config: SegmentConfig) -> list[Segmentation]:
-    """From the attention of a batch to its segments, each image in its own frame; config: resolved.
+def label(maps: AttentionMaps, frames: Sequence[Frame], config: ResolvedConfig) -> list[Segmentation]:
+    """Turn the attention of a batch into segments, each image in its own frame.
 
     Raises AttentionError naming the images whose attention is no distribution.
     """
@@ -170,33 +174,34 @@ def segment_attention(
     grid: tuple[int, int] | None = None,
     return_trace: bool = False,
 ) -> Tensor | tuple[Tensor, list[int] | list[list[int]]]:
-    """The method alone, for attention from anywhere: a label map int32 [H, W] with ids 0..n-1.
+    """Apply the method to attention from any model: returns a label map int32 [H, W] with ids 0..n-1.
 
     maps: for each resolution the mean over heads and layers, [n, n] with rows summing to one, in any order; for a
     batch [B, n, n], which gives [B, H, W].
+    config: thresholds default to the published ones.
     size: height and width of the result, which the grid fills whole.
     grid: height and width in cells of the finest level where it is not square.
-    return_trace: give the number of proposals after each iteration too.
+    return_trace: return the number of proposals after each iteration too.
 
     Raises ValueError where maps do not fit each other or the grid, AttentionError (a ValueError) naming the images
     whose rows are no distribution.
     """
     levels, alone = _levels(maps)
     given = AttentionMaps(levels, grid or _square(levels[0]))
-    config = config if config.thresholds else replace(config, thresholds=PUBLISHED_THRESHOLDS)
+    resolved = config.resolve(PUBLISHED)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is height and width in pixels, both at least 1, got {size}")
     painted: list[Tensor] = []
     trace: list[list[int]] = []
     refused: list[int] = []
-    for inside, part in _parts(given):
+    for positions, part in _parts(given):
         try:
-            proposals = propose(part, config)
+            proposals = propose(part, resolved)
         except AttentionError as error:
-            refused += [inside[i] for i in error.images]
+            refused += [positions[i] for i in error.images]
             continue
-        label_maps = [assign(_of_image(proposals, i, part.grid), size) for i in range(len(inside))]
-        rle, segments = tidy(label_maps, config)
+        label_maps = [assign(_of_image(proposals, i, part.grid), size) for i in range(len(positions))]
+        rle, segments = tidy(label_maps, resolved)
         painted += rle_decode(rle, ids(segments))
         trace += [list(counts) for counts in proposals.trace]
     if refused:
@@ -205,16 +210,16 @@ def segment_attention(
     return (result, trace[0] if alone else trace) if return_trace else result
 
 
-def propose(maps: AttentionMaps, config: SegmentConfig) -> Proposals:
+def propose(maps: AttentionMaps, config: ResolvedConfig) -> Proposals:
     """Aggregate, merge, and refine where asked for."""
     attention = aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
-    with tensor_cores(allowed=config.dtype not in (None, "float32")):
-        proposals = merge(attention, config.thresholds or PUBLISHED_THRESHOLDS, config.anchors_per_side)
+    with tensor_cores(allowed=config.dtype != "float32"):
+        proposals = merge(attention, config.thresholds, config.anchors_per_side)
     return refine(attention, proposals) if config.refine else proposals
 
 
 def as_pixels(image: object) -> np.ndarray:
-    """Uint8 [H, W, 3]; ValueError for an array of another kind."""
+    """The pixels of an image, uint8 [H, W, 3]. Raises ValueError for an array of another kind."""
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if not isinstance(image, np.ndarray):
@@ -225,15 +230,15 @@ def as_pixels(image: object) -> np.ndarray:
 
 
 def _parts(maps: AttentionMaps) -> Iterator[tuple[range, AttentionMaps]]:
-    """What is labelled at a time, and its places in the batch: all of it on a GPU, single images on a processor.
+    """The attention labelled at a time, with its positions in the batch: the whole batch on a GPU, one image on a CPU.
 
-    There one image fills the cores and the caches, and its labels are the same bits whatever the batch.
+    On a CPU one image fills the cores and the caches, and its labels are the same bits whatever the batch.
     """
     images = len(maps.levels[0])
     step = 1 if maps.levels[0].device.type == "cpu" else max(1, images)
     for first in range(0, images, step):
-        inside = range(first, min(first + step, images))
-        yield inside, replace(maps, levels=tuple(level[inside.start : inside.stop] for level in maps.levels))
+        positions = range(first, min(first + step, images))
+        yield positions, replace(maps, levels=tuple(level[positions.start : positions.stop] for level in maps.levels))
 
 
 def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[Tensor, "P h w"]:
@@ -242,14 +247,14 @@ def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[
 
 
 def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H W"]:
-    """Labels in the frame of the source: straight away where the model saw all of it, else by way of the crop."""
+    """Labels in the frame of the source: assigned there where the model saw the whole image, else through the crop."""
     if frame.window == (0, 0, *frame.output) and frame.antialias:
         return assign(proposals, frame.output)
     return paste(assign(proposals, frame.model), frame.window, frame.output)
 
 
 def _levels(maps: Sequence[Tensor | np.ndarray]) -> tuple[tuple[Tensor, ...], bool]:
-    """Finest first, with a batch axis; whether a single image was given."""
+    """The levels, finest first, with a batch axis; and whether a single image was given."""
     if len(maps) == 0:
         raise ValueError("attention maps are needed for at least one level, got an empty list")
     levels = sorted((torch.as_tensor(level) for level in maps), key=lambda level: -level.shape[-1])

@@ -112,7 +112,7 @@ def label(
 def opened(ledger: "Ledger") -> None:
     """Say what a run is about to do, as far as people choose it."""
     run, inputs = ledger.run, console.size(ledger.shards.bytes)
-    said = f"model {run.model}, mode {run.config.mode}, {options.told(run.config.thresholds)}"
+    said = f"model {run.model}, mode {run.segment.mode}, {options.told(run.segment.thresholds)}"
     console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, {said}")
     for note in ledger.notes:
         console.note(note)

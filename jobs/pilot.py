@@ -133,7 +133,7 @@ def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
 
 
 def _around(backend: "Backend") -> list[tuple[float, ...]]:
-    own = backend.config.thresholds or ()
+    own = backend.config.thresholds
     return [tuple(float(f"{share * one:.3g}") for one in own) for share in AROUND]
 
 

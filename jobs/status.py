@@ -37,7 +37,7 @@ def status(
     state = "complete" if seen.complete else f"{seen.drivers} drivers at work" if seen.drivers else "not at work"
     rows = [
         ["state", state],
-        ["model", f"{ledger.run.model}, mode {ledger.run.segment['mode']}, fingerprint {ledger.run.fingerprint}"],
+        ["model", f"{ledger.run.model}, mode {ledger.run.segment.mode}, fingerprint {ledger.run.fingerprint}"],
         ["shards", f"{seen.shards_ended:,} of {seen.shards:,} done, {console.size(seen.bytes_left)} of input left"],
         ["windows", f"{seen.windows:,} committed, {console.size(seen.output_bytes)}"],
         ["rows", f"{'' if seen.rows_exact else 'at least '}{seen.rows:,}, {failed:,} without labels"],

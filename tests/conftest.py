@@ -15,7 +15,7 @@ import tenacity
 import torch
 from PIL import Image
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
@@ -97,9 +97,12 @@ def shards(tmp_path: Path) -> list[Shard]:
     return pin([str(tmp_path / "in" / "s-*.tar")])
 
 
+SEGMENT = ResolvedConfig(thresholds=(1.0,), timestep=50, image_size=512, dtype="float32")  # of the fake model
+
+
 def a_run(**changes: Any) -> Run:
     """A run of the fake model, four samples a window."""
-    made = Run.of(SegmentConfig(thresholds=(1.0,)), "0", model="fake", revision=None, window=4)
+    made = Run.of(SEGMENT, "0", model="fake", revision=None, window=4)
     return replace(made, **changes)
 
 

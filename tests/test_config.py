@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from diffseg import config as module
-from diffseg.config import AS_BEFORE, FIRST_FIELDS, LABELS_VERSION, Dtype, SegmentConfig, fingerprint, labels_version_of
+from diffseg.config import (
+    AS_BEFORE,
+    FIRST_FIELDS,
+    LABELS_VERSION,
+    Dtype,
+    ResolvedConfig,
+    SegmentConfig,
+    fingerprint,
+    labels_version_of,
+)
 from diffseg.models.fetch import fetch
 from diffseg.models.recognise import recognise
 from pipeline.config import RunConfig, read_config
@@ -52,6 +61,14 @@ def test_resolving_fills_in_what_the_model_decides_and_nothing_else():
     resolved = SegmentConfig(timestep=0).resolve(Model())
     assert (resolved.thresholds, resolved.timestep, resolved.image_size) == ((0.4, 0.4, 0.4), 0, 256)
     assert SegmentConfig(mode="paper").resolve(Model(dtype="bfloat16")).dtype == "float32"
+
+
+def test_a_resolved_configuration_stays_as_it_is_whatever_the_model():
+    resolved = SegmentConfig(mode="paper").resolve(Model())
+    assert resolved.resolve(Model(thresholds=(9.0,), timestep=9, image_size=512)) is resolved
+    assert not [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None]
+    with pytest.raises(TypeError, match="timestep"):
+        ResolvedConfig(thresholds=(1.0,), image_size=512, dtype="float32")
 
 
 def test_everything_that_changes_labels_changes_the_fingerprint():
@@ -121,7 +138,7 @@ def test_every_field_that_came_later_says_which_value_means_as_before():
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Later(SegmentConfig):
+class Later(ResolvedConfig):
     """A configuration of the future, whose new field is on by itself."""
 
     tree: bool = dataclasses.field(default=True, metadata={AS_BEFORE: False})
@@ -129,23 +146,25 @@ class Later(SegmentConfig):
 
 
 def test_a_field_as_before_leaves_no_trace():
-    now, later = SegmentConfig().resolve(Model()), Later(tree=False).resolve(Model())
+    now = SegmentConfig().resolve(Model())
+    later = Later(**now.to_dict(), tree=False)
     assert later.to_dict() == now.to_dict()
     assert fingerprint(later, "w") == fingerprint(now, "w")
-    assert fingerprint(Later().resolve(Model()), "w") != fingerprint(now, "w")
+    assert fingerprint(Later(**now.to_dict()), "w") != fingerprint(now, "w")
 
 
 def test_a_configuration_of_0_1_0_is_read_as_before_whatever_the_default_is_now():
-    said = json.loads(json.dumps(SegmentConfig().resolve(Model()).to_dict()))
-    assert validated(Later, {**Later.as_before(), **said}) == Later(tree=False).resolve(Model())
+    now = SegmentConfig().resolve(Model())
+    recorded = json.loads(json.dumps(now.to_dict()))
+    assert validated(Later, {**Later.as_before(), **recorded}) == Later(**now.to_dict(), tree=False)
 
 
 def test_a_field_without_a_value_as_before_cannot_be_fingerprinted():
     careless = dataclasses.make_dataclass(
-        "Careless", [("tree", bool, True)], bases=(SegmentConfig,), frozen=True, kw_only=True
+        "Careless", [("tree", bool, True)], bases=(ResolvedConfig,), frozen=True, kw_only=True
     )
     with pytest.raises(KeyError, match=AS_BEFORE):
-        fingerprint(careless().resolve(Model()), "w")
+        fingerprint(careless(**SegmentConfig().resolve(Model()).to_dict()), "w")
 
 
 def test_the_version_of_labels_is_of_a_mode(monkeypatch):

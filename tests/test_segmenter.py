@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
+from diffseg.config import ResolvedConfig
 from diffseg.method.geometry import frame
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import as_pixels, label
@@ -161,7 +162,7 @@ class Colours:
     device = torch.device("cpu")
 
     def __init__(self, mode="fast", **options):
-        self.config = SegmentConfig(
+        self.config = ResolvedConfig(
             mode=mode, thresholds=(0.5, 0.5), timestep=0, image_size=64, dtype="float32", **options
         )
         self.passes = []
@@ -228,7 +229,7 @@ def test_any_size_is_labelled_in_its_own_frame(mode, size):
 @pytest.mark.parametrize("split", [False, True])
 def test_a_batch_labelled_in_one_piece_equals_its_images(mode, split):
     """As on a GPU, where images are padded to the most proposals of any."""
-    config = SegmentConfig(
+    config = ResolvedConfig(
         mode=mode, thresholds=(0.5, 0.5, 0.5), timestep=0, image_size=128, dtype="float32", split_components=split
     )
     maps = maps_of(0, 3, 7, 5)
@@ -326,7 +327,7 @@ def test_several_thresholds_are_compared_in_one_pass_and_give_what_each_gives_al
 
     assert model.passes == [3]
     for results, threshold in zip(compared, thresholds, strict=True):
-        model.config = SegmentConfig(thresholds=threshold, timestep=0, image_size=64, dtype="float32")
+        model.config = ResolvedConfig(thresholds=threshold, timestep=0, image_size=64, dtype="float32")
         alone = DiffSeg(model).segment(images)
         assert [(each.label_map.tobytes(), each.segments, each.quality) for each in results] == [
             (each.label_map.tobytes(), each.segments, each.quality) for each in alone

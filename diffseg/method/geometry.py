@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from diffseg.types import Float, Integer
 
 STEP = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
@@ -40,15 +40,13 @@ class Frame:
     antialias: bool
 
 
-def frame(size: Size, config: SegmentConfig) -> Frame:
-    """Plan one image; config: resolved.
+def frame(size: Size, config: ResolvedConfig) -> Frame:
+    """Plan one image.
 
     `paper` looks at the centre square, `fast` at the whole image with an area about `image_size` squared.
     """
     if min(size) < 1:
         raise ValueError(f"an image needs at least one pixel, got height x width {size}")
-    if config.image_size is None:
-        raise ValueError("image_size is open: resolve the configuration with a model first")
     output = output_size(size, config)
     if config.mode == "paper":
         model = (config.image_size, config.image_size)
@@ -57,7 +55,7 @@ def frame(size: Size, config: SegmentConfig) -> Frame:
     return Frame(size, (0, 0, *size), model, output, (0, 0, *output), antialias=True)
 
 
-def output_size(size: Size, config: SegmentConfig) -> Size:
+def output_size(size: Size, config: ResolvedConfig) -> Size:
     """The longer side at most `output_size`, the aspect kept, never above the source."""
     if config.output_size == "source" or max(size) <= config.output_size:
         return size

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from diffseg.method.cleanup import clean
 from diffseg.method.rle import (
     RunLengths,
@@ -22,7 +22,7 @@ from diffseg.method.rle import (
 from diffseg.types import Float, Int, Segment, Segmentation
 
 
-def tidy(label_maps: list[Int[Tensor, "_ _"]], config: SegmentConfig) -> tuple[RunLengths, Segments]:
+def tidy(label_maps: list[Int[Tensor, "_ _"]], config: ResolvedConfig) -> tuple[RunLengths, Segments]:
     """The segments of label maps; in `fast` mode without small regions, and split into connected ones if asked."""
     rle = rle_encode(label_maps)
     if config.mode == "paper":

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from diffseg.config import ResolvedConfig
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Counters
 from pipeline.messages import Receipt, TaskDone
@@ -72,9 +73,8 @@ def resident() -> int:
 
 def a_run(folder: str, windows: int, per_shard: int) -> None:
     """Pin shards named as they are on an object store."""
-    run = Run(
-        fingerprint="0" * 16, model="null", revision=None, weights_sha256="0", segment={"mode": "fast"}, window=1024
-    )
+    segment = ResolvedConfig(thresholds=(1.0,), timestep=0, image_size=512, dtype="float32")
+    run = Run.of(segment, "0", model="null", revision=None)
     shards = [
         Shard(f"train-{n:06}-{n:012x}", f"s3://bucket/photos/train-{n:06}.tar", 1 << 30, f'"{n:032x}"')
         for n in range(windows // per_shard)

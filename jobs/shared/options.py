@@ -71,8 +71,8 @@ def schedule(text: str) -> tuple[float, ...]:
     return given * ITERATIONS if len(given) == 1 else given
 
 
-def told(thresholds: Sequence[float] | None) -> str:
+def told(thresholds: Sequence[float]) -> str:
     """A schedule as every command that labels says it at its start."""
     from pipeline.flags import number
 
-    return f"thresholds {', '.join(map(number, thresholds or ()))} (one an iteration)"
+    return f"thresholds {', '.join(map(number, thresholds))} (one an iteration)"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.scenes.scene import draw_scene
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
@@ -84,7 +84,8 @@ def open_job(job: BenchJob) -> Ledger:
     pinned = shards.pin(job.photos)
     if job.model:
         return labelling.open_run(pinned, job.output, job.model, SegmentConfig(), RunConfig(window=job.window))
-    made = Run.of(SegmentConfig(thresholds=(1.0,)), "", model=FAKE, revision=None, window=job.window)
+    segment = ResolvedConfig(thresholds=(1.0,), timestep=0, image_size=512, output_size="source", dtype="float32")
+    made = Run.of(segment, "", model=FAKE, revision=None, window=job.window)
     return Ledger.start(job.output, made, pinned)
 
 

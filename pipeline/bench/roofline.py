@@ -63,7 +63,7 @@ def measure_limits(backend: Backend) -> Limits:
     clock = Clock(backend.device, 7)
     rates = []
     reduced = backend.config.dtype != "float32"
-    for dtype in (getattr(torch, str(backend.config.dtype)), torch.float32):
+    for dtype in (getattr(torch, backend.config.dtype), torch.float32):
         a, b = (torch.randn(side, side, device=backend.device).to(dtype) for _ in range(2))
         with tensor_cores(allowed=reduced):
             rates.append(2 * side**3 / clock(partial(torch.mm, a, b))[0])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from diffseg.method.aggregate import aggregate
 from diffseg.method.assign import assign
 from diffseg.method.geometry import frame, to_model
@@ -81,7 +81,7 @@ def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool
     clock = Clock(backend.device, repeats)
     if backend.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backend.device)
-    side = int(backend.config.image_size or 0)
+    side = backend.config.image_size
     photos = _photos(batch_size, (side, side))
     planned = [frame(photo.shape[:2], backend.config) for photo in photos]
     pixels = torch.stack([to_model(*pair) for pair in zip(photos, planned, strict=True)])
@@ -133,8 +133,8 @@ def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple
     return stages, captured()
 
 
-def _core_stages(config: SegmentConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[Stage]:
-    thresholds = config.thresholds or ()
+def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[Stage]:
+    thresholds = config.thresholds
     count, cells = len(planned), maps.levels[0].shape[1]
     floor = FLOOR if config.mode == "fast" else 0.0
 
@@ -191,6 +191,6 @@ def _jpeg(photo: np.ndarray, size: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
-def _prepare(data: bytes, config: SegmentConfig) -> torch.Tensor:
+def _prepare(data: bytes, config: ResolvedConfig) -> torch.Tensor:
     image = decode(data)
     return to_model(image, frame(image.shape[:2], config))

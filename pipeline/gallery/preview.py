@@ -121,7 +121,7 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
 def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None) -> GalleryPage:
     run = ledger.run
     facts = [("samples", f"{counts.samples:,}"), ("shown", f"{shown:,}"), ("model", run.model)]
-    facts.append(("mode", str(run.segment["mode"])))
+    facts.append(("mode", run.segment.mode))
     if counts.mean_segments is not None:
         facts.append(("segments an image", f"{counts.mean_segments:.1f}"))
     if counts.mean_quality is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
@@ -62,7 +62,7 @@ class Timed:
         self.seconds = 0.0
 
     @property
-    def config(self) -> SegmentConfig:
+    def config(self) -> ResolvedConfig:
         """The model's own."""
         return self._model.config
 

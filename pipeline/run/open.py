@@ -100,8 +100,12 @@ def _as_pinned(shards: Sequence[Shard], pinned: Mapping[str, Shard], extend: boo
 
 def read_run(store: Store) -> Run:
     """The run of this store. Raises FileNotFoundError where there is none, ConfigError where run.json is invalid."""
+    return _parsed(store, store.get(RUN))
+
+
+def _parsed(store: Store, data: bytes) -> Run:
     try:
-        return Run.from_json(store.get(RUN))
+        return Run.from_json(data)
     except ValueError as error:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
 
@@ -135,11 +139,13 @@ def begin_or_join(store: Store, run: Run, any_window: bool) -> Run:
     condition, and `create_only` is switched off.
     """
     try:
-        existing = read_run(store)
+        data = store.get(RUN)
     except FileNotFoundError:
-        existing = run if store.put_new(RUN, run.to_json()) else read_run(store)
+        data = run.to_json()
+        data = data if store.put_new(RUN, data) else store.get(RUN)
+    existing = _parsed(store, data)
     _check_same(store, existing, replace(run, window=existing.window) if any_window else run)
-    store.probe(RUN, existing.to_json())
+    store.probe(RUN, data)
     return existing
 
 
@@ -148,7 +154,7 @@ def _check_same(store: Store, existing: Run, wanted: Run) -> None:
     refusal = existing.refusal(wanted)
     if not refusal and existing.fingerprint == wanted.fingerprint:
         return
-    version, own_version = existing.labels_version, LABELS_VERSION[wanted.config.mode]
+    version, own_version = existing.labels_version, LABELS_VERSION[wanted.segment.mode]
     if version is None:
         refusal = existing.refusal(wanted, f"{RUN} {EDITED}")
     if refusal:

@@ -1,104 +1,95 @@
-"""What a run makes, as `run.json` keeps it: everybody who joins must be making the same."""
+"""The specification of a run, as `run.json` keeps it: every driver that joins a run must make what it says."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
-from diffseg.config import FIRST_FIELDS, SegmentConfig, fingerprint, labels_version_of
+from diffseg.config import LABELS_VERSION, ResolvedConfig, fingerprint, labels_version_of
 from pipeline import flags
 from pipeline.documents import validated
 from pipeline.records import READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
+NOT_IN_JSON = {"newer", "labels_version"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a run makes: written once as run.json, compared by everybody who joins."""
+    """The specification of a run: written once as run.json, compared by every driver that joins."""
 
     fingerprint: str
     model: str
     revision: str | None
     weights_sha256: str
-    segment: Mapping[str, Any]  # the resolved SegmentConfig, as `to_dict` gives it
+    segment: ResolvedConfig
     window: int = WINDOW
     image_key: str | None = None
     also: tuple[str, ...] = ()
     schema: int = 1
-    reader: int = READER  # see `records.READER`; 1 where run.json does not say
+    reader: int = READER  # see `records.READER`; 1 where run.json has none
     made_with: Mapping[str, str] = field(default_factory=dict)  # recorded, not compared
-    newer: Mapping[str, Any] = field(default_factory=dict)  # what another version wrote beside these: kept, compared
+    newer: Mapping[str, Any] = field(default_factory=dict)  # fields of another version: kept, compared
+    labels_version: int | None = None  # of its labels; None where the fingerprint does not follow from the other fields
 
     @classmethod
-    def of(cls, config: SegmentConfig, weights_sha256: str, **more: Any) -> "Run":
-        """A run of this version. config: resolved. more: the other fields."""
+    def of(cls, segment: ResolvedConfig, weights_sha256: str, **fields: Any) -> "Run":
+        """A run of this version. fields: the others."""
         return cls(
-            fingerprint=fingerprint(config, weights_sha256),
+            fingerprint=fingerprint(segment, weights_sha256),
             weights_sha256=weights_sha256,
-            segment=json.loads(json.dumps(config.to_dict())),
+            segment=segment,
             made_with={"diffseg": version("diffseg")},
-            **more,
+            labels_version=LABELS_VERSION[segment.mode],
+            **fields,
         )
 
     @classmethod
     def from_json(cls, data: bytes) -> "Run":
-        """Raises ValueError for what is no run.json, or one whose configuration this version does not know."""
-        said = json.loads(data)
-        if not isinstance(said, dict):
+        """The run of a run.json. Raises ValueError where it is damaged, or configured as only other versions know."""
+        document = json.loads(data)
+        if not isinstance(document, dict):
             raise ValueError("no run.json of ours: not an object")
-        known = {f.name for f in fields(cls)} - {"newer"}
-        values = {name: value for name, value in said.items() if name in known}
+        known = {f.name for f in fields(cls)} - NOT_IN_JSON
+        values = {name: value for name, value in document.items() if name in known}
         if (reader := values.setdefault("reader", 1)) not in READERS:
             raise ValueError(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
-        run = validated(cls, values | {"newer": {k: v for k, v in said.items() if k not in known}})
-        possible = {f.name for f in fields(SegmentConfig)}
-        if unknown := [name for name in run.segment if name not in possible]:
-            raise ValueError(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
-        _ = run.config
-        return run
+        recorded: Any = values.get("segment")
+        if isinstance(recorded, dict):
+            possible = {f.name for f in fields(ResolvedConfig)}
+            if unknown := [name for name in recorded if name not in possible]:
+                raise ValueError(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
+            values["segment"] = {**ResolvedConfig.as_before(), **recorded}
+        run = validated(cls, values | {"newer": {k: v for k, v in document.items() if k not in known}})
+        # of the recorded numbers: 0 and 0.0 are equal, but have other fingerprints
+        return replace(run, labels_version=labels_version_of(run.fingerprint, recorded, run.weights_sha256))
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
 
-    @property
-    def config(self) -> SegmentConfig:
-        """The configuration that decides the labels. Raises ValueError where its values are of no use."""
-        return validated(SegmentConfig, {**SegmentConfig.as_before(), **self.segment})
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all that 0.1.0 knew of a configuration is there, as in every run that a command began."""
-        return self.segment.keys() >= FIRST_FIELDS
-
-    @property
-    def labels_version(self) -> int | None:
-        """The LABELS_VERSION of its labels; None where the fingerprint does not follow from what stands beside it."""
-        return labels_version_of(self.fingerprint, self.segment, self.weights_sha256)
-
     def to_json(self) -> bytes:
-        """Readable by people too."""
-        said = asdict(self)
-        newer = said.pop("newer")
-        return json.dumps(said | newer, indent=2).encode()
+        """The bytes of run.json, readable by people too."""
+        document = asdict(self) | {"segment": self.segment.to_dict()}
+        newer, _ = document.pop("newer"), document.pop("labels_version")
+        return json.dumps(document | newer, indent=2).encode()
 
     def refusal(self, other: "Run", *more: str) -> str | None:
-        """Why the other cannot share a folder with this run, and which flags to repeat; None where it can.
+        """Why the other run cannot share this run's folder, and which flags to repeat; None where it can.
 
-        more: what else keeps them apart.
+        more: further reasons.
         """
-        theirs, mine = _comparable(self), _comparable(other)
-        if theirs["weights_sha256"] != mine["weights_sha256"] and self.model != other.model:
-            theirs["model"], mine["model"] = self.model, other.model  # more to a person than their digests
-            del theirs["weights_sha256"], mine["weights_sha256"]
-        return flags.refusal("run", theirs, mine, flags.LABEL, *more) if theirs != mine or more else None
+        own, others = _comparable(self), _comparable(other)
+        if own["weights_sha256"] != others["weights_sha256"] and self.model != other.model:
+            own["model"], others["model"] = self.model, other.model  # a name tells a person more than a digest
+            del own["weights_sha256"], others["weights_sha256"]
+        return flags.refusal("run", own, others, flags.LABEL, *more) if own != others or more else None
 
 
 def _comparable(run: Run) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(run.to_json())
+    document: dict[str, Any] = json.loads(run.to_json())
     for name in ("made_with", "fingerprint", "model", "revision", "segment"):
-        said.pop(name)
-    config: dict[str, Any] = json.loads(json.dumps(asdict(run.config)))
-    return {**said, **config}
+        document.pop(name)
+    segment: dict[str, Any] = json.loads(json.dumps(asdict(run.segment)))
+    return {**document, **segment}

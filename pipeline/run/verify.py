@@ -38,7 +38,7 @@ def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
         if state.windows or state.ended:
             faults.append(f"labels/{name}.*: no such shard among the inputs")
         yield Checked(Shard(name, "", 0, ""), len(state.windows), 0, {}, tuple(faults))
-    if ledger.run.is_whole and ledger.run.labels_version is None:
+    if ledger.run.labels_version is None:
         yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (f"{RUN} {EDITED}",))
 
 

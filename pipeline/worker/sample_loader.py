@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TypeAlias
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
@@ -27,7 +27,7 @@ class SampleLoader:
     def __init__(self, ledger: Ledger, committer: Committer, timer: StageTimer, in_flight: InFlight) -> None:
         self._ledger, self._committer, self._timer, self._in_flight = ledger, committer, timer, in_flight
         self.threads = decode_threads()
-        self._least = pixels_wanted(ledger.run.config)
+        self._least = pixels_wanted(ledger.run.segment)
 
     def decoded(
         self, tasks: Iterable[ShardTask], depth: int
@@ -91,10 +91,10 @@ def decode_threads() -> int:
     return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
 
 
-def pixels_wanted(config: SegmentConfig) -> int | None:
+def pixels_wanted(config: ResolvedConfig) -> int | None:
     """Of an image's longer side, so that decoding less loses nothing: what label maps have, and twice the side of the
     square that the model sees, which is the longest side it sees of any aspect. None: all of them.
     """
-    if config.mode != "fast" or config.output_size == "source" or config.image_size is None:
+    if config.mode != "fast" or config.output_size == "source":
         return None
     return max(config.output_size, 2 * config.image_size)

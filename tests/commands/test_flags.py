@@ -18,7 +18,8 @@ OPTIONS = {
     name: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
     for name, command in typer.main.get_group(cli.app).commands.items()
 }
-RUN = a_run(segment={each.name: getattr(SegmentConfig(thresholds=(1.0,)), each.name) for each in fields(SegmentConfig)})
+RUN = a_run()
+SETTINGS = {each.name for each in fields(SegmentConfig)}
 BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
     "mode": "paper",
     "thresholds": [0.7, 0.9, 1.1234567],
@@ -43,12 +44,12 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
 def compared():
     """What keeps two runs apart, as run.json says it."""
     said = json.loads(RUN.to_json())
-    return {*said, *said["segment"]} - {"segment", "made_with", "fingerprint", "model", "revision"}
+    return {*said, *SETTINGS} - {"segment", "made_with", "fingerprint", "model", "revision"}
 
 
 def begun(name):
     said = json.loads(RUN.to_json())
-    table = said["segment"] if name in said["segment"] else said
+    table = said["segment"] if name in SETTINGS else said
     table[name] = BEGUN[name]
     return Run.from_json(json.dumps(said).encode())
 
@@ -59,7 +60,7 @@ def test_everything_that_can_differ_has_its_flag_or_its_reason_to_have_none():
     named = {name for name, said in flags.LABEL.items() if said.startswith("--")}
     assert {flags.LABEL[name] for name in named} <= OPTIONS["label"]
     in_the_file = {name for name, said in flags.LABEL.items() if said == flags.CONFIG}
-    assert in_the_file <= {each.name for each in fields(SegmentConfig)}
+    assert in_the_file <= SETTINGS
     assert not {f"--{name.replace('_', '-')}" for name in in_the_file} & OPTIONS["label"]
     assert set(flags.LABEL) - named - in_the_file == {"weights_sha256", "schema", "reader"}
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from diffseg import DiffSeg, SegmentConfig, segment_attention
+from diffseg.config import ResolvedConfig
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
@@ -54,7 +55,7 @@ def attend(backend: Model, image: np.ndarray) -> AttentionMaps:
     return backend.attend(to_model(image, frame(image.shape[:2], backend.config))[None])
 
 
-def relabel(config: SegmentConfig, maps: AttentionMaps, tau: float, size: tuple[int, int]) -> np.ndarray:
+def relabel(config: ResolvedConfig, maps: AttentionMaps, tau: float, size: tuple[int, int]) -> np.ndarray:
     config = replace(config, thresholds=(tau,) * 3)
     labels = segment_attention(maps.levels, config, size, grid=maps.grid)
     return labels[0].numpy().astype(np.int64)

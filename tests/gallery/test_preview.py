@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg.config import SegmentConfig
 from diffseg.types import Segment
 from jobs.preview import write_preview
 from jobs.shared import cli
@@ -22,6 +21,7 @@ from pipeline.records import OK, LabelRecord
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.table.label_map import encode_label_map
+from tests.support.labelled import SEGMENT
 
 SHADES = 10  # photo n is a flat grey of this many times n, so that photos can be told apart
 
@@ -45,7 +45,7 @@ def run(tmp_path):
     tar = tmp_path / "photos.tar"
     tar.write_bytes(write_samples((f"k{n}", {"png": photo(n)}) for n in range(10)))
     [shard] = shards.pin([str(tar)])
-    made = Run.of(SegmentConfig(), "0", model="tiny", revision=None, window=4)
+    made = Run.of(SEGMENT, "0", model="tiny", revision=None, window=4)
     ledger = Ledger.start(str(tmp_path / "run"), made, [shard])
     rows = [labelled(shard.id, n, n / 10) for n in range(9)]
     rows.append(LabelRecord("k9", shard.id, 9, "undecodable", "cut short", 40, 30))

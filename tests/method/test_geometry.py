@@ -1,14 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from diffseg.method.geometry import frame, model_size, output_size, to_model
 
-FAST = SegmentConfig(image_size=512)
-PAPER = SegmentConfig(mode="paper", image_size=512)
+FAST = ResolvedConfig(thresholds=(1.1,), timestep=300, image_size=512, dtype="float32")
+PAPER = replace(FAST, mode="paper")
 
 
 def photo(height, width):
@@ -47,8 +49,8 @@ def test_every_size_becomes_multiples_of_64_near_the_area_asked_for(height, widt
         ((6000, 8000), FAST, (768, 1024)),
         ((300, 400), FAST, (300, 400)),
         ((1, 5000), FAST, (1, 1024)),
-        ((6000, 8000), SegmentConfig(output_size="source"), (6000, 8000)),
-        ((100, 50), SegmentConfig(output_size=10), (10, 5)),
+        ((6000, 8000), replace(FAST, output_size="source"), (6000, 8000)),
+        ((100, 50), replace(FAST, output_size=10), (10, 5)),
     ],
 )
 def test_a_label_map_keeps_the_shape_of_its_image_and_never_exceeds_it(size, config, expected):
@@ -114,8 +116,6 @@ def test_another_image_than_was_planned_is_refused_with_both_named(image):
         to_model(image, frame((8, 8), FAST))
 
 
-def test_no_pixels_and_an_open_configuration_are_refused():
+def test_no_pixels_are_refused():
     with pytest.raises(ValueError, match="at least one pixel"):
         frame((0, 5), FAST)
-    with pytest.raises(ValueError, match="resolve the configuration"):
-        frame((5, 5), SegmentConfig())

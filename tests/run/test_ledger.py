@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from diffseg import config
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig, SegmentConfig
 from pipeline import labelling, table
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.config import RunConfig
@@ -26,7 +26,7 @@ from pipeline.run.spec import Run
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import Store
 from pipeline.worker.worker import Worker
-from tests.conftest import a_run, samples, write_shard
+from tests.conftest import SEGMENT, a_run, samples, write_shard
 
 SHARD = Shard("s-1", "file:///s.tar", 10, "e")
 
@@ -100,7 +100,7 @@ def test_a_list_of_inputs_that_is_damaged_is_told_in_one_line(ledger, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"segment": {"mode": "paper", "thresholds": [1.0]}, "fingerprint": "g"}, "mode: fast there, paper here"),
+        ({"segment": replace(SEGMENT, mode="paper"), "fingerprint": "g"}, "mode: fast there, paper here"),
         ({"weights_sha256": "1", "fingerprint": "g"}, "weights_sha256"),
         ({"window": 5}, "window: 4 there, 5 here"),
         ({"image_key": "png"}, "image_key"),
@@ -136,7 +136,7 @@ def test_a_run_of_0_1_0_is_joined_and_stays_as_it_is(shards, tmp_path):
     store.put_new("run.json", WRITTEN_BY_0_1_0)
     joined = labelling.open_run(shards, store.url, "tiny", SegmentConfig(), RunConfig())
     assert (joined.run.fingerprint, joined.run.window) == ("ccbdcf20829975b8", 4)
-    assert joined.run.segment == json.loads(WRITTEN_BY_0_1_0)["segment"]
+    assert json.loads(json.dumps(joined.run.segment.to_dict())) == json.loads(WRITTEN_BY_0_1_0)["segment"]
     assert store.get("run.json") == WRITTEN_BY_0_1_0
     with pytest.raises(ConfigError, match=r"thresholds: \[0\.3, 0\.3, 0\.3\] there"):
         labelling.open_run(shards, store.url, "tiny", SegmentConfig(thresholds=(0.5,)), RunConfig())
@@ -162,7 +162,7 @@ def test_a_run_json_that_was_edited_is_told_by_label_and_verify(ledger, change):
     rewrite_run(ledger, **change)
     with pytest.raises(ConfigError, match=r"run\.json was edited"):
         Ledger.start(ledger.store.url, a_run(), [])
-    asked = validated(SegmentConfig, {"thresholds": [1.0], **change.get("segment", {})})
+    asked = validated(ResolvedConfig, SEGMENT.to_dict() | change.get("segment", {}))
     with pytest.raises(ConfigError, match=r"run\.json was edited"):
         Ledger.start(ledger.store.url, Run.of(asked, "0", model="fake", revision=None, window=4), [])
     faults = [fault for checked in audit(Ledger.open(ledger.store.url)) for fault in checked.faults]
@@ -188,12 +188,14 @@ def test_a_run_of_a_newer_version_is_not_joined_by_an_older_one(ledger, monkeypa
 
 
 def test_a_number_written_in_another_way_is_no_edit(ledger):
-    written = {**ledger.run.segment, "thresholds": [1], "min_area": 0}
-    asked = Run.of(SegmentConfig(thresholds=(1.0,), min_area=0.0), "0", model="fake", revision=None, window=4)
-    ledger.store.replace(
-        "run.json", replace(asked, segment=written, fingerprint=config._hash(written, "0", 1)).to_json()
-    )
-    assert Ledger.start(ledger.store.url, asked, []).run.segment["min_area"] == 0
+    written = {**SEGMENT.to_dict(), "thresholds": [1], "min_area": 0}
+    rewrite_run(ledger, segment=written, fingerprint=config._hash(written, "0", 1))
+    data = ledger.store.get("run.json")
+    asked = Run.of(replace(SEGMENT, min_area=0.0), "0", model="fake", revision=None, window=4)
+    joined = Ledger.start(ledger.store.url, asked, [])
+    assert (joined.run.segment.min_area, joined.run.labels_version) == (0, 1)
+    assert not [fault for checked in audit(joined) for fault in checked.faults if "edited" in fault]
+    assert ledger.store.get("run.json") == data
 
 
 def test_a_configuration_of_a_newer_version_is_refused_with_what_is_new(ledger):
@@ -208,7 +210,7 @@ def test_a_configuration_of_a_newer_version_is_refused_with_what_is_new(ledger):
 def test_what_a_newer_version_says_of_a_run_is_read_past_kept_and_not_joined(ledger):
     rewrite_run(ledger, flavour={"of": ["the", "future"]})
     opened = Ledger.open(ledger.store.url).run
-    assert opened.config == ledger.run.config
+    assert opened.segment == ledger.run.segment
     assert json.loads(opened.to_json())["flavour"] == {"of": ["the", "future"]}
     with pytest.raises(ConfigError, match=r"flavour: .*future.* there, None here"):
         Ledger.start(ledger.store.url, a_run(), [])
@@ -223,6 +225,7 @@ def test_what_a_newer_version_says_of_a_run_is_read_past_kept_and_not_joined(led
         {"segment": {"thresholds": "many"}},
         {"segment": {"thresholds": [None]}},
         {"segment": {"output_size": None}},
+        {"segment": {name: value for name, value in SEGMENT.to_dict().items() if name != "timestep"}},
         {"window": "many"},
         {"window": 0},
         {"fingerprint": 7},

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig
 from diffseg.types import IGNORE, Segment
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
@@ -19,6 +19,7 @@ from pipeline.table.label_map import encode_label_map
 
 SIZE = (18, 24)  # height and width of photos; label maps have half of it
 WINDOW = 4
+SEGMENT = ResolvedConfig(thresholds=(1.1,), timestep=50, image_size=512, dtype="float32")
 
 
 def photo(number: int) -> bytes:
@@ -68,7 +69,7 @@ def make_run(
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
     shards = pin([str(folder / "in" / "s-*.tar")])
-    made = Run.of(SegmentConfig(), "0", model="fake", revision=None, window=WINDOW)
+    made = Run.of(SEGMENT, "0", model="fake", revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
         _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else ())

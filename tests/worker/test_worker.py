@@ -4,13 +4,13 @@ import gc
 import io
 import math
 import threading
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
 import pytest
 import webdataset
 
-from diffseg.config import SegmentConfig
 from diffseg.types import AttentionError
 from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.errors import CommitConflict, StorageError
@@ -22,7 +22,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from pipeline.worker import sample_loader as module
 from pipeline.worker.worker import Worker
-from tests.conftest import a_run, jpeg, samples, write_shard
+from tests.conftest import SEGMENT, a_run, jpeg, samples, write_shard
 
 
 def rows_of(ledger):
@@ -304,8 +304,8 @@ def test_an_image_without_attention_is_named_right_in_a_halved_batch(ledger):
 
 
 def test_large_photos_are_decoded_at_a_reduced_scale_only_where_labels_cannot_tell():
-    assert module.pixels_wanted(SegmentConfig(image_size=512)) == 1024
-    assert module.pixels_wanted(SegmentConfig(image_size=1024)) == 2048
-    assert module.pixels_wanted(SegmentConfig(image_size=256, output_size=2000)) == 2000
-    assert module.pixels_wanted(SegmentConfig(image_size=512, mode="paper")) is None
-    assert module.pixels_wanted(SegmentConfig(image_size=512, output_size="source")) is None
+    assert module.pixels_wanted(replace(SEGMENT, image_size=512)) == 1024
+    assert module.pixels_wanted(replace(SEGMENT, image_size=1024)) == 2048
+    assert module.pixels_wanted(replace(SEGMENT, image_size=256, output_size=2000)) == 2000
+    assert module.pixels_wanted(replace(SEGMENT, image_size=512, mode="paper")) is None
+    assert module.pixels_wanted(replace(SEGMENT, image_size=512, output_size="source")) is None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.config import SegmentConfig
+from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.models.fetch import cache_folder, fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named, recognise
@@ -48,20 +48,17 @@ class Parts:
 
 
 class Backend:
-    """One model, ready for one configuration.
-
-    config: resolved, nothing in it left open.
-    """
+    """One model, ready for one configuration."""
 
     def __init__(
-        self, files: ModelFiles, spec: BackendSpec, config: SegmentConfig, parts: Parts, device: Device
+        self, files: ModelFiles, spec: BackendSpec, config: ResolvedConfig, parts: Parts, device: Device
     ) -> None:
         """Take over the parts of a model; parts: of any precision, on any device, the UNet whole."""
         self.files = files
         self.spec = spec
-        self.config = config.resolve(spec)
+        self.config = config
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = getattr(torch, str(self.config.dtype))
+        dtype = getattr(torch, config.dtype)
         if where.type == "cpu" and dtype != torch.float32:
             logger.warning("%s is slow on most processors: name dtype float32 there", self.config.dtype)
         cut_after_last_attention(parts.unet)
@@ -90,7 +87,7 @@ class Backend:
             spec = recognise(files)
             hidden, pooled = read_prompt(files.folder, spec.added_conditions)
             parts = Parts(read_unet(files.folder), read_encoder(files.folder), hidden, pooled)
-        return cls(files, spec, config or SegmentConfig(), parts, device)
+        return cls(files, spec, (config or SegmentConfig()).resolve(spec), parts, device)
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +135,7 @@ class Backend:
         """
         if self.device.type != "cuda":
             return 1
-        side, cells = int(self.config.image_size or 0), self.spec.levels[0][0] ** 2
+        side, cells = self.config.image_size, self.spec.levels[0][0] ** 2
         scale = (side / self.spec.image_size) ** 2
         encoder: Any = self.encoder
         widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize

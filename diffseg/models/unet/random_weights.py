@@ -100,7 +100,8 @@ def random_backend(
     size = layout.unet["sample_size"] * LATENT_SCALE
     spec = replace(BACKENDS[name], image_size=size, levels=attention_levels(layout.unet))
     files = ModelFiles(f"{name}, random weights", Path(), None, "")
-    return Backend(files, spec, config or SegmentConfig(), Parts(unet, vae, hidden, pooled), device)
+    resolved = (config or SegmentConfig()).resolve(spec)
+    return Backend(files, spec, resolved, Parts(unet, vae, hidden, pooled), device)
 
 
 def fill_at_random(part: nn.Module) -> None:
