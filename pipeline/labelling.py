@@ -142,7 +142,7 @@ def finish(
         with _pool(settings, run, left, build, hooks.note) as (pool, publish):
 
             def snapshot() -> Snapshot:
-                return progress.snapshot(tally, pool.staff.labelled, pool.staff.retries + retry.retries())
+                return progress.snapshot(tally, retry.retries())
 
             def tick() -> None:
                 moment = snapshot()
@@ -150,9 +150,18 @@ def finish(
                 publish(moment, tally)
                 hooks.tick(moment)
 
-            shared = split(tasks, pool.staff.size, ledger.run.window)
+            shared = split(tasks, pool.workers, ledger.run.window)
             try:
-                drive(ledger, pool, shared, tally, max_attempts=run.max_attempts, finish=not drawn, tick=tick)
+                drive(
+                    ledger,
+                    pool,
+                    shared,
+                    tally,
+                    max_attempts=run.max_attempts,
+                    finish=not drawn,
+                    silence_s=run.stall,
+                    tick=tick,
+                )
             finally:
                 last = snapshot()
                 roll_up.write(last, last=True)
@@ -221,7 +230,7 @@ def _pool(
         pool = RayPool(cluster, settings, run.workers, build=build, device=run.device)
         figures = Figures(left_bytes, run.price)
         try:
-            yield pool, lambda moment, tally: cluster.show(figures.at(moment, tally, pool.staff.ready), tally.failures)
+            yield pool, lambda moment, tally: cluster.show(figures.at(moment, tally), tally.failures)
         finally:
             pool.close()
 

@@ -3,7 +3,9 @@
 A failure whose traceback is kept is under 6 KB.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TypeAlias
 
 from pipeline.errors import FailureKind
@@ -12,16 +14,16 @@ from pipeline.records import Shard
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How a window that kills workers is labelled: see `suspects`. Indices first..last, both included, are suspect."""
+    """How a window that kills workers is labelled, see `driver.poison`. Suspect: samples first..last, both included."""
 
     first: int
     last: int
-    poison: tuple[int, ...] = ()  # indices known to kill
+    poison: tuple[int, ...] = ()  # indices of samples known to kill
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a worker has in hand: indices first..last of a window. probed: said before they were touched."""
+    """What a worker is working on: samples first..last of a window. probed: told before any of them was touched."""
 
     shard: str
     window: int
@@ -78,8 +80,36 @@ class ShardFailure:
     error: str
     retryable: bool
     offset: int | None = None  # of damage, in bytes
-    heartbeats: tuple[Heartbeat, ...] = ()  # of a worker that died: what it had in hand
+    heartbeats: tuple[Heartbeat, ...] = ()  # the last ones of a worker that died
     traceback: str = ""  # its end; empty where the error says all there is to know
 
 
 Outcome: TypeAlias = Receipt | TaskDone | ShardFailure
+
+
+class EndKind(Enum):
+    """How a worker ended."""
+
+    DRAINED = "drained"  # it left because it was asked to
+    LOST = "lost"  # it died, failed or hung; a replacement may do better
+    PERMANENT = "permanent"  # it failed, and a replacement would fail too
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnd:
+    """A worker is gone, or must go. traceback: the end of it, where the error may be ours."""
+
+    kind: EndKind
+    reason: str
+    traceback: str = ""
+
+
+@dataclass(slots=True)
+class Orders:
+    """What a pool is to do with its workers, by name, in this order."""
+
+    stop: dict[str, str] = field(default_factory=dict)  # why
+    start: list[str] = field(default_factory=list)
+    drain: dict[str, float] = field(default_factory=dict)  # seconds that are left
+    ask: dict[str, Sequence[ShardTask]] = field(default_factory=dict)  # tasks handed over with the question
+    blocked_nodes: frozenset[str] = frozenset()  # where none may be started

@@ -12,56 +12,55 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffseg.config import ResolvedConfig
 from pipeline.driver.loop import drive
+from pipeline.driver.pool import Capacity
 from pipeline.driver.progress import Counters
-from pipeline.messages import Receipt, TaskDone
+from pipeline.errors import RayLost
+from pipeline.messages import Orders, Outcome, Receipt, ShardTask, TaskDone
 from pipeline.records import Shard
 from pipeline.run.layout import end_name, window_name
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
-from pipeline.worker.stage_timer import MetricsSnapshot
+from pipeline.worker.host import Report
 
 SIZES = (1_000, 10_000, 100_000)
 WINDOWS_A_SHARD = (1, 10)
-AHEAD = 64  # tasks in flight: 32 workers
+WORKERS = 32
 WARM = 1_000  # windows of a run that goes first: what any run takes once, whatever its size, is there before the count
 
 
 class NullPool:
-    """Workers that are done at once."""
+    """Workers that are done at once. windows: of each shard."""
 
-    made = MetricsSnapshot()
+    workers = WORKERS
 
     def __init__(self, windows: int) -> None:
-        self.staff, self._windows, self._held = self, windows, []
+        self._windows = windows
 
-    def free(self) -> int:
-        """How many more tasks it takes."""
-        return AHEAD - len(self._held)
-
-    def idle(self) -> int:
-        """It never looks for poison."""
-        return 0
-
-    def want(self, tasks: int) -> None:
+    def capacity(self) -> Capacity:
         """It has as many workers as it has."""
-        pass
+        return Capacity(WORKERS)
 
-    def submit(self, task) -> None:
-        """Take a task."""
-        self._held.append(task)
+    def exchange(self, orders: Orders) -> dict[str, Report]:
+        """All tasks that are handed over are done."""
+        return {name: Report(tuple(self._done(tasks)), 1024, True, 0.0) for name, tasks in orders.ask.items()}
 
-    def wait(self) -> list:
-        """All that was taken is done."""
-        held, self._held = self._held, []
-        done = []
-        for task in held:
-            done += [Receipt(task.shard.id, window, 1024, (), 1 << 20, 1.0) for window in range(self._windows)]
-            done.append(TaskDone(task, self._windows, ended=True))
-        return done
+    def _done(self, tasks: Sequence[ShardTask]) -> Iterator[Outcome]:
+        for task in tasks:
+            for window in range(self._windows):
+                yield Receipt(task.shard.id, window, 1024, (), 1 << 20, 1.0)
+            yield TaskDone(task, self._windows, ended=True)
+
+    def restart(self, lost: RayLost) -> None:
+        """There is no Ray here."""
+        raise lost
+
+    def close(self) -> None:
+        """There is nothing to be left behind."""
 
 
 def resident() -> int:

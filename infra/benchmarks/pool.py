@@ -3,7 +3,7 @@
     python infra/benchmarks/pool.py
 
 One actor plays all workers, each with a window every WINDOW_S seconds, so that the machine need not hold their
-processes. Everything between the driver and that actor is as in a run: staff, schedule, calls, answers.
+processes. Everything between the driver and that actor is as in a run: registry, schedule, calls, answers.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Crowd:
         self._held, self._due, self._calls = {}, {}, 0
 
     async def exchange(self, worker: int, tasks: list, wait_s: float) -> Report:
-        """As a station's; it answers at once where a window has come in."""
+        """As WorkerHost.exchange; it answers at once where a window has come in."""
         self._calls += 1
         held = self._held.setdefault(worker, [])
         held += tasks
@@ -70,7 +70,7 @@ class CrowdedHost(ray_process.Host):
         self._started = 0
         return began
 
-    def _start(self, made, options):
+    def _start(self, spec):
         self._started += 1
         return Member(self._crowd, self._started)
 

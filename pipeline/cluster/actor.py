@@ -20,27 +20,27 @@ NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the short
 
 
 class LabelActor:
-    """One process that labels: a station that Ray can reach."""
+    """One process that labels: a worker's host that Ray can reach."""
 
-    def __init__(self, made: bytes) -> None:
-        """made: the worker's settings and what builds it, by pickle."""
+    def __init__(self, worker: bytes) -> None:
+        """worker: its settings and what builds it, by pickle."""
         settle()
-        settings, build = pickle.loads(made)
+        settings, build = pickle.loads(worker)
         bind(**asdict(settings.context))
         self._log = collect(settings.log_level)
         self._metrics = WorkerMetrics(settings.context.labels)
         if not settings.gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from an actor that asked for none
         self._node = ray.get_runtime_context().get_node_id()
-        self._station = WorkerHost(lambda: build(settings))
-        signal.signal(signal.SIGTERM, lambda *_: self._station.drain(NOTICE_S))
+        self._host = WorkerHost(lambda: build(settings))
+        signal.signal(signal.SIGTERM, lambda *_: self._host.drain(NOTICE_S))
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
         """See WorkerHost.exchange."""
-        report = self._station.exchange(tasks, wait_s)
+        report = self._host.exchange(tasks, wait_s)
         self._metrics.publish(report.made)
         return replace(report, node=self._node, retries=retry.retries(), log=self._log.take())
 
     def drain(self, seconds: float) -> None:
         """See WorkerHost.drain."""
-        self._station.drain(seconds)
+        self._host.drain(seconds)

@@ -21,12 +21,13 @@ from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import Began, ClusterState, Failed, Orders, Step
+from pipeline.cluster.messages import ActorSpec, Began, ClusterState, Failed, Step
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
-from pipeline.errors import ConfigError, PipelineError, RayLost
+from pipeline.errors import ConfigError, FailureKind, PipelineError, RayLost
 from pipeline.logs.context import current
+from pipeline.messages import Orders, WorkerEnd
 from pipeline.searchpath import ROOT, child_environment
 from pipeline.watch import SILENCE_S
 from pipeline.worker.host import Report
@@ -126,17 +127,17 @@ class Cluster:
         self._seen = self.call("look")
         return self._seen
 
-    def exchange(self, orders: Orders) -> dict[str, Report | str]:
+    def exchange(self, orders: Orders, spec: ActorSpec | None) -> dict[str, Report | WorkerEnd]:
         """See Host.exchange. Raises RayLost."""
-        answers: dict[str, Report | str] = self.call("exchange", orders)
-        if any(isinstance(answer, str) for answer in answers.values()):
+        answers: dict[str, Report | WorkerEnd] = self.call("exchange", orders, spec)
+        if any(isinstance(answer, WorkerEnd) for answer in answers.values()):
             self.check_soon()
         return answers
 
-    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
-        """Export a moment of a run as metrics, where Ray is there to do it."""
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[FailureKind, float]) -> None:
+        """Export a moment of a run as metrics, unless Ray is lost."""
         with suppress(RayLost):
-            self.call("show", figures, dict(failures), current().labels)
+            self.call("show", figures, {kind.value: count for kind, count in failures.items()}, current().labels)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
         """function(item) for every item, in order, on the CPUs of the cluster; at most in_flight items are out at once.

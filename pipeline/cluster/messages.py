@@ -1,24 +1,22 @@
-"""What a driver and the process that Ray is in say to each other. No Ray here: the driver reads these."""
+"""Messages between the driver and the process that Ray is in. They import no Ray: the driver reads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from pipeline.messages import ShardTask
 
 EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something was reached on the way to an answer."""
+    """A step towards an answer was done: whoever waits for the answer waits on."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It could not be done."""
+    """A call failed."""
 
     why: str
 
@@ -27,7 +25,7 @@ class Failed:
 class Began:
     """Where Ray's own processes listen: this machine's raylet (a path), and the GCS (host:port); empty: not known.
 
-    refused: why Ray cannot be had; permanent: another start would end the same way.
+    refused: why Ray did not start, or cannot be joined; permanent: another start would fail too.
     """
 
     raylet: str = ""
@@ -38,9 +36,10 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """The cluster now. draining: seconds that are left to nodes about to go, infinite where no deadline was given.
+    """The nodes of a cluster, its GPUs and its CPUs.
 
-    metrics: where nodes export them, as URLs.
+    draining: seconds that are left to nodes about to go, infinite where no deadline was given. metrics: the URLs at
+    which nodes export theirs.
     """
 
     nodes: frozenset[str] = frozenset()
@@ -50,11 +49,9 @@ class ClusterState:
     metrics: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Orders:
-    """What is to be done with workers, by name, in this order. start: what makes one, by pickle, and Ray's options."""
+@dataclass(frozen=True, slots=True)
+class ActorSpec:
+    """How a worker is started as an actor. worker: its settings and what builds it, by pickle; options: Ray's."""
 
-    kill: list[str] = field(default_factory=list)
-    start: dict[str, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
-    drain: dict[str, float] = field(default_factory=dict)  # seconds
-    ask: dict[str, Sequence[ShardTask]] = field(default_factory=dict)  # tasks given with the question
+    worker: bytes
+    options: Mapping[str, Any]

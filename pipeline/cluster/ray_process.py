@@ -20,12 +20,13 @@ from ray.exceptions import RayError
 
 from pipeline.cluster.actor import LabelActor
 from pipeline.cluster.causes import cause
-from pipeline.cluster.messages import EXCHANGE_S, Began, ClusterState, Failed, Orders, Step
+from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, Began, ClusterState, Failed, Step
 from pipeline.cluster.metrics import RunGauges
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.cluster.task import BEAT, run
+from pipeline.messages import EndKind, Orders, WorkerEnd
 from pipeline.worker.host import Report
 
 SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later
@@ -93,16 +94,17 @@ class Host:
             metrics=tuple(f"http://{one['NodeManagerAddress']}:{one['MetricsExportPort']}/metrics" for one in nodes),
         )
 
-    def exchange(self, orders: Orders) -> dict[str, Report | str]:
-        """Carry orders out. What workers have answered, once the first has, or after a second; why one is no more.
+    def exchange(self, orders: Orders, spec: ActorSpec | None) -> dict[str, Report | WorkerEnd]:
+        """Carry orders out. The answers of workers, once the first has come, or after a second.
 
-        All answers that are there come at once: a round costs as much as there are workers.
+        All answers that have come are returned at once, so that the time of a round is linear in the number of workers.
+        spec: of the workers that are to be started.
         """
-        for name in orders.kill:
+        for name in orders.stop:
             ray.kill(self._workers.pop(name))
             self._asked = {answer: other for answer, other in self._asked.items() if other != name}
-        for name, (made, options) in orders.start.items():
-            self._workers[name] = self._start(made, options)
+        if spec:
+            self._workers |= {name: self._start(spec) for name in orders.start}
         for name, seconds in orders.drain.items():
             self._workers[name].drain.remote(seconds)
         for name, tasks in orders.ask.items():
@@ -115,13 +117,21 @@ class Host:
             return {}
         if not ray.wait(asked, num_returns=1, timeout=EXCHANGE_S)[0]:
             failure = self._starts.failure()
-            return dict.fromkeys([self._asked.pop(answer) for answer in asked], failure) if failure else {}
+            unborn = [self._asked.pop(answer) for answer in asked] if failure else []
+            return dict.fromkeys(unborn, WorkerEnd(EndKind.LOST, failure))
         self._starts.heard()
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
         return {self._asked.pop(answer): _report(answer) for answer in answered}
 
-    def _start(self, made: bytes, options: Mapping[str, Any]) -> Any:
-        return self._actor.options(max_restarts=0, max_task_retries=0, **options).remote(made)
+    def _start(self, spec: ActorSpec) -> Any:
+        return self._actor.options(max_restarts=0, max_task_retries=0, **spec.options).remote(spec.worker)
+
+    def kill_all(self) -> None:
+        """Kill every worker."""
+        for worker in self._workers.values():
+            ray.kill(worker)
+        self._workers.clear()
+        self._asked.clear()
 
     def function(self, made: bytes) -> None:
         """What the items that follow are given to, by pickle: it travels once, whatever its size."""
@@ -162,11 +172,11 @@ class Host:
         self._gauges.show(figures, failures)
 
 
-def _report(answer: Any) -> Report | str:
+def _report(answer: Any) -> Report | WorkerEnd:
     try:
         report: Report = ray.get(answer)
     except RayError as error:
-        return cause(error)
+        return WorkerEnd(EndKind.LOST, cause(error))
     return report
 
 

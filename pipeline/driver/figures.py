@@ -1,4 +1,4 @@
-"""What a driver tells of its run in numbers, for `metrics` to export."""
+"""A driver's run in numbers, for `cluster.metrics` to export."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -10,7 +10,7 @@ FIGURES = {
     "bytes_left": "Bytes of the input that are not accounted for",
     "eta_seconds": "Seconds to the end, estimated",
     "images_per_second": "Images labelled a second, by all workers",
-    "bare_images_per_second": "The same if the workers never waited",
+    "bare_images_per_second": "Images labelled a second if the workers never waited",
     "workers": "Workers that are ready",
     "cost": "Hours of workers times the price of one",
 }
@@ -24,18 +24,18 @@ class Figures:
         self._worker_s = 0.0
         self._seen = clock()
 
-    def at(self, snapshot: Snapshot, tally: Counters, workers: int) -> dict[str, float | None]:
-        """Those of a moment; None: not known yet. workers: ready now, and taken to have been so since the last time."""
-        now = self._clock()
+    def at(self, snapshot: Snapshot, counters: Counters) -> dict[str, float | None]:
+        """The figures of a moment, by name; None: not known yet. Workers ready now were ready since the last call."""
+        now, workers = self._clock(), counters.workers.ready
         self._worker_s += workers * (now - self._seen)
         self._seen = now
-        labelled = tally.rows - tally.failed.total()
+        labelled = counters.rows - counters.failed.total()
         return {
             "images_left": None if snapshot.eta_s is None else snapshot.eta_s * snapshot.images_per_s,
-            "bytes_left": max(0, self._left_bytes - tally.bytes_done),
+            "bytes_left": max(0, self._left_bytes - counters.bytes_done),
             "eta_seconds": snapshot.eta_s,
             "images_per_second": snapshot.images_per_s,
-            "bare_images_per_second": workers * labelled / tally.busy_s if tally.busy_s else None,
+            "bare_images_per_second": workers * labelled / counters.busy_s if counters.busy_s else None,
             "workers": workers,
             "cost": None if self._price is None else self._price * self._worker_s / 3600,
         }

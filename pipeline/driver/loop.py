@@ -1,6 +1,6 @@
 """The driver: the loop between a schedule, the workers and storage.
 
-It holds no state that matters: after its death the same command reads the run from storage and goes on.
+It holds no state that matters: after its death the same command reads the run from storage and continues.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,18 +11,22 @@ from pipeline.driver.failures import FailureLog
 from pipeline.driver.pool import Pool
 from pipeline.driver.progress import Counters
 from pipeline.driver.schedule import CheckStorage, Quarantine, Schedule
+from pipeline.driver.supervisor import STALL_S, Supervisor
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.run.ledger import Ledger
+from pipeline.watch import SILENCE_S
 
 
 def drive(
     ledger: Ledger,
     pool: Pool,
     tasks: Iterable[ShardTask],
-    tally: Counters,
+    counters: Counters,
     *,
     max_attempts: int = 3,
     finish: bool = True,
+    stall_s: float = STALL_S,
+    silence_s: float = SILENCE_S,
     tick: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = monotonic,
 ) -> None:
@@ -31,33 +35,36 @@ def drive(
     A task that comes back unfinished is cut down to the windows that are still missing. A failure counts as another
     attempt only where none of its windows came in since the last; a lost worker never does, and tells `PoisonDetector`.
     finish: windows of these shards that no task names are labelled too, so that every shard is read to its end.
-    tally: kept up to date, so that a caller who is interrupted knows as much. tick: called at least once a second.
+    stall_s, silence_s: seconds, see `Supervisor`. counters: kept up to date, so that a caller who is interrupted knows
+    as much. tick: called at least once a second.
     Raises Stopped where storage is full, the labels are worthless or workers keep dying, PipelineError where none can
     start.
     """
-    schedule = Schedule(ledger.shards, ledger.run.window, tally, max_attempts)
+    schedule = Schedule(ledger.shards, ledger.run.window, counters, max_attempts)
     schedule.add(tasks)
     failures = FailureLog(ledger)
+    supervisor = Supervisor(pool, counters, stall_s, silence_s)
+    registry = supervisor.registry
     while schedule.unfinished:
-        while task := schedule.next(pool.staff.free(), pool.staff.idle(), clock()):
-            pool.staff.submit(task)
-        pool.staff.want(schedule.unfinished)
-        for outcome in pool.wait():
+        while task := schedule.next(registry.free(), registry.idle(), clock()):
+            registry.submit(task)
+        registry.want(schedule.unfinished)
+        for outcome in supervisor.round():
             if isinstance(outcome, ShardFailure):
                 failures.failed(outcome)
-            actions = schedule.note(outcome)
+            actions = schedule.record(outcome)
             while actions:
                 match actions.pop(0):
-                    case CheckStorage() as look:
-                        actions += schedule.looked(look, _left(ledger, look, finish), clock())
+                    case CheckStorage() as check:
+                        actions += schedule.requeue(check, _missing(ledger, check, finish), clock())
                     case Quarantine(failure=failure):
-                        tally.broken[failure.task.shard.id] = failure
+                        counters.broken[failure.task.shard.id] = failure
                         failures.given_up(failure)
-        circuit_breaker.check(pool.staff.made)
+        circuit_breaker.check(registry.made)
         tick()
 
 
-def _left(ledger: Ledger, look: CheckStorage, finish: bool) -> list[ShardTask]:
-    if look.whole:
-        return ledger.missing_of(look.task.shard) if finish else []
-    return ledger.left_of(look.task)
+def _missing(ledger: Ledger, check: CheckStorage, finish: bool) -> list[ShardTask]:
+    if check.whole:
+        return ledger.missing_of(check.task.shard) if finish else []
+    return ledger.left_of(check.task)

@@ -1,8 +1,8 @@
-"""Which sample kills its worker: a search by halves, over deaths that are known by their last heartbeat alone.
+"""Poison detection: a bisection finds the sample that kills its worker, from the last heartbeats of dead workers.
 
-A window that was in hand at two deaths is suspect, and labelled apart from the rest by one worker, piece after piece,
-each announced before it is touched. The piece at which that worker dies is halved; a sample at which it dies twice
-alone is poison, and gets a row that says so. A death from outside costs a probe and never names a sample.
+A window that two workers died with is suspect. One worker labels it apart from the rest, piece by piece, and announces
+each piece before it touches it. The piece with which the worker dies is halved; a sample with which it dies twice alone
+is poison, and gets a row that says so. A worker killed from outside costs a probe and never makes a sample poison.
 At most 4 + log2(window) deaths a poison: 2 until suspected, log2(window) halvings, one more alone.
 """
 
@@ -18,46 +18,47 @@ DEATHS_ALONE = 2
 @dataclass(slots=True)
 class _Window:
     deaths: int = 0
-    span: tuple[int, int] | None = None  # indices that hold the poison, both included
-    alone: int = 0  # deaths with the span down to one sample
+    span: tuple[int, int] | None = None  # samples first..last that hold the poison, both included
+    alone: int = 0  # deaths since the span is one sample
     poison: set[int] = field(default_factory=set)
 
 
 class PoisonDetector:
-    """What deaths have told so far. window: samples a window."""
+    """The windows that workers died with. window: samples in a window."""
 
     def __init__(self, window: int) -> None:
         self._size = window
         self._windows: dict[tuple[str, int], _Window] = {}
 
-    def died(self, heartbeats: Iterable[Heartbeat]) -> None:
-        """A worker died with this in hand: each window is charged once, a probe's piece exactly."""
-        exact_last = sorted(heartbeats, key=lambda beat: beat.probed)
-        seen: dict[tuple[str, int], Heartbeat] = {(beat.shard, beat.window): beat for beat in exact_last}
-        for place, beat in seen.items():
-            suspect = self._windows.setdefault(place, _Window())
+    def record_death(self, heartbeats: Iterable[Heartbeat]) -> None:
+        """Count a worker's death once for each window of its last heartbeats; a probe's piece narrows the search."""
+        probed_last = sorted(heartbeats, key=lambda heartbeat: heartbeat.probed)
+        by_window = {(heartbeat.shard, heartbeat.window): heartbeat for heartbeat in probed_last}
+        for key, heartbeat in by_window.items():
+            suspect = self._windows.setdefault(key, _Window())
             suspect.deaths += 1
-            if suspect.span and beat.probed:
-                self._narrow(suspect, beat)
+            if suspect.span and heartbeat.probed:
+                self._narrow(suspect, heartbeat)
             elif suspect.deaths >= DEATHS_TO_SUSPECT and suspect.span is None:
-                suspect.span = self._whole(beat.window)
+                suspect.span = self._whole(heartbeat.window)
 
-    def _narrow(self, suspect: _Window, beat: Heartbeat) -> None:
-        if (beat.first, beat.last) != suspect.span or beat.first != beat.last:
+    def _narrow(self, suspect: _Window, heartbeat: Heartbeat) -> None:
+        span = heartbeat.first, heartbeat.last
+        if span != suspect.span or heartbeat.first != heartbeat.last:
             suspect.alone = 0
-        suspect.span = (beat.first, beat.last)
-        if beat.first != beat.last:
+        suspect.span = span
+        if heartbeat.first != heartbeat.last:
             return
         suspect.alone += 1
         if suspect.alone >= DEATHS_ALONE:
-            suspect.poison.add(beat.first)
-            suspect.span, suspect.alone = self._whole(beat.window), 0
+            suspect.poison.add(heartbeat.first)
+            suspect.span, suspect.alone = self._whole(heartbeat.window), 0
 
     def _whole(self, window: int) -> tuple[int, int]:
         return window * self._size, (window + 1) * self._size - 1
 
     def split(self, task: ShardTask) -> Iterator[ShardTask]:
-        """The same windows as tasks: suspect ones as probes of their own, the rest as they were."""
+        """Split a task: each suspect window becomes a probe, the windows between them stay tasks."""
         first = task.first_window
         for (shard, window), suspect in sorted(self._windows.items()):
             last = task.last_window
@@ -72,5 +73,5 @@ class PoisonDetector:
             yield replace(task, first_window=first, probe=None)
 
     def forget(self, shard: str, window: int) -> None:
-        """The window stands on storage."""
+        """Drop what is known of a window: it is committed."""
         self._windows.pop((shard, window), None)

@@ -1,74 +1,101 @@
-"""Where tasks go and outcomes come from: the seam between the driver and the processes that label.
+"""The seam between the driver and its workers: a pool carries orders out and brings answers back, and decides nothing.
 
-`LocalPool` has its workers in threads of this process, `cluster.RayPool` one an actor; both keep a `WorkerRegistry`.
+`LocalPool` has its workers in threads of this process, `cluster.RayPool` each in an actor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import sleep
 from typing import Protocol
 
-from pipeline.driver.workers import STALL_S, WorkerHandle, WorkerRegistry
-from pipeline.errors import Stopped
+from pipeline.errors import RayLost, Stopped
 from pipeline.logs.context import bound
-from pipeline.messages import Outcome
+from pipeline.messages import Orders, WorkerEnd
 from pipeline.worker.device_errors import device_answers
 from pipeline.worker.host import Report, WorkerHost
 from pipeline.worker.worker import Worker
 
+ANSWER_S = 0.2  # in which workers in threads answer, all of them together
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Where workers can be now. workers: how many there is room for. draining: seconds left to nodes about to go."""
+
+    workers: int
+    nodes: frozenset[str] = frozenset({""})
+    draining: Mapping[str, float] = field(default_factory=dict)
+
 
 class Pool(Protocol):
-    """Workers, seen from the driver."""
+    """Workers as the driver reaches them, each by its name."""
 
     @property
-    def staff(self) -> WorkerRegistry:
-        """What is known of the workers."""
+    def workers(self) -> int:
+        """How many to begin with."""
         ...
 
-    def wait(self) -> list[Outcome]:
-        """What happened, after a second at most. A dead worker is a retryable ShardFailure for each task it held.
+    def capacity(self) -> Capacity:
+        """Where workers can be now. Raises RayLost."""
+        ...
 
-        Raises PipelineError where no worker can be started at all.
+    def exchange(self, orders: Orders) -> Mapping[str, Report | WorkerEnd]:
+        """Carry orders out. The answers that have come, by worker, after a second at most; a dead worker has an end.
+
+        A worker answers once for each time it is asked. Raises RayLost, Stopped where no worker can go on.
         """
         ...
 
+    def restart(self, lost: RayLost) -> None:
+        """Go on without any of the workers there were. Raises RayLost where that cannot be."""
+        ...
+
     def close(self) -> None:
-        """Leave no worker behind."""
+        """Leave no worker behind. What was not committed is labelled again by whoever resumes."""
         ...
 
 
 class LocalPool:
     """Workers in threads of this process: for tests, and for machines without Ray."""
 
-    def __init__(self, build: Callable[[], Worker], workers: int = 1, stall_s: float = STALL_S) -> None:
-        self.staff = WorkerRegistry(workers)
+    def __init__(self, build: Callable[[], Worker], workers: int = 1) -> None:
+        self.workers = workers
         self._build = build
-        self._stall_s = stall_s
-        self._stations: dict[WorkerHandle, WorkerHost] = {}
+        self._hosts: dict[str, WorkerHost] = {}
 
-    def wait(self) -> list[Outcome]:
-        """What happened, after a second at most."""
-        outcomes: list[Outcome] = []
-        for desk in self.staff.hire():
-            with bound(worker=desk.name):
-                self._stations[desk] = WorkerHost(self._build)
-        for desk, station in list(self._stations.items()):
-            report = station.exchange(desk.send(), 0.2 / len(self._stations))
-            outcomes += self.staff.note(desk, report)
-            ended = end_of(desk, report, self._stall_s)
-            if ended is not None:  # a thread cannot be killed: one that hangs is left behind, and late commits lose
-                del self._stations[desk]
-                if device_answers() is False:  # to this process, and every other worker would be one of it
-                    raise Stopped(f"the device is lost to this process: {ended}")
-                outcomes += self.staff.dismiss(desk, ended, report.permanent)
-        return outcomes
+    def capacity(self) -> Capacity:
+        """As many workers as were asked for, on one node."""
+        return Capacity(self.workers)
+
+    def exchange(self, orders: Orders) -> Mapping[str, Report | WorkerEnd]:
+        """See Pool.exchange. Raises Stopped where the device is lost to this process, and to every worker in it."""
+        for name, reason in orders.stop.items():  # a thread cannot be killed: one that hangs is left behind
+            self._hosts.pop(name).drain(0.0)
+            _check_device(reason)
+        for name in orders.start:
+            with bound(worker=name):
+                self._hosts[name] = WorkerHost(self._build)
+        for name, seconds in orders.drain.items():
+            self._hosts[name].drain(seconds)
+        if not orders.ask:
+            sleep(ANSWER_S)  # no worker can be started yet
+        reports = {}
+        for name, tasks in orders.ask.items():
+            reports[name] = report = self._hosts[name].exchange(tasks, ANSWER_S / len(orders.ask))
+            if report.end:
+                _check_device(report.end.reason)
+        return reports
+
+    def restart(self, lost: RayLost) -> None:
+        """There is no Ray here to be lost."""
+        raise lost
 
     def close(self) -> None:
-        """End the workers; nobody waits for what they have at hand."""
-        for station in self._stations.values():
-            station.drain(0.0)
+        """End the workers; nobody waits for what they are working on."""
+        for host in self._hosts.values():
+            host.drain(0.0)
 
 
-def end_of(desk: WorkerHandle, report: Report, stall_s: float) -> str | None:
-    """Why a worker is no more, or must go; None where it may go on."""
-    if report.ended is not None:
-        return report.ended
-    return f"nothing moved for {report.still_s:.0f} s" if desk.hangs(report, stall_s) else None
+def _check_device(reason: str) -> None:
+    if device_answers() is False:
+        raise Stopped(f"the device is lost to this process: {reason}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from time import monotonic, time
 
-from pipeline.errors import PipelineError
+from pipeline.errors import FailureKind, PipelineError
 from pipeline.logs.context import current
 from pipeline.messages import Receipt, ShardFailure
 from pipeline.run.layout import ROLL_UPS
@@ -16,8 +16,18 @@ from pipeline.run.ledger import Ledger
 
 
 @dataclass(slots=True)
+class WorkerCounters:
+    """What a driver's workers tell of themselves."""
+
+    labelled: int = 0  # samples, committed or not
+    retries: int = 0  # requests to storage that were sent once more
+    ready: int = 0  # workers whose model is loaded now
+    excluded: int = 0  # workers that get no work now
+
+
+@dataclass(slots=True)
 class Counters:
-    """What this driver has seen come back."""
+    """What a driver has counted."""
 
     windows: int = 0
     rows: int = 0
@@ -26,13 +36,14 @@ class Counters:
     lost_workers: int = 0
     retried_tasks: int = 0
     busy_s: float = 0.0  # labelling, of all workers
-    failures: Counter[str] = field(default_factory=Counter)  # tasks that stopped short, by class of error
+    failures: Counter[FailureKind] = field(default_factory=Counter)  # tasks that stopped short
     broken: dict[str, ShardFailure] = field(default_factory=dict)  # shards given up, by id
     examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
     closed_bytes: int = 0  # accounted for in shards that are over
-    open_bytes: dict[str, int] = field(default_factory=dict)  # the same in each of the others
+    open_bytes: dict[str, int] = field(default_factory=dict)  # accounted for in each of the other shards, by id
+    workers: WorkerCounters = field(default_factory=WorkerCounters)
 
-    def note(self, receipt: Receipt) -> None:
+    def add(self, receipt: Receipt) -> None:
         """Count a committed window."""
         self.open_bytes[receipt.shard] = max(receipt.end, self.open_bytes.get(receipt.shard, 0))
         if receipt.wasted:  # another driver committed it, and counts it
@@ -45,23 +56,23 @@ class Counters:
         if receipt.example:
             self.examples.append(f"{receipt.shard} {receipt.example}")
 
-    def closed(self, shard: str) -> None:
-        """Nothing of a shard is out or queued any more: its share of memory is given back."""
+    def close(self, shard: str) -> None:
+        """Add a shard that no task is left of, by id, to those that are over, which frees its share of memory."""
         self.closed_bytes += self.open_bytes.pop(shard, 0)
 
     @property
     def bytes_done(self) -> int:
-        """Of the input, accounted for by what came back."""
+        """Bytes of the input that are accounted for."""
         return self.closed_bytes + sum(self.open_bytes.values())
 
 
 logger = logging.getLogger(__name__)
-ROLL_UP_S = 15.0  # seconds between two notes on storage
+ROLL_UP_S = 15.0  # seconds between two writes
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A moment of a driver's work: committed rows are ok or failed, labelled ones are committed or under way."""
+    """A moment of a driver's work. Committed rows are ok or failed; labelled samples are committed or under way."""
 
     rows: int  # committed by this driver
     failed: dict[str, int]
@@ -89,47 +100,47 @@ class Progress:
     def __post_init__(self) -> None:
         self.began = self.clock()
 
-    def snapshot(self, tally: Counters, labelled: int, retries: int = 0) -> Snapshot:
-        """The moment, from the tally and the workers' own counts."""
-        now = self.clock()
+    def snapshot(self, counters: Counters, retries: int = 0) -> Snapshot:
+        """The moment. retries: requests to storage that this process itself has sent once more."""
+        now, labelled = self.clock(), counters.workers.labelled
         if self.first is None and labelled:
             self.first = (now, labelled)
         since, before = self.first or (now, 0)
         rate = (labelled - before) / (now - since) if now > since else 0.0
         return Snapshot(
-            rows=tally.rows,
-            failed=dict(tally.failed),
-            labelled=max(labelled, tally.rows - tally.failed.total()),
-            windows=tally.windows,
+            rows=counters.rows,
+            failed=dict(counters.failed),
+            labelled=max(labelled, counters.rows - counters.failed.total()),
+            windows=counters.windows,
             images_per_s=rate,
-            eta_s=self._eta(tally, labelled, rate),
-            shards_broken=len(tally.broken),
-            wasted_windows=tally.wasted_windows,
-            lost_workers=tally.lost_workers,
-            retried_tasks=tally.retried_tasks,
-            retries=retries,
-            examples=tuple(tally.examples),
+            eta_s=self._eta(counters, rate),
+            shards_broken=len(counters.broken),
+            wasted_windows=counters.wasted_windows,
+            lost_workers=counters.lost_workers,
+            retried_tasks=counters.retried_tasks,
+            retries=counters.workers.retries + retries,
+            examples=tuple(counters.examples),
         )
 
-    def _eta(self, tally: Counters, labelled: int, rate: float) -> float | None:
-        done = tally.bytes_done
-        if not rate or not tally.rows or not done:
+    def _eta(self, counters: Counters, rate: float) -> float | None:
+        done = counters.bytes_done
+        if not rate or not counters.rows or not done:
             return None
-        expected = self.left_bytes * tally.rows / done  # rows, if the rest is like what came so far
-        return max(0.0, expected - labelled) / rate
+        expected = self.left_bytes * counters.rows / done  # rows, if the rest is like what came so far
+        return max(0.0, expected - counters.workers.labelled) / rate
 
 
 class RollUp:
-    """A driver's note on storage: rewritten now and then, nothing rests on it but what `status` shows."""
+    """A driver's progress on storage, rewritten now and then: `status` shows it, and nothing else needs it."""
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float] = monotonic) -> None:
         self._ledger, self._clock = ledger, clock
         self._name = f"{ROLL_UPS}/{uuid.uuid4().hex[:12]}.json"
         self._next = clock()
-        self.missed: str | None = None  # why the last note could not be written
+        self.missed: str | None = None  # why it could not be written the last time
 
     def write(self, snapshot: Snapshot, *, last: bool = False) -> None:
-        """Note a moment, at most every ROLL_UP_S seconds; the last one always, since the driver leaves."""
+        """Write a moment, at most every ROLL_UP_S seconds. last: it is written in any case, since the driver ends."""
         if not last and self._clock() < self._next:
             return
         self._next = self._clock() + ROLL_UP_S
@@ -137,6 +148,6 @@ class RollUp:
             note = {"at": time(), "left": last, **current().labels, **asdict(snapshot)}
             self._ledger.store.replace(self._name, json.dumps(note).encode())
             self.missed = None
-        except PipelineError as error:  # a note lost is no reason to stop a run
+        except PipelineError as error:  # a run goes on without it
             self.missed = str(error)
             logger.warning("no note of the progress on storage: %s", error)

@@ -1,4 +1,4 @@
-"""The order in which work is handed out."""
+"""The order in which tasks are handed out."""
 
 from array import array
 from collections import Counter, deque
@@ -14,22 +14,22 @@ T = TypeVar("T")
 
 
 class Queue:
-    """What is still to be handed over: probes to idle workers first, the rest in random order, each when it is due."""
+    """Tasks that are still to be handed out: probes to idle workers first, the rest in random order, when it is due."""
 
     def __init__(self, shards: ShardIndex, rng: Random) -> None:
         self._shards, self._rng = shards, rng
-        self._fresh = array("L")  # places of shards that are whole and were never tried: the bulk of a run
+        self._fresh = array("L")  # numbers of shards that are whole and were never tried: most of a run
         self._tasks: list[ShardTask] = []
         self._probes: deque[ShardTask] = deque()
         self._later: list[tuple[float, int, ShardTask]] = []  # a heap, by when they are due
-        self._parts: Counter[str] = Counter()  # by shard: all but the fresh ones
+        self._parts: Counter[str] = Counter()  # tasks of each shard, the fresh ones left out
         self._seen = 0
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._tasks) + len(self._probes) + len(self._later)
 
     def put(self, task: ShardTask, due: float) -> None:
-        """Put a task at the end."""
+        """Add a task. due: seconds on the driver's clock before which it is not handed out; 0: at once."""
         if not due and task == ShardTask(task.shard):
             self._fresh.append(self._shards.place(task.shard.id))
             return
@@ -43,31 +43,31 @@ class Queue:
             self._tasks.append(task)
 
     def take(self, free: int, idle: int, now: float) -> ShardTask | None:
-        """What a worker can take now; None where nothing is due or nobody is free."""
+        """Remove a task that a worker can take now; None where no task is due or no worker is free."""
         task = self._first(free, idle, now)
         if task is not None:
             self._parts[task.shard.id] -= 1
             if not self._parts[task.shard.id]:
                 del self._parts[task.shard.id]
         elif free > 0 and self._fresh:
-            task = ShardTask(self._shards.at(self._drawn(self._fresh)))
+            task = ShardTask(self._shards.at(self._pop_random(self._fresh)))
         return task
 
     def _first(self, free: int, idle: int, now: float) -> ShardTask | None:
         if self._probes and idle > 0:
             return self._probes.popleft()
         if self._tasks and free > 0:
-            return self._drawn(self._tasks)
+            return self._pop_random(self._tasks)
         if self._later and free > 0 and not self._fresh and self._later[0][0] <= now:
             return heappop(self._later)[2]
         return None
 
-    def _drawn(self, items: MutableSequence[T]) -> T:
-        """One of them, taken out."""
-        place = self._rng.randrange(len(items))
-        items[place], items[-1] = items[-1], items[place]
+    def _pop_random(self, items: MutableSequence[T]) -> T:
+        """Remove a random item in constant time: the last one takes its place."""
+        index = self._rng.randrange(len(items))
+        items[index], items[-1] = items[-1], items[index]
         return items.pop()
 
     def holds(self, shard: str) -> bool:
-        """Whether a part of a shard is still to come; one that was never handed out has no parts."""
+        """Whether a task of a shard is queued, by its id; a shard that was never handed out does not count."""
         return shard in self._parts

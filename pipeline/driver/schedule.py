@@ -1,15 +1,15 @@
-"""What is done next, and what becomes of every task that comes back: every fate of a task on one screen.
+"""The schedule decides which task is handed out next, and what happens to each task that comes back.
 
-A state machine without storage, processes or a clock of its own. It hands out tasks (`next`), is told of outcomes
-(`note`) and answers with what it must know or have done: `CheckStorage` (what of a task is still missing on storage;
-the answer goes to `looked`) and `Quarantine`. It raises Stopped where going on would only burn money.
+It is a state machine without storage, processes or a clock of its own. `next` gives a task, `record` takes an outcome
+and returns actions: `CheckStorage` (find what of a task is missing on storage, and tell `requeue`) and `Quarantine`. It
+raises Stopped where another attempt would not help.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from pipeline.driver.backoff import delay_s
 from pipeline.driver.poison import PoisonDetector
@@ -25,8 +25,10 @@ FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is hand
 
 @dataclass(frozen=True, slots=True)
 class CheckStorage:
-    """What is still missing of a task, or of its whole shard? heartbeats: a worker died with this in hand.
-    delay_s: before what is left is handed out again.
+    """Find the windows that are missing of a task, or of its whole shard.
+
+    heartbeats: the last ones of the worker that died with the task. delay_s: seconds before the missing windows are
+    handed out again.
     """
 
     task: ShardTask
@@ -37,7 +39,7 @@ class CheckStorage:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """The task will not be tried again; its failure is to be recorded."""
+    """Record a failure: its task is not tried again."""
 
     failure: ShardFailure
 
@@ -46,59 +48,59 @@ Action: TypeAlias = CheckStorage | Quarantine
 
 
 class Schedule:
-    """The state of a driver. shards: that tasks are of; window: samples; max_attempts: of a task without a window
-    coming in; rng: the order of tasks, which every driver of a run should have for itself.
+    """The tasks of a driver.
 
-    tally: kept up to date, so that a caller who is interrupted knows as much.
+    shards: all that tasks may be of. window: samples in a window. counters: kept up to date. max_attempts: of a task
+    that commits no window between them. rng: decides the order of tasks, which should differ between drivers of a run.
     """
 
     def __init__(
-        self, shards: ShardIndex, window: int, tally: Counters, max_attempts: int = 3, rng: Random | None = None
+        self, shards: ShardIndex, window: int, counters: Counters, max_attempts: int = 3, rng: Random | None = None
     ) -> None:
-        self._tally, self._max_attempts = tally, max_attempts
-        self._suspects = PoisonDetector(window)
+        self._counters, self._max_attempts = counters, max_attempts
+        self._poison = PoisonDetector(window)
         self._queue = Queue(shards, rng or Random())
-        self._out: Counter[str] = Counter()  # tasks by shard that are with workers, or about which storage is asked
+        self._out: Counter[str] = Counter()  # tasks by shard that workers hold, or that are being looked up
         self._progressed: set[str] = set()  # shards with a window since their last failure
         self._met: Counter[str] = Counter()  # how often another driver was met in a shard
         self._deaths, self._most = 0, 0  # in a row; tasks that were ever out at once
 
     @property
     def unfinished(self) -> int:
-        """Tasks that are not over: queued, with workers, or being looked at."""
+        """Tasks that are not over: queued, held by workers, or being looked up on storage."""
         return len(self._queue) + self._out.total()
 
     def add(self, tasks: Iterable[ShardTask], due: float = 0.0) -> None:
-        """Take tasks in, suspect windows apart; none is handed out before it is due."""
+        """Queue tasks, each suspect window as a task of its own. due: none is handed out before."""
         for task in tasks:
-            for part in self._suspects.split(task):
+            for part in self._poison.split(task):
                 self._queue.put(part, due)
 
     def next(self, free: int, idle: int, now: float) -> ShardTask | None:
-        """A task to hand over. free: how many the workers can take; idle: workers without one, as probes need."""
+        """The next task. free: how many more tasks the workers can take; idle: workers that hold none, for probes."""
         task = self._queue.take(free, idle, now)
         if task is not None:
             self._out[task.shard.id] += 1
             self._most = max(self._most, self._out.total())
         return task
 
-    def note(self, outcome: Outcome) -> list[Action]:
-        """An outcome of a task that is out."""
+    def record(self, outcome: Outcome) -> list[Action]:
+        """Take an outcome of a task that was handed out."""
         match outcome:
             case Receipt(shard=shard):
-                self._tally.note(outcome)
+                self._counters.add(outcome)
                 self._progressed.add(shard)
-                self._suspects.forget(shard, outcome.window)
+                self._poison.forget(shard, outcome.window)
                 self._deaths = 0
                 return []
             case TaskDone(task=task):
                 self._deaths = 0
-                return self._over(task) if outcome.ended else self._read(task)
+                return self._close(task) if outcome.ended else self._check_end(task)
             case ShardFailure():
-                self._tally.failures[outcome.kind] += 1
-                return self._failed(outcome)
+                self._counters.failures[outcome.kind] += 1
+                return self._record_failure(outcome)
 
-    def _failed(self, failure: ShardFailure) -> list[Action]:
+    def _record_failure(self, failure: ShardFailure) -> list[Action]:
         task, shard = failure.task, failure.task.shard.id
         match failure.kind:
             case FailureKind.STORAGE_FULL:
@@ -110,58 +112,81 @@ class Schedule:
                 return [CheckStorage(task, delay_s=delay_s(FIRST_DELAY_S, self._met[shard]))]
             case FailureKind.WORKER_LOST:
                 if failure.heartbeats:
-                    self._tally.lost_workers += 1
+                    self._counters.lost_workers += 1
                     self._deaths += 1
                 if self._deaths > DEATHS_IN_A_ROW + self._most:
                     raise Stopped(f"{self._deaths} workers died in a row, the last: {failure.error}")
                 return [CheckStorage(task, heartbeats=failure.heartbeats)]
+            case (
+                FailureKind.STORAGE_ERROR
+                | FailureKind.OUT_OF_MEMORY
+                | FailureKind.UNHANDLED
+                | FailureKind.SHARD_ERROR
+                | FailureKind.CORRUPT_SHARD
+                | FailureKind.SHARD_CHANGED
+                | FailureKind.COMMIT_CONFLICT
+                | FailureKind.CONFIG_ERROR
+                | FailureKind.DEVICE_MISMATCH
+                | FailureKind.NO_WORKER
+                | FailureKind.RAY_LOST
+                | FailureKind.STOPPED
+                | FailureKind.WOULD_REPEAT
+                | FailureKind.PIPELINE_ERROR
+            ):
+                return self._retry_or_quarantine(failure)
+            case _:
+                assert_never(failure.kind)
+
+    def _retry_or_quarantine(self, failure: ShardFailure) -> list[Action]:
+        task, shard = failure.task, failure.task.shard.id
         fresh = replace(task, attempt=0) if shard in self._progressed else task
         self._progressed.discard(shard)
         if failure.retryable and fresh.attempt < self._max_attempts:
-            self._tally.retried_tasks += 1
+            self._counters.retried_tasks += 1
             return [CheckStorage(fresh.retry(), delay_s=delay_s(FIRST_DELAY_S, fresh.attempt))]
-        return [*self._over(task), Quarantine(failure)]
+        return [*self._close(task), Quarantine(failure)]
 
-    def looked(self, look: CheckStorage, left: list[ShardTask], now: float) -> list[Action]:
-        """What storage answered: it goes back to the queue."""
-        if look.heartbeats:
-            self._suspects.died([*_first_of(left), *look.heartbeats])
-        empty = [task for task in left if look.whole and _within(task, look.task)]
-        self.add((task for task in left if task not in empty), now + look.delay_s if look.delay_s else 0.0)
+    def requeue(self, check: CheckStorage, missing: list[ShardTask], now: float) -> list[Action]:
+        """Queue the windows that a check of storage has found missing."""
+        if check.heartbeats:
+            self._poison.record_death([*_first_of(missing), *check.heartbeats])
+        empty = [task for task in missing if check.whole and _within(task, check.task)]
+        self.add((task for task in missing if task not in empty), now + check.delay_s if check.delay_s else 0.0)
         if empty:
-            return [*self._over(look.task), Quarantine(_nothing_there(empty[0]))]
-        whole = look.whole or look.task.last_window is None  # then nothing left means that the end record is there
-        return self._over(look.task) if left or whole else self._read(look.task)
+            return [*self._close(check.task), Quarantine(_no_samples(empty[0]))]
+        whole = check.whole or check.task.last_window is None  # then nothing missing means that the end record is there
+        return self._close(check.task) if missing or whole else self._check_end(check.task)
 
-    def _read(self, task: ShardTask) -> list[Action]:
-        """A part is on storage. Where it was the last of its shard, the end record is still to be made."""
+    def _check_end(self, task: ShardTask) -> list[Action]:
+        """A part of a shard is on storage. After its last part, the end record may still be missing."""
         shard = task.shard.id
         if self._out[shard] > 1 or self._queue.holds(shard):
-            return self._over(task)
+            return self._close(task)
         return [CheckStorage(task, whole=True)]
 
-    def _over(self, task: ShardTask) -> list[Action]:
+    def _close(self, task: ShardTask) -> list[Action]:
         shard = task.shard.id
         self._out[shard] -= 1
         if not self._out[shard]:
             del self._out[shard]
             if not self._queue.holds(shard):
                 self._progressed.discard(shard)
-                self._tally.closed(shard)
+                self._counters.close(shard)
         return []
 
 
 def _within(task: ShardTask, read: ShardTask) -> bool:
-    """Whether windows are missing that a task came upon no samples for: it would do so for ever."""
+    """Whether the windows that are missing were read already: their samples do not exist, and never will."""
     first, last = task.first_window, task.last_window
     return last is not None and last >= read.first_window and (read.last_window is None or first <= read.last_window)
 
 
-def _nothing_there(task: ShardTask) -> ShardFailure:
-    said = f"window {task.first_window} to {task.last_window}: the shard has no samples for them, yet an object that "
-    return ShardFailure(task, FailureKind.COMMIT_CONFLICT, f"{said}stands in labels/ says so", retryable=False)
+def _no_samples(task: ShardTask) -> ShardFailure:
+    windows = f"window {task.first_window} to {task.last_window}"
+    error = f"{windows}: the shard has no samples for them, yet an object that stands in labels/ says so"
+    return ShardFailure(task, FailureKind.COMMIT_CONFLICT, error, retryable=False)
 
 
-def _first_of(left: list[ShardTask]) -> list[Heartbeat]:
-    """The window that a task would have come to next: in hand for all that the last heartbeat could not know yet."""
-    return [Heartbeat(task.shard.id, task.first_window, 0, 0) for task in left[:1] if not task.probe]
+def _first_of(missing: list[ShardTask]) -> list[Heartbeat]:
+    """The next window of a task: its worker may have begun it after its last heartbeat."""
+    return [Heartbeat(task.shard.id, task.first_window, 0, 0) for task in missing[:1] if not task.probe]

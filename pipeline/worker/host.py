@@ -13,21 +13,16 @@ from diffseg.models.fetch import bytes_arriving
 from pipeline.errors import DeviceMismatch, PipelineError
 from pipeline.logs.records import Record
 from pipeline.logs.traces import told, traceback_of
-from pipeline.messages import Heartbeat, Outcome, ShardTask
+from pipeline.messages import EndKind, Heartbeat, Outcome, ShardTask, WorkerEnd
 from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
-DRAINED = "drained"  # how a worker ends that was asked to leave
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a station answers. ended: why its worker is no more; permanent: another one would end the same way.
-
-    traceback: the end of it, where the worker ended by an error that may be ours. log: what its process has logged
-    since the last answer, where it is another than the driver's.
-    """
+    """What a worker answers. log: what its process has logged since the last answer, where that is not the driver's."""
 
     outcomes: tuple[Outcome, ...]
     labelled: int
@@ -39,9 +34,7 @@ class Report:
     node: str = ""  # the node it runs on, where the pool has several
     device: str = ""  # what it labels on, where no other worker may
     unfit: str = ""  # why it must get no work though it lives
-    ended: str | None = None
-    permanent: bool = False
-    traceback: str = ""
+    end: WorkerEnd | None = None  # it does not live any more
     log: tuple[Record, ...] = ()
 
 
@@ -53,9 +46,7 @@ class WorkerHost:
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._worker: Worker | None = None
         self._leave_by: float | None = None  # when it was asked to leave: by then, on the clock of this process
-        self._ended: str | None = None
-        self._hopeless = False
-        self._traceback = ""
+        self._end: WorkerEnd | None = None
         self._unfit = ""
         self._began = monotonic()  # or when a model on its way to this machine last grew
         self._arriving = 0  # bytes of it
@@ -73,10 +64,10 @@ class WorkerHost:
             self._known.set()  # whoever asks again has read the last answer
         if tasks:
             self._handed_s = monotonic()
-        ended = self._ended  # read before the outcomes: what came first is then among them
+        end = self._end  # read before the outcomes: what came first is then among them
         outcomes: list[Outcome] = []
         try:
-            while (outcome := self._outcomes.get(timeout=0 if outcomes or ended else wait_s)) is not None:
+            while (outcome := self._outcomes.get(timeout=0 if outcomes or end else wait_s)) is not None:
                 outcomes.append(outcome)
         except queue.Empty:
             pass
@@ -91,9 +82,7 @@ class WorkerHost:
             made=worker.timer.snapshot() if worker else MetricsSnapshot(),
             device=worker.device if worker else "",
             unfit=self._unfit,
-            ended=ended,
-            permanent=self._hopeless,
-            traceback=self._traceback,
+            end=end,
         )
 
     def _start_moved(self) -> float:
@@ -118,7 +107,7 @@ class WorkerHost:
         self._known.wait()
 
     def _work(self, build: Callable[[], Worker]) -> None:
-        ended = DRAINED
+        end = WorkerEnd(EndKind.DRAINED, "drained")
         try:
             worker = build()
             self._worker = worker
@@ -133,12 +122,12 @@ class WorkerHost:
             return
         except PipelineError as error:
             logger.error("ends: %s", error, exc_info=None if error.expected else error)
-            ended, self._hopeless = str(error), not (error.retryable or error.resumable)
-            self._traceback = "" if error.expected else traceback_of(error)
+            kind = EndKind.LOST if error.retryable or error.resumable else EndKind.PERMANENT
+            end = WorkerEnd(kind, str(error)[:500], "" if error.expected else traceback_of(error))
         except Exception as error:  # whatever ends a worker is for the driver to judge
             logger.exception("ends")
-            ended, self._traceback = told(error), traceback_of(error)
-        self._ended = ended[:500]
+            end = WorkerEnd(EndKind.LOST, told(error)[:500], traceback_of(error))
+        self._end = end
         self._outcomes.put(None)
 
     def _handed(self) -> Iterator[ShardTask]:

@@ -182,8 +182,8 @@ def test_samples_that_raise_segfault_hang_and_exhaust_memory_are_four_rows_with_
 
     tally = Counters()
     with Cluster() as cluster:
-        pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=2, build=build, stall_s=8.0)
-        drive(ledger, pool, ledger.missing(), tally)
+        pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=2, build=build)
+        drive(ledger, pool, ledger.missing(), tally, stall_s=8.0)
         pool.close()
 
     assert [fault for one in audit(ledger, full=True) for fault in one.faults] == []

@@ -69,14 +69,14 @@ def one_worker(cluster, shards, tmp_path_factory):
 def test_two_workers_give_the_rows_of_one_though_one_is_killed(cluster, shards, one_worker, tmp_path):
     ledger = begin(tmp_path / "two", shards)
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=2)
-    tally, killed = Counters(), []
+    counters, killed = Counters(), []
 
     def tick():
-        if not killed and tally.windows:
+        if not killed and counters.windows:
             killed.append(workers_of(cluster)[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    drive(ledger, pool, ledger.missing(), tally, tick=tick)
+    drive(ledger, pool, ledger.missing(), counters, tick=tick)
     pool.close()
 
     assert killed
@@ -89,18 +89,18 @@ def test_sigterm_drains_a_worker_and_its_work_goes_on_elsewhere(cluster, shards,
     ledger = begin(tmp_path / "drained", shards)
 
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=1)
-    tally, drained = Counters(), []
+    counters, drained = Counters(), []
 
     def tick():
-        if not drained and tally.windows:
+        if not drained and counters.windows:
             drained.extend(workers_of(cluster))
             os.kill(drained[0], signal.SIGTERM)
 
-    drive(ledger, pool, ledger.missing(), tally, tick=tick, max_attempts=1)
+    drive(ledger, pool, ledger.missing(), counters, tick=tick, max_attempts=1)
     pool.close()
 
     assert drained
-    assert tally.lost_workers == 0
+    assert counters.lost_workers == 0
     assert rows(ledger) == one_worker
 
 

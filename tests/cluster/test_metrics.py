@@ -61,14 +61,14 @@ def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_
     with Cluster() as cluster:
         [address] = cluster.look().metrics
         pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=1, build=build)
-        tally, left = Counters(), sum(shard.size for shard in pin([str(tmp_path / "in" / "*.tar")]))
+        counters, left = Counters(), sum(shard.size for shard in pin([str(tmp_path / "in" / "*.tar")]))
         progress, figures = Progress(left), Figures(left, price=3600.0)
 
         def tick() -> None:
-            moment = progress.snapshot(tally, pool.staff.labelled)
-            cluster.show(figures.at(moment, tally, pool.staff.ready), tally.failures)
+            moment = progress.snapshot(counters)
+            cluster.show(figures.at(moment, counters), counters.failures)
 
-        drive(ledger, pool, ledger.missing(), tally, max_attempts=1, tick=tick)
+        drive(ledger, pool, ledger.missing(), counters, max_attempts=1, tick=tick)
         tick()
         found = wait_for(address, "ray_diffseg_windows_total", 5)
         found |= wait_for(address, 'ray_diffseg_failures_total{kind="ShardChanged"}', 1)
@@ -82,6 +82,6 @@ def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_
     assert 'ray_diffseg_waited_seconds_total{stage="task"}' in waited  # it started before it was given anything
     assert found["ray_diffseg_workers"] == 1
     assert found["ray_diffseg_cost"] > 0
-    assert found["ray_diffseg_bare_images_per_second"] == pytest.approx(17 / tally.busy_s)
+    assert found["ray_diffseg_bare_images_per_second"] == pytest.approx(17 / counters.busy_s)
     assert found["ray_diffseg_bytes_left"] < left
     assert {"ray_diffseg_images_left", "ray_diffseg_eta_seconds", "ray_diffseg_images_per_second"} <= found.keys()

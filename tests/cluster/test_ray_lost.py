@@ -242,7 +242,7 @@ def test_silence_is_ended_with_what_was_awaited_and_what_came_last():
             watch.check("two workers")
 
 
-class Stations:
+class Hosts:
     """A cluster of threads. script: what comes of the n-th exchange, by n: RayLost, or "silence"; under "mute" the name
     of a worker that answers no more once it has work.
     """
@@ -251,12 +251,12 @@ class Stations:
 
     def __init__(self, script=(), silence_s=60.0, restarts=3):
         self.script, self.silence_s, self.left = dict(script), silence_s, restarts
-        self.stations, self.exchanges = {}, 0
+        self.hosts, self.exchanges = {}, 0
 
     def look(self):
         return ClusterState(frozenset({""}), cpus=2)
 
-    def exchange(self, orders):
+    def exchange(self, orders, spec):
         self.exchanges += 1
         match self.script.get(self.exchanges, self.script.get("always")):
             case "lost":
@@ -264,17 +264,17 @@ class Stations:
             case "silence":
                 time.sleep(0.05)
                 return {}
-        for name in orders.kill:
-            self.stations.pop(name)
-        for name, (made, _) in orders.start.items():
-            settings, build = pickle.loads(made)
-            self.stations[name] = WorkerHost(partial(build, settings))
+        for name in orders.stop:
+            self.hosts.pop(name)
+        for name in orders.start:
+            settings, build = pickle.loads(spec.worker)
+            self.hosts[name] = WorkerHost(partial(build, settings))
         mute = self.script.get("mute")
         asked = {name: tasks for name, tasks in orders.ask.items() if name != mute or not tasks}
-        return {name: self.stations[name].exchange(tasks, 0.05) for name, tasks in asked.items()}
+        return {name: self.hosts[name].exchange(tasks, 0.05) for name, tasks in asked.items()}
 
     def restart(self, lost):
-        self.stations.clear()
+        self.hosts.clear()
         self.left -= 1
         if self.left < 0:
             raise lost
@@ -286,35 +286,36 @@ def labelled(ledger, cluster):
     def build(settings):
         return Worker(Ledger.open(settings.output), FakeSegmenter(0.01, batch_size=3))
 
-    tally = Counters()
-    drive(ledger, RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), 2, build), ledger.missing(), tally)
-    return tally
+    counters = Counters()
+    pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), 2, build)
+    drive(ledger, pool, ledger.missing(), counters, silence_s=cluster.silence_s)
+    return counters
 
 
 def test_a_run_whose_ray_is_lost_three_times_is_whole_and_nobody_is_blamed(ledger):
-    tally = labelled(ledger, Stations({1: "lost", 4: "lost", 6: "lost"}))
+    counters = labelled(ledger, Hosts({1: "lost", 4: "lost", 6: "lost"}))
 
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
-    assert tally.lost_workers == 0
-    assert set(tally.failures) <= {"Drained", "Overtaken"}
+    assert counters.lost_workers == 0
+    assert set(counters.failures) <= {"Drained", "Overtaken"}
 
 
 def test_a_ray_that_is_lost_a_fourth_time_ends_the_run_with_its_reason(ledger):
     with pytest.raises(RayLost, match="its raylet is gone"):
-        labelled(ledger, Stations({1: "lost", 4: "lost", 6: "lost", 8: "lost"}))
+        labelled(ledger, Hosts({1: "lost", 4: "lost", 6: "lost", 8: "lost"}))
 
 
 def test_a_run_in_which_nobody_answers_stops_with_a_reason(ledger):
     began = time.monotonic()
     with pytest.raises(Stopped, match="workers asked for: 2, ready: 0, and no answer from any"):
-        labelled(ledger, Stations({"always": "silence"}, silence_s=0.5))
+        labelled(ledger, Hosts({"always": "silence"}, silence_s=0.5))
     assert 0.5 < time.monotonic() - began < 5
 
 
 def test_a_worker_that_answers_no_more_is_replaced_while_the_others_go_on(ledger):
-    tally = labelled(ledger, Stations({"mute": "worker 0"}, silence_s=1.0))
+    counters = labelled(ledger, Hosts({"mute": "worker 0"}, silence_s=1.0))
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
-    assert tally.lost_workers == 1
+    assert counters.lost_workers == 1
 
 
 class Items:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
-from pipeline.driver.pool import LocalPool
+from pipeline.driver.pool import Capacity, LocalPool
 from pipeline.driver.progress import Counters
 from pipeline.driver.workers import WorkerHandle
 from pipeline.errors import FailureKind, PipelineError, Stopped, WorkerLost
@@ -17,44 +17,40 @@ from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskD
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker.host import Report
-from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
 
 class ScriptedPool:
-    """Runs tasks at once through a real worker, but first lets a script spoil them.
+    """One worker that does tasks at once, but first lets a script spoil them.
 
     script: what becomes of the n-th task handed over, by n; None or absent: it is done.
     """
 
-    made = MetricsSnapshot()
+    workers = 1
 
     def __init__(self, ledger, script):
-        self.worker, self.script, self.count, self.outcomes = Worker(ledger, FakeSegmenter()), script, 0, []
-        self.staff = self
+        self.worker, self.script, self.count = Worker(ledger, FakeSegmenter()), script, 0
 
-    def free(self):
-        return 1 - len(self.outcomes)
+    def capacity(self):
+        return Capacity(1)
 
-    idle = free
+    def exchange(self, orders):
+        return {name: Report(tuple(self.outcomes(tasks)), 0, True, 0.0) for name, tasks in orders.ask.items()}
 
-    def want(self, tasks):
-        assert tasks > 0
+    def outcomes(self, tasks):
+        for task in tasks:
+            self.count += 1
+            spoil = self.script(self.count, task) if callable(self.script) else self.script.get(self.count)
+            if spoil is None:
+                yield from self.worker.run([task])
+            elif spoil == "half":  # the first window is committed, then the worker dies
+                yield from [o for o in self.worker.run([task]) if isinstance(o, Receipt)][:1]
+                yield ShardFailure(task, FailureKind.STORAGE_ERROR, "cut off", retryable=True)
+            else:
+                yield ShardFailure(task, *spoil)
 
-    def submit(self, task):
-        self.count += 1
-        spoil = self.script(self.count, task) if callable(self.script) else self.script.get(self.count)
-        if spoil is None:
-            self.outcomes += list(self.worker.run([task]))
-        elif spoil == "half":  # the first window is committed, then the worker dies
-            self.outcomes += [o for o in self.worker.run([task]) if isinstance(o, Receipt)][:1]
-            self.outcomes.append(ShardFailure(task, FailureKind.STORAGE_ERROR, "cut off", retryable=True))
-        else:
-            self.outcomes.append(ShardFailure(task, *spoil))
-
-    def wait(self):
-        happened, self.outcomes = self.outcomes, []
-        return happened
+    def restart(self, lost):
+        raise lost
 
     def close(self):
         pass
@@ -73,10 +69,10 @@ def complete(ledger):
 
 
 def test_all_shards_are_done_once(ledger):
-    tally = Counters()
-    drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), tally)
+    counters = Counters()
+    drive(ledger, ScriptedPool(ledger, {}), ledger.missing(), counters)
     assert complete(ledger)
-    assert (tally.rows, tally.windows, tally.retried_tasks) == (17, 5, 0)
+    assert (counters.rows, counters.windows, counters.retried_tasks) == (17, 5, 0)
     assert Counter((row["shard"], row["index"]) for row in ledger.rows()).most_common(1)[0][1] == 1
 
 
@@ -91,41 +87,41 @@ def test_a_task_is_tried_again_until_attempts_run_out(ledger, losses, given_up):
             return CUT_OFF
         return None
 
-    tally = Counters()
-    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=3, clock=quick())
+    counters = Counters()
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), counters, max_attempts=3, clock=quick())
 
-    assert len(tally.broken) == given_up
+    assert len(counters.broken) == given_up
     assert complete(ledger) == (not given_up)
 
 
 def test_failures_with_progress_between_them_never_exhaust_the_attempts(ledger):
     first = next(iter(ledger.shards.values()))
-    tally = Counters()
+    counters = Counters()
     script = lambda count, task: "half" if task.shard == first and task.first_window < 2 else None  # noqa: E731
 
     pool = ScriptedPool(ledger, script)
     pool.worker.ledger = ledger
-    drive(ledger, pool, ledger.missing(), tally, max_attempts=1, clock=quick())
+    drive(ledger, pool, ledger.missing(), counters, max_attempts=1, clock=quick())
 
     assert complete(ledger)
-    assert not tally.broken
+    assert not counters.broken
 
 
 def test_a_drained_worker_costs_no_attempt(ledger):
-    tally = Counters()
+    counters = Counters()
     script = dict.fromkeys(range(1, 8), (FailureKind.DRAINED, "spot notice", True))
-    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), counters, max_attempts=1)
     assert complete(ledger)
 
 
 def test_workers_may_be_lost_again_and_again_if_windows_come_in_between(ledger):
     chance = random.Random(3)
-    tally, lost = Counters(), (FailureKind.WORKER_LOST, "killed", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
+    counters, lost = Counters(), (FailureKind.WORKER_LOST, "killed", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
     script = lambda count, task: lost if chance.random() < 0.6 else None  # noqa: E731
-    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), tally, max_attempts=1)
+    drive(ledger, ScriptedPool(ledger, script), ledger.missing(), counters, max_attempts=1)
     assert complete(ledger)
-    assert tally.lost_workers > 3
-    assert not tally.failed
+    assert counters.lost_workers > 3
+    assert not counters.failed
 
 
 def test_workers_that_only_die_stop_the_run(ledger):
@@ -136,9 +132,9 @@ def test_workers_that_only_die_stop_the_run(ledger):
 
 def test_what_cannot_be_retried_is_given_up_at_once_with_a_record(ledger, tmp_path):
     pool = ScriptedPool(ledger, {1: (FailureKind.CORRUPT_SHARD, "damaged header", False, 512)})
-    tally = Counters()
-    drive(ledger, pool, ledger.missing(), tally)
-    assert [failure.error for failure in tally.broken.values()] == ["damaged header"]
+    counters = Counters()
+    drive(ledger, pool, ledger.missing(), counters)
+    assert [failure.error for failure in counters.broken.values()] == ["damaged header"]
     assert len(list((tmp_path / "run" / "failures").iterdir())) == 1
 
 
@@ -168,11 +164,11 @@ def test_a_retry_is_cut_to_the_windows_that_are_missing(ledger):
 
 
 def test_workers_in_threads_do_the_same(ledger, build):
-    pool = LocalPool(build, workers=2)
-    drive(ledger, pool, ledger.missing(), Counters())
+    pool, counters = LocalPool(build, workers=2), Counters()
+    drive(ledger, pool, ledger.missing(), counters)
     pool.close()
     assert complete(ledger)
-    assert pool.staff.labelled == 17
+    assert counters.workers.labelled == 17
 
 
 def test_a_worker_that_dies_is_replaced_and_its_tasks_come_back(ledger, build):
@@ -188,28 +184,28 @@ def test_a_worker_that_dies_is_replaced_and_its_tasks_come_back(ledger, build):
             worker.segmenter.segment = dying
         return worker
 
-    pool, tally = LocalPool(mortal), Counters()
-    drive(ledger, pool, ledger.missing(), tally, max_attempts=5)
+    pool, counters = LocalPool(mortal), Counters()
+    drive(ledger, pool, ledger.missing(), counters, max_attempts=5)
     pool.close()
 
     assert complete(ledger)
     assert len(made) == 3
-    assert tally.lost_workers >= 2
+    assert counters.lost_workers >= 2
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(ledger):
-    def hopeless():
+    def doomed():
         raise PipelineError("no such model")
 
     with pytest.raises(WorkerLost, match="no worker can start: no such model"):
-        drive(ledger, LocalPool(hopeless), ledger.missing(), Counters())
+        drive(ledger, LocalPool(doomed), ledger.missing(), Counters())
 
 
 def test_a_receipt_of_another_attempt_counts_as_waste_not_as_rows():
-    tally = Counters()
-    tally.note(Receipt("s", 0, 4, (), 100, 0.1))
-    tally.note(Receipt("s", 0, 4, (), 100, 0.1, wasted=True))
-    assert (tally.rows, tally.windows, tally.wasted_windows) == (4, 1, 1)
+    counters = Counters()
+    counters.add(Receipt("s", 0, 4, (), 100, 0.1))
+    counters.add(Receipt("s", 0, 4, (), 100, 0.1, wasted=True))
+    assert (counters.rows, counters.windows, counters.wasted_windows) == (4, 1, 1)
 
 
 def test_a_shard_whose_end_is_missing_is_read_again(ledger):
@@ -231,16 +227,16 @@ def test_a_worker_that_hangs_is_replaced_and_its_windows_are_made_elsewhere(ledg
             worker.segmenter.segment = lambda images: release.wait(60)
         return worker
 
-    pool, tally = LocalPool(hanging, stall_s=1.0), Counters()
-    drive(ledger, pool, ledger.missing(), tally)
+    pool, counters = LocalPool(hanging), Counters()
+    drive(ledger, pool, ledger.missing(), counters, stall_s=1.0)
     release.set()
     pool.close()
 
     assert complete(ledger)
-    assert tally.lost_workers >= 1
+    assert counters.lost_workers >= 1
     assert len(made) == 2
 
 
 def test_a_worker_without_work_never_counts_as_hung(build):
-    desk = WorkerHandle("idle")
-    assert not desk.hangs(Report((), 0, True, still_s=1e9), stall_s=1.0)
+    handle = WorkerHandle("idle")
+    assert not handle.hangs(Report((), 0, True, still_s=1e9), stall_s=1.0)

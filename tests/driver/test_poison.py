@@ -41,13 +41,13 @@ def test_the_search_names_the_poison_and_nothing_else_within_its_bound(count, po
             if not poison and not next(from_outside, False):
                 break
             deaths += 1
-            suspects.died([Heartbeat("s", 0, 0, 63)])
+            suspects.record_death([Heartbeat("s", 0, 0, 63)])
             continue
         for piece in pieces(task.probe, range(count)):
             struck = next(from_outside, False)
             if struck or poison & set(piece):
                 deaths += 1
-                suspects.died([Heartbeat("s", 0, piece[0], piece[-1], probed=True)])
+                suspects.record_death([Heartbeat("s", 0, piece[0], piece[-1], probed=True)])
                 break
         else:
             assert set(task.probe.poison) >= poison
@@ -62,9 +62,9 @@ def test_the_search_names_the_poison_and_nothing_else_within_its_bound(count, po
 def test_one_death_makes_nobody_suspect_and_two_set_the_window_apart():
     suspects = PoisonDetector(4)
     task = ShardTask(SHARD, 0, None)
-    suspects.died([Heartbeat("s", 2, 8, 9)])
+    suspects.record_death([Heartbeat("s", 2, 8, 9)])
     assert list(suspects.split(task)) == [task]
-    suspects.died([Heartbeat("s", 2, 9, 10)])
+    suspects.record_death([Heartbeat("s", 2, 9, 10)])
     assert [(t.first_window, t.last_window, t.probe) for t in suspects.split(task)] == [
         (0, 1, None),
         (2, 2, Probe(8, 11)),
@@ -116,13 +116,13 @@ def wide(tmp_path):
 @pytest.mark.parametrize("deadly", [{0}, {7}, {5, 6}, {3, 11}])
 def test_samples_that_kill_their_worker_become_poison_rows_and_all_others_are_labelled(wide, tmp_path, deadly):
     pool = LocalPool(lambda: Worker(Ledger.open(wide.store.url), Deadly(deadly, raising)))
-    tally = Counters()
-    drive(wide, pool, wide.missing(), tally)
+    counters = Counters()
+    drive(wide, pool, wide.missing(), counters)
     pool.close()
 
     assert [fault for shard in audit(wide, full=True) for fault in shard.faults] == []
     assert statuses(wide) == {i: "poison" if i in deadly else OK for i in range(16)}
-    assert tally.lost_workers <= (4 + log2(8)) * len(deadly)
+    assert counters.lost_workers <= (4 + log2(8)) * len(deadly)
     kept = {path.name.split(".")[1]: path for path in (tmp_path / "run" / "failures").glob("*.poison.jpg")}
     assert set(kept) == {f"{index:08d}" for index in deadly}
 
@@ -130,8 +130,8 @@ def test_samples_that_kill_their_worker_become_poison_rows_and_all_others_are_la
 def test_a_sample_that_hangs_is_found_too(wide):
     forever = threading.Event()
     build = lambda: Worker(Ledger.open(wide.store.url), Deadly({4}, lambda: forever.wait(120)))  # noqa: E731
-    pool = LocalPool(build, stall_s=0.5)
-    drive(wide, pool, wide.missing(), Counters())
+    pool = LocalPool(build)
+    drive(wide, pool, wide.missing(), Counters(), stall_s=0.5)
     forever.set()
     pool.close()
     assert statuses(wide) == {i: "poison" if i == 4 else OK for i in range(16)}

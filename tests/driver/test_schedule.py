@@ -70,17 +70,17 @@ class Driving(RuleBasedStateMachine):
     def begin(self, windows, poison):
         self.storage = Storage({f"s{number}": count for number, count in enumerate(windows)})
         self.poison = {(f"s{n}", index) for n, index in poison if n < len(windows) and index < windows[n] * WINDOW}
-        self.tally, self.now, self.out, self.looks = Counters(), 0.0, [], []
+        self.counters, self.now, self.out, self.checks = Counters(), 0.0, [], []
         self.rows, self.named, self.deaths, self.outside = Counter(), set(), Counter(), 0
         self.schedule = Schedule(
-            ShardIndex(map(shard, range(len(windows)))), WINDOW, self.tally, max_attempts=3, rng=Random(1)
+            ShardIndex(map(shard, range(len(windows)))), WINDOW, self.counters, max_attempts=3, rng=Random(1)
         )
         self.schedule.add(ShardTask(shard(number)) for number in range(len(windows)))
 
     def heard(self, outcome):
-        for action in self.schedule.note(outcome):
+        for action in self.schedule.record(outcome):
             assert isinstance(action, CheckStorage), "nothing here is beyond another attempt"
-            self.looks.append(action)
+            self.checks.append(action)
 
     def commit(self, task, window):
         name = task.shard.id
@@ -116,14 +116,14 @@ class Driving(RuleBasedStateMachine):
     def wait(self, seconds):
         self.now += seconds
 
-    @precondition(lambda self: self.looks)
+    @precondition(lambda self: self.checks)
     @rule(data=st.data())
-    def look(self, data):
-        self.answer(self.looks.pop(data.draw(st.integers(0, len(self.looks) - 1))))
+    def check_storage(self, data):
+        self.answer(self.checks.pop(data.draw(st.integers(0, len(self.checks) - 1))))
 
-    def answer(self, look):
-        task = ShardTask(look.task.shard) if look.whole else look.task
-        self.looks += self.schedule.looked(look, self.storage.left_of(task), self.now)
+    def answer(self, check):
+        task = ShardTask(check.task.shard) if check.whole else check.task
+        self.checks += self.schedule.requeue(check, self.storage.left_of(task), self.now)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -223,8 +223,8 @@ class Driving(RuleBasedStateMachine):
         for _ in range(10_000):
             if not self.schedule.unfinished:
                 break
-            while self.looks:
-                self.answer(self.looks.pop())
+            while self.checks:
+                self.answer(self.checks.pop())
             self.now += 100
             while task := self.schedule.next(2 - len(self.out), 1 - bool(self.out), self.now):
                 self.out.append(task)
@@ -247,35 +247,35 @@ test_any_order_of_events_loses_no_window_and_ends = Driving.TestCase
 
 
 def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
-    tally = Counters()
-    schedule = Schedule(PINS, WINDOW, tally, max_attempts=3)
+    counters = Counters()
+    schedule = Schedule(PINS, WINDOW, counters, max_attempts=3)
     schedule.add([ShardTask(shard(0))])
     now = 0.0
     for wait in (1.0, 2.0):
         task = schedule.next(1, 1, now)
-        [look] = schedule.note(ShardFailure(task, "StorageError", "reset", True))
-        schedule.looked(look, [look.task], now)
+        [check] = schedule.record(ShardFailure(task, "StorageError", "reset", True))
+        schedule.requeue(check, [check.task], now)
         assert schedule.next(1, 1, now + 0.9 * wait) is None
         now += wait
     task = schedule.next(1, 1, now)
     failure = ShardFailure(task, "StorageError", "reset", True)
     assert task.attempt == 3
-    assert schedule.note(failure) == [Quarantine(failure)]
+    assert schedule.record(failure) == [Quarantine(failure)]
     assert schedule.unfinished == 0
-    assert tally.failures == {"StorageError": 3}
+    assert counters.failures == {"StorageError": 3}
 
 
 def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_time():
     schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0)), ShardTask(shard(1))])
     met = schedule.next(1, 1, 0.0)
-    [look] = schedule.note(ShardFailure(met, FailureKind.ALREADY_COMMITTED, "was there", True))
-    schedule.looked(look, [met], 0.0)
+    [check] = schedule.record(ShardFailure(met, FailureKind.ALREADY_COMMITTED, "was there", True))
+    schedule.requeue(check, [met], 0.0)
     assert {met.shard, schedule.next(1, 1, 5.0).shard} == {shard(0), shard(1)}
     again = schedule.next(1, 1, 5.0)
     assert again == met
-    [look] = schedule.note(ShardFailure(again, FailureKind.ALREADY_COMMITTED, "was there", True))
-    assert look.delay_s == 2.0
+    [check] = schedule.record(ShardFailure(again, FailureKind.ALREADY_COMMITTED, "was there", True))
+    assert check.delay_s == 2.0
 
 
 def test_deaths_without_a_window_between_them_stop_the_run():
@@ -288,8 +288,8 @@ def test_deaths_without_a_window_between_them_stop_the_run():
             died = ShardFailure(
                 task, FailureKind.WORKER_LOST, "fell off the bus", True, heartbeats=(Heartbeat("other", 0, 0, 0),)
             )
-            [look] = schedule.note(died)
-            schedule.looked(look, [task], 0.0)
+            [check] = schedule.record(died)
+            schedule.requeue(check, [task], 0.0)
 
     die(DEATHS_IN_A_ROW + 1)
     with pytest.raises(Stopped, match="42 workers died in a row, the last: fell off the bus"):
@@ -297,14 +297,14 @@ def test_deaths_without_a_window_between_them_stop_the_run():
 
 
 def test_a_shard_that_is_over_leaves_nothing_in_memory():
-    tally = Counters()
-    schedule = Schedule(PINS, WINDOW, tally)
+    counters = Counters()
+    schedule = Schedule(PINS, WINDOW, counters)
     schedule.add([ShardTask(shard(0))])
     task = schedule.next(1, 1, 0.0)
-    schedule.note(Receipt("s0", 0, 4, (), 70, 0.1))
-    assert tally.bytes_done == 70
-    schedule.note(TaskDone(task, 1, ended=True))
-    assert (tally.bytes_done, tally.open_bytes, schedule._out, schedule._progressed) == (70, {}, {}, set())
+    schedule.record(Receipt("s0", 0, 4, (), 70, 0.1))
+    assert counters.bytes_done == 70
+    schedule.record(TaskDone(task, 1, ended=True))
+    assert (counters.bytes_done, counters.open_bytes, schedule._out, schedule._progressed) == (70, {}, {}, set())
 
 
 def test_a_queue_knows_the_parts_it_holds():
@@ -328,22 +328,22 @@ def test_the_end_of_a_shard_is_seen_to_though_its_last_part_was_lost_after_its_c
     schedule.add(parts)
     out = [schedule.next(2, 2, 0.0) for _ in parts]
     first, last = sorted(out, key=parts.index)
-    assert schedule.note(TaskDone(last)) == [], "the first part is still out"
-    [look] = schedule.note(ShardFailure(first, FailureKind.WORKER_LOST, "killed", True))
-    [whole] = schedule.looked(look, [], 0.0)
+    assert schedule.record(TaskDone(last)) == [], "the first part is still out"
+    [check] = schedule.record(ShardFailure(first, FailureKind.WORKER_LOST, "killed", True))
+    [whole] = schedule.requeue(check, [], 0.0)
     assert whole == CheckStorage(first, whole=True)
-    assert schedule.looked(whole, [ShardTask(shard(0), 3, None)], 0.0) == []
+    assert schedule.requeue(whole, [ShardTask(shard(0), 3, None)], 0.0) == []
     assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 3, None)
 
 
 def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_for_ever():
-    tally = Counters()
-    schedule = Schedule(PINS, WINDOW, tally)
+    counters = Counters()
+    schedule = Schedule(PINS, WINDOW, counters)
     schedule.add([ShardTask(shard(0), 3, 98)])
     task = schedule.next(1, 1, 0.0)
-    [look] = schedule.note(TaskDone(task))
+    [check] = schedule.record(TaskDone(task))
     rest = ShardTask(shard(0), 100, None)
-    [given_up] = schedule.looked(look, [ShardTask(shard(0), 4, 98), rest], 0.0)
+    [given_up] = schedule.requeue(check, [ShardTask(shard(0), 4, 98), rest], 0.0)
     assert "window 4 to 98: the shard has no samples for them" in given_up.failure.error
     assert schedule.next(1, 1, 0.0) == rest, "what else is missing is still done"
 
@@ -351,6 +351,6 @@ def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_
 def test_a_task_that_ends_beyond_its_shard_leaves_only_the_end_to_be_recorded():
     schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0), 5, 9)])
-    [look] = schedule.note(TaskDone(schedule.next(1, 1, 0.0)))
-    assert schedule.looked(look, [ShardTask(shard(0), 7, None)], 0.0) == []
+    [check] = schedule.record(TaskDone(schedule.next(1, 1, 0.0)))
+    assert schedule.requeue(check, [ShardTask(shard(0), 7, None)], 0.0) == []
     assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 7, None)

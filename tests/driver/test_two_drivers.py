@@ -36,8 +36,8 @@ def test_two_drivers_share_200_windows_and_waste_little(shards, tmp_path):
     alone = Ledger.start(str(tmp_path / "alone"), a_run(window=WINDOW), shards)
     drive(alone, LocalPool(lambda: Worker(alone, FakeSegmenter())), alone.unfinished(), Counters())
     both = Ledger.start(str(tmp_path / "both"), a_run(window=WINDOW), shards)
-    tallies = [Counters(), Counters()]
-    drivers = [threading.Thread(target=work, args=(both.store.url, tally)) for tally in tallies]
+    counters = [Counters(), Counters()]
+    drivers = [threading.Thread(target=work, args=(both.store.url, tally)) for tally in counters]
     for driver in drivers:
         driver.start()
     for driver in drivers:
@@ -45,9 +45,9 @@ def test_two_drivers_share_200_windows_and_waste_little(shards, tmp_path):
 
     assert [fault for shard in audit(both, full=True) for fault in shard.faults] == []
     assert list(both.rows()) == list(alone.rows())
-    assert sum(tally.windows for tally in tallies) == SHARDS * WINDOWS
-    assert min(tally.windows for tally in tallies) > 0.25 * SHARDS * WINDOWS
-    wasted = sum(tally.wasted_windows for tally in tallies)
-    shares = [tally.windows for tally in tallies]
+    assert sum(tally.windows for tally in counters) == SHARDS * WINDOWS
+    assert min(tally.windows for tally in counters) > 0.25 * SHARDS * WINDOWS
+    wasted = sum(tally.wasted_windows for tally in counters)
+    shares = [tally.windows for tally in counters]
     print(f"{wasted} of {SHARDS * WINDOWS} windows made twice; by driver {shares}")  # noqa: T201 - a figure asked for
     assert wasted < 0.15 * SHARDS * WINDOWS

@@ -52,11 +52,11 @@ def a_ledger(folder, content, window=WINDOW):
     return Ledger.start(str(folder / "run"), a_run(window=window), pin([str(path)]))
 
 
-def label(ledger, segmenter, max_attempts=3, **pool):
+def label(ledger, segmenter, max_attempts=3, workers=1, **settings):
     """The run to its end, in threads of this process."""
     tally = Counters()
-    with closing(LocalPool(lambda: Worker(Ledger.open(ledger.store.url), segmenter), **pool)) as workers:
-        drive(ledger, workers, ledger.unfinished(), tally, max_attempts=max_attempts)
+    with closing(LocalPool(lambda: Worker(Ledger.open(ledger.store.url), segmenter), workers)) as pool:
+        drive(ledger, pool, ledger.unfinished(), tally, max_attempts=max_attempts, **settings)
     return tally
 
 

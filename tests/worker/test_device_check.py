@@ -76,12 +76,12 @@ def test_an_unfit_worker_labels_nothing_and_the_run_ends_complete(shards, tmp_pa
         worker.check_device()
         return worker
 
-    pool = LocalPool(build, workers=3)
-    drive(ledger, pool, ledger.unfinished(), Counters())
+    pool, counters = LocalPool(build, workers=3), Counters()
+    drive(ledger, pool, ledger.unfinished(), counters)
     pool.close()
 
     assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
-    assert [desk.left_out for desk in pool.staff.desks].count(True) == 1
+    assert counters.workers.excluded == 1
     assert all(row["num_segments"] == 2 for row in ledger.rows())
     assert len(made) == 3
 
