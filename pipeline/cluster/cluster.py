@@ -6,6 +6,7 @@ it is watched from outside, where neither can happen. What is lost is a `RayLost
 """
 
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -42,6 +43,7 @@ END_S = 10.0  # for an end in good order, before it is made one
 RESTARTS = 3  # of a private Ray
 GCS_S = 30  # after which what is left of a private Ray gives up: nobody will start its GCS again
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+logger = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -236,6 +238,7 @@ class Cluster:
         """Start a private Ray afresh, with nothing of what ran in it. Raises RayLost where that cannot be."""
         while self.is_private and self._restarts < RESTARTS:
             self._restarts += 1
+            logger.warning("%s; it is started again (%d of %d)", lost, self._restarts, RESTARTS)
             self._note(f"{lost}; it is started again ({self._restarts} of {RESTARTS})")
             try:
                 return self._begin()

@@ -1,5 +1,6 @@
 """One function over many items, on the CPUs of a cluster."""
 
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 TASK_RETRIES = 3  # of an item whose process died: nothing that is computed here is committed twice
+logger = logging.getLogger(__name__)
 
 
 def map_on_cluster(cluster: "Cluster", function: Callable[[T], R], items: Iterable[T], room: int) -> Iterator[R]:
@@ -92,6 +94,7 @@ class _Work:
         self._watch.check(f"{len(self._out)} items are out, and no process is at work on any")
 
     def _died(self, number: int, reason: str) -> None:
+        logger.warning("the process of item %d ended: %s", number, reason)
         self._deaths[number] += 1
         if self._deaths[number] > TASK_RETRIES:
             raise WorkerLost(reason)

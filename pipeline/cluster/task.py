@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import cloudpickle
 
+from pipeline.logs.traces import traceback_of
 from pipeline.searchpath import settle
 
 BEAT = b""
@@ -31,7 +32,8 @@ def run(function: bytes, item: bytes) -> Iterator[bytes]:
 def _result(function: bytes, item: bytes) -> bytes:
     try:
         result: bytes = cloudpickle.dumps((True, pickle.loads(function)(pickle.loads(item))))
-    except BaseException as error:  # noqa: BLE001 - raised again by the driver
+    except BaseException as error:  # noqa: BLE001 - raised again by the driver, which gets no traceback
+        error.add_note(f"In a process of the cluster:\n{traceback_of(error)}")
         return _raised(error)
     return result
 

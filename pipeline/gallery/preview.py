@@ -5,6 +5,7 @@ are then read for the chosen alone. Counts are of all rows read, so the statisti
 """
 
 import heapq
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ _NO_PHOTO: tuple[int, np.ndarray | None] = (-1, None)
 
 Identity = tuple[str, int]  # shard id and index of a sample
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def _photos(ledger: Ledger, shard: str, indices: set[int], lost: list[str]) -> I
             if isinstance(sample, ImageSample):
                 yield sample.raw.index, sample.image
     except PipelineError as error:
+        logger.warning("photos of %s are left out: %s", shard, error, exc_info=None if error.expected else error)
         lost.append(str(error))
 
 

@@ -4,6 +4,7 @@ Parquet and folders say it; a tar does not, so the beginnings of a few tell how 
 shards give the same counts: whoever draws by them draws the same.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -18,6 +19,7 @@ TARS, FIRST = 8, 32  # tars looked at, of each kind, and samples at the beginnin
 SAID = 64  # shards looked at of a kind that says how many samples it holds
 DECOMPRESSED = 4 << 20  # bytes of a compressed tar that must be behind: what lies decompressed ahead is not told apart
 NO_BYTES = 1 << 62  # as the first sample wanted: those before it come by their headers alone
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def _look(shard: Shard, image_key: str | None) -> _Look:
                 return _Look(shard, seen, end, whole=False)
             seen, end = seen + 1, sample.end
     except CorruptShard as error:
+        logger.warning("%s: counted up to the damage: %s", shard.url, error)
         damage = str(error)  # there is no more of it than what lies before the damage
     return _Look(shard, seen, end, whole=True, damage=damage)
 

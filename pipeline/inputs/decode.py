@@ -6,6 +6,7 @@ Only formats of a fixed list are opened, and nothing is decoded before its size 
 """
 
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -35,6 +36,7 @@ _ORIENTATION = 0x0112
 
 Image.MAX_IMAGE_PIXELS = None  # checked here, before decoding, with a reason of our own
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+logger = logging.getLogger(__name__)
 
 
 class UndecodableImage(ValueError):
@@ -138,7 +140,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """What brings it upright, as EXIF says it was held; nothing where EXIF is damaged, as viewers do."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - Pillow alone runs above, and metadata can break in any way
+    except Exception as error:  # noqa: BLE001 - Pillow alone runs above, and metadata can break in any way
+        logger.debug("EXIF is passed over: %s: %s", type(error).__name__, error)
         return None
 
 

@@ -1,6 +1,7 @@
 """Shards in, samples out: opens a pinned shard, proves it is still the one that was pinned, and decodes its images."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 
 from pipeline import table
@@ -10,6 +11,8 @@ from pipeline.inputs.folder import reading
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.records import ImageSample, RawSample, SampleFailure, Shard
 from pipeline.storage import filesystem
+
+logger = logging.getLogger(__name__)
 
 
 def read_shard(
@@ -105,5 +108,6 @@ def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> Imag
     try:
         return ImageSample(raw, *decode.decode_reduced(data, least, reader), sha256)
     except decode.UndecodableImage as error:
+        logger.debug("sample %d (%s): %s", raw.index, raw.key, error)
         width, height = error.size or (None, None)
         return SampleFailure(raw, error.reason, str(error), width, height, sha256)

@@ -31,6 +31,7 @@ class Context:
         return {"run": self.run, "model": self.model, "owner": self.owner}
 
 
+_KEPT = "_diffseg_context"  # attribute of an error
 _NOTHING = Context()
 _context: ContextVar[Context] = ContextVar("context", default=_NOTHING)
 
@@ -52,7 +53,7 @@ def bound(**fields: object) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.__dict__.setdefault("context", current())
+        error.__dict__.setdefault(_KEPT, current())
         raise
     finally:
         _context.reset(token)
@@ -62,7 +63,7 @@ def context_of(error: BaseException | None) -> Context:
     """The context that an error was raised in, as far as a block said it; else that of this thread."""
     found: Context | None = None
     while error is not None and found is None:
-        found, error = error.__dict__.get("context"), error.__cause__
+        found, error = error.__dict__.get(_KEPT), error.__cause__
     return found or current()
 
 

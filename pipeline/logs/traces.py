@@ -8,7 +8,7 @@ from pipeline.searchpath import ROOT
 
 PACKAGES = ("diffseg", "pipeline", "jobs")
 TRACEBACK = 4_000  # characters that are kept: the end, where the error is
-TOLD = 400  # characters of an error in one line
+TOLD = 250  # characters of an error in one line
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # of a terminal; tabs and ends of lines stay
 _QUERY, _USER = re.compile(r"(\w+://[^\s'\"?]*)\?[^\s'\"]*"), re.compile(r"(https?://)[^\s'\"/@]*@")
 

@@ -4,6 +4,7 @@ Images are drawn by seed, in places of a few neighbours. The model sees each of 
 every stage is timed as a worker runs it, without the model's loading and its first batch.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pipeline.worker.sample_loader import pixels_wanted
 PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
 READERS = 4  # places read side by side
 SHOWN = 600  # samples whose photos are kept for the gallery: about 60 MB of HTML
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class _Source:
                     break
                 began = perf_counter()
         except PipelineError as error:
+            logger.warning("%s is left out: %s", shard.url, error, exc_info=None if error.expected else error)
             said = str(error)
             self.unread.setdefault(shard.url, said if shard.url in said else f"{shard.url}: {said}")
         return shard, raws

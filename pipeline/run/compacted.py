@@ -6,6 +6,7 @@ Nothing is decided by them: what is committed is what `labels/` lists. A copy of
 stands there is passed over, and the whole folder may be deleted at any time.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from pipeline.storage.object_store import Store
 
 FOLDER = "compacted"
 READERS = 32  # ends of files read side by side: the work is waiting for storage
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
         try:
             with store.reader(path, size) as stream:
                 return CompactedFile(path, size, tuple(Held(**said) for said in table.concat.read_held(stream)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError) as error:
+            logger.warning("%s/%s is passed over: %s", store, path, error)
             return None
 
     found = (entry for entry in store.list(name or f"{FOLDER}/") if entry[0].endswith(".parquet"))

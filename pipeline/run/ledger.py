@@ -4,6 +4,7 @@
 a shard. What a listing does not show is not done; no clock and no memory of a process decides.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from pipeline.table.window_metadata import WindowMetadata
 LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side
 SHARDS_A_LISTING = 8  # at least
 READERS = 32  # end records and footers read side by side: the work is waiting for storage
+logger = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -143,7 +145,8 @@ class Ledger:
         def of(window: WindowObject) -> list[ShardTask]:
             try:
                 failed = self.window_metadata(window).failed
-            except ValueError:  # no window of ours: nothing can be made in its place, and the audit names it
+            except ValueError as error:  # no window of ours: nothing can be made in its place, and the audit names it
+                logger.warning("not labelled again: %s", error)
                 return []
             if not failed:
                 return []
@@ -157,7 +160,8 @@ class Ledger:
             return gaps(shard, state)
         try:
             end = self.end(shard.id)
-        except CommitConflict:  # no end record of ours is none; the audit names it
+        except CommitConflict as error:  # no end record of ours is none; the audit names it
+            logger.warning("taken for no end record: %s", error)
             end = None
         return gaps(shard, state, end.windows) if end else gaps(shard, replace(state, ended=False))
 

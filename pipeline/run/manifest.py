@@ -5,6 +5,7 @@ _SUCCESS.<n>           the totals; n rises when a finished run is extended or re
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from pipeline.run.layout import ShardState
 from pipeline.run.ledger import Ledger
 
 SUCCESS = "_SUCCESS."
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
         stands = all(_stands(row, states.get(row["shard"], ShardState())) for row in listed)
         names = {row["shard"] for row in listed}
         stands &= names >= states.keys() and names == ledger.shards.keys()
-    except (FileNotFoundError, ValueError, KeyError):  # whatever is damaged declares nothing: the audit has the word
+    except (FileNotFoundError, ValueError, KeyError) as error:  # whatever is damaged declares nothing: the audit does
+        logger.debug("the manifest declares nothing: %s", error)
         return None
     return totals if stands else None
 

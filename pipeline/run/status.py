@@ -1,5 +1,6 @@
 """A run seen from storage: one listing and the notes of its drivers, whatever its size."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import time
@@ -10,6 +11,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed
 
 LIVE_S = 60.0  # seconds after its last note that a driver counts as at work
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def _notes(ledger: Ledger) -> tuple[list[Note], tuple[str, ...]]:
     for name, _ in ledger.store.list(f"{ROLL_UPS}/"):
         try:
             notes.append(documents.from_json(Note, ledger.store.get(name)))
-        except ValueError:
+        except ValueError as error:
+            logger.debug("%s is passed over: %s", name, error)
             unreadable.append(name)
     return notes, tuple(unreadable)
 

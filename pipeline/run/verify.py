@@ -1,5 +1,6 @@
 """The proof that a run is complete: every input sample has exactly one row, made from the input that was pinned."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -18,6 +19,7 @@ from pipeline.run.open import EDITED, RUN
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 THREADS = 16  # shards looked at side by side: the work is waiting for storage
+logger = logging.getLogger(__name__)
 
 
 def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
@@ -54,6 +56,7 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Check
             faults += _metadata_faults(ledger, shard, number, metadata, last=number == numbers[-1])
             faults += _row_faults(ledger, window, metadata) if full else []
         except (ValueError, FileNotFoundError, PipelineError) as error:
+            logger.debug("%s: %s", window.name, error, exc_info=error)
             faults.append(str(error))
             continue
         rows += metadata.rows
@@ -93,6 +96,7 @@ def _row_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) 
         try:
             records = table.read_records(stream)
         except ValueError as error:
+            logger.debug("%s: %s", window.name, error, exc_info=error)
             return [f"{window.name}: {error}"]
     indices = [record.index for record in records]
     if indices != list(range(metadata.first_index, metadata.first_index + metadata.rows)):
@@ -107,6 +111,7 @@ def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata)
     try:
         records = [table.as_record(row) for row in ledger.rows(windows=[window], stored=True)]
     except (ConfigError, TypeError, KeyError) as error:
+        logger.debug("%s, compacted: %s", window.name, error, exc_info=error)
         return [str(error)]
     if digest_of(records) != metadata.digest:
         return [f"{window.name}: its rows in compacted/ are others; remove that folder and compact again"]
@@ -118,6 +123,7 @@ def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, l
     try:
         end = ledger.end(shard.id) if state.ended else None
     except PipelineError as error:
+        logger.debug("%s: %s", shard.id, error, exc_info=error)
         return None, [str(error)]
     if end is None:
         reason = ledger.last_failure(shard.id)
@@ -161,6 +167,7 @@ def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tup
             repeated += mark in seen
             seen.add(mark)
     except (ValueError, FileNotFoundError, PipelineError) as error:
+        logger.debug("%s: %s", shard.id, error, exc_info=error)
         return f"{shard.url}: {error}", repeated
     return None, repeated
 

@@ -5,7 +5,7 @@ The libraries' own retries are off (see storage), so that one deadline holds and
 
 import errno
 import json
-import re
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pipeline.errors import ConfigError, StorageError, StorageFull
+from pipeline.logs.traces import redacted
 
 DEADLINE = 120.0  # seconds a request is tried again before the work around it fails
 FIRST_DEADLINE = 12.0  # the same for a place that has never answered: a wrong address must fail in seconds
@@ -37,6 +38,7 @@ _DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "InvalidDigest", "RequestT
 
 T = TypeVar("T")
 Send = Callable[[str, Callable[[], Any]], Any]  # makes a request; the string is its URL or path, redacted
+logger = logging.getLogger(__name__)
 
 
 class _Memory:
@@ -74,13 +76,21 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
     Raises FileNotFoundError and FileExistsError as they are, ConfigError where access is refused, StorageFull where
     space ran out, StorageError for everything that outlasted the deadline.
     """
+    failed: list[Exception] = []
+
+    def sent_again(state: RetryCallState) -> None:
+        if state.outcome and isinstance(error := state.outcome.exception(), Exception):
+            failed.append(error)
+        with _memory.lock:
+            _memory.retries += 1
+
     place = "/".join(what.split("/", 3)[:3])
     patience = deadline if deadline is not None else DEADLINE if place in _memory.answered else FIRST_DEADLINE
     retrying = Retrying(
         retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=0.2, max=15),
         stop=stop_after_delay(patience),
-        before_sleep=_count,
+        before_sleep=sent_again,
         reraise=True,
     )
     try:
@@ -92,6 +102,9 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
         if meaning is error:
             raise
         raise meaning from error
+    finally:
+        if failed:
+            logger.warning("%s: asked %d times, the last failure: %s", what, 1 + len(failed), _reason(failed[-1]))
     _memory.answered.add(place)
     return result
 
@@ -105,11 +118,6 @@ def _request(what: str, call: Callable[[], Any]) -> Any:
         if cause and type(cause).__module__.startswith("aiohttp") and _status(cause) not in (404, 410):
             raise cause from None
         raise
-
-
-def _count(_: RetryCallState) -> None:
-    with _memory.lock:
-        _memory.retries += 1
 
 
 def translate(what: str, error: Exception) -> Exception:
@@ -179,5 +187,4 @@ def _reason(error: Exception) -> str:
     """The first line of what a library says, without the queries and user names its URLs may carry."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = next((line.strip() for line in str(said).splitlines() if line.strip()), type(error).__name__)
-    line = re.sub(r"(\w+://[^\s'\"?]*)\?[^\s'\"]*", r"\1", line)
-    return re.sub(r"(https?://)[^\s'\"/@]*@", r"\1", line)[:300]
+    return redacted(line)[:300]

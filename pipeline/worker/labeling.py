@@ -1,5 +1,6 @@
 """A batch of images becomes rows: labels where the model gives them, the reason where it does not."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -8,10 +9,13 @@ import numpy as np
 
 from diffseg.types import AttentionError, Segmentation
 from pipeline.errors import OutOfMemory, PipelineError
+from pipeline.logs.traces import told
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, legible
 from pipeline.table.label_map import encode_label_map
 from pipeline.worker.device_errors import device_errors, release_memory
+
+logger = logging.getLogger(__name__)
 
 
 class Segmenter(Protocol):
@@ -42,9 +46,10 @@ class Fitting:
         try:
             with device_errors():
                 return self._segmenter.segment(images)
-        except OutOfMemory:
+        except OutOfMemory as error:
             if len(images) == 1:
                 raise
+            logger.warning("batches are halved from %d images on: %s", len(images), error)
         release_memory()
         half = len(images) // 2
         self.batch_size = min(self.batch_size, half)
@@ -76,14 +81,17 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
     try:
         results = segmenter.segment([sample.image for sample in batch])
     except AttentionError as error:
+        logger.info("the model gave no attention: %s", error)
         bad = set(error.images) or set(range(len(batch)))
-        failed = [Row(failed_row(task, _failure(batch[i], "model_nan", error))) for i in sorted(bad)]
+        text = f"{type(error).__name__}: {error}"
+        failed = [Row(failed_row(task, _failure(batch[i], "model_nan", text))) for i in sorted(bad)]
         return failed + label(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
     except Exception as error:
         if isinstance(error, PipelineError) and not isinstance(error, OutOfMemory):
             raise
         if len(batch) == 1:
-            return [Row(failed_row(task, _failure(batch[0], "model_error", error)))]
+            logger.exception("sample %d (%s) has no labels", batch[0].raw.index, batch[0].raw.key)
+            return [Row(failed_row(task, _failure(batch[0], "model_error", told(error))))]
         half = len(batch) // 2  # one bad sample: halves find out which
         return label(segmenter, task, batch[:half]) + label(segmenter, task, batch[half:])
     return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]
@@ -105,9 +113,9 @@ def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> Row:
     return Row(record, result.label_map)
 
 
-def _failure(sample: ImageSample, reason: str, error: Exception) -> SampleFailure:
+def _failure(sample: ImageSample, reason: str, text: str) -> SampleFailure:
     width, height = sample.size
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = " ".join(text.split())[:300]
     return SampleFailure(sample.raw, reason, text, width, height, sample.sha256)
 
 

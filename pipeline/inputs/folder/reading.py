@@ -4,6 +4,7 @@ Samples are those of the list that was pinned (`filelists`), so that no index ev
 among them, one that is gone or is another now gives a row that says so.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from pipeline.storage import filesystem
 from pipeline.storage.url import canonical, protocol_of, redact
 
 AHEAD = 32  # files fetched side by side: small reads are spent waiting
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def read_folder(shard: Shard, *, first: int = 0) -> Iterator[RawSample]:
             try:
                 data = _get(root + file.name, file)
             except ShardChanged as error:
+                logger.debug("file %d: %s", index, error)
                 problem = ("changed", str(error))
         return RawSample(_key(name), index, {extension: data}, extension, end, problem)
 

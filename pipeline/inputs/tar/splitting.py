@@ -3,6 +3,7 @@
 Only uncompressed tars and folders: there a window in the middle is reached by headers, or names, alone.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -14,6 +15,7 @@ from pipeline.records import Shard
 
 LOOKED_AT = 64  # samples at a shard's beginning that tell how large its samples are
 HEADERS_ONLY = 1 << 62  # as the first sample wanted
+logger = logging.getLogger(__name__)
 
 
 def split(tasks: Iterable[ShardTask], workers: int, window: int) -> Iterator[ShardTask]:
@@ -40,7 +42,8 @@ def _windows(shard: Shard, window: int) -> int:
     """About how many windows a shard has; 0 where it cannot be read, which is for a worker to say."""
     try:
         first = list(islice(read_shard(shard, first=HEADERS_ONLY, whole=False), LOOKED_AT))
-    except (PipelineError, FileNotFoundError):
+    except (PipelineError, FileNotFoundError) as error:
+        logger.debug("%s is not split: %s", shard.url, error)
         return 0
     return shard.size * len(first) // (first[-1].end * window) if first else 0
 
