@@ -42,9 +42,10 @@ OWNERS = {  # a heavy library, and the only files that may import it
     },
     "webdataset": {"pipeline/inputs/tar/writing.py"},
     "fsspec": {"pipeline/storage/filesystem.py", "pipeline/storage/url.py", "diffseg/models/fetch.py"},
+    "filelock": {"diffseg/models/cache.py"},
     "rich": {"jobs/shared/console.py"},
     "pydantic": {"pipeline/documents.py"},
-    "tenacity": {"pipeline/storage/retry.py"},
+    "tenacity": {"pipeline/storage/retry.py", "pipeline/driver/backoff.py"},
     "pycocotools": {"pipeline/exports/rle.py"},
 }
 METHOD_NEEDS = {
@@ -56,6 +57,7 @@ METHOD_NEEDS = {
     "scipy",
     "PIL",
     "fsspec",
+    "filelock",
     "huggingface_hub",
 }
 METHOD_MAY_USE = {"jaxtyping", "skimage", "triton"}  # guarded: the code runs without them

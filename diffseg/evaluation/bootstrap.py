@@ -1,6 +1,8 @@
 """How far a figure measured on these images may lie from the figure on other images of their kind.
 
 Letters: I images, C classes, R draws. Percentile bootstrap (Efron, 1979): images are drawn again with replacement.
+Not scipy.stats.bootstrap: it draws the same images, but gathers what one product of weights sums up (three times as
+long for 27 classes), and it refuses a single image.
 """
 
 from collections.abc import Callable, Iterator, Sequence

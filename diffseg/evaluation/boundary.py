@@ -1,7 +1,9 @@
-"""How many pixels of two outlines can be paired one to one, the two of a pair within reach of each other.
+"""Boundary matching: how many pixels of two outlines can be paired one to one, each pair within reach of each other.
 
-The largest number there is: a maximum matching, as the BSDS benchmark counts boundary pixels (Martin, Fowlkes and
-Malik, "Learning to Detect Natural Image Boundaries Using Local Brightness, Color, and Texture Cues", 2004).
+The count is that of a maximum matching, as the BSDS benchmark counts boundary pixels (Martin, Fowlkes and Malik,
+"Learning to Detect Natural Image Boundaries Using Local Brightness, Color, and Texture Cues", 2004).
+Not scipy's maximum_bipartite_matching: it gives the same counts, but cannot begin with the nearest pairs, and took
+over a minute for 3,700 boundary pixels of one image, which take 0.06 s here.
 Letters: F pixels of the outline that has fewer, K places within reach of a pixel, nearest first.
 """
 

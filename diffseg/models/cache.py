@@ -1,20 +1,18 @@
 """Copies of a model: one on this machine for all its processes, and the note that says what a copy is a copy of."""
 
 import json
-import os
 import platform
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+from filelock import FileLock
 
-PARTIAL = ".partial-"  # how the name of a copy begins that is not whole yet
+LOCK = ".lock"  # held while a copy is made; the system releases it when its process dies
+PARTIAL = ".partial-"  # prefix of a copy that is not complete yet
 ORIGIN = "fetched.json"  # beside the files of a copy
 
 
@@ -56,15 +54,18 @@ def origin_of(folder: Path, sha256: str) -> Origin | None:
     return origin
 
 
-def once(target: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder appear whole or not at all, by one process of this machine while the others wait for it.
+def create_once(target: Path, fill: Callable[[Path], None]) -> None:
+    """Create a folder whole or not at all, by one process of this machine while the others wait for it.
 
-    fill: writes the content into the folder it is given. Another machine on the same disk may be faster, and wins.
+    fill: writes the content into the folder it is given. Another machine on the same disk may finish first; its copy
+    is then kept.
     """
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target.parent):
+    with ExitStack() as held:
+        with suppress(OSError):  # some network disks have no locks: then two may download, and the first copy is kept
+            held.enter_context(FileLock(target.parent / LOCK, fallback_to_soft=False))
         if target.is_dir():
             return
         mark = f"{PARTIAL}{target.name}-{platform.node()}-"
@@ -79,18 +80,3 @@ def once(target: Path, fill: Callable[[Path], None]) -> None:
             except OSError:
                 if not target.is_dir():
                     raise
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which the system takes back from whoever dies; where there are no locks, go on without."""
-    if sys.platform == "win32":
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network disks have no locks: then two may download, and the first one wins
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)

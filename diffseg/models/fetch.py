@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.models.cache import ORIGIN, PARTIAL, once, origin_of
+from diffseg.models.cache import ORIGIN, PARTIAL, create_once, origin_of
 from diffseg.models.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
 from diffseg.models.recognise import norms_latents, read_json
 from diffseg.models.specs import BACKENDS
@@ -145,7 +145,7 @@ def _from_storage(url: str, cache: Path) -> Path:
     names = [*needed(asked, sources, read), *beside(sources), *({ORIGIN} & sources.keys())]
     state = json.dumps([url, [(name, _state(found[sources[name]])) for name in names]])
     target = cache / f"{PurePosixPath(root).name}-{hashlib.blake2b(state.encode(), digest_size=8).hexdigest()}"
-    once(target, partial(_copy, storage, {name: sources[name] for name in names}))
+    create_once(target, partial(_copy, storage, {name: sources[name] for name in names}))
     return target
 
 

@@ -1,9 +1,15 @@
-"""How long to wait before the next try of what has failed: twice as long each time, up to a minute."""
+"""Backoff: how long to wait before the next try of what has failed, doubling from try to try up to a minute.
+
+tenacity computes the delays, its loop is not used: the driver notes when a try is due and meanwhile does other work.
+"""
+
+from tenacity import RetryCallState, Retrying, wait_exponential
 
 LONGEST_S = 60.0
-DOUBLINGS = 16  # more than LONGEST_S can need, and far from what a float cannot hold
 
 
 def delay_s(first_s: float, times: int) -> float:
     """Seconds before the next try after `times` failures in a row. first_s: after one; half of it after none."""
-    return float(min(LONGEST_S, first_s * 2 ** (min(times, DOUBLINGS) - 1)))
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = times
+    return float(wait_exponential(multiplier=first_s, max=LONGEST_S)(state))

@@ -22,7 +22,9 @@ MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
 MOST_TOLD = 2**31 - 1  # pixels of a side that a row can hold
 MAX_BYTES = 256 << 20  # of an encoded image; twice what MAX_PIXELS of noise take as JPEG
 
-_TURNS = {  # by EXIF orientation
+# By EXIF orientation. Not ImageOps.exif_transpose: it writes the metadata anew, which fails for some that can be read,
+# and does not tell whether the sides were exchanged.
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

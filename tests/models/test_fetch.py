@@ -10,13 +10,12 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 
 from diffseg.models import fetch
-from diffseg.models.cache import ORIGIN, once
+from diffseg.models.cache import LOCK, ORIGIN, create_once
 from diffseg.models.unet import loading
 from diffseg.models.unet.random_weights import random_checkpoint
 from jobs.shared import cli
@@ -30,6 +29,11 @@ from diffseg.models.fetch import fetch
 files = fetch(sys.argv[1])
 print(json.dumps([str(files.folder), files.revision, files.sha256]))
 """
+
+
+def copies(cache: Path) -> list[str]:
+    """What lies in a cache beside its lock."""
+    return [str(path) for path in cache.iterdir() if path.name != LOCK]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +142,7 @@ def test_two_processes_of_a_node_download_a_model_once(s3, saved, place, tmp_pat
     assert len(got) == len(set(got)) == 3
     folder, revision, sha256 = json.loads(found[0])
     assert (revision, sha256) == (None, fetch.fetch(str(saved)).sha256)
-    assert [str(path) for path in tmp_path.iterdir()] == [folder]
+    assert copies(tmp_path) == [folder]
 
 
 def test_a_download_whose_process_was_killed_is_begun_again_by_the_one_that_waits(s3, saved, place, tmp_path):
@@ -155,7 +159,7 @@ def test_a_download_whose_process_was_killed_is_begun_again_by_the_one_that_wait
     first.communicate()
     assert first.returncode == -signal.SIGKILL
     folder, *_ = json.loads(second.communicate()[0])
-    assert [str(path) for path in tmp_path.iterdir()] == [folder]
+    assert copies(tmp_path) == [folder]
 
 
 def test_storage_that_refuses_in_the_middle_is_one_line_and_leaves_nothing(s3, saved, place, tmp_path, monkeypatch):
@@ -164,23 +168,18 @@ def test_storage_that_refuses_in_the_middle_is_one_line_and_leaves_nothing(s3, s
     with pytest.raises(OSError, match=r"cannot be copied|arrived short") as failure:
         fetch.fetch(place, tmp_path)
     assert "\n" not in str(failure.value)
-    assert list(tmp_path.iterdir()) == []
+    assert copies(tmp_path) == []
 
 
-def no_locks(*_):
-    raise OSError(errno.ENOLCK, "no locks available")
+@pytest.mark.parametrize("fault", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_folder_appears_once_on_a_disk_without_locks(fault, tmp_path, monkeypatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(fault, "no locks available")
 
-
-@pytest.mark.parametrize(
-    ("name", "stand_in"),
-    [("sys", SimpleNamespace(platform="win32")), ("fcntl", SimpleNamespace(flock=no_locks, LOCK_EX=2))],
-    ids=["system", "disk"],
-)
-def test_a_folder_appears_once_though_its_machine_knows_no_locks(name, stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"diffseg.models.cache.{name}", stand_in)
+    monkeypatch.setattr("fcntl.flock", refuse)
     calls: list[Path] = []
     for _ in range(2):
-        once(tmp_path / "a" / "model", calls.append)
+        create_once(tmp_path / "a" / "model", calls.append)
     assert len(calls) == 1
 
 
