@@ -16,7 +16,7 @@ from PIL import Image
 
 from diffseg.types import Integer
 from pipeline.errors import ConfigError, ShardError
-from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.protocols import Protocol, published
 from pipeline.inputs import kinds, patterns, shards
 from pipeline.inputs.reader import read_shard
 from pipeline.records import RawSample, Shard
@@ -132,7 +132,7 @@ def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: fro
         raise ConfigError(f"{store}: {_what_is_wrong(names, protocol)}")
     if keys is None and protocol.listed:
         own = next((name for name in names if PurePosixPath(name).name == protocol.listed), None)
-        keys = _keys_in(store.get(own)) if own else protocol.keys() if protocol.keys else None
+        keys = _keys_in(store.get(own) if own else published(protocol.listed))
 
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
         for key, members in files.items():

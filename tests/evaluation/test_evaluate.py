@@ -17,7 +17,7 @@ from diffseg.evaluation.scores import score_image
 from diffseg.scenes.scene import benchmark
 from diffseg.types import Segment
 from jobs.shared import cli
-from pipeline.evaluation.protocols import COCO_STUFF_27, CURATED_LIST
+from pipeline.evaluation.protocols import COCO_STUFF_27, COCO_STUFF_LIST
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
@@ -120,7 +120,7 @@ def test_a_miniature_coco_stuff_goes_through_the_whole_protocol(tmp_path, capsys
     values = {i: blobs(i, shapes[i], fine[i]) for i in fine}
     files = {f"annotations/val2017/{keys[i]}.png": png(values[i]) for i in fine}
     files |= {"annotations/val2017/000000999999.png": png(values[0])}  # not in the list
-    files |= {f"curated/val2017/{CURATED_LIST}": "".join(f"{keys[i]}\n" for i in fine).encode()}
+    files |= {f"curated/val2017/{COCO_STUFF_LIST}": "".join(f"{keys[i]}\n" for i in fine).encode()}
     predictions = {keys[i]: shift(values[i], fine[i]) for i in fine}
     run = labels_of(tmp_path, {**predictions, "000000999999": predictions[keys[0]]})
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
-from pipeline.evaluation.protocols import CITYSCAPES_27, COCO_STUFF_27, CURATED_LIST, PROTOCOLS, protocol_named
+from pipeline.evaluation.protocols import CITYSCAPES_27, COCO_STUFF_27, COCO_STUFF_LIST, PROTOCOLS, protocol_named
 from pipeline.evaluation.truth import decode_truth, open_truth
 from pipeline.inputs.tar.writing import write_samples
 from tests.support.truths import lay, png
@@ -76,7 +76,7 @@ def test_coco_is_read_by_its_curated_list_in_either_layout(tmp_path, labels, pho
     names = [f"{number:012d}" for number in (139, 724, 785)]
     files = {f"{labels}/{name}.png": png(np.full((4, 4), 7, np.uint8)) for name in names}
     files |= {f"{photos}/{name}.jpg": name.encode() for name in names}
-    files |= {f"curated/val2017/{CURATED_LIST}": f"{names[2]}\n{names[0]}\n000000000872\n".encode()}
+    files |= {f"curated/val2017/{COCO_STUFF_LIST}": f"{names[2]}\n{names[0]}\n000000000872\n".encode()}
 
     samples = list(open_truth(lay(tmp_path, files), COCO))
 
