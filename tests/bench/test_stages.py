@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def test_a_stage_is_bound_by_its_arithmetic_or_by_its_memory_whichever_is_slower
 def test_counted_work_is_that_of_the_exact_layouts(name, unet_tflop, encoder_tflop):
     layout = LAYOUTS[name]
     side = layout.unet["sample_size"]
-    unet, vae = new_part(layout.unet, "meta"), new_part(layout.vae, "meta")
+    unet = new_part(layout.unet, "meta")
+    vae: Any = new_part(layout.vae, "meta")
     with torch.inference_mode(), torch.device("meta"):
         given = torch.empty(1, 4, side, side), torch.empty(1), torch.empty(1, 77, layout.unet["cross_attention_dim"])
         added = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}

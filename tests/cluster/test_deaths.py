@@ -12,9 +12,10 @@ import uuid
 import pytest
 
 from pipeline.cluster import Cluster
+from tests.commands.test_signals import MARK, left_behind
 from tests.conftest import jpeg, write_shard
 from tests.support.processes import clusters
-from tests.support.processes.deaths import IMAGES, MARK, found, kill, left_behind
+from tests.support.processes.deaths import IMAGES, found, kill
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 AIM_S = 60.0  # in which a run goes on, on a machine that has nothing else to do
@@ -32,7 +33,7 @@ def test_a_map_goes_on_when_the_raylet_of_a_private_ray_is_killed(tmp_path):
             os.kill(os.getppid(), signal.SIGKILL)  # who started this process
         return 1 / number
 
-    notes = []
+    notes: list[str] = []
     with Cluster(note=notes.append) as cluster:
         assert list(cluster.map(inverse, range(1, 6), in_flight=2)) == [1 / number for number in range(1, 6)]
     assert [note.partition(";")[0] for note in notes] == ["the private Ray: its raylet is gone"]

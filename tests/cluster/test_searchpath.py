@@ -1,13 +1,13 @@
 """A user's modules that are called like ours, like a dependency's or like Python's own are not taken for them."""
 
 import os
+import site
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import searchpath
 from pipeline.cluster.parallel import parallel_mapping
 from pipeline.searchpath import ROOT, child_environment, own_first, settle
 from tests.conftest import SHARED
@@ -71,7 +71,7 @@ def test_packages_that_only_pythonpath_names_are_found_after_all_others(tmp_path
 
 def test_an_installed_command_without_pythonpath_gives_its_children_none(monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setattr(searchpath.site, "getsitepackages", lambda: [ROOT])
+    monkeypatch.setattr(site, "getsitepackages", lambda: [ROOT])
     assert child_environment() == {"PYTHONSAFEPATH": "1", "DIFFSEG_BEFORE_PYTHONSAFEPATH": ""}
 
 

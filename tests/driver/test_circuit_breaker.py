@@ -128,6 +128,6 @@ def test_a_model_that_is_none_is_stopped_by_the_command_within_a_thousand_images
 
     assert done.returncode == 4, done.stderr
     line = next(line for line in done.stderr.splitlines() if "stopped:" in line)
-    count, examples = re.search(rf"of the first (\d+) .*{said}.*for example (.*)", line).groups()
+    [(count, examples)] = re.findall(rf"of the first (\d+) .*{said}.*for example (.*)", line)
     assert 500 <= int(count) < 1000
     assert len(examples.split("; ")) >= 3

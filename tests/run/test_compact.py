@@ -51,8 +51,13 @@ def objects_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     fresh = again(ledger)
     reader = Store.reader
+
+    def named(self, name, size=None):
+        names.append(name)
+        return reader(self, name, size)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "reader", lambda self, name, size=None: names.append(name) or reader(self, name, size))
+        patch.setattr(Store, "reader", named)
         list(fresh.rows())
     return names
 

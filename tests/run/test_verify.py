@@ -231,7 +231,9 @@ def test_an_extended_run_is_complete_again_only_with_its_new_shards(done, tmp_pa
     assert completed(more, more.states()) is None
     list(Worker(more, FakeSegmenter()).run(more.missing()))
     assert write_manifest(more, list(audit(more))).rows == 19
-    assert completed(more, more.states()).rows == 19
+    totals = completed(more, more.states())
+    assert totals is not None
+    assert totals.rows == 19
     assert sorted(name for name, _ in more.store.list("_SUCCESS.")) == ["_SUCCESS.0", "_SUCCESS.1"]
 
 

@@ -7,12 +7,13 @@ from functools import partial
 
 import pytest
 
-import pipeline.worker.sample_loader
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.concurrency import prefetch_map
+from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger
+from pipeline.worker import sample_loader
 from pipeline.worker.stage_timer import Stage, StageTimer
 from pipeline.worker.worker import Worker
 from tests.conftest import write_shard
@@ -64,26 +65,22 @@ def test_waiting_for_the_first_task_is_waiting_for_a_task(ledger):
 
 
 def test_waiting_for_storage_is_waiting_for_read(ledger, monkeypatch):
-    real = pipeline.worker.sample_loader.read_shard
-
     def slow(*arguments, **options):
         time.sleep(LONG)
-        yield from real(*arguments, **options)
+        yield from read_shard(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.worker.sample_loader, "read_shard", slow)
+    monkeypatch.setattr(sample_loader, "read_shard", slow)
     worker = worker_of(ledger)
     list(worker.run(tasks_of(ledger)))
     assert largest(worker) == "read"
 
 
 def test_waiting_for_pixels_is_waiting_for_decode(ledger, monkeypatch):
-    real = pipeline.worker.sample_loader.decode_sample
-
     def slow(*arguments):
         time.sleep(0.05)
-        return real(*arguments)
+        return decode_sample(*arguments)
 
-    monkeypatch.setattr(pipeline.worker.sample_loader, "decode_sample", slow)
+    monkeypatch.setattr(sample_loader, "decode_sample", slow)
     worker = worker_of(ledger)
     worker.loader.threads = 1
     list(worker.run(tasks_of(ledger)))
