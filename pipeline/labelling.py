@@ -23,7 +23,7 @@ from pipeline.logs.context import bound, owner
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
-from pipeline.run.manifest import Checked, Totals, completed, total, write_manifest
+from pipeline.run.manifest import Totals, completed, total, write_manifest
 from pipeline.run.open import existing_run, reader_of
 from pipeline.run.spec import WINDOW, Run
 from pipeline.run.status import bytes_left
@@ -117,64 +117,85 @@ def finish(
     hooks: Hooks | None = None,
     build: Build = build_worker,
 ) -> Summary:
-    """Label what is missing of a run that was opened. build: makes a worker in its process; the rest as in `label`."""
-    hooks = hooks or Hooks()
+    """Label what is missing of an opened run, then prove it complete. build: makes a worker; the rest as in `label`."""
+    work = _work_left(ledger, retry_failed, _drawn(ledger, sample, seed) if sample else None)
+    first = next(work.tasks, None)
+    if work.complete and first is None:
+        return Summary(str(ledger), work.complete, (), idle=True)
+    driver = _Driver(ledger, model, run, work, hooks or Hooks(), build)
+    if first is not None:
+        driver.label(chain([first], work.tasks))
+    checked = list(audit(ledger))  # lists again: it proves what is on storage now
+    if lost := [task for shard in checked if shard.shard.id not in driver.counters.broken for task in shard.lost]:
+        driver.label(lost)  # the listing of a resume does not show that the last window of a finished shard is gone
+        checked = list(audit(ledger))
+    broken = tuple(driver.counters.broken.values())
+    if work.sampled:
+        return Summary(str(ledger), total(checked), (), broken, driver.last, idle=first is None, sampled=True)
+    faults = tuple(fault for shard in checked for fault in shard.faults)
+    totals = total(checked) if faults else write_manifest(ledger, checked)
+    return Summary(str(ledger), totals, faults, broken, driver.last)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a run lacks. left_bytes: of the input; complete: totals of a run that was declared complete and is."""
+
+    tasks: Iterator[ShardTask]
+    left_bytes: int
+    complete: Totals | None
+    sampled: bool  # the tasks are those of a sample's windows
+
+
+def _work_left(ledger: Ledger, retry_failed: bool, drawn: DrawnWindows | None) -> _Work:
+    """Find what a run lacks from one listing of it, whatever its size."""
     states = ledger.states()
-    totals = completed(ledger, states)
-    left = bytes_left(ledger, states)
-    del states  # as large as the run
-    tasks: Iterable[ShardTask] = [] if totals else ledger.unfinished()
-    drawn = _drawn(ledger, sample, seed) if sample else None
+    complete, left_bytes = completed(ledger, states), bytes_left(ledger, states)
+    failed = ledger.failed(states) if retry_failed else []
+    tasks: Iterable[ShardTask] = () if complete else ledger.unfinished(states)
     if drawn:
-        tasks = within(tasks, drawn.windows)
-    rest = chain(tasks, ledger.failed() if retry_failed else ())
-    first = next(rest, None)
-    if totals and first is None:
-        return Summary(str(ledger), totals, (), idle=True)
-    left = drawn.bytes if drawn else left
-    progress, roll_up = Progress(left), RollUp(ledger)
-    tally = Counters()
-    last: Snapshot | None = None
-    settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
+        tasks, left_bytes = within(tasks, drawn.windows), drawn.bytes
+    return _Work(chain(tasks, failed), left_bytes, complete, sampled=drawn is not None)
 
-    def work(tasks: Iterable[ShardTask]) -> None:
-        nonlocal last
-        with _pool(settings, run, left, build, hooks.note) as (pool, publish):
 
-            def snapshot() -> Snapshot:
-                return progress.snapshot(tally, retry.retries())
+class _Driver:
+    """This process as the driver of a run. counters, last: what came back so far, and the last moment it showed."""
+
+    def __init__(self, ledger: Ledger, model: str, run: RunConfig, work: _Work, hooks: Hooks, build: Build) -> None:
+        self.counters = Counters()
+        self.last: Snapshot | None = None
+        self._ledger, self._run, self._work, self._hooks, self._build = ledger, run, work, hooks, build
+        self._settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
+        self._progress, self._roll_up = Progress(work.left_bytes), RollUp(ledger)
+
+    def label(self, tasks: Iterable[ShardTask]) -> None:
+        """Have tasks labelled by workers that are started for them, and stopped whatever happens."""
+        ledger, run = self._ledger, self._run
+        with _pool(self._settings, run, self._work.left_bytes, self._build, self._hooks.note) as (pool, publish):
 
             def tick() -> None:
-                moment = snapshot()
-                roll_up.write(moment)
-                publish(moment, tally)
-                hooks.tick(moment)
+                moment = self._snapshot()
+                self._roll_up.write(moment)
+                publish(moment, self.counters)
+                self._hooks.tick(moment)
 
-            shared = split(tasks, pool.workers, ledger.run.window)
             try:
                 drive(
                     ledger,
                     pool,
-                    shared,
-                    tally,
+                    split(tasks, pool.workers, ledger.run.window),
+                    self.counters,
                     max_attempts=run.max_attempts,
-                    finish=not drawn,
+                    finish=not self._work.sampled,
                     silence_s=run.stall,
                     tick=tick,
                 )
             finally:
-                last = snapshot()
-                roll_up.write(last, last=True)
+                self.last = self._snapshot()
+                self._roll_up.write(self.last, last=True)
 
-    if first is not None:
-        work(chain([first], rest))
-    checked = list(audit(ledger))
-    if lost := [task for shard in checked if shard.shard.id not in tally.broken for task in shard.lost]:
-        work(lost)  # a listing does not show that the last window of a finished shard is gone
-        checked = list(audit(ledger))
-    if drawn:
-        return Summary(str(ledger), total(checked), (), tuple(tally.broken.values()), last, first is None, sampled=True)
-    return _conclude(ledger, checked, tally, last)
+    def _snapshot(self) -> Snapshot:
+        return self._progress.snapshot(self.counters, retry.retries())
 
 
 def open_run(
@@ -233,12 +254,6 @@ def _pool(
             yield pool, lambda moment, tally: cluster.show(figures.at(moment, tally), tally.failures)
         finally:
             pool.close()
-
-
-def _conclude(ledger: Ledger, checked: list[Checked], tally: Counters, last: Snapshot | None) -> Summary:
-    faults = tuple(fault for shard in checked for fault in shard.faults)
-    totals = total(checked) if faults else write_manifest(ledger, checked)
-    return Summary(str(ledger), totals, faults, tuple(tally.broken.values()), last)
 
 
 def _drawn(ledger: Ledger, images: int, seed: int) -> DrawnWindows | None:

@@ -5,7 +5,7 @@ a shard. What a listing does not show is not done; no clock and no memory of a p
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -86,14 +86,14 @@ class Ledger:
             found |= part
         return found
 
-    def unfinished(self) -> Iterator[ShardTask]:
+    def unfinished(self, states: dict[str, ShardState] | None = None) -> Iterator[ShardTask]:
         """The windows that a listing shows to be missing, as tasks: runs of neighbours, the last of a shard open to its
         end.
 
-        One listing, whatever the size of the run: where a resume begins. Windows that vanished from the very end of a
-        shard that was finished show in `missing` alone.
+        states: of a listing made before (None: list now); emptied on the way, for it is as large as the run. Windows
+        that vanished from the very end of a finished shard show in `missing` alone.
         """
-        states = self.states()
+        states = self.states() if states is None else states
         for shard in self.shards.values():
             yield from gaps(shard, states.pop(shard.id, ShardState()))
 
@@ -139,8 +139,11 @@ class Ledger:
                 left.append(replace(task, first_window=first, last_window=last))
         return left
 
-    def failed(self) -> list[ShardTask]:
-        """Windows with rows that have no labels, as tasks that label them again under the name of a retry."""
+    def failed(self, states: Mapping[str, ShardState] | None = None) -> list[ShardTask]:
+        """Windows with rows that have no labels, as tasks that label them again, as their next revision.
+
+        states: of a listing made before (None: list now).
+        """
 
         def of(window: WindowObject) -> list[ShardTask]:
             try:
@@ -153,7 +156,9 @@ class Ledger:
             number, revision = window.window, window.revision + 1
             return [ShardTask(self.shards[window.shard], number, number, revision)]
 
-        return [task for tasks in prefetch_map(of, self.windows(), depth=READERS, threads=READERS) for task in tasks]
+        return [
+            task for tasks in prefetch_map(of, self.windows(states), depth=READERS, threads=READERS) for task in tasks
+        ]
 
     def _gaps(self, shard: Shard, state: ShardState) -> list[ShardTask]:
         if not state.ended:
@@ -165,9 +170,12 @@ class Ledger:
             end = None
         return gaps(shard, state, end.windows) if end else gaps(shard, replace(state, ended=False))
 
-    def windows(self) -> Iterator[WindowObject]:
-        """Every committed window of this run, in order of shard and window, the latest revision of each."""
-        states = self.states()
+    def windows(self, states: Mapping[str, ShardState] | None = None) -> Iterator[WindowObject]:
+        """Every committed window of this run, in order of shard and window, the latest revision of each.
+
+        states: of a listing made before (None: list now).
+        """
+        states = self.states() if states is None else states
         for shard in self.shards:
             state = states.get(shard, ShardState())
             yield from (state.windows[window] for window in sorted(state.windows))
