@@ -1,4 +1,4 @@
-"""Stages that run beside each other: a bounded queue between a producer's thread and its consumer."""
+"""`map` that runs ahead of its consumer in threads, and the type of every map whose calls run side by side."""
 
 import queue
 import threading
@@ -10,19 +10,19 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-Waiting = Callable[[], AbstractContextManager[None]]  # its block is time spent waiting
-PREFETCH = 8  # items a process that are read before their turn
+Waiting = Callable[[], AbstractContextManager[None]]  # makes a context that is entered to wait
+PREFETCH = 8  # items a process that are read ahead
 
 
 class ParallelMap(Protocol):
-    """Applies a function to items."""
+    """`map` whose calls run side by side, in threads, processes or on a cluster."""
 
     def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
-        """function(item) for every item, in order. What travels between processes travels by pickle."""
+        """function(item) for every item, in order. Function, items and results may be pickled on their way."""
 
 
 def map_here(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """In this process, while the next items are read."""
+    """A ParallelMap in this process: the next items are read while the function runs."""
     return prefetch_map(function, items, depth=PREFETCH)
 
 
@@ -35,20 +35,21 @@ def prefetch_map(
     empty: Waiting = nullcontext,
     late: Waiting = nullcontext,
     full: Waiting = nullcontext,
+    name: str = "map",
 ) -> Iterator[R]:
     """`map`, in order, in `threads` threads, at most about `depth` results ahead of the consumer.
 
-    The items are iterated in a thread of their own, so a result is handed on as soon as it is there, even while the
-    next item is still to come. What `items` or `function` raises is raised here, after the results before it.
-    empty, late: entered while the consumer waits for the next item, for its result; full: while the thread that
-    iterates waits for room. Both threads have the context (`logs.context`) of whoever hands them their work.
+    Another thread iterates the items, so a result is handed on as soon as it is computed, even while the next item is
+    still to come. What `items` or `function` raises is raised here, after the results before it.
+    empty, late: entered while the consumer waits for the next item, for its result; full: entered while the thread that
+    iterates waits for room. name: of the threads, for debuggers. Every thread has the context (`logs.context`) of the
+    thread that gave it its work.
     """
-    name = getattr(function, "__name__", "stage")
     ready: queue.Queue[Future[R] | BaseException | None] = queue.Queue(depth)
-    left = threading.Event()
+    closed = threading.Event()
 
     def put(result: Future[R] | BaseException | None) -> bool:
-        while not left.is_set():
+        while not closed.is_set():
             try:
                 ready.put(result, timeout=0.2)
                 return True
@@ -69,7 +70,7 @@ def prefetch_map(
         else:
             put(None)
 
-    threading.Thread(target=copy_context().run, args=(produce,), daemon=True, name=f"ahead-{name}").start()
+    threading.Thread(target=copy_context().run, args=(produce,), daemon=True, name=f"{name}-items").start()
     try:
         while True:
             with empty():
@@ -82,4 +83,4 @@ def prefetch_map(
                 done = result.result()
             yield done
     finally:
-        left.set()
+        closed.set()

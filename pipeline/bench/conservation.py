@@ -65,14 +65,14 @@ class Verdict:
 
 
 def prove(ledger: Ledger, images: int) -> Verdict:
-    """Read everything again. images: samples of every shard."""
+    """Read a whole run again, and count. images: samples of every shard."""
     expected = Counter((shard, index) for shard in ledger.shards for index in range(images))
     found: Counter[tuple[str, int]] = Counter()
     statuses: Counter[str] = Counter()
     for row in ledger.rows(["shard", "index", "status"]):
         found[row["shard"], row["index"]] += 1
         statuses[row["status"]] += row["status"] != OK
-    begun = _begun(ledger)
+    begun = Counter(name.split("/")[1] for name, _ in ledger.store.list(f"{BEGUN}/"))  # windows, by attempt id
     wasted = begun - Counter(ledger.window_metadata(window).attempt for window in ledger.windows())
     return Verdict(
         samples=expected.total(),
@@ -85,8 +85,3 @@ def prove(ledger: Ledger, images: int) -> Verdict:
         workers=len(begun),
         wasted=tuple(wasted.values()),
     )
-
-
-def _begun(ledger: Ledger) -> Counter[str]:
-    """Windows begun, by attempt id."""
-    return Counter(name.split("/")[1] for name, _ in ledger.store.list(f"{BEGUN}/"))

@@ -111,12 +111,9 @@ def write_photos(output: str, count: int, images: int, size: tuple[int, int], se
     scenes = [draw_scene(rng, size).image for _ in range(SCENES)]
     names = [f"{PHOTOS}/p-{number:05d}.tar" for number in range(count)]
     for number, name in enumerate(names):
-        store.put_new(name, write_samples(_samples(scenes, number * images, images)))
+        own = range(number * images, (number + 1) * images)
+        store.put_new(name, write_samples((f"{photo:08d}", {"jpg": _jpeg(scenes, photo)}) for photo in own))
     return tuple(f"{store}/{name}" for name in names)
-
-
-def _samples(scenes: Sequence[np.ndarray], first: int, count: int) -> list[tuple[str, dict[str, bytes]]]:
-    return [(f"{number:08d}", {"jpg": _jpeg(scenes, number)}) for number in range(first, first + count)]
 
 
 def _jpeg(scenes: Sequence[np.ndarray], number: int) -> bytes:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.process import environment
 from pipeline.searchpath import child_environment
 
 STORE_BYTES = 80_000_000  # of a node's object store: no pixels pass through it
@@ -71,9 +72,7 @@ def private_nodes() -> Iterator[Nodes]:
     from pipeline.cluster.process.private import passing_folder
 
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    before = {name: os.environ.get(name) for name in token}
-    os.environ.update(token)
-    with passing_folder() as folder:
+    with environment(token), passing_folder() as folder:
         nodes = Nodes(Path(folder), _free_port())
         try:
             nodes.add_head()
@@ -81,12 +80,9 @@ def private_nodes() -> Iterator[Nodes]:
         finally:
             for number in sorted(nodes.running, reverse=True):
                 nodes.kill(number)
-            for name, value in before.items():
-                os.environ.pop(name)
-                os.environ.update({name: value} if value is not None else {})
 
 
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

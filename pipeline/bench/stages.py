@@ -35,7 +35,7 @@ ANCHORS = 256  # 16 x 16, as published
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageCost:
     """One stage; work is a lower bound of what any implementation must do."""
 
     name: str
@@ -54,7 +54,7 @@ class Stage:
 class Measured:
     """Everything of one run of the bench."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StageCost, ...]
     limits: Limits
     whole: float  # seconds an image from decoded pixels to label maps, both in host memory
     large_decode: float  # seconds for a JPEG of 12 megapixels, decoded and resized
@@ -99,12 +99,17 @@ def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool
         lambda: _prepare(large, backend.config),
         lambda: encode_label_map(result.label_map),
     )
-    stages = (Stage("decode", decoded, host=True), *model_stages, *core_stages, Stage("encode", encoded, host=True))
+    stages = (
+        StageCost("decode", decoded, host=True),
+        *model_stages,
+        *core_stages,
+        StageCost("encode", encoded, host=True),
+    )
     limits = measure_limits(backend)
     return Measured(stages, limits, whole / batch_size, large_decoded, peak_bytes(backend.device), batch_size)
 
 
-def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple[list[Stage], AttentionMaps]:
+def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple[list[StageCost], AttentionMaps]:
     unet: Any = backend.unet
     latents, conditions = backend.latents(pixels), backend.conditions(pixels)
     count, sides = len(pixels), (latents.shape[2], latents.shape[3])
@@ -126,14 +131,14 @@ def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple
     traffic = sum(2 * 4 * n * n * k for n, k in zip(cells, layers, strict=True))  # each layer adds to its level once
     one = pixels[:1]
     stages = [
-        Stage("vae", vae / count, count_flop(lambda: backend.latents(one))),
-        Stage("unet", without / count, count_flop(plain) / count),
-        Stage("capture", (with_capture - without) / count, products, traffic),
+        StageCost("vae", vae / count, count_flop(lambda: backend.latents(one))),
+        StageCost("unet", without / count, count_flop(plain) / count),
+        StageCost("capture", (with_capture - without) / count, products, traffic),
     ]
     return stages, captured()
 
 
-def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[Stage]:
+def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[StageCost]:
     thresholds = config.thresholds
     count, cells = len(planned), maps.levels[0].shape[1]
     floor = FLOOR if config.mode == "fast" else 0.0
@@ -155,10 +160,10 @@ def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[
     finest, rest = maps.levels[0][0].nbytes, sum(level[0].nbytes for level in maps.levels[1:])
     pixels = planned[0].output[0] * planned[0].output[1]
     return [
-        Stage("aggregate", aggregating / count, bytes=2 * rest + finest),
-        Stage("merge", (both - aggregating) / count, flop=3 * 2 * ANCHORS * cells**2, bytes=finest),
-        Stage("argmax", argmax / count, bytes=4 * pixels),
-        Stage("clean", max(0.0, whole - both - argmax) / count),
+        StageCost("aggregate", aggregating / count, bytes=2 * rest + finest),
+        StageCost("merge", (both - aggregating) / count, flop=3 * 2 * ANCHORS * cells**2, bytes=finest),
+        StageCost("argmax", argmax / count, bytes=4 * pixels),
+        StageCost("clean", max(0.0, whole - both - argmax) / count),
     ]
 
 

@@ -1,9 +1,8 @@
-"""One function over many items side by side: in this process, in several of this machine, or on a Ray.
+"""Parallel maps: in this process, in several processes of this machine, or on a Ray cluster.
 
-Every way gives the results in order of the items and reads only a few items ahead of them.
+Each gives the results in the order of the items, and reads only a few items ahead of them.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +11,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 
 from pipeline.concurrency import PREFETCH, ParallelMap, R, T, map_here, prefetch_map
 from pipeline.errors import ConfigError, WorkerLost
+from pipeline.process import environment
 from pipeline.searchpath import child_environment, settle
 from pipeline.watch import SILENCE_S
 
@@ -23,10 +23,11 @@ def parallel_mapping(
     note: Callable[[str], None] = lambda said: None,
     silence_s: float | None = None,
 ) -> Iterator[ParallelMap]:
-    """Where work is to be done: on a Ray, in processes beside this one, else here.
+    """A map that runs on a Ray cluster, else in so many processes beside this one, else in this process.
 
-    note, silence_s: as `Cluster` has them.
-    Raises ConfigError where both are asked for or no Ray is there, WorkerLost where a process dies, RayLost, Stopped.
+    note, silence_s: see `Cluster`.
+    Raises ConfigError where both are asked for or no cluster is at the address, WorkerLost where a process dies,
+    RayLost, Stopped.
     """
     if processes and ray_address:
         raise ConfigError(f"--processes {processes} are of this machine alone: leave them out with --ray-address")
@@ -45,7 +46,7 @@ def parallel_mapping(
 @contextmanager
 def _processes(count: int) -> Iterator[ParallelMap]:
     try:
-        with _childrens_environment():  # multiprocessing begins a process of its own with the first lock
+        with environment(child_environment()):  # multiprocessing starts a process of its own with the first lock
             pool = ProcessPoolExecutor(count, _Spawn(), initializer=settle)
     except OSError as error:
         raise ConfigError(f"--processes {count}: their locks cannot be made (in /dev/shm): {error}") from error
@@ -65,25 +66,11 @@ def _processes(count: int) -> Iterator[ParallelMap]:
 
 class _Process(SpawnProcess):
     def start(self) -> None:
-        with _childrens_environment():
+        with environment(child_environment()):
             super().start()
 
 
 class _Spawn(SpawnContext):
-    """Processes that find the standard library and our packages whatever is called like them in the working folder."""
+    """Starts processes that find the standard library and our packages, not their namesakes in the working folder."""
 
     Process = _Process
-
-
-@contextmanager
-def _childrens_environment() -> Iterator[None]:
-    given = child_environment()
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ[name] = value or ""
-            if value is None:
-                del os.environ[name]

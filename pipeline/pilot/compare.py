@@ -17,7 +17,7 @@ from pipeline.gallery.html_page import PICTURE_SIDE
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
 from pipeline.table.label_map import encode_label_map
-from pipeline.worker.labeling import Fitting, failed_row, label
+from pipeline.worker.labeling import AdaptiveBatches, failed_row, label_batch
 
 PILOT = Shard("pilot", "", 0, "")  # rows of a pilot are those of one window, whatever shards they come from
 
@@ -122,7 +122,7 @@ class Labelling:
 
     def __init__(self, timed: Timed, comparing: Comparing, photo_every: int = 1) -> None:
         self._timed, self._comparing, self._photo_every = timed, comparing, photo_every
-        self._fitting = Fitting(comparing, comparing.batch_size)
+        self._adaptive = AdaptiveBatches(comparing)
         self._batch: list[ImageSample] = []
         self._encode_s = 0.0
         self._warm: _Spent | None = None  # what the first batch took
@@ -149,14 +149,14 @@ class Labelling:
             self._rows[raw.index] = (failed_row(ShardTask(PILOT), replace(sample, raw=raw)),)
             return
         self._batch.append(replace(sample, raw=raw))
-        if len(self._batch) >= self._fitting.batch_size:
+        if len(self._batch) >= self._adaptive.batch_size:
             self.flush()
 
     def flush(self) -> None:
         """Label what waits."""
         batch, self._batch = self._batch, []
         images = {sample.raw.index: sample.image for sample in batch}
-        for row in label(self._fitting, ShardTask(PILOT), batch):
+        for row in label_batch(self._adaptive, ShardTask(PILOT), batch):
             record = row.encoded()
             image = images[record.index]
             self._rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))

@@ -1,5 +1,5 @@
-"""What an exception that a model raised says: memory was short, the device is lost, the setup is wrong, or else it is
-the sample that the model cannot take.
+"""The cause of an exception that a model raised: memory was short, the device is lost, the setup is wrong, or the model
+cannot take the sample.
 
 Classes tell little. CUDA's failures are `torch.AcceleratorError` from torch's own calls (and RuntimeError before torch
 2.8), but RuntimeError from cuBLAS, cuDNN and Triton, for a lost device and for a refused argument alike. After a
@@ -21,13 +21,13 @@ class Cause(Enum):
     """Why a model raised."""
 
     MEMORY = auto()  # fewer images may fit
-    DEVICE = auto()  # lost to this process; another one may be luckier
+    DEVICE = auto()  # lost to this process; another process may do better
     SETUP = auto()  # torch, driver, compiler and card do not fit each other: no image would fare better
     SAMPLE = auto()
 
 
-# Told by class, wherever it stands among the bases of the exception's own. By name: a class of a library that is not
-# installed, or that this version of it does not have yet, cannot be imported.
+# By the name of the exception's class or of any base: a class of a library that is not installed, or that this version
+# does not have yet, cannot be imported.
 CLASSES = {
     "MemoryError": Cause.MEMORY,
     "OutOfMemoryError": Cause.MEMORY,  # torch, torch.cuda
@@ -40,8 +40,8 @@ CLASSES = {
     "CalledProcessError": Cause.SETUP,  # a compiler that Triton ran
     "AcceleratorError": Cause.DEVICE,
 }
-# Told by message, whatever the class, where the device still answers or cannot be asked.
-LOST = re.compile(  # of the errors after which CUDA lets a process do nothing more on its device, as it words them
+# By message, whatever the class, where the device still answers or cannot be asked.
+LOST = re.compile(  # CUDA's wording of the errors after which a process can do nothing more on its device
     "an illegal memory access was encountered|an illegal instruction was encountered|device-side assert triggered"
     "|unspecified launch failure|misaligned address|invalid program counter|hardware stack error"
     "|operation not supported on global/shared address space|the launch timed out and was terminated"
@@ -58,13 +58,13 @@ MEMORY = re.compile(
     "out of memory|(can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|_ALLOCATION_FAILED"
     "|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED"  # how creating a handle fails where it finds no room
 )
-DEVICE = re.compile(  # said of a lost device and of a refused argument alike: a device that answers is not lost
+DEVICE = re.compile(  # wording for a lost device and for a refused argument alike: a device that answers is not lost
     r"(CUDA|cuDNN|cuFFT|NCCL|HIP)( \w+)? [Ee]rror|CU[A-Z]+_STATUS_|Triton Error \["
 )
 
 
 def cause_of(error: Exception) -> Cause:
-    """Judge an exception that came out of a model; the device is asked where this process uses one."""
+    """The cause of an exception that came out of a model. Asks the device, where this process uses one."""
     text = str(error)
     answers = device_answers()
     if answers is False or LOST.search(text):
@@ -87,13 +87,13 @@ def device_answers() -> bool | None:
         return None
     try:
         torch.cuda.synchronize()
-    except Exception:  # noqa: BLE001 - of whatever class, it is the answer
+    except Exception:  # noqa: BLE001 - an exception of any class is the answer
         return False
     return True
 
 
 def release_memory() -> None:
-    """Give back what torch keeps of freed memory, so that pieces of it are no obstacle to the next try."""
+    """Give back the memory that torch keeps after use: fragments of it could make the next try fail."""
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         torch.cuda.empty_cache()
@@ -101,10 +101,10 @@ def release_memory() -> None:
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Around whatever uses a model.
+    """Translate the exceptions of a block that uses a model.
 
     Raises OutOfMemory; WorkerLost where the device is lost to this process; ConfigError where torch, driver, compiler
-    and GPU do not fit each other; everything else as it came.
+    and GPU do not fit each other; every other exception unchanged.
     """
     try:
         yield
@@ -112,15 +112,15 @@ def device_errors() -> Iterator[None]:
         raise
     except Exception as error:
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        told = f"{type(error).__name__}: {line}"
+        text = f"{type(error).__name__}: {line}"
         match cause_of(error):
             case Cause.MEMORY:
-                raise OutOfMemory(line or told) from error
+                raise OutOfMemory(line or text) from error
             case Cause.DEVICE:
-                raise WorkerLost(f"device failed: {told}") from error
+                raise WorkerLost(f"device failed: {text}") from error
             case Cause.SETUP:
                 raise ConfigError(
-                    f"torch cannot run the model on this machine: {told}; install a torch that fits its GPU and "
+                    f"torch cannot run the model on this machine: {text}; install a torch that fits its GPU and "
                     "driver, and leave out `compile` where there is no compiler"
                 ) from error
         raise

@@ -27,21 +27,21 @@ class Segmenter(Protocol):
         ...
 
     def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
-        """Label a batch. Raises AttentionError naming the images that gave no attention."""
+        """Label uint8 images [H, W, 3] of any sizes. Raises AttentionError, with the images that gave no attention."""
         ...
 
 
-class Fitting:
-    """A segmenter that halves its batches where memory runs out, and remembers: batch_size only ever shrinks."""
+class AdaptiveBatches:
+    """A segmenter that halves its batches where memory runs out; batch_size stays as small as it became."""
 
-    def __init__(self, segmenter: Segmenter, batch_size: int) -> None:
-        self._segmenter, self.batch_size = segmenter, batch_size
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._segmenter, self.batch_size = segmenter, segmenter.batch_size
 
     def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
         """Label a batch, in halves where it does not fit.
 
-        Raises OutOfMemory where one image alone does not, WorkerLost and ConfigError as `device_errors`, and what the
-        segmenter raises otherwise.
+        Raises OutOfMemory where one image alone does not fit, WorkerLost and ConfigError as `device_errors` does, and
+        what the segmenter raises.
         """
         try:
             with device_errors():
@@ -57,14 +57,14 @@ class Fitting:
         try:
             return first + self.segment(images[half:])
         except AttentionError as error:
-            raise AttentionError(str(error), tuple(half + place for place in error.images)) from error
+            raise AttentionError(str(error), tuple(half + index for index in error.images)) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row whose label map is still to be encoded: not while a device waits. record: the rest of it."""
+    """A row whose label map is encoded later, by another thread, so that the device need not wait."""
 
-    record: LabelRecord
+    record: LabelRecord  # without the label map
     label_map: np.ndarray | None = None  # int [H, W]; None where there are no labels
 
     def encoded(self) -> LabelRecord:
@@ -74,8 +74,11 @@ class Row:
         return replace(self.record, label_map=encode_label_map(self.label_map))
 
 
-def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[Row]:
-    """Rows for a batch. A sample that the model cannot label gets a row with the reason; the rest is labelled again."""
+def label_batch(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[Row]:
+    """Rows for a batch. A sample that the model cannot label gets a row with the reason; the rest is labelled again.
+
+    Raises PipelineError where not a sample but the device or the setup is to blame.
+    """
     if not batch:
         return []
     try:
@@ -85,7 +88,7 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
         bad = set(error.images) or set(range(len(batch)))
         text = f"{type(error).__name__}: {error}"
         failed = [Row(failed_row(task, _failure(batch[i], "model_nan", text))) for i in sorted(bad)]
-        return failed + label(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
+        return failed + label_batch(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
     except Exception as error:
         if isinstance(error, PipelineError) and not isinstance(error, OutOfMemory):
             raise
@@ -93,7 +96,7 @@ def label(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -
             logger.exception("sample %d (%s) has no labels", batch[0].raw.index, batch[0].raw.key)
             return [Row(failed_row(task, _failure(batch[0], "model_error", told(error))))]
         half = len(batch) // 2  # one bad sample: halves find out which
-        return label(segmenter, task, batch[:half]) + label(segmenter, task, batch[half:])
+        return label_batch(segmenter, task, batch[:half]) + label_batch(segmenter, task, batch[half:])
     return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]
 
 

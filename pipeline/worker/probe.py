@@ -1,4 +1,4 @@
-"""A window is searched by halves for the sample that kills."""
+"""A window is searched by halves for the sample that kills workers."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,13 +6,13 @@ from pipeline.messages import Probe
 
 
 def pieces(probe: Probe, indices: Iterable[int]) -> Iterator[list[int]]:
-    """The order in which a probe labels a window: the suspect half by half, then what surrounds it.
+    """The order in which a probe labels a window: the suspects in two halves, then the samples around them.
 
-    indices: of the samples the window has; known poison is left out.
+    indices: of the window's samples; known poison is left out.
     """
-    left = [index for index in indices if index not in probe.poison]
-    inside = [index for index in left if probe.first <= index <= probe.last]
+    healthy = [index for index in indices if index not in probe.poison]
+    inside = [index for index in healthy if probe.first <= index <= probe.last]
     half = (len(inside) + 1) // 2
-    before = [index for index in left if index < probe.first]
-    after = [index for index in left if index > probe.last]
+    before = [index for index in healthy if index < probe.first]
+    after = [index for index in healthy if index > probe.last]
     yield from (piece for piece in (inside[:half], inside[half:], before, after) if piece)

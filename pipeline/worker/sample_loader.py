@@ -32,7 +32,7 @@ class SampleLoader:
     def decoded(
         self, tasks: Iterable[ShardTask], depth: int
     ) -> Iterator[tuple[ShardTask, Sample | RawSample | TaskEnd]]:
-        """Samples in order, each with its task, about `depth` ahead; those of a probe are not decoded."""
+        """Samples in order, each with its task, about `depth` ahead. Samples of a probe stay encoded, as RawSample."""
 
         def decode(item: tuple[ShardTask, RawSample | TaskEnd]) -> tuple[ShardTask, Sample | RawSample | TaskEnd]:
             task, raw = item
@@ -48,6 +48,7 @@ class SampleLoader:
             threads=self.threads,
             empty=partial(self._timer.waiting, Stage.READ),
             late=partial(self._timer.waiting, Stage.DECODE),
+            name="decode",
         )
 
     def decode(self, raw: RawSample) -> Sample:
@@ -56,7 +57,7 @@ class SampleLoader:
 
     def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
         window, image_key = self._ledger.run.window, self._ledger.run.image_key
-        whole = bool(self._ledger.run.also)  # only then is more wanted of a sample than its image
+        whole = bool(self._ledger.run.also)  # otherwise only the image of a sample is wanted
         for task in tasks:
             bind(shard=task.shard.id, window="")
             first = task.first_window * window
@@ -80,7 +81,7 @@ class SampleLoader:
                 yield task, TaskEnd(count)
             except PipelineError as error:
                 yield task, TaskEnd(count, error)
-            except Exception as error:  # noqa: BLE001 - else it would cost every worker that meets this shard
+            except Exception as error:  # noqa: BLE001 - it would end every worker that meets this shard
                 unhandled = Unhandled(f"{task.shard.url}: {type(error).__name__}: {error}")
                 unhandled.__cause__ = error
                 yield task, TaskEnd(count, unhandled)
@@ -92,8 +93,10 @@ def decode_threads() -> int:
 
 
 def pixels_wanted(config: ResolvedConfig) -> int | None:
-    """Of an image's longer side, so that decoding less loses nothing: what label maps have, and twice the side of the
-    square that the model sees, which is the longest side it sees of any aspect. None: all of them.
+    """Pixels of an image's longer side that decide its labels; None: all of them.
+
+    That is the side of label maps, or twice the side of the square that the model sees where this is more: no aspect
+    makes the model see a longer side.
     """
     if config.mode != "fast" or config.output_size == "source":
         return None

@@ -25,7 +25,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.worker.committer import Committer
 from pipeline.worker.device_check import DeviceCheck
 from pipeline.worker.in_flight import InFlight
-from pipeline.worker.labeling import Fitting, Row, Segmenter, failed_row, label
+from pipeline.worker.labeling import AdaptiveBatches, Row, Segmenter, failed_row, label_batch
 from pipeline.worker.probe import pieces
 from pipeline.worker.sample_loader import Sample, SampleLoader
 from pipeline.worker.stage_timer import Stage, StageTimer
@@ -34,10 +34,11 @@ from pipeline.worker.window import TaskEnd, WindowWork, WorkerObserver
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
+Step = Callable[[], Outcome | None]  # puts something on storage; None: there is nothing to tell the driver
 
 
 class Pace:
-    """How long a sample takes a worker, all in all."""
+    """How many seconds a sample takes a worker, with all that it waits for; 0 before the first batch."""
 
     def __init__(self) -> None:
         self.sample_s = 0.0
@@ -57,8 +58,8 @@ class Pace:
 class Worker:
     """Labels tasks with one model for one run.
 
-    device: a name that no other worker may have; "" where devices are shared. device_check: what the device is held
-    against as it goes. observer: is told of windows.
+    device: identifies a device that no other worker may have; "" where devices are shared. device_check: finds a device
+    that computes wrongly, as it goes. observer: is told of windows.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class Worker:
         observer: WorkerObserver | None = None,
     ) -> None:
         self.ledger, self.device, self._device_check, self._observer = ledger, device, device_check, observer
-        self.segmenter = Fitting(segmenter, segmenter.batch_size)
+        self.segmenter = AdaptiveBatches(segmenter)
         self.committer = Committer(ledger)
         self.timer = StageTimer()
         self.in_flight = InFlight(ledger.run.window)
         self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight)
-        self.labelled = 0  # samples that are through, committed or not: progress between commits
+        self.labelled = 0  # samples, committed or not, so that progress is seen between commits
         self.moved = monotonic()  # when a stage last finished something
         self._pace = Pace()
         self._leave_by: float | None = None
@@ -103,14 +104,14 @@ class Worker:
         steps = self.timer.working_through(Stage.LABEL, self._steps(tasks))
         full = partial(self.timer.waiting, Stage.COMMIT)
         with ThreadPoolExecutor(1, "encode") as self._encoder:
-            for outcome in prefetch_map(self._carried_out, steps, depth=2, full=full):
+            for outcome in prefetch_map(self._carried_out, steps, depth=2, full=full, name="commit"):
                 self.moved = monotonic()
                 if isinstance(outcome, Receipt):
                     self._committed(outcome)
                 if outcome is not None:
                     yield outcome
 
-    def _carried_out(self, step: Callable[[], Outcome | None]) -> Outcome | None:
+    def _carried_out(self, step: Step) -> Outcome | None:
         with self.timer.working(Stage.COMMIT):
             return step()
 
@@ -120,8 +121,8 @@ class Worker:
         if self._observer:
             self._observer.window_committed(receipt, self.timer.snapshot())
 
-    def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Callable[[], Outcome | None]]:
-        """What is to be committed, in order: windows as they fill, ends of tasks as they come."""
+    def _steps(self, tasks: Iterable[ShardTask]) -> Iterator[Step]:
+        """What goes to storage, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
         probed: list[RawSample] = []
         for task, item in self.loader.decoded(tasks, 2 * self.segmenter.batch_size + 2):
@@ -165,7 +166,7 @@ class Worker:
         if len(work.waiting) >= self.segmenter.batch_size:
             self._label(work)
 
-    def _probed(self, task: ShardTask, raws: list[RawSample]) -> Callable[[], Outcome | None]:
+    def _probed(self, task: ShardTask, raws: list[RawSample]) -> Step:
         """Label a window that kills workers, piece after piece; each piece is announced before it is touched."""
         assert task.probe is not None
         work = self._begun(task, task.first_window)
@@ -186,7 +187,7 @@ class Worker:
         work.samples.sort(key=lambda raw: raw.index)
         return self._finished(work)
 
-    def _finished(self, work: WindowWork) -> Callable[[], Outcome | None]:
+    def _finished(self, work: WindowWork) -> Step:
         if work.waiting:
             self._label(work)
         if self._device_check and (work.doubtful or self._device_check.is_due(self.labelled)):
@@ -222,7 +223,7 @@ class Worker:
         self._pace.began()
         began = perf_counter()
         with self.in_flight.at(work.task, batch[0].raw.index, batch[-1].raw.index):
-            rows = label(self.segmenter, work.task, batch)
+            rows = label_batch(self.segmenter, work.task, batch)
         seconds = perf_counter() - began
         for row in rows:
             self._count(row.record)
@@ -242,6 +243,6 @@ class Worker:
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:
     """Whether a window is complete, given what came after it.
 
-    Samples salvaged before damage are all there will ever be; a read that broke off may bring more the next time.
+    No later read brings more than the samples before damage; a read that broke off may bring more the next time.
     """
     return not isinstance(following, TaskEnd) or following.error is None or isinstance(following.error, CorruptShard)

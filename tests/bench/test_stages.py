@@ -11,7 +11,7 @@ from diffseg.models.unet.loading import new_part
 from diffseg.models.unet.random_weights import random_backend
 from jobs.shared.cli import run
 from pipeline.bench.roofline import Limits, count_flop
-from pipeline.bench.stages import Stage, measure, structured_maps
+from pipeline.bench.stages import StageCost, measure, structured_maps
 
 torch.set_num_threads(1)
 
@@ -33,9 +33,9 @@ def test_every_stage_is_timed_and_the_limits_are_measured_beside_them(backend):
 
 def test_a_stage_is_bound_by_its_arithmetic_or_by_its_memory_whichever_is_slower():
     limits = Limits(model_flop_s=100.0, core_flop_s=10.0, byte_s=5.0)
-    assert Stage("unet", 1.0, flop=200.0, bytes=5.0).limit(limits) == 2.0
-    assert Stage("merge", 1.0, flop=10.0, bytes=20.0).limit(limits) == 4.0
-    assert Stage("clean", 1.0).limit(limits) is None
+    assert StageCost("unet", 1.0, flop=200.0, bytes=5.0).limit(limits) == 2.0
+    assert StageCost("merge", 1.0, flop=10.0, bytes=20.0).limit(limits) == 4.0
+    assert StageCost("clean", 1.0).limit(limits) is None
 
 
 @pytest.mark.parametrize(

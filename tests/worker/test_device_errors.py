@@ -23,7 +23,7 @@ from pipeline.run.verify import audit
 from pipeline.worker import device_errors
 from pipeline.worker.build import WorkerSettings, build_worker
 from pipeline.worker.device_errors import Cause, cause_of
-from pipeline.worker.labeling import Fitting
+from pipeline.worker.labeling import AdaptiveBatches
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run
 
@@ -269,7 +269,7 @@ def test_a_worker_that_was_given_a_gpu_does_not_label_on_the_processor(ledger, m
 def test_our_own_errors_pass_as_they_are(device, error):
     device.answers = False
     with pytest.raises(type(error)) as raised:
-        Fitting(Model(error, most=0), 4).segment([np.zeros((16, 24, 3), np.uint8)] * 2)
+        AdaptiveBatches(Model(error, most=0)).segment([np.zeros((16, 24, 3), np.uint8)] * 2)
     assert raised.value is error
 
 
