@@ -41,7 +41,12 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/table/concat.py",
     },
     "webdataset": {"pipeline/inputs/tar/writing.py"},
-    "fsspec": {"pipeline/storage/filesystem.py", "pipeline/storage/url.py", "diffseg/models/fetch.py"},
+    "fsspec": {
+        "pipeline/storage/clients.py",
+        "pipeline/storage/filesystem.py",
+        "pipeline/storage/url.py",
+        "diffseg/models/fetch.py",
+    },
     "filelock": {"diffseg/models/cache.py"},
     "rich": {"jobs/shared/console.py"},
     "pydantic": {"pipeline/documents.py"},

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.embedded.encoder import AUTOENCODER, set_by_hand
@@ -164,9 +165,8 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
-        share = 1 - min(self.recipe.averaging, (2 + self.step) / (21 + self.step))  # young averages forget faster
-        with torch.no_grad():
-            torch._foreach_lerp_(self.average, list(self.unet.parameters()), share)
+        decay = min(self.recipe.averaging, (2 + self.step) / (21 + self.step))  # young averages forget faster
+        get_ema_multi_avg_fn(decay)(self.average, list(self.unet.parameters()), None)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bfloat16 else nullcontext()

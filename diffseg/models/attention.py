@@ -10,15 +10,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
-from torch.nn.functional import scaled_dot_product_attention
 
 from diffseg.models.exponentials import add_exponentials
+from diffseg.models.fused_attention import fused_attention
 from diffseg.types import Float
 
 LOG2_E = math.log2(math.e)
-
-aten = torch.ops.aten
 
 
 def attend(
@@ -44,40 +41,6 @@ def attend_opaque(query: Tensor, key: Tensor, value: Tensor, mean: Tensor, weigh
 def _(query: Tensor, key: Tensor, value: Tensor, mean: Tensor, weight: float) -> Tensor:
     images, heads, cells, channels = query.shape
     return query.new_empty((images, cells, heads * channels))
-
-
-def fused_attention(
-    query: Float[Tensor, "B H n d"], key: Float[Tensor, "B H n d"], value: Float[Tensor, "B H n d"]
-) -> tuple[Float[Tensor, "B H n d"], Float[Tensor, "B H n"]]:
-    """What scaled_dot_product_attention gives, and the log-sum-exp of each row of scores.
-
-    The same kernel is called that it would choose itself for these tensors: its output is the same to the bit, but for
-    cuDNN's, which makes another plan where it gives log-sum-exps too.
-    """
-    cells = query.shape[2]
-    match torch._fused_sdp_choice(query, key, value), query.device.type:
-        case SDPBackend.FLASH_ATTENTION.value, "cpu":
-            output, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
-        case SDPBackend.FLASH_ATTENTION.value, "cuda":
-            output, log_sum = aten._scaled_dot_product_flash_attention(query, key, value)[:2]
-        case SDPBackend.EFFICIENT_ATTENTION.value, "cuda":
-            output, log_sum = aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[:2]
-        case SDPBackend.CUDNN_ATTENTION.value, "cuda":
-            output, log_sum = aten._scaled_dot_product_cudnn_attention(query, key, value, None, True)[:2]
-        case _:
-            return scaled_dot_product_attention(query, key, value), log_sum_exp(query, key)
-    return output, log_sum.reshape(*query.shape[:2], -1)[..., :cells]  # one kernel pads the rows to 32
-
-
-def log_sum_exp(query: Float[Tensor, "B H n d"], key: Float[Tensor, "B H n d"]) -> Float[Tensor, "B H n"]:
-    """Of each row of scores, one head at a time: for devices whose fused kernel keeps it to itself."""
-    scale = query.shape[-1] ** -0.5
-    heads = [
-        torch.logsumexp((q.float() * scale) @ k.float().T, dim=-1)
-        for q, k in zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)
-    ]
-    sums: Tensor = torch.stack(heads).unflatten(0, query.shape[:2])
-    return sums
 
 
 def add_head_mean(

@@ -12,9 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffseg.method.tf32 import tensor_cores
+from diffseg.models.fused_attention import FLASH_ON_CPU
 from diffseg.models.unet.loading import Backend
 
-aten = torch.ops.aten
 Step = Callable[[], Any]
 
 
@@ -81,9 +81,7 @@ def peak_bytes(device: torch.device) -> int:
 
 def count_flop(step: Step) -> float:
     """Operations of a step's products and convolutions; a multiply-add counts two."""
-    counter = FlopCounterMode(
-        display=False, custom_mapping={aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop}
-    )
+    counter = FlopCounterMode(display=False, custom_mapping={FLASH_ON_CPU: _attention_flop})
     with counter:
         step()
     return float(counter.get_total_flops())

@@ -1,42 +1,25 @@
 """Object storage through fsspec: what a URL means, what lies there, and opening it for ranged reads.
 
 Goes in: URLs of any fsspec protocol, or local paths. Nothing else in the project opens a URL (model weights apart).
-Every request is retried in `retrying`, with one deadline; the libraries' own hidden retries are off.
+Every request is retried in `retry`, with one deadline; the libraries' own hidden retries are off (see `clients`).
 """
 
 import io
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from threading import Lock
-from types import MethodType
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError
+from pipeline.storage.clients import client_of
 from pipeline.storage.ranged_reader import FIRST_CHUNK, GAP, RangedReader
 from pipeline.storage.retry import attempt
 from pipeline.storage.url import _WEB, local_path, protocol_of, redact
 
 EXTRAS = {"s3": "s3", "gs": "gs", "abfs": "az"}  # of this package, by protocol
-
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {
-        "use_listings_cache": False,
-        "config_kwargs": {
-            "retries": {"total_max_attempts": 1},
-            "connect_timeout": 10,
-            "read_timeout": 60,
-            "max_pool_connections": 32,
-        },
-    },
-    "gs": {"use_listings_cache": False, "requests_timeout": 60},
-    "abfs": {"use_listings_cache": False, "connection_timeout": 10, "read_timeout": 60},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +40,12 @@ def filesystem(url: str) -> tuple[Any, str]:
     if protocol == "file":
         return fsspec.filesystem("file"), local_path(url)
     try:
-        kind = fsspec.get_filesystem_class(protocol)
-        options = {**_OPTIONS.get(protocol, {}), **kind._get_kwargs_from_urls(url)}
-        with _making:
-            return _connected(protocol, json.dumps(options, sort_keys=True)), kind._strip_protocol(url)
+        return client_of(protocol, url)
     except ImportError as error:
         hint = f"pip install 'diffseg[{EXTRAS[protocol]}]'" if protocol in EXTRAS else str(error)
         raise ConfigError(f"{redact(url)}: {protocol}:// needs a package that is not installed: {hint}") from error
     except (ValueError, OSError) as error:
         raise ConfigError(f"{redact(url)}: {str(error).splitlines()[0]}") from error
-
-
-_making = Lock()
-
-
-@cache
-def _connected(protocol: str, options: str) -> Any:
-    """One client for the process: fsspec alone would make one a thread, each with connections of its own."""
-    fs = fsspec.filesystem(protocol, skip_instance_cache=True, **json.loads(options))
-    match protocol:
-        case "s3":
-            fs.retries = 1
-        case "gs" if hasattr(request := type(fs)._request, "__wrapped__"):
-            fs._request = MethodType(request.__wrapped__, fs)
-        case "abfs":
-            fs.service_client._config.retry_policy.total_retries = 0
-    return fs
 
 
 def stat(url: str) -> Entry:

@@ -1,16 +1,10 @@
 """What a folder holds, by the beginning of names: objects of a store, files of a disk; each with its bytes."""
 
-import inspect
 import os
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 Names: TypeAlias = list[tuple[str, int]]  # relative to the root, and bytes
-
-
-def lists_by_prefix(filesystem: Any) -> bool:
-    """Whether a store looks at what names begin with itself, rather than hand all of them over."""
-    return "prefix" in inspect.signature(getattr(filesystem, "_find", filesystem.find)).parameters
 
 
 def remote_names(filesystem: Any, root: str, prefix: str) -> Names:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigError
+from pipeline.storage.clients import lists_by_prefix
 from pipeline.storage.filesystem import filesystem, ranged
-from pipeline.storage.listing import lists_by_prefix, local_names, remote_names
+from pipeline.storage.listing import local_names, remote_names
 from pipeline.storage.ranged_reader import GAP
 from pipeline.storage.retry import attempt, translate
 from pipeline.storage.url import canonical, protocol_of, redact

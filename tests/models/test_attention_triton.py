@@ -74,7 +74,8 @@ def test_the_kernel_agrees_with_the_plain_way_in_its_interpreter_whatever_the_st
 ON_A_GPU = """
 import torch
 from diffseg.models import exponentials
-from diffseg.models.attention import add_head_mean, fused_attention
+from diffseg.models.attention import add_head_mean
+from diffseg.models.fused_attention import fused_attention
 
 torch.manual_seed(0)
 for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 1e-3)):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffseg.models.attention import add_head_mean, attend_opaque, fused_attention, log_sum_exp
+from diffseg.models.attention import add_head_mean, attend_opaque
+from diffseg.models.fused_attention import fused_attention, log_sum_exp
 from diffseg.models.recognise import attention_levels
 from diffseg.models.unet.architectures import LAYOUTS, narrow
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention

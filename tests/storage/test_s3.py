@@ -15,7 +15,7 @@ from pipeline.records import OK, Shard
 from pipeline.run.layout import end_name, list_states, window_name
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.storage import filesystem, retry
+from pipeline.storage import clients, retry
 from pipeline.storage.object_store import Store
 from pipeline.storage.retry import retries
 from pipeline.worker.worker import Worker
@@ -30,10 +30,10 @@ from tests.support.promises import expect_objects_created_once_and_listed_by_pre
 @pytest.fixture
 def fresh():
     """Clients that read the environment again; those of other tests are kept for them."""
-    kept = filesystem._connected
-    filesystem._connected = functools.cache(kept.__wrapped__)
+    kept = clients._connected
+    clients._connected = functools.cache(kept.__wrapped__)
     yield
-    filesystem._connected = kept
+    clients._connected = kept
 
 
 def salvaged(shard):

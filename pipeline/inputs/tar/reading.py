@@ -1,15 +1,11 @@
-"""WebDataset tars: strict reading, where every byte is accounted for, and writing that repeats byte for byte.
+"""WebDataset tars read: members become samples by WebDataset's naming rules.
 
-webdataset's own reader stops without a word at the first damage, so members come from the standard library with the
-check around it; its naming rules hold, and its writer is used as it is. webdataset imports torch: it is imported when
-something is written, no sooner.
+Members come from `strict`: webdataset's own reader stops without a word at the first damage.
 """
 
-import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -17,39 +13,10 @@ from pipeline.errors import CorruptShard
 from pipeline.inputs import kinds
 from pipeline.inputs.decode import MAX_BYTES
 from pipeline.inputs.tar import compression
-from pipeline.records import READER, RawSample, legible
+from pipeline.inputs.tar.strict import members, open_strict, prove_end
+from pipeline.records import READER, RawSample
 
-MAX_EXTENDED_HEADER = 1 << 20  # bytes of long names and attributes before a member; real ones have a few hundred
-_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")  # key and extension: they part at the first dot of the last component
-_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-
-
-class _StrictInfo(tarfile.TarInfo):
-    """A header that may not be passed over: tarfile takes damage after the first member for the end of the archive."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictInfo":
-        info = super().frombuf(buf, encoding, errors)
-        if info.size < 0 or (info.type in (*_EXTENDED, *_LONG) and info.size > MAX_EXTENDED_HEADER):
-            raise tarfile.HeaderError(f"a size of {info.size} bytes")
-        return info
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
-        at = archive.fileobj.tell()
-        try:
-            info = super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
-            raise CorruptShard("the archive stops without its end mark" if at else "an empty file", at) from error
-        except (tarfile.HeaderError, ValueError, OverflowError, LookupError) as error:
-            # tarfile parses extended headers without a check of its own
-            raise CorruptShard(f"damaged header at byte {at}: {error}", at) from error
-        if info.size < 0 or archive.offset <= at:
-            raise CorruptShard(f"damaged header at byte {at}: it points backwards", at)
-        return info
 
 
 @dataclass(slots=True)
@@ -93,8 +60,8 @@ def read_samples(
     reading: str | None = None  # the member whose bytes are being read
     passed = 0  # members that are of no sample
     try:
-        with _damage_named(stream), _open(stream, name) as archive:
-            for info in _members(archive):
+        with open_strict(stream, name) as archive:
+            for info in members(archive):
                 name_parts = _NAME.fullmatch(info.name)
                 if name_parts is None or (reader > 1 and kinds.is_system(info.name)):
                     passed += 1
@@ -115,7 +82,7 @@ def read_samples(
                     reading = None
                 group.members.setdefault(extension, b"")
                 group.end = stream.tell() if compression.is_compressed(name) else archive.offset
-            _prove_end(archive)
+            prove_end(archive)
             if passed and group is None:
                 hidden = " and not hidden" if reader > 1 else ""
                 raise CorruptShard(f"none of its {passed} members is named KEY.EXTENSION{hidden}", archive.offset)
@@ -164,19 +131,6 @@ def _may_be_image(extension: str, image_key: str | None, reader: int) -> bool:
     return extension == image_key if image_key is not None else kinds.is_opened(extension, reader)
 
 
-def _open(stream: IO[bytes], name: str) -> tarfile.TarFile:
-    return tarfile.TarFile(fileobj=compression.decompressed(stream, name), tarinfo=_StrictInfo)
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Files and links; folders, devices and the like hold no sample."""
-    while (info := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member of the archive
-        if info.isreg() or info.islnk() or info.issym():
-            info.name, info.linkname = legible(info.name), legible(info.linkname)
-            yield info
-
-
 def _problem_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
     if not info.isreg():
         return "no_image", f"{info.name} is a link to {info.linkname}, without bytes of its own"
@@ -191,21 +145,3 @@ def _payload(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     if len(data) != info.size:
         raise CorruptShard(f"{info.name}: {len(data)} of {info.size} bytes", info.offset_data)
     return data
-
-
-def _prove_end(archive: tarfile.TarFile) -> None:
-    """After the end mark only padding may follow."""
-    assert archive.fileobj is not None
-    while block := archive.fileobj.read(1 << 20):
-        if block.strip(b"\0"):
-            raise CorruptShard(f"data behind the end mark at byte {archive.offset}", archive.offset)
-
-
-@contextmanager
-def _damage_named(stream: IO[bytes]) -> Iterator[None]:
-    try:
-        with compression.damage():
-            yield
-    except (tarfile.TarError, compression.Damaged) as error:
-        at = min(stream.tell(), stream.seek(0, io.SEEK_END))  # tarfile looks for a member where there is none any more
-        raise CorruptShard(str(error) or type(error).__name__, at) from error
