@@ -28,6 +28,7 @@ MOST_FILES = {"jobs": 24}  # in a folder beside __init__.py; 12 elsewhere
 OWNERS = {  # a heavy library, and the only files that may import it
     "ray": {
         "pipeline/cluster/ray_process.py",
+        "pipeline/cluster/ray_private.py",
         "pipeline/cluster/actor.py",
         "pipeline/cluster/metrics.py",
         "pipeline/bench/kills.py",

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FUSED, STRICT = "diffseg/models/fused_attention.py", "pipeline/inputs/tar/strict.py"
-CLIENTS = "pipeline/storage/clients.py"
+CLIENTS, RAY = "pipeline/storage/clients.py", "pipeline/cluster/ray_private.py"
 TRIED = {  # the last version of each library that every check of the adapters was run with
     "tarfile": "Python 3.11.7",
     "torch": "2.13.0",
@@ -20,6 +20,7 @@ TRIED = {  # the last version of each library that every check of the adapters w
     "s3fs": "2026.9.0",
     "gcsfs": "2026.10.1",
     "adlfs": "2026.8.0",
+    "ray": "2.60.0",
 }
 PRIVATE = {  # the only file that uses them: library, module, and names in it
     FUSED: [
@@ -41,6 +42,12 @@ PRIVATE = {  # the only file that uses them: library, module, and names in it
         ("fsspec", "fsspec.asyn", "AsyncFileSystem._find"),
         ("s3fs", "s3fs", "S3FileSystem.retries"),
         ("gcsfs", "gcsfs", "GCSFileSystem._request.__wrapped__"),
+    ],
+    RAY: [
+        ("ray", "ray", "_private.worker._global_node"),
+        ("ray", "ray", "_private.state.state.get_draining_nodes"),
+        ("ray", "ray", "_private.state.state.job_table"),
+        ("ray", "ray", "_private.state.state.actor_table"),
     ],
 }
 NAMES = [(library, module, name, user) for user, names in PRIVATE.items() for library, module, name in names]
@@ -73,7 +80,7 @@ def test_the_retries_of_azures_client_are_where_they_are_switched_off() -> None:
 
 def test_a_private_name_is_used_in_its_adapter_alone() -> None:
     owners = {name.split(".")[-1]: user for _, _, name, user in NAMES if name.split(".")[-1].startswith("_")}
-    owners |= {"EOFHeaderError": STRICT, "EmptyHeaderError": STRICT, "_config": CLIENTS}
+    owners |= {"EOFHeaderError": STRICT, "EmptyHeaderError": STRICT, "_config": CLIENTS, "_private": RAY}
     for path in (path for layer in ("diffseg", "pipeline", "jobs") for path in (ROOT / layer).rglob("*.py")):
         user = path.relative_to(ROOT).as_posix()
         used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}

@@ -6,10 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import ray
-from ray._private.state import state  # what `ray list actors` asks too, which wants a dashboard
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster import ray_process
+from pipeline.cluster import ray_private, ray_process
 
 
 class KillHost(ray_process.Host):
@@ -17,12 +16,9 @@ class KillHost(ray_process.Host):
 
     def workers_of(self, driver: int) -> list[tuple[str, int]]:
         """Node and process of the living actors of a driver on this machine: its child is the process Ray knows."""
-        jobs = [job["JobID"] for job in state.job_table() if _parent(job["DriverPid"]) == driver and not job["IsDead"]]
-        found = []
-        for job in jobs:
-            actors = state.actor_table(None, ray.JobID.from_hex(job), "ALIVE")
-            found += [(actor["Address"]["NodeID"], actor["Pid"]) for actor in actors.values()]
-        return sorted(found)
+        jobs = [job for job in ray_private.drivers() if _parent(job["DriverPid"]) == driver and not job["IsDead"]]
+        actors = [actor for job in jobs for actor in ray_private.living_actors(job["JobID"])]
+        return sorted((actor["Address"]["NodeID"], actor["Pid"]) for actor in actors)
 
     def nodes(self) -> tuple[str, dict[str, dict[str, float]]]:
         """The node this process is on, and the resources of every living node."""

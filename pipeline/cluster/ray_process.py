@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from pipeline.cluster import ray_private
 from pipeline.cluster.actor import LabelActor
 from pipeline.cluster.causes import cause
 from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, Began, ClusterState, Failed, Step
@@ -78,13 +79,12 @@ class Host:
                 error, (ConnectionError, TimeoutError)
             )
             return Began(refused=cause(error), permanent=lasting)
-        node = ray._private.worker._global_node
-        return Began(node.raylet_socket_name or "", node.gcs_address or "") if node else Began("", "")
+        return Began(*ray_private.own_node())
 
     def look(self) -> ClusterState:
         """The cluster now."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        due = ray._private.state.state.get_draining_nodes()  # what Ray's own libraries ask; there is no public way
+        due = ray_private.draining_nodes()
         there = ray.cluster_resources()
         return ClusterState(
             nodes=frozenset(node["NodeID"] for node in nodes),
