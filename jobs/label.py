@@ -15,19 +15,12 @@ if TYPE_CHECKING:
 SHOWN = 5  # faults named one by one
 
 
+@options.with_segment_options
 def label(
     shards: options.Shards,
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the run.", show_default=False)],
     model: options.Model,
-    config: options.ConfigFile = None,
-    mode: options.Mode = None,
-    threshold: options.Thresholds = None,
-    timestep: options.Timestep = None,
-    image_size: options.ImageSize = None,
-    output_size: options.OutputSize = None,
-    refine: options.Refine = None,
-    min_area: options.MinArea = None,
-    dtype: options.Dtype = None,
+    segment: options.SegmentOptions,
     batch_size: options.BatchSize = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Default: one a GPU, else one a CPU. 0: here, without Ray.")
@@ -66,18 +59,9 @@ def label(
     from pipeline.config import read_config
     from pipeline.labelling import Hooks, label
 
-    segment, run = read_config(
-        config,
-        options.segment_flags(
-            mode=mode,
-            thresholds=threshold,
-            output_size=output_size,
-            timestep=timestep,
-            image_size=image_size,
-            refine=refine,
-            min_area=min_area,
-            dtype=dtype,
-        ),
+    settings, run = read_config(
+        segment.config,
+        segment.settings(),
         {
             "workers": workers,
             "device": device,
@@ -98,7 +82,7 @@ def label(
             shards,
             output,
             model,
-            segment,
+            settings,
             run,
             extend=extend,
             retry_failed=retry_failed,

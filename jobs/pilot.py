@@ -4,7 +4,7 @@ import json as json_format
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from jobs.preview import appearing
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
+    from diffseg.config import SegmentConfig
     from diffseg.models.unet.loading import Backend
     from pipeline.pilot.pilot import Pilot
     from pipeline.pilot.plan import Speed
@@ -24,6 +25,7 @@ AROUND = (0.8, 1.0, 1.2)  # of the model's own thresholds, where none are given
 _TOLD = ("worker-hours", "cost", "output")  # of the plan, at the top of the gallery
 
 
+@options.with_segment_options
 def pilot(
     shards: options.Shards,
     model: options.Model,
@@ -38,14 +40,7 @@ def pilot(
     price: options.Price = None,
     deadline: options.Deadline = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides which images are drawn.")] = 0,
-    config: options.ConfigFile = None,
-    mode: options.Mode = None,
-    timestep: options.Timestep = None,
-    image_size: options.ImageSize = None,
-    output_size: options.OutputSize = None,
-    refine: options.Refine = None,
-    min_area: options.MinArea = None,
-    dtype: options.Dtype = None,
+    segment: options.SegmentOptions = options.SegmentOptions(),
     batch_size: options.BatchSize = None,
     image_key: options.ImageKey = None,
     json: options.Json = False,
@@ -57,15 +52,8 @@ def pilot(
     from pipeline.inputs.shards import pin
     from pipeline.pilot import plan as planning
 
-    given: dict[str, Any] = {
-        "timestep": timestep,
-        "image_size": image_size,
-        "refine": refine,
-        "min_area": min_area,
-        "dtype": dtype,
-    }
-    flags = options.segment_flags(mode=mode, thresholds=None, output_size=output_size, **given)
-    segment, run = read_config(config, flags, {"batch_size": batch_size, "image_key": image_key, "price": price})
+    flags = {"batch_size": batch_size, "image_key": image_key, "price": price}
+    settings, run = read_config(segment.config, segment.settings(), flags)
     asked = _thresholds(threshold)
     planning.plan(counting.Counts({}, exact=True), 0, None, price=run.price, deadline=deadline)  # refuses what is amiss
     if PurePosixPath(output).suffix != ".html":
@@ -73,7 +61,7 @@ def pilot(
     pinned = pin(shards, note=console.note)
     figures = output.removesuffix(".html") + ".json"
     with appearing(output) as page, appearing(figures) as sheet:  # refused before anything is labelled
-        backend, size = _load(model, segment, run.batch_size)
+        backend, size = _load(model, settings, run.batch_size)
 
         from pipeline.pilot.page import write_pilot
         from pipeline.pilot.pilot import pilot
@@ -106,8 +94,7 @@ def pilot(
     _report(made, f"{model} on {said['device']}")
     console.table("The whole run", ["", ""], whole)
     console.say(f"{output}: look at it and choose a threshold; figures for `diffseg plan --pilot` in {figures}")
-    kept = {"mode": mode, **given, "output_size": output_size, "image_key": image_key}
-    console.say(f"next: {_next(shards, model, config, kept, made)}")
+    console.say(f"next: {_next(shards, model, segment, image_key, made)}")
 
 
 def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
@@ -137,7 +124,7 @@ def _around(backend: "Backend") -> list[tuple[float, ...]]:
     return [tuple(float(f"{share * one:.3g}") for one in own) for share in AROUND]
 
 
-def _load(model: str, segment: Any, batch_size: int | None) -> tuple["Backend", int]:
+def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tuple["Backend", int]:
     """The model, and how many images a pass takes. On a processor as a worker there: with a single thread."""
     import torch
 
@@ -150,7 +137,7 @@ def _load(model: str, segment: Any, batch_size: int | None) -> tuple["Backend", 
         torch.set_num_threads(1)
     try:
         with device_errors():
-            backend = Backend.load(model, segment)
+            backend = Backend.load(model, settings)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return backend, DiffSeg(backend, batch_size).batch_size
@@ -217,11 +204,12 @@ def _report(made: "Pilot", title: str) -> None:
         console.note(f"not read: {reason}")
 
 
-def _next(shards: list[str], model: str, config: Path | None, kept: dict[str, Any], made: "Pilot") -> str:
+def _next(shards: list[str], model: str, segment: options.SegmentOptions, image_key: str | None, made: "Pilot") -> str:
     """The command that labels everything as the pilot did."""
     from pipeline.flags import flag
 
     said = [flag("model", model), flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
-    said += [f"--config {shlex.quote(str(config))}"] if config else []
-    said += [flag(name, value) for name, value in kept.items() if value is not None]
+    said += [f"--config {shlex.quote(str(segment.config))}"] if segment.config else []
+    settings = segment.settings() | {"image_key": image_key}
+    said += [flag(name, value) for name, value in settings.items() if value is not None]
     return f"diffseg label --output URL {' '.join(said)} {named(shards)}"

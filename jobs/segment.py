@@ -19,35 +19,18 @@ if TYPE_CHECKING:
     from diffseg import DiffSeg, Segmentation
 
 
+@options.with_segment_options
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: options.Model,
     output: Annotated[Path, typer.Option("--output", help="Folder for the results.")] = Path(),
-    config: options.ConfigFile = None,
-    mode: options.Mode = None,
-    threshold: options.Thresholds = None,
-    timestep: options.Timestep = None,
-    image_size: options.ImageSize = None,
-    output_size: options.OutputSize = None,
-    refine: options.Refine = None,
-    min_area: options.MinArea = None,
-    dtype: options.Dtype = None,
+    segment: options.SegmentOptions = options.SegmentOptions(),
 ) -> int:
     """Write a label map (PNG) and an overlay for each image."""
     from pipeline.config import read_config
     from pipeline.errors import ConfigError
 
-    flags = options.segment_flags(
-        mode=mode,
-        thresholds=threshold,
-        output_size=output_size,
-        timestep=timestep,
-        image_size=image_size,
-        refine=refine,
-        min_area=min_area,
-        dtype=dtype,
-    )
-    settings, _ = read_config(config, flags, {})
+    settings, _ = read_config(segment.config, segment.settings(), {})
     photos = _photos(images)
     try:
         output.mkdir(parents=True, exist_ok=True)

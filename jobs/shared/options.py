@@ -1,11 +1,15 @@
-"""Options that several commands share, declared once: the same flag means the same everywhere."""
+"""Options that several commands share, declared once: a flag means the same in every command."""
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 Shards = Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")]
 Model = Annotated[
     str,
@@ -38,25 +42,57 @@ Stall = Annotated[
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
 
 
-def segment_flags(
-    *, mode: str | None, thresholds: list[str] | None, output_size: str | None, **plain: Any
-) -> dict[str, Any]:
-    """Flags as SegmentConfig has them. Raises ConfigError for numbers that are none, and for several thresholds."""
-    from pipeline.errors import ConfigError
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """The flags for what is labelled how, as they were typed; None: not given."""
 
-    flags: dict[str, Any] = {"mode": mode, **plain}
-    if thresholds and len(thresholds) > 1:
-        raise ConfigError(
-            f"--threshold is given {len(thresholds)} times: here it is given once, as one number or as one an "
-            "iteration such as 0.7,0.9,1.1; only `diffseg pilot` compares several"
-        )
-    if thresholds:
-        flags["thresholds"] = schedule(thresholds[0])
-    if output_size is not None:
-        if output_size != "source" and not output_size.isdigit():
-            raise ConfigError(f"--output-size takes a number of pixels or 'source', got {output_size!r}")
-        flags["output_size"] = output_size if output_size == "source" else int(output_size)
-    return flags
+    config: ConfigFile = None
+    mode: Mode = None
+    threshold: Thresholds = None
+    timestep: Timestep = None
+    image_size: ImageSize = None
+    output_size: OutputSize = None
+    refine: Refine = None
+    min_area: MinArea = None
+    dtype: Dtype = None
+
+    def settings(self) -> dict[str, Any]:
+        """The flags as SegmentConfig names them. Raises ConfigError for no numbers, and for several thresholds."""
+        from pipeline.errors import ConfigError
+
+        settings = asdict(self)
+        del settings["config"]
+        thresholds, size = settings.pop("threshold") or [], self.output_size
+        if len(thresholds) > 1:
+            raise ConfigError(
+                f"--threshold is given {len(thresholds)} times: here it is given once, as one number or as one an "
+                "iteration such as 0.7,0.9,1.1; only `diffseg pilot` compares several"
+            )
+        if size is not None and size != "source" and not size.isdigit():
+            raise ConfigError(f"--output-size takes a number of pixels or 'source', got {size!r}")
+        settings |= {"thresholds": schedule(thresholds[0])} if thresholds else {}
+        return settings | ({"output_size": int(size)} if size and size.isdigit() else {})
+
+
+def with_segment_options(command: Command) -> Command:
+    """The command with every flag of SegmentOptions in place of its parameter `segment`.
+
+    A flag that the command declares itself, with a help text of its own, stays the command's.
+    """
+    signature, shared = inspect.signature(command), inspect.signature(SegmentOptions).parameters
+    names = [name for name in shared if name not in signature.parameters]
+
+    def run(**given: Any) -> Any:
+        return command(segment=SegmentOptions(**{name: given.pop(name) for name in names}), **given)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += [shared[name] for name in names] if parameter.name == "segment" else [parameter]
+    functools.update_wrapper(run, command)
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    keywords = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+    vars(run)["__signature__"] = signature.replace(parameters=keywords)
+    return run  # type: ignore[return-value]
 
 
 def schedule(text: str) -> tuple[float, ...]:
@@ -72,7 +108,7 @@ def schedule(text: str) -> tuple[float, ...]:
 
 
 def told(thresholds: Sequence[float]) -> str:
-    """A schedule as every command that labels says it at its start."""
+    """The line on thresholds that every command shows before it labels."""
     from pipeline.flags import number
 
     return f"thresholds {', '.join(map(number, thresholds))} (one an iteration)"
