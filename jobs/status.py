@@ -1,7 +1,9 @@
 """`diffseg status`: how far a run is, from storage alone."""
 
+from collections import Counter
 from dataclasses import asdict
 from itertools import pairwise
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,28 +12,32 @@ from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from pipeline.gallery.statistics import Detail, Histogram
+    from pipeline.run.commit import Failure
 
+SHOWN = 5  # failures
 BAR = 40  # letters of the longest bar
 
 
 def status(
     url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
     detail: Annotated[
-        bool, typer.Option("--detail", help="Read rows too: samples by status, segments, areas, quality, storage.")
+        bool,
+        typer.Option("--detail", help="Read rows too: status, segments, areas, quality, storage, failures."),
     ] = False,
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
     from pipeline.gallery.statistics import detail as detail_of
     from pipeline.run.ledger import Ledger
-    from pipeline.run.status import status
+    from pipeline.run.status import failures, status
 
     ledger = Ledger.open(url)
     seen = status(ledger)
     more = detail_of(ledger) if detail else None
+    failed_work = failures(ledger) if detail else Counter()
     if json:
         said = {"output": str(ledger), "fingerprint": ledger.run.fingerprint, **asdict(seen)}
-        console.say_json({**said, "detail": _as_json(more)} if more else said)
+        console.say_json({**said, "detail": _as_json(more, failed_work)} if more else said)
         return
     failed = sum(seen.failed.values())
     state = "complete" if seen.complete else f"{seen.drivers} drivers at work" if seen.drivers else "not at work"
@@ -50,9 +56,10 @@ def status(
     console.table(str(ledger), ["", ""], rows)
     if more:
         _show(more)
+        _show_failures(failed_work)
 
 
-def _as_json(detail: "Detail") -> dict[str, Any]:
+def _as_json(detail: "Detail", failures: "Counter[Failure]") -> dict[str, Any]:
     counts = detail.counts
     return {
         "share_read": detail.share,
@@ -61,6 +68,7 @@ def _as_json(detail: "Detail") -> dict[str, Any]:
         "segments_mean": counts.mean_segments,
         "quality_mean": counts.mean_quality,
         "histograms": [{"title": one.title, "edges": one.edges, "counts": one.counts} for one in counts.histograms()],
+        "failures": [{"count": count, **asdict(failure)} for failure, count in failures.most_common()],
         "storage": {folder: asdict(holding) for folder, holding in detail.storage.items()},
     }
 
@@ -78,6 +86,16 @@ def _show(detail: "Detail") -> None:
         console.table(f"{one.title}: {one.note}", ["", "", ""], rows)
     stored = [[folder, f"{held.objects:,}", console.size(held.size)] for folder, held in detail.storage.items()]
     console.table("on storage", ["folder", "objects", "bytes"], stored)
+
+
+def _show_failures(failures: "Counter[Failure]") -> None:
+    """The most frequent ones with their tracebacks."""
+    for failure, count in failures.most_common(SHOWN):
+        console.say(f"{count:,} x {failure.kind or 'sample'}: {failure.error}")
+        if failure.traceback:
+            console.say(indent(failure.traceback, "    "))
+    if len(failures) > SHOWN:
+        console.say(f"{len(failures) - SHOWN:,} other failures are in failures/")
 
 
 def _bins(histogram: "Histogram") -> list[str]:

@@ -47,7 +47,7 @@ def _log(file: Path | None, verbose: bool, owner: str | None) -> Iterator[None]:
     from pipeline.logs.records import written
 
     name, colon, path = os.environ.get("DIFFSEG_LOG", "").partition(":")
-    if (name and name.lower() not in LEVELS) or (colon and not path):
+    if (name or colon) and (name.lower() not in LEVELS or (colon and not path)):
         raise ConfigError(f"DIFFSEG_LOG is one of {', '.join(LEVELS)}, alone or with :PATH, not {name}{colon}{path}")
     file = file or (Path(path).expanduser() if path else None)
     shown = verbose or bool(name and not path)

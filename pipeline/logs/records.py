@@ -21,7 +21,7 @@ LONGEST = 1_000  # characters of a message
 KEPT = 5  # records of one kind that a period may have; more are counted
 PERIOD_S = 60.0  # after which the driver says how many were counted
 WORKER_PERIOD_S = 15.0  # the same of a worker
-KINDS = 256  # that are told apart at once
+KINDS, OTHERS = 256, "others"  # told apart at once; what all further ones are counted as
 MOST = 50  # records that a worker hands over at once
 
 for _package in PACKAGES:  # else Python writes to stderr what nobody asked for
@@ -63,15 +63,15 @@ def _kind_of(record: logging.LogRecord) -> str:
     return f"{record.levelno} {record.name}:{record.lineno}{raised}"
 
 
-def _made(record: logging.LogRecord, kind: str) -> Record:
+def _made(record: logging.LogRecord) -> Record:
     error = record.exc_info[1] if record.exc_info else None
     return Record(
         at=record.created,
         level=record.levelno,
         logger=record.name,
         line=record.lineno,
-        message=" ".join(redacted(record.getMessage()).split())[:LONGEST],
-        kind=kind,
+        message=" ".join(redacted(record.getMessage()[: 2 * LONGEST]).split())[:LONGEST],
+        kind=_kind_of(record),
         context=context_of(error),
         traceback=traceback_of(error) if error else "",
     )
@@ -103,13 +103,15 @@ class Counting(logging.Handler):
         self._tell(now := monotonic())
         carried: Record | None = getattr(record, "carried", None)
         name = carried.kind if carried else _kind_of(record)
+        if len(self._kinds) >= KINDS and name not in self._kinds:
+            name = OTHERS
         kind = self._kinds.setdefault(name, _Kind(now))
         if kind.kept < KEPT and self._has_room():
             kind.kept += 1
-            self._write(carried or _made(record, name))
+            self._write(carried or _made(record))
         else:
             kind.counted += (carried and carried.repeated) or 1
-            kind.example = kind.example or carried or _made(record, name)
+            kind.example = kind.example or carried or _made(record)
 
     def tell(self, *, last: bool = False) -> None:
         """Hand on what was counted in periods that are over; last: in all."""
@@ -122,7 +124,7 @@ class Counting(logging.Handler):
     def _tell(self, now: float) -> None:
         while self._kinds and self._has_room():
             name, kind = next(iter(self._kinds.items()))
-            if now < kind.since + self._period_s and len(self._kinds) <= KINDS:
+            if now < kind.since + self._period_s:
                 return
             del self._kinds[name]
             if kind.example and kind.counted == 1:

@@ -37,9 +37,14 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is kept of a shard that was given up, as far as it is read again."""
+    """What is kept of a shard that was given up, of a worker that an error ended, or of a sample that kills workers.
+
+    kind: the class of the error; traceback: the end of it. Both are empty where a record has none.
+    """
 
     error: str
+    kind: str = ""
+    traceback: str = ""
 
 
 def read_end(store: Store, shard: str) -> End | None:

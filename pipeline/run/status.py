@@ -1,15 +1,21 @@
 """A run seen from storage: one listing and the notes of its drivers, whatever its size."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from time import time
 
 from pipeline import documents
+from pipeline.concurrency import prefetch_map
+from pipeline.run.commit import Failure
 from pipeline.run.layout import ROLL_UPS, ShardState
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed
 
+FAILURES = 1_000  # records of failures that are read
+THREADS = 16  # records read side by side
 LIVE_S = 60.0  # seconds after its last note that a driver counts as at work
 logger = logging.getLogger(__name__)
 
@@ -91,6 +97,21 @@ def _notes(ledger: Ledger) -> tuple[list[Note], tuple[str, ...]]:
             logger.debug("%s is passed over: %s", name, error)
             unreadable.append(name)
     return notes, tuple(unreadable)
+
+
+def failures(ledger: Ledger) -> Counter[Failure]:
+    """Failures recorded of a run, as far as they are read (FAILURES), each with how many records say it."""
+    names = (name for name, _ in ledger.store.list("failures/") if name.endswith(".json"))
+
+    def read(name: str) -> Failure | None:
+        try:
+            return documents.from_json(Failure, ledger.store.get(name))
+        except ValueError as error:  # they are for people, and may be edited
+            logger.warning("%s is passed over: %s", name, error)
+            return None
+
+    found = prefetch_map(read, islice(names, FAILURES), depth=THREADS, threads=THREADS)
+    return Counter(failure for failure in found if failure)
 
 
 def bytes_left(ledger: Ledger, states: dict[str, ShardState]) -> int:
