@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
+# Files of tests side by side, as many as there are cores; the last words are the lines that no test reached.
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,10 +24,10 @@ demo: $(READY) ## label a dozen real photos on a local Ray, and the way to the g
 	$(BIN)/diffseg demo
 
 test: $(READY) ## every test but the slow ones
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 test-all: $(READY) ## every test
-	$(BIN)/pytest -q -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 # Each goes on where it was stopped, shows how far it is, and takes an hour at most.
 proofs: $(READY) ## what takes too long for a test; figures go to infra/benchmarks
