@@ -2,6 +2,7 @@
 
 import gc
 import random
+from collections.abc import Callable
 from math import log2
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_a_run_on_a_bad_disk_is_complete_and_its_repeats_are_counted(tmp_path, m
 
 
 def test_the_storage_of_a_worker_of_a_faulty_job_fails_until_its_process_ends(tmp_path, monkeypatch):
-    at_exit = []
+    at_exit: list[Callable[[], None]] = []
     monkeypatch.setattr("atexit.register", at_exit.append)
     monkeypatch.setattr("pipeline.bench.faulty_storage.SLOW_S", 0.01)
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), pin([str(write_shard(tmp_path / "a.tar", samples(4)))]))
@@ -121,10 +122,13 @@ def test_an_outage_lasts_and_ends(tmp_path, monkeypatch):
 
 def the_only(fault):
     """Storage that fails once, in this way."""
-    bad = FaultyStorage(0.0, seed=0)
     drawn = iter([fault])
-    bad._draw = lambda: next(drawn, None)
-    return bad
+
+    class FailingOnce(FaultyStorage):
+        def _draw(self):
+            return next(drawn, None)
+
+    return FailingOnce(0.0, seed=0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -69,7 +69,7 @@ def one_worker(cluster, shards, tmp_path_factory):
 def test_two_workers_give_the_rows_of_one_though_one_is_killed(cluster, shards, one_worker, tmp_path):
     ledger = begin(tmp_path / "two", shards)
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=2)
-    counters, killed = Counters(), []
+    counters, killed = Counters(), list[int]()
 
     def tick():
         if not killed and counters.windows:
@@ -89,7 +89,7 @@ def test_sigterm_drains_a_worker_and_its_work_goes_on_elsewhere(cluster, shards,
     ledger = begin(tmp_path / "drained", shards)
 
     pool = RayPool(cluster, WorkerSettings(ledger.store.url, "tiny"), workers=1)
-    counters, drained = Counters(), []
+    counters, drained = Counters(), list[int]()
 
     def tick():
         if not drained and counters.windows:

@@ -7,6 +7,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_what_is_asked_is_answered_and_nothing_is_left(tmp_path, raylet):
 
 
 def test_a_private_ray_is_started_four_times_and_then_given_up_with_its_reason(tmp_path, raylet):
-    notes = []
+    notes: list[str] = []
     with pytest.raises(RayLost, match="bad luck"), fake(tmp_path, "dies", "dies", "dies", "refuses", note=notes.append):
         pass
     assert "the last it said: Ray's last words; it is started again" in notes[0]
@@ -106,7 +107,7 @@ def test_a_start_that_would_end_the_same_way_is_not_made_again(tmp_path, monkeyp
 
 
 def test_a_start_that_hangs_is_made_again(tmp_path, raylet):
-    notes = []
+    notes: list[str] = []
 
     def note(said):
         notes.append(said)
@@ -171,7 +172,7 @@ def test_a_ray_that_did_not_answer_once_is_not_waited_for_again(tmp_path, raylet
 
 
 def test_a_cluster_is_never_started_again(tmp_path, raylet, gcs):
-    notes = []
+    notes: list[str] = []
     address = os.environ["FAKE_GCS"]
     with pytest.raises(RayLost, match="Ray's last words"), fake(tmp_path, "dies", address=address, note=notes.append):
         pass
@@ -356,16 +357,22 @@ class Items:
         self.restarts += 1
 
 
+def mapped(script, function, count, silence_s=60.0):
+    items = Items(script, silence_s)
+    return items, list(map_on_cluster(cast(Cluster, items), function, range(count), room=4))
+
+
 def test_a_map_whose_ray_and_processes_die_gives_everything_once_and_in_order():
-    items = Items({1: "lost", 3: "beat", 4: "died", 5: "lost", 7: "died", 9: "died with Ray"})
-    assert list(map_on_cluster(items, lambda n: n * n, range(20), room=4)) == [n * n for n in range(20)]
+    script = {1: "lost", 3: "beat", 4: "died", 5: "lost", 7: "died", 9: "died with Ray"}
+    items, found = mapped(script, lambda n: n * n, 20)
+    assert found == [n * n for n in range(20)]
     assert items.restarts == 3
 
 
 def test_a_map_without_a_word_from_any_process_stops_and_one_whose_processes_die_ends():
     with pytest.raises(Stopped, match="no process is at work on any"):
-        list(map_on_cluster(Items({"always": "silence"}, silence_s=0.1), str, range(3), room=4))
+        mapped({"always": "silence"}, str, 3, silence_s=0.1)
     with pytest.raises(WorkerLost, match="WorkerCrashedError"):
-        list(map_on_cluster(Items({"always": "died"}), str, range(3), room=4))
+        mapped({"always": "died"}, str, 3)
     with pytest.raises(ZeroDivisionError):
-        list(map_on_cluster(Items(), lambda n: 1 / n, range(3), room=4))
+        mapped({}, lambda n: 1 / n, 3)

@@ -36,7 +36,9 @@ def test_a_terminal_shows_no_log_unless_it_is_asked_for(damaged, monkeypatch, ca
         out, err = capsys.readouterr()
         assert out == plain.out
         assert "Traceback (most recent call last)" in err
-        assert "pipeline.run.verify:" in LINE.search(err)[0]
+        line = LINE.search(err)
+        assert line is not None
+        assert "pipeline.run.verify:" in line[0]
 
 
 def test_the_log_goes_to_a_file_that_a_variable_or_a_flag_names(damaged, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The driver's state machine, by itself: whatever order events come in, no window is lost, and it always ends."""
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.driver.progress import Counters
 from pipeline.driver.queue import Queue
-from pipeline.driver.schedule import DEATHS_IN_A_ROW, CheckStorage, Quarantine, Schedule
+from pipeline.driver.schedule import DEATHS_IN_A_ROW, Action, CheckStorage, Quarantine, Schedule
 from pipeline.errors import FailureKind, Stopped
 from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard
@@ -27,12 +28,26 @@ def shard(number):
 PINS = ShardIndex(map(shard, range(4)))
 
 
+def next_task(schedule: Schedule, free: int = 1, now: float = 0.0) -> ShardTask:
+    """The task that a worker gets now, of which there is one."""
+    task = schedule.next(free, free, now)
+    assert task is not None
+    return task
+
+
+def the_check(actions: Sequence[Action]) -> CheckStorage:
+    """The only action, which is a look at storage."""
+    [check] = actions
+    assert isinstance(check, CheckStorage)
+    return check
+
+
 class Storage:
     """What is committed, and what each shard truly holds."""
 
     def __init__(self, windows):
         self.windows = windows  # by shard id
-        self.done = {name: set() for name in windows}
+        self.done: dict[str, set[int]] = {name: set() for name in windows}
         self.ended = set()  # shards with an end record
 
     def left_of(self, task):
@@ -40,7 +55,7 @@ class Storage:
         count, done = self.windows[task.shard.id], self.done[task.shard.id]
         last = count - 1 if task.last_window is None else min(task.last_window, count - 1)
         missing = [window for window in range(task.first_window, last + 1) if window not in done]
-        parts = []
+        parts: list[ShardTask] = []
         for window in missing:
             if parts and parts[-1].last_window == window - 1:
                 parts[-1] = ShardTask(task.shard, parts[-1].first_window, window, attempt=task.attempt)
@@ -71,7 +86,8 @@ class Driving(RuleBasedStateMachine):
         self.storage = Storage({f"s{number}": count for number, count in enumerate(windows)})
         self.poison = {(f"s{n}", index) for n, index in poison if n < len(windows) and index < windows[n] * WINDOW}
         self.counters, self.now, self.out, self.checks = Counters(), 0.0, [], []
-        self.rows, self.named, self.deaths, self.outside = Counter(), set(), Counter(), 0
+        self.rows, self.deaths = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
+        self.named, self.outside = set(), 0
         self.schedule = Schedule(
             ShardIndex(map(shard, range(len(windows)))), WINDOW, self.counters, max_attempts=3, rng=Random(1)
         )
@@ -252,13 +268,13 @@ def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
     schedule.add([ShardTask(shard(0))])
     now = 0.0
     for wait in (1.0, 2.0):
-        task = schedule.next(1, 1, now)
-        [check] = schedule.record(ShardFailure(task, "StorageError", "reset", True))
+        task = next_task(schedule, now=now)
+        check = the_check(schedule.record(ShardFailure(task, FailureKind.STORAGE_ERROR, "reset", True)))
         schedule.requeue(check, [check.task], now)
         assert schedule.next(1, 1, now + 0.9 * wait) is None
         now += wait
-    task = schedule.next(1, 1, now)
-    failure = ShardFailure(task, "StorageError", "reset", True)
+    task = next_task(schedule, now=now)
+    failure = ShardFailure(task, FailureKind.STORAGE_ERROR, "reset", True)
     assert task.attempt == 3
     assert schedule.record(failure) == [Quarantine(failure)]
     assert schedule.unfinished == 0
@@ -268,13 +284,13 @@ def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
 def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_time():
     schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0)), ShardTask(shard(1))])
-    met = schedule.next(1, 1, 0.0)
-    [check] = schedule.record(ShardFailure(met, FailureKind.ALREADY_COMMITTED, "was there", True))
+    met = next_task(schedule)
+    check = the_check(schedule.record(ShardFailure(met, FailureKind.ALREADY_COMMITTED, "was there", True)))
     schedule.requeue(check, [met], 0.0)
-    assert {met.shard, schedule.next(1, 1, 5.0).shard} == {shard(0), shard(1)}
-    again = schedule.next(1, 1, 5.0)
+    assert {met.shard, next_task(schedule, now=5.0).shard} == {shard(0), shard(1)}
+    again = next_task(schedule, now=5.0)
     assert again == met
-    [check] = schedule.record(ShardFailure(again, FailureKind.ALREADY_COMMITTED, "was there", True))
+    check = the_check(schedule.record(ShardFailure(again, FailureKind.ALREADY_COMMITTED, "was there", True)))
     assert check.delay_s == 2.0
 
 
@@ -284,12 +300,11 @@ def test_deaths_without_a_window_between_them_stop_the_run():
 
     def die(times):
         for _ in range(times):
-            task = schedule.next(1, 1, 0.0)
+            task = next_task(schedule)
             died = ShardFailure(
                 task, FailureKind.WORKER_LOST, "fell off the bus", True, heartbeats=(Heartbeat("other", 0, 0, 0),)
             )
-            [check] = schedule.record(died)
-            schedule.requeue(check, [task], 0.0)
+            schedule.requeue(the_check(schedule.record(died)), [task], 0.0)
 
     die(DEATHS_IN_A_ROW + 1)
     with pytest.raises(Stopped, match="42 workers died in a row, the last: fell off the bus"):
@@ -300,7 +315,7 @@ def test_a_shard_that_is_over_leaves_nothing_in_memory():
     counters = Counters()
     schedule = Schedule(PINS, WINDOW, counters)
     schedule.add([ShardTask(shard(0))])
-    task = schedule.next(1, 1, 0.0)
+    task = next_task(schedule)
     schedule.record(Receipt("s0", 0, 4, (), 70, 0.1))
     assert counters.bytes_done == 70
     schedule.record(TaskDone(task, 1, ended=True))
@@ -326,11 +341,11 @@ def test_the_end_of_a_shard_is_seen_to_though_its_last_part_was_lost_after_its_c
     schedule = Schedule(PINS, WINDOW, Counters())
     parts = [ShardTask(shard(0), 0, 1), ShardTask(shard(0), 2, None)]
     schedule.add(parts)
-    out = [schedule.next(2, 2, 0.0) for _ in parts]
+    out = [next_task(schedule, free=2) for _ in parts]
     first, last = sorted(out, key=parts.index)
     assert schedule.record(TaskDone(last)) == [], "the first part is still out"
-    [check] = schedule.record(ShardFailure(first, FailureKind.WORKER_LOST, "killed", True))
-    [whole] = schedule.requeue(check, [], 0.0)
+    check = the_check(schedule.record(ShardFailure(first, FailureKind.WORKER_LOST, "killed", True)))
+    whole = the_check(schedule.requeue(check, [], 0.0))
     assert whole == CheckStorage(first, whole=True)
     assert schedule.requeue(whole, [ShardTask(shard(0), 3, None)], 0.0) == []
     assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 3, None)
@@ -340,10 +355,10 @@ def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_
     counters = Counters()
     schedule = Schedule(PINS, WINDOW, counters)
     schedule.add([ShardTask(shard(0), 3, 98)])
-    task = schedule.next(1, 1, 0.0)
-    [check] = schedule.record(TaskDone(task))
+    check = the_check(schedule.record(TaskDone(next_task(schedule))))
     rest = ShardTask(shard(0), 100, None)
     [given_up] = schedule.requeue(check, [ShardTask(shard(0), 4, 98), rest], 0.0)
+    assert isinstance(given_up, Quarantine)
     assert "window 4 to 98: the shard has no samples for them" in given_up.failure.error
     assert schedule.next(1, 1, 0.0) == rest, "what else is missing is still done"
 
@@ -351,6 +366,6 @@ def test_windows_that_a_task_has_found_no_samples_for_are_given_up_and_not_read_
 def test_a_task_that_ends_beyond_its_shard_leaves_only_the_end_to_be_recorded():
     schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0), 5, 9)])
-    [check] = schedule.record(TaskDone(schedule.next(1, 1, 0.0)))
+    check = the_check(schedule.record(TaskDone(next_task(schedule))))
     assert schedule.requeue(check, [ShardTask(shard(0), 7, None)], 0.0) == []
     assert schedule.next(1, 1, 0.0) == ShardTask(shard(0), 7, None)

@@ -10,9 +10,10 @@ import pytest
 
 from pipeline.driver.workers import FAILURES_TO_BLOCK, IDLE_S, WorkerHandle, WorkerRegistry
 from pipeline.errors import NoWorker, WorkerLost, WouldRepeat
-from pipeline.messages import EndKind, Probe, ShardTask, WorkerEnd
+from pipeline.messages import EndKind, Probe, ShardFailure, ShardTask, WorkerEnd
 from pipeline.records import Shard
 from pipeline.worker.host import Report, WorkerHost
+from pipeline.worker.worker import Worker
 
 TASK = ShardTask(Shard("s", "/s.tar", 1, "e"))
 
@@ -130,12 +131,14 @@ def test_a_start_that_fails_for_good_or_three_times_ends_the_run(clock):
 
 def test_a_run_whose_workers_are_gone_and_never_come_back_ends(clock):
     registry = WorkerRegistry(1, clock)
-    registry.stop(*started(registry, 1, labelled=5), lost("node died"))
+    [handle] = started(registry, 1, labelled=5)
+    registry.stop(handle, lost("node died"))
 
     def starve():
         for _ in range(20):
             clock.now += 100
-            registry.stop(*registry.start(), lost("no driver"))
+            [handle] = registry.start()
+            registry.stop(handle, lost("no driver"))
 
     with pytest.raises(WorkerLost, match="no worker can start: no driver") as raised:
         starve()
@@ -210,6 +213,7 @@ def test_a_worker_that_turns_out_unfit_gives_back_what_it_held_and_accuses_no_sa
     registry.update(bad, report())
     bad.give(TASK)
     [back] = registry.update(bad, report(unfit="covers 31%"))
+    assert isinstance(back, ShardFailure)
     assert (back.task, back.kind) == (TASK, "Drained"), "what costs no attempt and counts as nobody's death"
     assert bad.excluded
     assert not bad.held
@@ -243,7 +247,12 @@ def test_a_worker_that_loads_for_too_long_hangs_and_one_that_waits_for_a_node_do
 def test_a_worker_that_waits_for_a_slow_download_does_not_stand_still(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
     never = threading.Event()
-    host = WorkerHost(never.wait)
+
+    def load() -> Worker:
+        never.wait()
+        raise WorkerLost("no model came")
+
+    host = WorkerHost(load)
     time.sleep(0.3)
     assert host.exchange([], 0.0).still_s >= 0.3
     part = tmp_path / ".partial-sd15-node-x" / "model" / "unet" / "w.safetensors"  # by another process of this machine

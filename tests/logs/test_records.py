@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,7 @@ def test_a_disk_that_fills_up_ends_no_work_and_is_told_at_the_end(tmp_path):
 
 
 def test_a_request_that_is_sent_again_is_logged_once(buffer, quick):
-    answers = iter([ConnectionError("reset"), ConnectionError("reset"), ConnectionError("reset"), b"data"])
+    answers: Iterator[Exception | bytes] = iter([*(ConnectionError("reset") for _ in range(3)), b"data"])
 
     def call() -> bytes:
         answer = next(answers)

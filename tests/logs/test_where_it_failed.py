@@ -18,6 +18,7 @@ from pipeline.inputs.shards import pin
 from pipeline.labelling import Summary, finish
 from pipeline.logs.records import written
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import encode_label_map
 from pipeline.worker import labeling
 from pipeline.worker.build import WorkerSettings
 from pipeline.worker.worker import Worker
@@ -30,10 +31,9 @@ DARK = 7  # columns, of the fourth sample alone: see `conftest.jpeg`
 @pytest.fixture
 def planted() -> Encode:
     """An encoder of label maps that fails on one sample of the run, by a dictionary that lacks a key."""
-    sound = labeling.encode_label_map
 
     def encode(label_map: np.ndarray) -> bytes:
-        known = {True: sound(label_map)}
+        known = {True: encode_label_map(label_map)}
         return known[bool((label_map[0] == label_map[0, 0]).sum() != DARK)]  # the line that is looked for
 
     return encode
@@ -106,7 +106,8 @@ def test_an_encoder_that_always_fails_stops_the_run_with_its_line(tmp_path, log,
 
     ends = [line for line in log.read_text().splitlines() if " pipeline.worker.host:" in line]
     assert len(ends) == 6  # of more than forty workers
-    assert int(re.search(r"\(repeated (\d+) times\)", ends[-1])[1]) > 30
+    [times] = re.findall(r"\(repeated (\d+) times\)", ends[-1])
+    assert int(times) > 30
     assert len(list(ledger.store.list("failures/workers."))) <= 3  # by the stages that came upon it
 
 

@@ -17,7 +17,6 @@ from pipeline.errors import CommitConflict, ConfigError, StorageError, StorageFu
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.run import ledger as module
 from pipeline.run import open
 from pipeline.run.commit import End
 from pipeline.run.layout import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
@@ -282,7 +281,7 @@ def test_a_shard_that_changed_since_the_run_began_is_refused(ledger):
 
 
 def test_a_store_that_ignores_the_condition_is_noticed(ledger, monkeypatch):
-    monkeypatch.setattr(module.Store, "put_new", lambda self, name, data: self.replace(name, data))
+    monkeypatch.setattr(Store, "put_new", lambda self, name, data: self.replace(name, data))
     assert not Ledger.start(ledger.store.url, a_run(), list(ledger.shards.values())).store.create_only
     monkeypatch.undo()
     assert Ledger.start(ledger.store.url, a_run(), list(ledger.shards.values())).store.create_only
@@ -293,7 +292,7 @@ def test_storage_that_fails_at_the_start_is_a_matter_of_configuration(tmp_path, 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(module.Store, "put_new", fail)
+    monkeypatch.setattr(Store, "put_new", fail)
     with pytest.raises(ConfigError, match=str(error)):
         Ledger.start(str(tmp_path / "run"), a_run(), [SHARD])
 
@@ -406,7 +405,12 @@ def test_a_resume_reads_a_listing_and_nothing_else(ledger, monkeypatch):
     list(Worker(ledger, FakeSegmenter()).run(list(ledger.unfinished())[:2]))
     again, lists = Ledger.open(ledger.store.url), []
     names = again.store.list
-    monkeypatch.setattr(again.store, "list", lambda prefix: lists.append(prefix) or names(prefix))
+
+    def listed(prefix):
+        lists.append(prefix)
+        return names(prefix)
+
+    monkeypatch.setattr(again.store, "list", listed)
     monkeypatch.setattr(again.store, "reader", lambda *_: pytest.fail("an object was read"))
     assert [task.shard for task in again.unfinished()] == list(again.shards.values())[2:]
     assert lists == ["labels/"]

@@ -67,7 +67,7 @@ def test_workers_without_any_attention_agree_so_that_the_breaker_can_judge(ledge
 def test_an_unfit_worker_labels_nothing_and_the_run_ends_complete(shards, tmp_path):
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
     DeviceCheck(ledger).check(FakeSegmenter())
-    made = []
+    made: list[Worker] = []
 
     def build():
         segmenter = Broken() if len(made) == 1 else FakeSegmenter(0.01)
@@ -113,7 +113,8 @@ class Raising(FakeSegmenter):
 def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, tmp_path, monkeypatch, bad):
     monkeypatch.setattr(device_check, "EVERY", 1)  # image: every window, a short one too
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards)
-    device, made, turn = Failing(6, bad), [], threading.Lock()
+    device, turn = Failing(6, bad), threading.Lock()
+    made: list[Worker] = []
 
     def build():
         with turn:  # workers are built side by side: one of them has the device
@@ -136,7 +137,7 @@ def test_a_device_that_goes_bad_in_mid_run_commits_nothing_that_it_made(shards, 
 
 def test_a_sample_that_gives_no_attention_is_to_blame_where_the_device_is_sound(shards, tmp_path):
     ledger = Ledger.start(str(tmp_path / "run"), a_run(), shards[:1])
-    looks = []
+    looks: list[tuple[int, ...]] = []
 
     class Picky(FakeSegmenter):
         def segment(self, images):
