@@ -5,7 +5,7 @@ import platform
 import uuid
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -142,7 +142,7 @@ class RunWriter:
         if any(window not in committed for window in others):
             return False
         end = End(shard.id, windows, rows, shard.size, shard.etag)
-        data = json.dumps(asdict(end)).encode()
+        data = documents.to_json(end)
         if not self.store.put_new(end_name(shard.id), data) and read_end(self.store, shard.id) != end:
             raise CommitConflict(f"{self.store}/{end_name(shard.id)}: says something else than {end}")
         return True

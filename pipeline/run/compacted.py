@@ -1,16 +1,16 @@
-"""Compacted files: copies of committed windows, many in one object, for readers who wait for every object they open.
+"""Compacted files: copies of committed windows, many in one object, because readers wait for every object they open.
 
-<output>/compacted/<place>-<digest>.parquet   windows that follow each other; the file's end says which
+<output>/compacted/<number of the first window>-<digest>.parquet   consecutive windows, listed in the file's metadata
 
-Nothing is decided by them: what is committed is what `labels/` lists. A copy of another revision than the window that
-stands there is passed over, and the whole folder may be deleted at any time.
+They decide nothing: what is committed is what `labels/` lists. A copy of another revision than the committed one is
+passed over, and the whole folder may be deleted at any time.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline import table
+from pipeline import documents, table
 from pipeline.concurrency import prefetch_map
 from pipeline.run.layout import WindowObject
 from pipeline.storage.object_store import Store
@@ -21,15 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A window as a compacted file has it. size: bytes of the window's own object."""
+class CompactedWindow:
+    """A window in a compacted file. size: bytes of the window's own object."""
 
     shard: str
     window: int
-    generation: int  # the window's revision, under the name that the files have for it
+    generation: int  # the window's revision, by the name it has in the files
     rows: int
     size: int
     digest: str  # of the rows, see `window_metadata`
+
+    @property
+    def id(self) -> tuple[str, int, int]:
+        """Shard, number and revision."""
+        return (self.shard, self.window, self.generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,12 @@ class CompactedFile:
 
     name: str
     size: int
-    windows: tuple[Held, ...]
+    windows: tuple[CompactedWindow, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """Rows of windows that follow each other, in one object. rows: None for all from `first` on.
+class RowRange:
+    """Rows of consecutive windows in one object. rows: how many from `first` on; None: all.
 
     window: shard and number, where the object is that window's own.
     """
@@ -56,42 +61,42 @@ class Stretch:
 
 
 def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
-    """What there is, in order of name; files that are none of ours are passed over. name: only this one."""
+    """The compacted files of a run, in order of name; damaged and foreign ones are passed over. name: only this one."""
 
     def read(entry: tuple[str, int]) -> CompactedFile | None:
         path, size = entry
         try:
             with store.reader(path, size) as stream:
-                return CompactedFile(path, size, tuple(Held(**said) for said in table.concat.read_held(stream)))
-        except (ValueError, TypeError) as error:
+                windows = documents.from_json(list[CompactedWindow], table.concat.read_window_list(stream))
+        except ValueError as error:
             logger.warning("%s/%s is passed over: %s", store, path, error)
             return None
+        return CompactedFile(path, size, tuple(windows))
 
     found = (entry for entry in store.list(name or f"{FOLDER}/") if entry[0].endswith(".parquet"))
     yield from (file for file in prefetch_map(read, found, depth=READERS, threads=READERS) if file)
 
 
-class Places:
-    """Where the rows of a window are best read."""
+class CompactedIndex:
+    """Finds the rows of windows in compacted files, or else in the windows' own objects."""
 
     def __init__(self, files: Iterable[CompactedFile]) -> None:
-        self._places: dict[tuple[str, int, int], Stretch] = {}
+        self._ranges: dict[tuple[str, int, int], RowRange] = {}
         for file in files:
             first = 0
-            for held in file.windows:
-                place = Stretch(file.name, file.size, first, held.rows)
-                self._places[held.shard, held.window, held.generation] = place
-                first += held.rows
+            for window in file.windows:
+                self._ranges[window.id] = RowRange(file.name, file.size, first, window.rows)
+                first += window.rows
 
     def __contains__(self, window: WindowObject) -> bool:
-        return (window.shard, window.window, window.revision) in self._places
+        return window.id in self._ranges
 
-    def stretches(self, windows: Iterable[WindowObject]) -> Iterator[Stretch]:
-        """The rows of these windows, in their order, in as few reads as can be."""
-        last: Stretch | None = None
+    def ranges(self, windows: Iterable[WindowObject]) -> Iterator[RowRange]:
+        """The rows of windows, in the windows' order, in as few ranges as possible."""
+        last: RowRange | None = None
         for window in windows:
-            own = Stretch(window.name, window.size, window=(window.shard, window.window))
-            next_ = self._places.get((window.shard, window.window, window.revision), own)
+            own = RowRange(window.name, window.size, window=(window.shard, window.window))
+            next_ = self._ranges.get(window.id, own)
             joined = _joined(last, next_)
             if last and not joined:
                 yield last
@@ -100,8 +105,8 @@ class Places:
             yield last
 
 
-def _joined(one: Stretch | None, other: Stretch) -> Stretch | None:
-    """Both as one, where the second follows the first in the same object."""
+def _joined(one: RowRange | None, other: RowRange) -> RowRange | None:
+    """Both ranges as one; None where the second does not follow the first in one object."""
     if one is None or one.rows is None or other.rows is None:
         return None
     if one.name != other.name or one.first + one.rows != other.first:
@@ -109,7 +114,6 @@ def _joined(one: Stretch | None, other: Stretch) -> Stretch | None:
     return replace(one, rows=one.rows + other.rows)
 
 
-def held_of(file: CompactedFile, windows: Sequence[WindowObject]) -> bool:
-    """Whether a file holds exactly these windows."""
-    there = [(held.shard, held.window, held.generation) for held in file.windows]
-    return there == [(window.shard, window.window, window.revision) for window in windows]
+def holds(file: CompactedFile, windows: Sequence[WindowObject]) -> bool:
+    """Whether a file holds exactly these windows, in this order."""
+    return [window.id for window in file.windows] == [window.id for window in windows]

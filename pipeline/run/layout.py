@@ -25,6 +25,11 @@ class WindowObject:
     name: str
     size: int
 
+    @property
+    def id(self) -> tuple[str, int, int]:
+        """Shard, number and revision."""
+        return (self.shard, self.window, self.revision)
+
 
 @dataclass(slots=True)
 class ShardState:

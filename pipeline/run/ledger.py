@@ -16,7 +16,7 @@ from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.commit import End, RunWriter, last_failure, read_end
-from pipeline.run.compacted import Places, Stretch, read_compacted
+from pipeline.run.compacted import CompactedIndex, RowRange, read_compacted
 from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, gaps, list_states, window_name
 from pipeline.run.open import RUN, begin_or_join, check_room, pin_shards, pinned_shards, read_run
 from pipeline.run.shard_index import ShardIndex
@@ -194,7 +194,7 @@ class Ledger:
         all). filter: only rows that it is true of. stored: see `table.read_rows`. Raises ConfigError where an object
         is damaged.
         """
-        for part in self._places.stretches(self.windows() if windows is None else windows):
+        for part in self._compacted.ranges(self.windows() if windows is None else windows):
             try:
                 with self.store.reader(part.name, part.size) as stream:
                     yield from table.read_rows(
@@ -211,21 +211,21 @@ class Ledger:
 
     def is_compacted(self, window: WindowObject) -> bool:
         """Whether readers take its rows from a compacted file."""
-        return window in self._places
+        return window in self._compacted
 
     def categories(self, windows: Iterable[WindowObject]) -> set[str]:
         """Every category that a segment of these windows has."""
 
-        def of(part: Stretch) -> set[str]:
+        def of(part: RowRange) -> set[str]:
             with self.store.reader(part.name, part.size) as stream:
                 return table.categories(stream)
 
-        parts = {part.name: part for part in self._places.stretches(windows)}
+        parts = {part.name: part for part in self._compacted.ranges(windows)}
         return set[str]().union(*prefetch_map(of, parts.values(), depth=READERS, threads=READERS))
 
     @cached_property
-    def _places(self) -> Places:
-        return Places(read_compacted(self.store))
+    def _compacted(self) -> CompactedIndex:
+        return CompactedIndex(read_compacted(self.store))
 
     def window_metadata(self, window: WindowObject) -> WindowMetadata:
         """What a window says of itself. Raises ValueError where it is no window of ours."""

@@ -4,11 +4,10 @@ manifest.<n>.parquet   one row a shard: windows, rows, failed rows
 _SUCCESS.<n>           the totals; n rises when a finished run is extended or retried
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import documents, table
@@ -78,7 +77,7 @@ def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
         for c in checked
     ]
     ledger.store.put_new(f"manifest.{number}.parquet", table.encode_rows(rows))
-    ledger.store.put_new(f"{SUCCESS}{number}", json.dumps(asdict(totals)).encode())
+    ledger.store.put_new(f"{SUCCESS}{number}", documents.to_json(totals))
     return totals
 
 

@@ -1,4 +1,4 @@
-"""Windows joined into one larger Parquet file, with a list of them at its end."""
+"""Windows joined into one larger Parquet file, with a list of them in its metadata."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 from pipeline.table.records import DAMAGE, SCHEMA, parquet, read_window_metadata, settings
 from pipeline.table.window_metadata import WindowMetadata
 
-HELD_KEY = b"diffseg.windows"  # in the file's metadata
+LIST_KEY = b"diffseg.windows"  # of the list of windows in the file's metadata
 ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can still be read alone
 
 
 @contextmanager
 def joining_windows(
-    out: IO[bytes], held: Sequence[Mapping[str, Any]]
+    out: IO[bytes], windows: Sequence[Mapping[str, Any]]
 ) -> Iterator[Callable[[IO[bytes]], WindowMetadata]]:
-    """Files of windows written one after the other into one, a row group in memory.
+    """Join the files of windows into one Parquet file; memory holds a row group.
 
-    held: what the file is to say of each, filled by the caller until the block ends. Yields a function that adds a
-    file, returns its metadata, and raises ValueError where it is no whole window.
+    windows: the list that the file keeps, filled by the caller until the block ends. Yields a function that adds a
+    window's file, returns its metadata, and raises ValueError where it is no whole window.
     """
     waiting: list[pa.Table] = []
     size = 0  # of what waits, in bytes
@@ -47,19 +47,19 @@ def joining_windows(
         yield add
         if waiting:
             flush()
-        file.add_key_value_metadata({HELD_KEY: json.dumps(held).encode()})
+        file.add_key_value_metadata({LIST_KEY: json.dumps(windows).encode()})
 
 
-def read_held(stream: IO[bytes]) -> list[dict[str, Any]]:
-    """What a compacted file says it holds; only its end is read. Raises ValueError where it is none."""
+def read_window_list(stream: IO[bytes]) -> bytes:
+    """The list of windows in a compacted file, as JSON; only its end is read. Raises ValueError where it has none."""
     try:
         with parquet(stream) as file:
-            raw = (file.metadata.metadata or {}).get(HELD_KEY)
+            raw = (file.metadata.metadata or {}).get(LIST_KEY)
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error
     if raw is None:
         raise ValueError("a Parquet file that does not say which windows it holds")
-    return list(json.loads(raw))
+    return bytes(raw)
 
 
 def _whole_window(stream: IO[bytes], metadata: WindowMetadata) -> pa.Table:

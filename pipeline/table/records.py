@@ -4,9 +4,7 @@ Columns added later are nullable, so that old runs stay readable. Parquet with i
 """
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import IO, Any
 
 import pyarrow as pa
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import documents
 from pipeline.records import OK, LabelRecord, Shard
-from pipeline.table.window_metadata import WindowMetadata
+from pipeline.table.window_metadata import WindowMetadata, fields_of
 
 METADATA_KEY = b"diffseg"
 
@@ -67,13 +65,13 @@ def encode_window(records: Sequence[LabelRecord], metadata: WindowMetadata) -> b
     if {record.shard for record in records} != {metadata.shard}:
         raise ValueError(f"window {metadata.window} of {metadata.shard} holds rows of another shard")
     columns = {field.name: [_cell(record, field.name) for record in records] for field in SCHEMA}
-    return _encode(pa.table(columns, schema=SCHEMA), {METADATA_KEY: json.dumps(asdict(metadata)).encode()})
+    return _encode(pa.table(columns, schema=SCHEMA), {METADATA_KEY: documents.to_json(metadata)})
 
 
 def _cell(record: LabelRecord, name: str) -> Any:
     if name != "segments":
         return getattr(record, name)
-    return [asdict(segment) for segment in record.segments] if record.status == OK else None
+    return [fields_of(segment) for segment in record.segments] if record.status == OK else None
 
 
 def _encode(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:

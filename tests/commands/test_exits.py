@@ -306,7 +306,7 @@ def command():
     out = io.BytesIO()
     with table.concat.joining_windows(out, []) as add:
         add(data)
-    assert table.concat.read_held(out) == []
+    assert table.concat.read_window_list(out) == b"[]"
     images = io.BytesIO()
     with table.images.writing_features(images, {"image": {"_type": "Image"}}, 1) as write:
         write({"image": {"bytes": b"x", "path": "x.jpg"}})

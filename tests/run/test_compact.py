@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.exports.export import export
 from pipeline.messages import ShardTask
 from pipeline.run.compact import compact
-from pipeline.run.compacted import Places, read_compacted
+from pipeline.run.compacted import CompactedIndex, read_compacted
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import Store
@@ -108,10 +108,10 @@ def test_windows_that_follow_each_other_are_one_read(ledger):
     compact(ledger)
     windows = list(ledger.windows())
 
-    places = Places(read_compacted(ledger.store))
+    places = CompactedIndex(read_compacted(ledger.store))
 
-    assert [(part.first, part.rows) for part in places.stretches(windows)] == [(0, 30)]
-    assert [(p.first, p.rows) for p in places.stretches([windows[0], windows[1], windows[8]])] == [(0, 8), (28, 2)]
+    assert [(part.first, part.rows) for part in places.ranges(windows)] == [(0, 30)]
+    assert [(p.first, p.rows) for p in places.ranges([windows[0], windows[1], windows[8]])] == [(0, 8), (28, 2)]
 
 
 def test_the_same_again_has_nothing_to_do(ledger):
