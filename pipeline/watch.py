@@ -1,18 +1,18 @@
-"""Whether anything moves: a driver that waits in silence is stopped with a reason."""
+"""A watchdog: a driver that waits without any progress is stopped with a reason."""
 
 from collections.abc import Callable
 from time import monotonic
 
 from pipeline.errors import Stopped
 
-LEAST_S = 2.0  # that it makes sense to wait: workers answer once a second
-SILENCE_S = 120.0  # in which nothing moves, where nobody says otherwise
+LEAST_S = 2.0  # the shortest sensible setting: workers answer once a second
+SILENCE_S = 120.0  # without progress, by default
 
 
 class Watch:
-    """Counts the time in its `with`, where answers are waited for, since the last one, or the last step of a start.
+    """Counts the time spent in its `with` blocks, which wait for answers, since the last progress.
 
-    silence_s: how long none may come.
+    silence_s: seconds of it after which `check` raises.
     """
 
     def __init__(self, silence_s: float, clock: Callable[[], float] = monotonic) -> None:
@@ -28,11 +28,11 @@ class Watch:
         self._silent_s += self._clock() - self._entered
 
     def moved(self, what: str) -> None:
-        """Something did."""
+        """Note progress: the count begins again. what: completes "the last that came was ..."."""
         self._silent_s, self._entered, self._last = 0.0, self._clock(), what
 
     def check(self, awaited: str) -> None:
-        """Raises Stopped where nothing has moved for too long. awaited: what should have come."""
+        """Raises Stopped where there was no progress for too long. awaited: what should have come."""
         silent_s = self._silent_s + self._clock() - self._entered
         if silent_s > self.silence_s:
             raise Stopped(

@@ -1,6 +1,6 @@
-"""The part of the engine that knows Ray: a cluster to run on, workers as actors, and the pool they make.
+"""The part of the engine that knows Ray: a cluster, workers as actors, and the pool of them.
 
-Ray itself is only in the processes of `host`, `label` and `task`, never in the driver's.
+Only the processes of `ray_process`, `actor` and `task` import Ray, never the driver's.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A worker as a Ray actor, one a GPU (or a CPU share where there are none)."""
+"""A worker as a Ray actor: one for each GPU, or for a share of the CPUs where there are none."""
 
 import os
 import pickle
@@ -16,11 +16,11 @@ from pipeline.searchpath import settle
 from pipeline.storage import retry
 from pipeline.worker.host import Report, WorkerHost
 
-NOTICE_S = 25.0  # that a worker takes itself to have after a SIGTERM: the shortest notice of a spot machine is 30
+NOTICE_S = 25.0  # for a worker to leave after a SIGTERM: the shortest notice of a spot machine is 30
 
 
 class LabelActor:
-    """One process that labels: a worker's host that Ray can reach."""
+    """A worker's host in a process of Ray."""
 
     def __init__(self, worker: bytes) -> None:
         """worker: its settings and what builds it, by pickle."""

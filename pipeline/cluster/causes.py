@@ -1,5 +1,7 @@
-"""Why something on Ray failed, in one line. Ray's texts begin with what is true of every failure, hold whole tracebacks
-and lists of processes, and have the reason at their end, or before advice that fits any.
+"""The cause of a failure on Ray, in one line.
+
+Ray's messages begin with what is true of every failure, contain whole tracebacks and lists of processes, and have the
+cause at their end, or before general advice.
 """
 
 import re
@@ -17,29 +19,29 @@ _OURS = re.compile(r"No module named '(diffseg|pipeline|jobs)\b")
 
 
 def cause(error: BaseException) -> str:
-    """The last cause that an error of Ray tells of."""
+    """The innermost cause in an error of Ray."""
     text = str(error)
-    return raised(text) or _short(f"{type(error).__name__}: {_told(_lines(text))}")
+    return raised(text) or _short(f"{type(error).__name__}: {_specific(_lines(text))}")
 
 
 def last_words(text: str) -> str:
-    """Why a process ended, by what it wrote; empty where it wrote nothing."""
+    """Why a process ended, from its output; empty where it wrote nothing."""
     return raised(text) or _short((_lines(text) or [""])[-1])
 
 
 def raised(text: str) -> str:
-    """The exception that the last traceback in a text ends with, as far as one line goes; empty where there is none."""
+    """The first line of the exception that the last traceback in a text ends with; empty where there is none."""
     lines = _lines(text)
     frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
     after = lines[frames[-1] + 1 :] if frames else []
-    said = next((line for line in after if not line[0].isspace()), "")
-    if _OURS.search(said):
-        said += ": this project is not installed there, or something else has its name"
-    return _short(said)
+    exception = next((line for line in after if not line[0].isspace()), "")
+    if _OURS.search(exception):
+        exception += ": this project is not installed there, or something else has its name"
+    return _short(exception)
 
 
-def _told(lines: list[str]) -> str:
-    """What is not in a traceback: how a process ended, or the one line that differs from failure to failure."""
+def _specific(lines: list[str]) -> str:
+    """The cause in a message without a traceback: how a process ended, or the one line that is specific."""
     for line in lines:
         if detail := _DETAIL.match(line):
             return detail[1] + ("(killed, crashed, or out of memory)" if detail[2] else "")

@@ -1,8 +1,8 @@
-"""A Ray to run on, seen from the driver, in which there is none: every wait on Ray is a `Cluster.call`, and has an end.
+"""A Ray cluster, seen from the driver, whose process imports no Ray: `Cluster.call` is the only wait for Ray, and ends.
 
-Ray lives in a process of its own (`host`), in a session with all that a private Ray starts. Ray ends the process it is
-in 60 s after it lost its GCS, with an exit code of its own, and hangs in it without a word where its raylet is gone: so
-it is watched from outside, where neither can happen. What is lost is a `RayLost`; a private Ray is then started afresh.
+Ray runs in a process of its own (`ray_process`), in one session with all processes that a private Ray starts. Ray ends
+its own process 60 s after its GCS is lost, and hangs without a message where its raylet is gone. Neither can happen to
+the driver, which watches from outside: a lost Ray is a `RayLost`, and a private one is then started again.
 """
 
 import errno
@@ -36,28 +36,28 @@ from pipeline.worker.host import Report
 T = TypeVar("T")
 R = TypeVar("R")
 CALL_S = 45.0  # for an answer: less than the 60 after which a lost GCS ends the process that waits for it
-ANSWER_S = 10.0  # in which a Ray must take a connection
-LOOK_S = 2.0  # between two looks at whether Ray's processes listen
-LAST_S = 0.5  # in which a private raylet that ends its workers has ended as well
-END_S = 10.0  # for an end in good order, before it is made one
+CONNECT_S = 10.0  # in which a Ray must accept a connection
+CHECK_S = 2.0  # between two checks that Ray's processes listen
+RAYLET_END_S = 0.5  # in which a private raylet that ends its workers has ended as well
+END_S = 10.0  # for processes to end by themselves, before they are killed
 RESTARTS = 3  # of a private Ray
-GCS_S = 30  # after which what is left of a private Ray gives up: nobody will start its GCS again
+GCS_S = 30  # after which processes of a private Ray end whose GCS is lost: nothing will start it again
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
 logger = logging.getLogger(__name__)
 
 
 class Cluster:
-    """A Ray to run on: one that is there (address or RAY_ADDRESS), else a private one for the time of the `with`.
+    """A Ray cluster: the one at address or RAY_ADDRESS, else a private Ray, started for the time of the `with`.
 
-    note: told in a sentence when a private Ray is started again. silence_s: after which those who wait for workers here
-    stop. host: the program of the process that Ray is in.
-    Raises ConfigError where there is no Ray at the address, RayLost.
+    note: called with a sentence when a private Ray is started again. silence_s: seconds without progress after which a
+    map stops. host: the program of the process that Ray runs in.
+    Raises ConfigError where no Ray is at the address or none can start here, RayLost.
     """
 
     def __init__(
         self,
         address: str | None = None,
-        note: Callable[[str], None] = lambda said: None,
+        note: Callable[[str], None] = lambda message: None,
         silence_s: float = SILENCE_S,
         host: str = "from pipeline.cluster.ray_process import main; main()",
     ) -> None:
@@ -68,13 +68,13 @@ class Cluster:
         self._number = 0  # of the last call
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Line
-        self._said: IO[bytes]  # what the process of Ray writes, which nobody sees
+        self._output: IO[bytes]  # standard output and error of Ray's process; the end of it tells why it ended
         self._folder = ""
         self._starts: Starts | None = None
-        self._began, self._seen = Began(), ClusterState()
-        self._next_look = 0.0
-        self._dead = ""  # why nothing more is asked of it
-        self._alone_since: float | None = None  # when the GCS of a cluster was first found not to listen
+        self._began, self._state = Began(), ClusterState()
+        self._next_check = 0.0
+        self._lost_reason = ""  # why no call is made any more
+        self._gcs_silent_since: float | None = None  # when the GCS was first found not to listen
 
     def __enter__(self) -> "Cluster":
         try:
@@ -96,38 +96,38 @@ class Cluster:
 
     @property
     def is_private(self) -> bool:
-        """Whether it was started for this `with`: nothing will join it."""
+        """Whether it was started for this `with`, so that no other node or driver joins it."""
         return self._address is None
 
     @property
     def session(self) -> int:
-        """The number that all processes started for this `with` share."""
+        """Id of the session of all processes that were started for this `with`."""
         return self._process.pid if self._process else 0
 
     @property
     def folder(self) -> str:
-        """Where a private Ray has its files; empty for another."""
+        """Path of a private Ray's files; empty for a cluster."""
         return self._folder
 
     @property
     def gcs(self) -> str:
-        """Where drivers would join it, as host:port."""
+        """Address at which drivers join, as host:port."""
         return self._began.gcs
 
     @property
     def gpus(self) -> int:
-        """GPUs of the cluster when it was last looked at."""
-        return self._seen.gpus
+        """GPUs of the cluster at the last `look`."""
+        return self._state.gpus
 
     @property
     def cpus(self) -> int:
-        """CPUs of the cluster when it was last looked at."""
-        return self._seen.cpus
+        """CPUs of the cluster at the last `look`."""
+        return self._state.cpus
 
     def look(self) -> ClusterState:
-        """ClusterState at the cluster's nodes. Raises RayLost."""
-        self._seen = self.call("look")
-        return self._seen
+        """The state of the cluster now. Raises RayLost."""
+        self._state = self.call("look")
+        return self._state
 
     def exchange(self, orders: Orders, spec: ActorSpec | None) -> dict[str, Report | WorkerEnd]:
         """See Host.exchange. Raises RayLost."""
@@ -142,23 +142,23 @@ class Cluster:
             self.call("show", figures, {kind.value: count for kind, count in failures.items()}, current().labels)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
-        """function(item) for every item, in order, on the CPUs of the cluster; at most in_flight items are out at once.
+        """function(item) for every item, in order, on the CPUs of the cluster.
 
-        function, items and results travel by pickle; what is defined in a function or a test travels whole. An item
-        whose process died is tried again; what function raises is raised here. in_flight: twice the CPUs by default.
-        One map at a time.
+        function, items and results travel by pickle, functions of no module by value. An item whose process died is
+        tried again; what function raises is raised here. in_flight: the most items that are computed or wait at once,
+        by default twice the CPUs. One map at a time.
         Raises WorkerLost where processes keep dying, Stopped where nothing moves, RayLost.
         """
         return map_on_cluster(self, function, items, in_flight or 2 * self.cpus)
 
     def call(self, name: str, *arguments: Any, within: float = CALL_S) -> Any:
-        """What a method of `Host` answers: the one place where a driver waits for Ray.
+        """Call a method of `Host` in Ray's process. Drivers wait for Ray here alone.
 
-        Raises RayLost where a process of Ray is gone or fails, or where neither an answer nor a step towards one comes
-        within so many seconds.
+        within: seconds, for an answer or a step towards one. Raises RayLost where none comes, or where a process of Ray
+        is gone or fails.
         """
-        if self._dead:
-            raise RayLost(self._dead)
+        if self._lost_reason:
+            raise RayLost(self._lost_reason)
         try:
             answer = self._answer(name, arguments, within)
         except TimeoutError:
@@ -175,7 +175,7 @@ class Cluster:
         due = monotonic() + within
         while True:
             try:
-                number, answer = self._line.receive(LOOK_S)
+                number, answer = self._line.receive(CHECK_S)
             except TimeoutError:
                 self.check()
                 if monotonic() > due:
@@ -183,59 +183,68 @@ class Cluster:
                 continue
             if isinstance(answer, Step):
                 due = monotonic() + within
-            elif number == self._number:  # else: of a call that was interrupted
+            elif number == self._number:  # else it answers a call that was interrupted
                 break
-        if answer == {} and monotonic() > self._next_look:  # nobody has a word to say; Ray notes each look in its logs
+        if (
+            answer == {} and monotonic() > self._next_check
+        ):  # no worker answered; not more often, since Ray logs each check
             self.check()
         return answer
 
     def check(self) -> None:
-        """Raises RayLost where one of Ray's processes that everything rests on is gone, ConfigError where a private Ray
-        does not come to an end of its start because no worker can.
+        """Check Ray's processes.
+
+        Raises RayLost where the raylet or the GCS is gone, ConfigError where a private Ray does not finish its start
+        because no process of a worker can start.
         """
-        self._next_look = monotonic() + LOOK_S
+        self._next_check = monotonic() + CHECK_S
         if self._starts and not self._began.raylet and (failure := self._starts.failure()):
             raise ConfigError(f"no worker can start: {failure}")
-        if gone := self._gone(CALL_S):  # whoever keeps a cluster may bring its GCS back
+        if gone := self._gone(CALL_S):  # the GCS of a cluster may come back
             raise self._lost(gone)
 
     def check_soon(self) -> None:
-        """The same where processes of workers have died: with Ray all of them do, and some a moment before it."""
+        """Check Ray's processes after workers have died: those of a private Ray may die a moment before its raylet.
+
+        Raises RayLost, ConfigError, see `check`.
+        """
         self.check()
         if self.is_private:
-            sleep(LAST_S)
+            sleep(RAYLET_END_S)
             self.check()
 
     def _lost(self, how: str) -> RayLost:
-        self._dead = f"{self}: {self._gone(0.0) or how}"
-        return RayLost(self._dead)
+        self._lost_reason = f"{self}: {self._gone(0.0) or how}"
+        return RayLost(self._lost_reason)
 
     def _gone(self, patience: float) -> str:
         if self._folder and not self._began.raylet:
             return self._died_early()
-        if self._began.raylet and not _listens(self._began.raylet):
+        if self._began.raylet and not _is_listening(self._began.raylet):
             return "its raylet is gone"
-        if not self._began.gcs or _listens(self._began.gcs):
-            self._alone_since = None
+        if not self._began.gcs or _is_listening(self._began.gcs):
+            self._gcs_silent_since = None
             return ""
-        self._alone_since = self._alone_since or monotonic()
-        return "its GCS is gone" if self.is_private or monotonic() >= self._alone_since + patience else ""
+        self._gcs_silent_since = self._gcs_silent_since or monotonic()
+        return "its GCS is gone" if self.is_private or monotonic() >= self._gcs_silent_since + patience else ""
 
     def _died_early(self) -> str:
-        """What of a Ray that is being started has ended already, for which Ray waits half a minute."""
+        """Which process of a Ray that is starting has ended already: Ray itself waits half a minute for it."""
         known = {"raylet": "raylet", "gcs_server": "GCS"}
         died = [known[name] for name in session.died(self.session) if name in known]
         return f"its {died[0]} has ended while it was starting" if died else ""
 
     def _ended(self) -> PipelineError:
-        self._said.seek(0)
-        text = self._said.read().decode(errors="replace")
+        self._output.seek(0)
+        text = self._output.read().decode(errors="replace")
         if not self._began.raylet and (why := raised(text)):
-            return ConfigError(f"Ray cannot start here: {why}")  # as it would again: Python itself has ended it
+            return ConfigError(
+                f"Ray cannot start here: {why}"
+            )  # another start would fail too: Python itself has ended it
         return self._lost(f"its process here has ended; the last it said: {last_words(text) or 'nothing'}")
 
     def restart(self, lost: RayLost) -> None:
-        """Start a private Ray afresh, with nothing of what ran in it. Raises RayLost where that cannot be."""
+        """Start a private Ray again, without what ran in it. Raises RayLost for a cluster, or after RESTARTS times."""
         while self.is_private and self._restarts < RESTARTS:
             self._restarts += 1
             logger.warning("%s; it is started again (%d of %d)", lost, self._restarts, RESTARTS)
@@ -248,25 +257,25 @@ class Cluster:
 
     def _begin(self) -> None:
         self._end()
-        self._dead = ""
+        self._lost_reason = ""
         if self._address:
-            _knock(self._address)
+            _check_reachable(self._address)
         else:
             self._folder = private.make_folder()
         ours, theirs = socket.socketpair()
         self._line = Line(ours)
-        self._said = tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes it
+        self._output = tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes it
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", self._host, str(theirs.fileno()), self._folder],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
                 start_new_session=True, **self._surroundings(),
             )  # fmt: skip
         self._starts = None if self._address else Starts(self._folder, self._process.pid)
-        step_s = min(self.silence_s, SILENCE_S)  # who waits long for machines waits for this one no longer
+        step_s = min(self.silence_s, SILENCE_S)  # a long --stall is for machines that come later, not for this one
         began: Began = self.call("begin", self._address, self._folder, within=step_s)
         if began.refused and self._address:
-            _knock(self._address)
+            _check_reachable(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
         if began.refused and began.permanent:
             remedy = "free memory or disk, or do without Ray (label --workers 0)"
@@ -277,8 +286,10 @@ class Cluster:
         self.look()
 
     def _surroundings(self) -> dict[str, Any]:
-        """What the process of Ray is begun with. Workers look for modules in the folder that it is begun in before all
-        others: a private one has none, that of our packages has ours on the nodes of a cluster too.
+        """Working folder and environment of Ray's process.
+
+        Workers look for modules in that folder first. A private Ray's folder has none; the folder of our packages makes
+        the nodes of a cluster find them.
         """
         if self._address:
             return {"cwd": ROOT, "env": os.environ | child_environment()}
@@ -287,44 +298,44 @@ class Cluster:
         return {"cwd": self._folder, "umask": 0o077, "env": given}
 
     def _end(self, within: float = 0.0) -> None:
-        """Leave none of its processes and files behind. within: seconds for a cluster to be told."""
+        """End all processes and delete all files of this `with`. within: seconds to leave a cluster in order."""
         self._began = Began()
         if self._process:
             self._line.close()
-            if within and self._address and not self._dead:
+            if within and self._address and not self._lost_reason:
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(within)
-            if self._process.returncode is None:  # else its number may be another's by now
+            if self._process.returncode is None:  # else another process may have its id by now
                 session.end(self._process.pid, END_S)
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(END_S)
             self._process = None
-            self._said.close()
+            self._output.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = ""
 
 
-def _knock(address: str) -> None:
-    """Raises ConfigError where nobody listens at host:port, which Ray itself finds out after minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises ConfigError where nothing listens at host:port, which Ray itself takes minutes to find out."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdecimal():
         try:
-            socket.create_connection((host, int(port)), ANSWER_S).close()
+            socket.create_connection((host, int(port)), CONNECT_S).close()
         except OSError as error:
             raise ConfigError(f"no Ray at {address}: {error}") from error
 
 
-def _listens(place: str) -> bool:
-    """Whether somebody takes connections at a socket's path, or at host:port; True where that cannot be told."""
+def _is_listening(place: str) -> bool:
+    """Whether a process accepts connections at a socket's path, or at host:port; True where that cannot be known."""
     try:
         if place.startswith("/"):
             with socket.socket(socket.AF_UNIX) as end:
-                end.settimeout(LOOK_S)
+                end.settimeout(CHECK_S)
                 end.connect(place)
         else:
             host, _, port = place.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), LOOK_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), CHECK_S).close()
     except OSError as error:
         return not isinstance(error, (ConnectionRefusedError, FileNotFoundError)) and error.errno not in _UNREACHABLE
     return True
@@ -332,7 +343,7 @@ def _listens(place: str) -> bool:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Deaf to Ctrl-C and SIGTERM while the block runs: a second one would leave processes of a Ray behind."""
+    """Ignore Ctrl-C and SIGTERM in the block: a second one would leave processes of a private Ray behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

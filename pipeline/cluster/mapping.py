@@ -1,4 +1,4 @@
-"""One function over many items, on the CPUs of a cluster."""
+"""A parallel map on the CPUs of a cluster."""
 
 import logging
 import pickle
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 def map_on_cluster(cluster: "Cluster", function: Callable[[T], R], items: Iterable[T], room: int) -> Iterator[R]:
-    """function(item) for every item, in order; at most `room` items are out at once. See `Cluster.map`."""
+    """function(item) for every item, in order. room: items that may be pending at once. See `Cluster.map`."""
     work = _Work(cluster, function)
     try:
         for item in items:
             if len(work) >= room:
                 yield work.first()
-            work.hand_over(item)
+            work.add(item)
         while len(work):
             yield work.first()
     finally:
@@ -37,34 +37,34 @@ def map_on_cluster(cluster: "Cluster", function: Callable[[T], R], items: Iterab
 
 
 class _Work:
-    """The items that were handed over and are not yet given back."""
+    """The items whose results were not returned yet."""
 
     def __init__(self, cluster: "Cluster", function: Callable[[Any], Any]) -> None:
         self._cluster, self._watch = cluster, Watch(cluster.silence_s)
         self._function: bytes = cloudpickle.dumps(function)
-        self._turn, self._next = 0, 0  # numbers of the first item that is not given back, and of the next one
-        self._out: dict[int, bytes] = {}  # without a result: a fresh Ray is given them again
-        self._fresh: dict[int, bytes] = {}  # of these, those it has not been given yet
-        self._came: dict[int, bytes] = {}
+        self._first, self._next = 0, 0  # numbers of the item whose result is returned next, and of the next item
+        self._pending: dict[int, bytes] = {}  # items without a result: a Ray that is started again gets them again
+        self._unsent: dict[int, bytes] = {}  # of these, items that Ray has not got yet
+        self._results: dict[int, bytes] = {}
         self._deaths: Counter[int] = Counter()
-        self._knows = False  # the function
+        self._has_function = False
 
     def __len__(self) -> int:
-        return self._next - self._turn
+        return self._next - self._first
 
-    def hand_over(self, item: Any) -> None:
-        """One more."""
-        self._out[self._next] = self._fresh[self._next] = cloudpickle.dumps(item)
+    def add(self, item: Any) -> None:
+        """Add an item."""
+        self._pending[self._next] = self._unsent[self._next] = cloudpickle.dumps(item)
         self._next += 1
         self._round(0.0)
 
     def first(self) -> Any:
-        """The result whose turn it is, once it is there."""
-        while self._turn not in self._came:
+        """Wait for the next result in order, and return it."""
+        while self._first not in self._results:
             self._round(EXCHANGE_S)
-        good, result = pickle.loads(self._came.pop(self._turn))
-        self._turn += 1
-        if not good:
+        succeeded, result = pickle.loads(self._results.pop(self._first))
+        self._first += 1
+        if not succeeded:
             raise result
         return result
 
@@ -74,34 +74,34 @@ class _Work:
 
     def _exchange(self, wait_s: float) -> None:
         try:
-            if not self._knows:
+            if not self._has_function:
                 self._cluster.call("function", self._function)
-            found = self._cluster.call("results", self._fresh, wait_s)
-            if any(isinstance(said, str) for said in found.values()):
+            answers = self._cluster.call("results", self._unsent, wait_s)
+            if any(isinstance(answer, str) for answer in answers.values()):
                 self._cluster.check_soon()
         except RayLost as lost:
             self._cluster.restart(lost)
-            self._knows, self._fresh = False, dict(self._out)
+            self._has_function, self._unsent = False, dict(self._pending)
             return
-        self._knows, self._fresh = True, {}
-        for number, said in found.items():
+        self._has_function, self._unsent = True, {}
+        for number, answer in answers.items():
             self._watch.moved(f"item {number}")
-            if isinstance(said, bytes):
-                self._came[number] = said
-                del self._out[number]
-            elif said is not None:
-                self._died(number, said)
-        self._watch.check(f"{len(self._out)} items are out, and no process is at work on any")
+            if isinstance(answer, bytes):
+                self._results[number] = answer
+                del self._pending[number]
+            elif answer is not None:
+                self._died(number, answer)
+        self._watch.check(f"{len(self._pending)} items are out, and no process is at work on any")
 
     def _died(self, number: int, reason: str) -> None:
         logger.warning("the process of item %d ended: %s", number, reason)
         self._deaths[number] += 1
         if self._deaths[number] > TASK_RETRIES:
             raise WorkerLost(reason)
-        self._fresh[number] = self._out[number]
+        self._unsent[number] = self._pending[number]
 
     def cancel(self) -> None:
-        """Nobody wants the rest."""
-        if self._out:
+        """End the computation of all pending items."""
+        if self._pending:
             with suppress(RayLost):
                 self._cluster.call("cancel")

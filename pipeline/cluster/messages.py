@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-EXCHANGE_S = 1.0  # an actor answers at least this often: one small call a second and worker
+EXCHANGE_S = 1.0  # in which an actor answers: one small call a second for each worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pipeline.watch import SILENCE_S
 def parallel_mapping(
     processes: int = 0,
     ray_address: str | None = None,
-    note: Callable[[str], None] = lambda said: None,
+    note: Callable[[str], None] = lambda message: None,
     silence_s: float | None = None,
 ) -> Iterator[ParallelMap]:
     """A map that runs on a Ray cluster, else in so many processes beside this one, else in this process.

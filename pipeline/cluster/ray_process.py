@@ -1,7 +1,7 @@
-"""The process that Ray is in: it does what the driver's `Cluster` asks over a line, and nothing of its own accord.
+"""The process that Ray runs in: it answers the calls of the driver's `Cluster` over a line, and does nothing else.
 
-Ray may end this process (60 s after it lost its GCS), hang in it or bring it down. None of this reaches the driver: it
-waits for each answer for so long and no longer.
+Ray may end this process (60 s after its GCS is lost), hang in it or crash it. The driver survives that: it waits for
+each answer for a limited time.
 """
 
 import math
@@ -30,24 +30,24 @@ from pipeline.cluster.task import BEAT, run
 from pipeline.messages import EndKind, Orders, WorkerEnd
 from pipeline.worker.host import Report
 
-SEND_S = 600.0  # a driver that is stopped by a debugger takes its answers later
-END_S = 10.0  # for an end in good order
+SEND_S = 600.0  # a driver that is stopped in a debugger takes its answers later
+END_S = 10.0  # for processes to end by themselves
 
 
 class Host:
-    """What can be asked of Ray."""
+    """The calls that a driver can make."""
 
     def __init__(self, line: Line, folder: str) -> None:
         self._line = line
         self._actor = ray.remote(LabelActor)
         self._workers: dict[str, Any] = {}
-        self._asked: dict[Any, str] = {}  # by the answer that is awaited
-        self._out: dict[Any, int] = {}  # items of a map, by the stream of their answers
+        self._asked: dict[Any, str] = {}  # names of workers by the answer that they owe
+        self._out: dict[Any, int] = {}  # numbers of a map's items by the stream of their answers
         self._gauges: RunGauges | None = None
         self._starts = Starts(folder, os.getpid())
 
     def serve(self) -> None:
-        """Answer until the driver is gone."""
+        """Answer calls until the driver is gone."""
         self._tell(0, Step("Ray is imported"))
         while True:
             try:
@@ -66,7 +66,7 @@ class Host:
             return Failed(cause(error))
 
     def begin(self, address: str | None, folder: str) -> Began:
-        """Join a Ray, or start one in a folder that lives as long as this process."""
+        """Join the Ray at an address, or start a private one in a folder."""
         quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
         inner = f"{folder}/{private.RAYS}"
         try:
@@ -82,7 +82,7 @@ class Host:
         return Began(*ray_private.own_node())
 
     def look(self) -> ClusterState:
-        """The cluster now."""
+        """The state of the cluster now."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         due = ray_private.draining_nodes()
         there = ray.cluster_resources()
@@ -134,13 +134,13 @@ class Host:
         self._asked.clear()
 
     def function(self, made: bytes) -> None:
-        """What the items that follow are given to, by pickle: it travels once, whatever its size."""
+        """Take the function of a map, by pickle. It travels once for all items."""
         self._function = ray.put(made)
 
     def results(self, items: Mapping[int, bytes], wait_s: float) -> dict[int, bytes | str | None]:
-        """Take more items, by pickle, each of them to be computed on any CPU of the cluster; what has come meanwhile.
+        """Take more items of a map, by pickle and by number. Returns what has come within wait_s seconds, by number.
 
-        By an item's number: what `task.run` makes of it, None while it is at work, why its process is no more.
+        bytes: the last value of `task.run`; None: a sign of life; str: why the item's process ended.
         """
         task = ray.remote(run).options(num_cpus=1, max_retries=0, num_returns="streaming")
         for number, item in items.items():
@@ -161,7 +161,7 @@ class Host:
         return {number: result for number, (_, result) in found.items()}
 
     def cancel(self) -> None:
-        """End what is still out of a map."""
+        """End the computation of a map's items."""
         for stream in self._out:
             ray.cancel(stream, force=True)
         self._out.clear()
@@ -182,19 +182,19 @@ def _report(answer: Any) -> Report | WorkerEnd:
 
 def _next(stream: Any) -> bytes | str | None:
     try:
-        said: bytes = ray.get(next(stream))
+        value: bytes = ray.get(next(stream))
     except RayError as error:
         return cause(error)
-    return None if said == BEAT else said
+    return None if value == BEAT else value
 
 
 def main(kind: type[Host] = Host) -> None:
-    """Serve the line whose end was handed over; leave no process and no folder when the driver is gone.
+    """Serve a driver. When it is gone, end all processes of a private Ray and delete its folder.
 
-    Arguments: the end's number; the folder of a Ray that is to live as long as this process, empty where it joins one.
+    Arguments of the process: the file descriptor of the line; the folder of a private Ray, empty to join a cluster.
     """
     descriptor, folder = int(sys.argv[1]), sys.argv[2]
-    os.set_inheritable(descriptor, False)  # by Ray's processes, which would keep the line open
+    os.set_inheritable(descriptor, False)  # Ray's processes would keep the line open
     threading.Thread(target=_guard, args=(descriptor, folder), daemon=True).start()
     kind(Line(socket.socket(fileno=descriptor)), folder).serve()
     if not folder:
@@ -203,9 +203,9 @@ def main(kind: type[Host] = Host) -> None:
 
 
 def _guard(descriptor: int, folder: str) -> None:
-    """The driver may be killed while Ray hangs here."""
+    """End this process when the driver is gone, also where Ray hangs in it."""
     gone = select.poll()
-    gone.register(descriptor, 0)  # wakes at hang-ups alone
+    gone.register(descriptor, 0)  # wakes only when the driver is gone
     gone.poll()
     sleep(END_S)
     _leave(folder)

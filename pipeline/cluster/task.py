@@ -1,4 +1,4 @@
-"""An item of a map on Ray: the function's thread, and a word every few seconds that its process lives."""
+"""One item of a parallel map on Ray: the function in a thread, and a sign of life every second."""
 
 import pickle
 import threading
@@ -10,23 +10,23 @@ from pipeline.logs.traces import traceback_of
 from pipeline.searchpath import settle
 
 BEAT = b""
-BEAT_S = 1.0  # between two words
+BEAT_S = 1.0  # between two signs of life
 
 
 def run(function: bytes, item: bytes) -> Iterator[bytes]:
-    """BEAT while it is at work, then, by pickle, (True, function(item)) or (False, what it raised)."""
+    """Yield BEAT while function(item) runs, then, by pickle, (True, its result) or (False, what it raised)."""
     settle()
-    came: list[bytes] = []
+    results: list[bytes] = []
     done = threading.Event()
 
     def work() -> None:
-        came.append(_result(function, item))
+        results.append(_result(function, item))
         done.set()
 
     threading.Thread(target=work, daemon=True, name="item").start()
     while not done.wait(BEAT_S):
         yield BEAT
-    yield came[0]
+    yield results[0]
 
 
 def _result(function: bytes, item: bytes) -> bytes:
@@ -40,8 +40,8 @@ def _result(function: bytes, item: bytes) -> bytes:
 
 def _raised(error: BaseException) -> bytes:
     try:
-        said: bytes = cloudpickle.dumps((False, error))
-        pickle.loads(said)
-    except Exception:  # noqa: BLE001 - errors of a library's own may not travel; what they say does
+        raised: bytes = cloudpickle.dumps((False, error))
+        pickle.loads(raised)
+    except Exception:  # noqa: BLE001 - an error of a library may not unpickle; its message does
         return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
-    return said
+    return raised

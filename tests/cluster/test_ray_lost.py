@@ -34,7 +34,7 @@ FAKE = "from tests.support.processes.fake_host import main"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster, "LOOK_S", 0.1)
+    monkeypatch.setattr(cluster, "CHECK_S", 0.1)
 
 
 @pytest.fixture

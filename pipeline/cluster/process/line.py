@@ -18,10 +18,10 @@ class Line:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._held = bytearray()  # received and not yet a whole message: a wait that ran out loses nothing
+        self._held = bytearray()  # received, not yet a whole message: a timeout loses nothing
 
     def send(self, message: Any, within: float | None) -> None:
-        """Raises TimeoutError where the other end has not taken it after so many seconds; then hang up."""
+        """Send a message. within: seconds, None without a limit. Raises TimeoutError; the line is then of no use."""
         data = pickle.dumps(message, protocol=5)
         self._end.settimeout(within)
         try:
@@ -32,7 +32,7 @@ class Line:
             raise EOFError from error
 
     def receive(self, within: float | None) -> Any:
-        """The next message. within: seconds, None for ever. Raises TimeoutError; the same call may be made again."""
+        """Wait for the next message. within: seconds, None without a limit. Raises TimeoutError; it can be repeated."""
         due = None if within is None else monotonic() + within
         while (message := self._whole()) is None:
             self._end.settimeout(None if due is None else max(1e-3, due - monotonic()))
@@ -58,5 +58,5 @@ class Line:
         return message
 
     def close(self) -> None:
-        """The other end is told by the end of the line."""
+        """Close the line: the other end gets EOFError."""
         self._end.close()

@@ -25,9 +25,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")  # Ray joins paths to command lines an
 
 
 def make_folder() -> str:
-    """A folder for a private Ray, where temporary files go or, where Ray cannot use that place, somewhere else.
+    """Make a folder for a private Ray: among temporary files or, where Ray cannot use that place, somewhere else.
 
-    Raises ConfigError where there is no such place.
+    Raises ConfigError where Ray can use no place.
     """
     asked = os.environ.get("TMPDIR", "")
     places = (_temporary(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
@@ -36,7 +36,7 @@ def make_folder() -> str:
             if shutil.disk_usage(place).free >= FREE:
                 return tempfile.mkdtemp(prefix="diffseg-", dir=place)
         except OSError:
-            continue  # it is not there, or not for us
+            continue  # it does not exist, or this user may not write to it
     raise ConfigError(
         f"Ray finds no place for its files (TMPDIR={asked}): set TMPDIR to a folder with {FREE // 1_000_000} MB free "
         f"whose path has at most {MOST} plain characters, or do without Ray (label --workers 0)"
@@ -45,7 +45,7 @@ def make_folder() -> str:
 
 @contextmanager
 def passing_folder() -> Iterator[str]:
-    """The same for the time of a block."""
+    """A folder for a private Ray, deleted after the block. Raises ConfigError, see `make_folder`."""
     folder = make_folder()
     try:
         yield folder
@@ -54,10 +54,10 @@ def passing_folder() -> Iterator[str]:
 
 
 def environment() -> dict[str, str]:
-    """Variables that a private Ray is started with."""
+    """Environment variables that a private Ray is started with."""
     return {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever the system is: all of its processes listen on loopback
-        "RAY_AUTH_MODE": "token",  # other users of this machine reach loopback too
+        "RAY_AUTH_MODE": "token",  # other users of this machine can connect to loopback
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
 

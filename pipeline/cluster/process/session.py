@@ -1,7 +1,7 @@
-"""The processes of a session: all that a process started, and what those started, however many of them have died since.
+"""The processes of a session: those that a process started, and their descendants, whichever of them have died since.
 
-A process that is started in a session of its own gives it its number, and nobody else gets that number while any of
-them lives.
+A process that is started in a session of its own gives the session its id. No other process or session gets that id
+while a process of the session lives.
 """
 
 import os
@@ -14,18 +14,18 @@ _PROCESSES = Path("/proc")
 
 
 def members(session: int) -> list[int]:
-    """Ids of its processes that run. Empty where the system does not tell (it is no Linux)."""
+    """Process ids of a session's running processes. Empty on systems other than Linux."""
     return [pid for pid, (_, state, _) in _processes(session).items() if state != "Z"]
 
 
 def died(session: int) -> list[str]:
-    """Names of the programs that its first process has started itself, and of whose end it has not taken note."""
+    """Program names of children of a session's first process that have ended, and that it has not waited for yet."""
     found = _processes(session).values()
     return [name for name, state, parent in found if state == "Z" and parent == session]
 
 
 def _processes(session: int) -> dict[int, tuple[str, str, int]]:
-    """Name, state and parent of its processes."""
+    """Name, state and parent of a session's processes, by process id."""
     found = {}
     for place in _PROCESSES.glob("[0-9]*"):
         with suppress(OSError):  # it has ended just now
@@ -37,7 +37,7 @@ def _processes(session: int) -> dict[int, tuple[str, str, int]]:
 
 
 def end(session: int, within: float, spared: int = 0) -> None:
-    """Kill every process of a session, those included that are started meanwhile, but the spared one."""
+    """Kill every process of a session but the spared one, also those that start meanwhile. within: seconds."""
     due = monotonic() + within
     if not _PROCESSES.joinpath("self").exists():
         with suppress(OSError):
