@@ -70,7 +70,7 @@ def _report(runs: "list[FinishedRun]", json: bool) -> int:
     verdicts = [run.verdict for run in runs]
     lost = sum(each.lost_workers for each in rounds)
     wasted = [count for verdict in verdicts for count in verdict.wasted]
-    told = {
+    report = {
         "rounds": [
             {"run": each.run, "target": each.target, "lost_workers": each.lost_workers, "windows": each.windows,
              "recovered_s": round(each.recovered_s, 2)}
@@ -88,7 +88,7 @@ def _report(runs: "list[FinishedRun]", json: bool) -> int:
         "broken": broken,
     }  # fmt: skip
     if json:
-        console.say_json(told)
+        console.say_json(report)
         return 1 if broken else 0
     rows = [
         [str(place), str(each.run), each.target, str(each.lost_workers), str(each.windows), f"{each.recovered_s:.1f}"]
@@ -98,9 +98,10 @@ def _report(runs: "list[FinishedRun]", json: bool) -> int:
     for law in broken:
         console.say(f"BROKEN: {law}")
     console.say(
-        f"{told['rows']:,} rows of {told['samples']:,} samples in {len(runs)} runs: {told['lost']} lost, "
-        f"{told['twice']} twice; {told['windows_labelled_again']} of {told['windows']} windows labelled again for "
-        f"{lost} lost workers, {told['worst_worker']} at most for one"
+        f"{report['rows']:,} rows of {report['samples']:,} samples in {len(runs)} runs: "
+        f"{report['lost']} lost, {report['twice']} twice; "
+        f"{report['windows_labelled_again']} of {report['windows']} windows labelled again for "
+        f"{lost} lost workers, {report['worst_worker']} at most for one"
     )
     return 1 if broken else 0
 

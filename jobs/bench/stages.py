@@ -123,7 +123,7 @@ def device_seconds(measured: "Measured") -> float:
 
 def show(backend: "Backend", measured: "Measured") -> None:
     """A table for people."""
-    told = as_dict(backend, measured)
+    report = as_dict(backend, measured)
     rows = [
         [
             stage["name"],
@@ -132,22 +132,23 @@ def show(backend: "Backend", measured: "Measured") -> None:
             f"{stage['tflop_s']:.2f}" if stage["tflop_s"] else "",
             f"{stage['times_limit']:.1f} x" if stage["times_limit"] else "",
         ]
-        for stage in told["stages"]
+        for stage in report["stages"]
     ]
-    title = f"{told['model']}, {told['dtype']}, {told['image_size']} px, batch {told['batch_size']}, {told['device']}"
+    model, dtype, batch = report["model"], report["dtype"], report["batch_size"]
+    title = f"{model}, {dtype}, {report['image_size']} px, batch {batch}, {report['device']}"
     console.table(title, ["stage", "ms an image", "share", "TFLOP/s", "of the limit"], rows)
     limits = measured.limits
     console.say(
-        f"limits measured here: {limits.model_flop_s / 1e12:.2f} TFLOP/s in {told['dtype']}, "
+        f"limits measured here: {limits.model_flop_s / 1e12:.2f} TFLOP/s in {dtype}, "
         f"{limits.core_flop_s / 1e12:.2f} in the core, {limits.byte_s / 1e9:.1f} GB/s"
     )
     console.say(
-        f"pixels to label maps: {told['ms_per_image']:.1f} ms an image, {told['images_per_s']:.2f} images/s; "
+        f"pixels to label maps: {report['ms_per_image']:.1f} ms an image, {report['images_per_s']:.2f} images/s; "
         f"peak memory {console.size(measured.peak_bytes)}"
     )
     console.say(
-        f"a JPEG of 12 megapixels takes {told['decode_12_megapixels_ms']:.0f} ms of one core: "
-        f"{told['decode_12_megapixels_cores']:.2f} cores keep this device busy"
+        f"a JPEG of 12 megapixels takes {report['decode_12_megapixels_ms']:.0f} ms of one core: "
+        f"{report['decode_12_megapixels_cores']:.2f} cores keep this device busy"
     )
 
 

@@ -36,7 +36,7 @@ Driver = subprocess.Popen[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One kill. windows: committed when it came; recovered_s: until the next window was."""
+    """One kill. windows: committed before it; recovered_s: until the next window was."""
 
     run: int
     target: str
@@ -132,10 +132,10 @@ class ChaosMonkey:
         """Until more windows than these are committed, or the driver has ended."""
         self._await(lambda: _windows(job) > windows or driver.poll() is not None, f"window after {windows}", PATIENCE_S)
 
-    def _await(self, there: Callable[[], object], what: str, seconds: float) -> None:
+    def _await(self, done: Callable[[], object], what: str, seconds: float) -> None:
         """Raises TimeoutError, with what it waited for and the last words of private nodes."""
         until = monotonic() + seconds
-        while not there():
+        while not done():
             if monotonic() > until:
                 raise TimeoutError(f"no {what} in {seconds:.0f} s {self._nodes.last_words() if self._nodes else ''}")
             sleep(LOOK_S)

@@ -26,7 +26,7 @@ class KillHost(ray_process.Host):
         return ray.get_runtime_context().get_node_id(), alive
 
     def kill_on_node(self, node: str, pid: int | None) -> None:
-        """Kill a process on a node of somebody's cluster; None: what holds the node in the cluster."""
+        """Kill a process on a node of a user's cluster; None: the raylet, without which the node is lost."""
 
         def end(pid: int | None) -> None:
             os.kill(pid or os.getppid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a machine does at best, and a clock and a counter to hold steps against it."""
+"""The measured limits of a machine, and the clock and the counter with which steps are held against them."""
 
 import resource
 import time
@@ -20,7 +20,7 @@ Step = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine does at best, measured beside the stages: operations of a matrix product, bytes of a copy."""
+    """The best rates of the machine, measured with the stages: operations of matrix products, bytes of a copy."""
 
     model_flop_s: float  # in the model's precision
     core_flop_s: float  # in the precision of the distances
@@ -28,7 +28,7 @@ class Limits:
 
 
 class Clock:
-    """Times steps on one device: medians, a warm-up first, interleaved where two are compared."""
+    """Times steps on one device: medians after a warm-up, interleaved so that a busy moment hits all of them."""
 
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device = device
@@ -40,7 +40,7 @@ class Clock:
         for attempt in range(self.repeats + 1):
             for step, times in zip(steps, taken, strict=True):
                 seconds = self._once(step)
-                if attempt:  # the first one warms caches and compilers up
+                if attempt:  # the first run warms caches and compilers up
                     times.append(seconds)
         return [median(times) for times in taken]
 
@@ -73,7 +73,7 @@ def measure_limits(backend: Backend) -> Limits:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the device, or of this process on a processor."""
+    """The most memory held so far: by the device, or by this process where the device is the processor."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""What an image costs, stage by stage, against what this machine could do at best.
+"""What each stage of labelling costs an image, and the least that it could cost on this machine.
 
 Goes in: a loaded model. Comes out: seconds an image of each stage, its arithmetic, and the measured limits.
 Letters: B images a batch, n cells of a level, N cells of the finest one.
@@ -30,13 +30,13 @@ from pipeline.table.label_map import encode_label_map
 
 PHOTOS = Path(str(files("jobs") / "photos"))
 TWELVE_MEGAPIXELS = (4000, 3000)
-REGIONS = 24  # of the attention the core is timed on: random weights alone would give one
+REGIONS = 24  # in the prepared attention: that of random weights has one region
 ANCHORS = 256  # 16 x 16, as published
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage; work is a lower bound of what any implementation must do."""
+    """A stage. flop, bytes: at least so much any implementation must do, an image."""
 
     name: str
     seconds: float  # an image, median
@@ -45,14 +45,14 @@ class StageCost:
     host: bool = False  # runs in threads beside the device
 
     def limit(self, limits: Limits) -> float | None:
-        """The seconds below which this machine cannot go; None where no work was stated."""
+        """The least seconds an image that this machine allows; None where no work was stated."""
         rate = limits.model_flop_s if self.name in ("vae", "unet", "capture") else limits.core_flop_s
         return max(self.flop / rate, self.bytes / limits.byte_s) or None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything of one run of the bench."""
+    """What one run of the bench measures."""
 
     stages: tuple[StageCost, ...]
     limits: Limits
@@ -77,7 +77,7 @@ class Structured:
 
 @torch.inference_mode()
 def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool) -> Measured:
-    """Time every stage; structured: the core sees prepared attention, since random weights give none worth merging."""
+    """Time every stage. structured: the core gets prepared attention, since random weights give none worth merging."""
     clock = Clock(backend.device, repeats)
     if backend.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backend.device)

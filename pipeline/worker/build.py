@@ -23,7 +23,7 @@ class WorkerSettings:
     model: str
     batch_size: int | None = None
     create_only: bool = True  # whether the store keeps the first of two writers, as the driver found out
-    gpu: bool = False  # one of its own was given to it
+    gpu: bool = False  # it has one GPU, which no other process uses
     context: Context = field(default_factory=current)  # of the driver's log: its run, model and owner
     log_level: int = field(default_factory=level)  # the least that the driver's log takes
 

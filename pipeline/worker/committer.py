@@ -86,7 +86,7 @@ class Committer:
 
 
 def failure_of(task: ShardTask, error: PipelineError) -> ShardFailure:
-    """An error as the value that goes to the driver; one that may be a fault of ours names its line."""
+    """An error as the value that goes to the driver; an error that may be our own fault names its line."""
     offset = error.offset if isinstance(error, CorruptShard) else None
     text, bug = str(error)[:LONGEST], None if error.expected else error
     with bound(shard=task.shard.id):

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Stage(StrEnum):
-    """A step of a worker, named by whoever does it."""
+    """What a worker does; the code of each stage names its stage."""
 
     TASK = "task"
     READ = "read"

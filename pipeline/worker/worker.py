@@ -31,7 +31,7 @@ from pipeline.worker.sample_loader import Sample, SampleLoader
 from pipeline.worker.stage_timer import Stage, StageTimer
 from pipeline.worker.window import TaskEnd, WindowWork, WorkerObserver
 
-WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: all that is lost with a worker
+WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: no more is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
 Step = Callable[[], Outcome | None]  # puts something on storage; None: there is nothing to tell the driver
@@ -195,7 +195,7 @@ class Worker:
         return partial(self._commit, work)
 
     def _begun(self, task: ShardTask, number: int) -> WindowWork:
-        """A window to be filled, once no more than one other is on its way to storage."""
+        """A new window, once at most one other is on its way to storage."""
         with self.timer.waiting(Stage.COMMIT):
             self._at_hand.acquire()
         return WindowWork(task, number)

@@ -40,23 +40,23 @@ def run_chaos(*words):
     return json.loads(done.stdout), done.returncode
 
 
-def expect_whole(told, code, rounds):
-    assert told["broken"] == []
+def expect_whole(report, code, rounds):
+    assert report["broken"] == []
     assert code == 0
-    assert len(told["rounds"]) == rounds
-    assert told["rows"] == told["samples"] > 0
-    assert told["lost"] == told["twice"] == 0
-    assert told["worst_worker"] <= MOST_WASTED
-    assert told["windows_labelled_again"] <= MOST_WASTED * told["lost_workers"]
+    assert len(report["rounds"]) == rounds
+    assert report["rows"] == report["samples"] > 0
+    assert report["lost"] == report["twice"] == 0
+    assert report["worst_worker"] <= MOST_WASTED
+    assert report["windows_labelled_again"] <= MOST_WASTED * report["lost_workers"]
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_run_whose_driver_is_killed_is_finished_by_the_same_command(tmp_path):
     words = ["--rounds", "1", "--target", "driver", "--shards", "2", "--images", "64", "--workers", "1"]
-    told, code = run_chaos("--output", str(tmp_path), *words)
-    expect_whole(told, code, 1)
-    assert told["rows"] == 128
+    report, code = run_chaos("--output", str(tmp_path), *words)
+    expect_whole(report, code, 1)
+    assert report["rows"] == 128
 
 
 @pytest.mark.ray
@@ -67,12 +67,12 @@ def test_twenty_rounds_of_kills_lose_nothing_double_nothing_and_blame_nobody(sto
     if store == "s3":
         request.getfixturevalue("s3")
     output = str(tmp_path) if store == "local" else "s3://bucket/chaos"
-    told, code = run_chaos("--output", output, "--rounds", "20", "--seed", "7")
-    expect_whole(told, code, 20)
-    killed = Counter(one["target"] for one in told["rounds"])
+    report, code = run_chaos("--output", output, "--rounds", "20", "--seed", "7")
+    expect_whole(report, code, 20)
+    killed = Counter(each["target"] for each in report["rounds"])
     assert set(killed) == {"worker", "node", "driver"}
     with capsys.disabled():
-        print(f"\n{store}: killed {dict(killed)}; { ({name: told[name] for name in FIGURES}) }")  # noqa: T201
+        print(f"\n{store}: killed {dict(killed)}; { ({name: report[name] for name in FIGURES}) }")  # noqa: T201
 
 
 def await_nodes(address, count):
@@ -99,9 +99,9 @@ def test_somebodys_own_cluster_is_killed_through_ray_alone(tmp_path):
             nodes.add()
         await_nodes(nodes.address, 4)
         words = ["--ray-address", nodes.address, "--rounds", "2", "--target", "node"]
-        told, code = run_chaos("--output", str(tmp_path), *words, "--shards", "6")
-    expect_whole(told, code, 2)
-    assert [one["target"] for one in told["rounds"]] == ["node", "node"]
+        report, code = run_chaos("--output", str(tmp_path), *words, "--shards", "6")
+    expect_whole(report, code, 2)
+    assert [each["target"] for each in report["rounds"]] == ["node", "node"]
 
 
 def recording(ledger, segmenter):

@@ -184,13 +184,13 @@ def test_samples_that_raise_segfault_hang_and_exhaust_memory_are_four_rows_with_
     def build(worker_settings):
         return Worker(Ledger.open(worker_settings.output), Vulnerable(FakeSegmenter(batch_size=3), 256 << 20))
 
-    tally = Counters()
+    counters = Counters()
     with Cluster() as cluster:
         pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=2, build=build)
-        drive(ledger, pool, ledger.missing(), tally, stall_s=8.0)
+        drive(ledger, pool, ledger.missing(), counters, stall_s=8.0)
         pool.close()
 
-    assert [fault for one in audit(ledger, full=True) for fault in one.faults] == []
+    assert [fault for shard in audit(ledger, full=True) for fault in shard.faults] == []
     reasons = {row["index"]: row["status"] for row in ledger.rows() if row["status"] != OK}
     assert reasons == {3: "model_error", 10: "poison", 17: "poison", 29: "poison"}
     assert len(list(ledger.rows())) == 32
@@ -198,6 +198,6 @@ def test_samples_that_raise_segfault_hang_and_exhaust_memory_are_four_rows_with_
         f"{index:08d}" for index in (10, 17, 29)
     }
     bound = 3 * (4 + log2(window))
-    assert tally.lost_workers <= bound
+    assert counters.lost_workers <= bound
     with capsys.disabled():
-        print(f"\n{tally.lost_workers} deaths for three samples that kill, at most {bound:.0f} are allowed")  # noqa: T201
+        print(f"\n{counters.lost_workers} deaths for three samples that kill, at most {bound:.0f} are allowed")  # noqa: T201

@@ -47,12 +47,12 @@ def test_the_command_prints_one_share_for_each_speed(capsys):
     before = threading.enumerate()
     words = ["bench", "job", "--shards", "2", "--images", "16", "--seconds", "0.005", "--workers", "1"]
     assert run([*words, "--no-ray-data", "--json"]) == 0
-    [told] = json.loads(capsys.readouterr().out)
-    assert told["images"] == 32
-    assert 0 < told["efficiency"] <= 1.001
-    assert told["start_s"] > 0
-    assert {"read", "decode", "label", "encode", "commit", "other"} == set(told["cpu_ms"])
-    assert told["times_ray_data"] is None
+    [report] = json.loads(capsys.readouterr().out)
+    assert report["images"] == 32
+    assert 0 < report["efficiency"] <= 1.001
+    assert report["start_s"] > 0
+    assert {"read", "decode", "label", "encode", "commit", "other"} == set(report["cpu_ms"])
+    assert report["times_ray_data"] is None
     assert not [new for new in threading.enumerate() if new.name == "worker" and new not in before]
 
 
@@ -62,7 +62,7 @@ def test_the_command_prints_one_share_for_each_speed(capsys):
 def test_the_plain_ray_data_job_labels_the_same_photos(tmp_path):
     photos = write_photos(str(tmp_path), 2, 12, (48, 64), seed=0)
     job = BenchJob(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
-    told = by_ray_data(job)
-    assert told
-    assert told["rows"] == 24
-    assert told["images_per_s"] > 0
+    report = by_ray_data(job)
+    assert report
+    assert report["rows"] == 24
+    assert report["images_per_s"] > 0

@@ -73,10 +73,10 @@ def test_prepared_attention_is_a_distribution_with_regions():
 
 def test_the_command_times_the_embedded_model_and_answers_in_json(capsys):
     assert run(["bench", "--model", "tiny", "--repeats", "1", "--device", "cpu", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [stage["name"] for stage in told["stages"]] == STAGES
-    assert told["model"] == "tiny"
-    assert sum(stage["share"] for stage in told["stages"] if stage["share"]) == pytest.approx(1)
+    report = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in report["stages"]] == STAGES
+    assert report["model"] == "tiny"
+    assert sum(stage["share"] for stage in report["stages"] if stage["share"]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

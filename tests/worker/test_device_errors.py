@@ -99,7 +99,7 @@ SAMPLE = [
 def device(monkeypatch):
     """A CUDA device in use, to be told whether it answers."""
 
-    class Told:
+    class Stub:
         answers = True
         emptied = 0
 
@@ -110,11 +110,11 @@ def device(monkeypatch):
         def empty_cache(self):
             self.emptied += 1
 
-    told = Told()
+    stub = Stub()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", told.synchronize)
-    monkeypatch.setattr(torch.cuda, "empty_cache", told.empty_cache)
-    return told
+    monkeypatch.setattr(torch.cuda, "synchronize", stub.synchronize)
+    monkeypatch.setattr(torch.cuda, "empty_cache", stub.empty_cache)
+    return stub
 
 
 def by_text(error):
