@@ -28,7 +28,6 @@ Of a driver, from the node it runs on; two drivers on one output differ by `Work
     ray_diffseg_cost                          their hours times the price that was given; absent without one
 """
 
-from collections import Counter as Tallied
 from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
@@ -36,52 +35,52 @@ from ray.util.metrics import Counter, Gauge
 from pipeline.driver.figures import FIGURES
 from pipeline.worker.stage_timer import MetricsSnapshot
 
+RUN = ("run", "model", "owner")  # labels of every metric
+
 
 class WorkerMetrics:
-    """A worker's snapshot as counters of its process. run: the labels that all metrics of its run have."""
+    """A worker's snapshot as counters of its process. run: the labels of its run."""
 
     def __init__(self, run: Mapping[str, str]) -> None:
-        self._images = _Growing(run, "diffseg_images_total", "Rows made, by status", "status")
-        self._windows = _Growing(run, "diffseg_windows_total", "Windows committed")
-        self._busy = _Growing(run, "diffseg_busy_seconds_total", "Seconds spent labelling")
-        self._waited = _Growing(run, "diffseg_waited_seconds_total", "Seconds labelling waited, by stage", "stage")
+        self._run = run
+        self._images = _Growing("diffseg_images_total", "Rows made, by status", "status")
+        self._windows = _Growing("diffseg_windows_total", "Windows committed")
+        self._busy = _Growing("diffseg_busy_seconds_total", "Seconds spent labelling")
+        self._waited = _Growing("diffseg_waited_seconds_total", "Seconds labelling waited, by stage", "stage")
 
     def publish(self, snapshot: MetricsSnapshot) -> None:
         """Bring the counters up to a snapshot."""
-        self._images.reach(snapshot.images)
-        self._windows.reach({"": snapshot.windows})
-        self._busy.reach({"": snapshot.busy_s})
-        self._waited.reach(snapshot.waited_s)
+        self._images.reach(snapshot.images, self._run)
+        self._windows.reach({"": snapshot.windows}, self._run)
+        self._busy.reach({"": snapshot.busy_s}, self._run)
+        self._waited.reach(snapshot.waited_s, self._run)
 
 
 class RunGauges:
-    """What a driver knows, as gauges of the process that Ray is in: see `figures`. run: as in `WorkerMetrics`."""
+    """What a driver knows, as gauges of the process that Ray is in: see `figures`."""
 
-    def __init__(self, run: Mapping[str, str]) -> None:
-        self._failures = _Growing(run, "diffseg_failures_total", "Tasks that stopped short, by class of error", "kind")
-        self._gauges = {name: Gauge(f"diffseg_{name}", said, tuple(run)) for name, said in FIGURES.items()}
-        for gauge in self._gauges.values():
-            gauge.set_default_tags(dict(run))
+    def __init__(self) -> None:
+        self._failures = _Growing("diffseg_failures_total", "Tasks that stopped short, by class of error", "kind")
+        self._gauges = {name: Gauge(f"diffseg_{name}", text, RUN) for name, text in FIGURES.items()}
 
-    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
-        """Show a moment; a figure that is None is not known yet."""
-        self._failures.reach(failures)
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float], run: Mapping[str, str]) -> None:
+        """Show a moment of a run, with its labels; a figure that is None is not known yet."""
+        self._failures.reach(failures, run)
         for name, value in figures.items():
             if value is not None:
-                self._gauges[name].set(value)
+                self._gauges[name].set(value, dict(run))
 
 
 class _Growing:
-    """A counter that follows totals kept elsewhere, one for each value of its tag."""
+    """A counter that follows totals kept elsewhere, one for each run and value of its tag."""
 
-    def __init__(self, run: Mapping[str, str], name: str, said: str, tag: str | None = None) -> None:
+    def __init__(self, name: str, text: str, tag: str | None = None) -> None:
         self._tag = tag
-        self._counter = Counter(name, said, (*run, tag) if tag else tuple(run))
-        self._counter.set_default_tags(dict(run))
-        self._reached: Tallied[str] = Tallied()
+        self._counter = Counter(name, text, (*RUN, tag) if tag else RUN)
+        self._reached: dict[tuple[str, str], float] = {}
 
-    def reach(self, totals: Mapping[str, float]) -> None:
+    def reach(self, totals: Mapping[str, float], run: Mapping[str, str]) -> None:
         for value, total in totals.items():
-            if (gained := total - self._reached[value]) > 0:
-                self._counter.inc(gained, {self._tag: value} if self._tag else None)
-                self._reached[value] += gained  # type: ignore[assignment]
+            if (gained := total - self._reached.get((run["run"], value), 0.0)) > 0:
+                self._counter.inc(gained, {**run, self._tag: value} if self._tag else dict(run))
+                self._reached[run["run"], value] = total

@@ -168,8 +168,8 @@ class Host:
 
     def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float], run: Mapping[str, str]) -> None:
         """Export a moment of the run as metrics, with these labels."""
-        self._gauges = self._gauges or RunGauges(run)
-        self._gauges.show(figures, failures)
+        self._gauges = self._gauges or RunGauges()
+        self._gauges.show(figures, failures, run)
 
 
 def _report(answer: Any) -> Report | WorkerEnd:

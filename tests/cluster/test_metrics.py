@@ -13,10 +13,11 @@ from pipeline.cluster import Cluster, RayPool
 from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.progress import Counters, Progress
-from pipeline.inputs.shards import pin
+from pipeline.logs.context import bound
 from pipeline.run.ledger import Ledger
 from pipeline.worker.build import WorkerSettings
 from pipeline.worker.worker import Worker
+from tests.conftest import a_run
 
 pytestmark = [
     pytest.mark.ray,
@@ -30,13 +31,15 @@ pytestmark = [
 
 
 def exported(address: str) -> dict[str, float]:
-    """Sums over processes, by the name with the tags that are ours."""
+    """Sums over processes, by the name with the tags that are ours: the run, and what a metric tells apart."""
     with urllib.request.urlopen(address, timeout=5) as reply:
         text = reply.read().decode()
     sums: dict[str, float] = {}
     for name, tags, value in re.findall(r"^(ray_diffseg_\w+)\{(.*)\} (\S+)$", text, flags=re.M):
-        ours = re.findall(r'\b(?:status|stage|kind)="[^"]*"', tags)
-        sums[name + (f"{{{ours[0]}}}" if ours else "")] = sums.get(name, 0.0) + float(value)
+        ours = dict(re.findall(r'\b(run|model|owner|status|stage|kind)="([^"]*)"', tags))
+        assert (ours.pop("model"), ours.pop("owner")) == ("fake", "ada")
+        place = ours.pop("run") + " " + name.removeprefix("ray_diffseg_") + "".join(f" {tag}" for tag in ours.values())
+        sums[place] = sums.get(place, 0.0) + float(value)
     return sums
 
 
@@ -51,37 +54,50 @@ def wait_for(address: str, name: str, value: float) -> dict[str, float]:
     return found
 
 
-def test_a_run_is_seen_by_prometheus_with_the_values_it_has(ledger, shards, tmp_path, monkeypatch):
+def test_two_runs_on_one_ray_are_seen_by_prometheus_each_with_the_values_it_has(ledger, shards, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "in" / "s-2.tar").unlink()  # pinned, and gone: its task stops short
+    other = Ledger.start(str(tmp_path / "other"), a_run(), shards[:1])
+    left = sum(shard.size for shard in shards[:2])
 
     def build(settings: WorkerSettings) -> Worker:
         return Worker(Ledger.open(settings.output), FakeSegmenter(seconds=0.01, batch_size=2))
 
     with Cluster() as cluster:
         [address] = cluster.look().metrics
-        pool = RayPool(cluster, WorkerSettings(ledger.store.url, "fake"), workers=1, build=build)
-        counters, left = Counters(), sum(shard.size for shard in pin([str(tmp_path / "in" / "*.tar")]))
-        progress, figures = Progress(left), Figures(left, price=3600.0)
 
-        def tick() -> None:
-            moment = progress.snapshot(counters)
-            cluster.show(figures.at(moment, counters), counters.failures)
+        def label(run: Ledger) -> tuple[Counters, RayPool]:
+            counters = Counters()
+            progress, figures = Progress(left), Figures(left, price=3600.0)
 
-        drive(ledger, pool, ledger.missing(), counters, max_attempts=1, tick=tick)
-        tick()
-        found = wait_for(address, "ray_diffseg_windows_total", 5)
-        found |= wait_for(address, 'ray_diffseg_failures_total{kind="ShardChanged"}', 1)
-        pool.close()
+            def tick() -> None:
+                cluster.show(figures.at(progress.snapshot(counters), counters), counters.failures)
 
-    assert found['ray_diffseg_images_total{status="ok"}'] == 17
-    assert found["ray_diffseg_windows_total"] == 5
-    assert found["ray_diffseg_busy_seconds_total"] >= 0.17
-    assert found['ray_diffseg_failures_total{kind="ShardChanged"}'] == 1
-    waited = {name for name in found if name.startswith("ray_diffseg_waited_seconds_total")}
-    assert 'ray_diffseg_waited_seconds_total{stage="task"}' in waited  # it started before it was given anything
-    assert found["ray_diffseg_workers"] == 1
-    assert found["ray_diffseg_cost"] > 0
-    assert found["ray_diffseg_bare_images_per_second"] == pytest.approx(17 / counters.busy_s)
-    assert found["ray_diffseg_bytes_left"] < left
-    assert {"ray_diffseg_images_left", "ray_diffseg_eta_seconds", "ray_diffseg_images_per_second"} <= found.keys()
+            pool = RayPool(cluster, WorkerSettings(run.store.url, "fake"), workers=1, build=build)
+            drive(run, pool, run.missing(), counters, max_attempts=1, tick=tick)
+            tick()
+            return counters, pool
+
+        with bound(run="first", model="fake", owner="ada"):
+            counters, pool = label(ledger)
+            found = wait_for(address, "first windows_total", 5)
+            found |= wait_for(address, "first failures_total ShardChanged", 1)
+            pool.close()
+        with bound(run="second", model="fake", owner="ada"):
+            _, pool = label(other)
+            both = wait_for(address, "second windows_total", 3)
+            pool.close()
+
+    assert found["first images_total ok"] == 17
+    assert found["first windows_total"] == 5
+    assert found["first busy_seconds_total"] >= 0.17
+    assert found["first failures_total ShardChanged"] == 1
+    assert "first waited_seconds_total task" in found  # it started before it was given anything
+    assert found["first workers"] == 1
+    assert found["first cost"] > 0
+    assert found["first bare_images_per_second"] == pytest.approx(17 / counters.busy_s)
+    assert found["first bytes_left"] < left
+    assert {"first images_left", "first eta_seconds", "first images_per_second"} <= found.keys()
+    assert both["second images_total ok"] == 10
+    assert "second failures_total ShardChanged" not in both
+    assert both["second bytes_left"] > found["first bytes_left"]  # of one shard of the two

@@ -108,7 +108,7 @@ def test_an_encoder_that_always_fails_stops_the_run_with_its_line(tmp_path, log,
     assert len(ends) == 6  # of more than forty workers
     [times] = re.findall(r"\(repeated (\d+) times\)", ends[-1])
     assert int(times) > 30
-    assert len(list(ledger.store.list("failures/workers."))) <= 3  # by the stages that came upon it
+    assert len(list(ledger.store.list("failures/workers."))) < 10  # one for each way the encoder is called
 
 
 @pytest.mark.ray
