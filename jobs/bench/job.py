@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,19 +127,10 @@ def bare(job: "BenchJob") -> float:
 def by_ray_data(job: "BenchJob") -> dict[str, float] | None:
     """Figures of a plain Ray Data job over the same photos, in a process of its own; None where it cannot run."""
     import json
-    import os
 
     from pipeline.cluster.process import session
 
-    asked = {
-        "photos": str(Path(job.photos[0]).parent),
-        "output": f"{job.output}-ray-data",
-        "seconds": job.seconds,
-        "workers": job.workers,
-        "batch_size": job.batch_size,
-        "cpus": max(job.workers + 1, os.cpu_count() or 1),
-    }
-    command = [sys.executable, "-m", "pipeline.bench.ray_data_baseline", json.dumps(asked)]
+    command = [sys.executable, "-m", "pipeline.bench.ray_data_baseline", job.to_json()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:

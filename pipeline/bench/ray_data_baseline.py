@@ -1,16 +1,20 @@
-"""`python -m pipeline.bench.ray_data_baseline JSON`: the labelling job that a user would write with Ray Data.
+"""`python -m pipeline.bench.ray_data_baseline JOB`: the labelling job that a user would write with Ray Data.
 
 It reads shards, labels in actors and writes Parquet; it needs `ray[data]`, which nothing else here does. It leaves out
 resuming, retries, a row for what fails, and segments with boxes and areas of their own type.
 """
 
 import json
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from pipeline import process
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.bench.job import BenchJob
+from pipeline.documents import from_json
 from pipeline.table.label_map import encode_label_map
 
 
@@ -33,17 +37,19 @@ class Labeller:
         }
 
 
-def label(photos: str, output: str, seconds: float, workers: int, batch_size: int, cpus: int) -> dict[str, float]:
-    """Label every `*.tar` below `photos`; images/s from the first batch to the last file."""
+def label(job: BenchJob) -> dict[str, float]:
+    """Label every `*.tar` of the folder of the first shard; images/s from the first batch to the last file."""
     import ray
     import ray.data
 
+    photos, output = str(Path(job.photos[0]).parent), f"{job.output}-ray-data"
+    cpus = max(job.workers + 1, os.cpu_count() or 1)
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     began = time.time()
     rows = ray.data.read_webdataset(photos, file_extensions=["tar"])
     labelled = rows.map_batches(
-        Labeller, fn_constructor_args=(seconds,), batch_size=batch_size, concurrency=workers, num_cpus=1
+        Labeller, fn_constructor_args=(job.seconds,), batch_size=job.batch_size, concurrency=job.workers, num_cpus=1
     )
     labelled.write_parquet(output)
     ended = time.time()
@@ -54,8 +60,8 @@ def label(photos: str, output: str, seconds: float, workers: int, batch_size: in
 
 
 def main() -> None:
-    """Label as the one argument says, a JSON object, and write the figures as another."""
-    sys.stdout.write(json.dumps(label(**json.loads(sys.argv[1]))) + "\n")
+    """Write the figures of a job, as one line of JSON."""
+    sys.stdout.write(json.dumps(label(from_json(BenchJob, sys.argv[1]))) + "\n")
 
 
 if __name__ == "__main__":
