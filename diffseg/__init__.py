@@ -1,6 +1,6 @@
 """Segments of images from the self-attention of a diffusion model (DiffSeg, arXiv 2308.12469).
 
-Goes in: pixels. Comes out: label maps. Nothing here knows of files of a run, shards or Ray.
+Input: pixels. Output: label maps. This package knows neither the files of a run nor shards nor Ray.
 Names are loaded on first use, so that a command which only needs the configuration imports no torch.
 """
 

@@ -1,6 +1,7 @@
-"""Label maps as pictures: a palette, overlays on the photo, outlines. numpy only.
+"""Drawing of label maps: a palette, overlays on the photo, outlines. numpy only.
 
-Colours are chosen, not listed: each next one is as far as can be from all before it, for the eye that tells it least.
+The palette is computed: each colour is as far as possible from all before it, for the kind of colour vision that
+distinguishes them least.
 """
 
 from functools import cache
@@ -9,13 +10,13 @@ import numpy as np
 
 from diffseg.types import IGNORE, Bool, Float, Int, UInt8
 
-PALETTE_SIZE = 64  # further ids start again: more colours than this no eye keeps apart
-IGNORED = (128, 128, 128)  # the grey no segment has
+PALETTE_SIZE = 64  # further ids start again: people cannot distinguish more colours than this
+IGNORED = (128, 128, 128)  # a grey that no segment has
 
 _LEVELS = 12  # a channel: 1,728 candidates; more change the palette's smallest distance by under a tenth
-_LIGHTNESS = (0.38, 0.93)  # OKLab: darker drowns in shadows, lighter in skies
-_CHROMA = (0.05, 0.21)  # OKLab: greys say "ignored", neon hurts beside a photo
-_FIRST = (  # Okabe and Ito's seven, made for every eye: most images need no more
+_LIGHTNESS = (0.38, 0.93)  # OKLab: darker colours are lost in shadows, lighter ones in skies
+_CHROMA = (0.05, 0.21)  # OKLab: greys mean "ignored", very bright colours cover the photo
+_FIRST = (  # the seven of Okabe and Ito, made for colour-blind readers too: most images need no more
     (0, 114, 178),
     (230, 159, 0),
     (0, 158, 115),
@@ -26,7 +27,7 @@ _FIRST = (  # Okabe and Ito's seven, made for every eye: most images need no mor
 )
 
 # Linear RGB as it reaches a person without one of the three cones (Machado, Oliveira and Fernandes 2009, severity 1).
-_EYES = {
+_VISION = {
     "usual": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
     "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
@@ -46,19 +47,19 @@ _OPPONENT = (
 
 
 def perceived(colors: Int[np.ndarray, "C 3"] | UInt8[np.ndarray, "C 3"]) -> Float[np.ndarray, "E C 3"]:
-    """sRGB colours in OKLab, once for each of E kinds of eyes: usual, and without one of the three cones.
+    """Convert sRGB colours to OKLab, once for each of E kinds of colour vision: usual, and without one kind of cone.
 
-    Distances in it are near to perceived ones: 0.02 is just noticeable.
+    Distances in OKLab are close to perceived ones: 0.02 is just noticeable.
     """
     unit = colors / 255.0
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
-    seen = np.stack([(linear @ np.array(eye).T).clip(0, 1) for eye in _EYES.values()])
+    seen = np.stack([(linear @ np.array(kind).T).clip(0, 1) for kind in _VISION.values()])
     oklab: np.ndarray = np.cbrt(seen @ np.array(_CONES).T) @ np.array(_OPPONENT).T
     return oklab
 
 
 def palette(count: int = PALETTE_SIZE) -> UInt8[np.ndarray, "count 3"]:
-    """sRGB colours for ids 0..count-1, the first ones furthest apart; from id 64 on they repeat."""
+    """sRGB colours of the ids 0..count-1, the first ones furthest apart; from id 64 on they repeat."""
     return _distinct_colors()[np.arange(count) % PALETTE_SIZE]
 
 
@@ -84,14 +85,14 @@ def _between(values: Float[np.ndarray, " C"], limits: tuple[float, float]) -> Bo
     return (values > limits[0]) & (values < limits[1])
 
 
-def _distance(one: Float[np.ndarray, "E ... 3"], other: Float[np.ndarray, "E ... 3"]) -> Float[np.ndarray, "..."]:
-    """How far apart colours are for the eye that tells them least."""
-    least: np.ndarray = np.linalg.norm(one - other, axis=-1).min(0)
+def _distance(first: Float[np.ndarray, "E ... 3"], second: Float[np.ndarray, "E ... 3"]) -> Float[np.ndarray, "..."]:
+    """Distance of colours for the kind of colour vision that distinguishes them least."""
+    least: np.ndarray = np.linalg.norm(first - second, axis=-1).min(0)
     return least
 
 
 def colorize(label_map: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Every segment in its colour; pixels to ignore in grey."""
+    """Colour every segment; ignored pixels are grey."""
     count = int(label_map.max(initial=0)) + 1
     table = np.concatenate([palette(count), np.array([IGNORED], np.uint8)])
     return table[np.where(label_map == IGNORE, count, label_map)]
@@ -113,7 +114,7 @@ def outlines(label_map: Int[np.ndarray, "H W"], width: int = 1) -> Bool[np.ndarr
 
 
 def resize_labels(label_map: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """A label map at another size, (height, width) in pixels: each pixel takes the id under its centre."""
+    """Resize a label map to (height, width) in pixels: each pixel takes the id under its centre."""
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(size, label_map.shape, strict=True)
     )
@@ -124,9 +125,9 @@ def resize_labels(label_map: Int[np.ndarray, "H W"], size: tuple[int, int]) -> I
 def overlay(
     image: UInt8[np.ndarray, "H W 3"], label_map: Int[np.ndarray, "h w"], *, opacity: float = 0.5
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo with its segments tinted and outlined, at the photo's own resolution.
+    """Tint and outline the segments of a photo, at the photo's own resolution.
 
-    opacity: of the tint, 0..1. Pixels to ignore keep their colour.
+    opacity: of the tint, 0..1. Ignored pixels keep their colour.
     """
     labels = resize_labels(label_map, image.shape[:2])
     tint = np.where(labels == IGNORE, 0.0, opacity)[..., None]

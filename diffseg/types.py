@@ -26,13 +26,13 @@ else:
 
 __all__ = ["AttentionError", "Bool", "Float", "IGNORE", "Int", "Int32", "Integer", "Segment", "Segmentation", "UInt8"]
 
-IGNORE = -1  # the id of pixels no segment may claim: outside the crop in `paper` mode
+IGNORE = -1  # the id of void pixels, which belong to no segment: outside the crop in `paper` mode
 
 
 class AttentionError(ValueError):
-    """The model gave attention that is no distribution (NaN, infinite, rows not summing to one) for some images.
+    """The model's attention is no distribution (NaN, infinite, rows not summing to one) for some images.
 
-    images: their places in the batch; the others can be segmented again without them.
+    images: their indices in the batch; the others can be segmented again without them.
     """
 
     def __init__(self, message: str, images: tuple[int, ...] = ()) -> None:
@@ -55,8 +55,8 @@ class Segment:
 class Segmentation:
     """The labels of one image.
 
-    label_map: ids 0..n-1 without gaps, IGNORE where no segment may be, in the frame of the source image.
-    segments: one a label, in order of id.
+    label_map: ids 0..n-1 without gaps, IGNORE for void pixels, in the frame of the source image.
+    segments: one per id, in order of id.
     quality: area-weighted mean score, in [0, 1]; None where there is only one segment.
     """
 

@@ -1,4 +1,4 @@
-"""The embedded model: its shapes, and what it brings for every setting a user leaves open."""
+"""Architecture of the embedded model, and its defaults for settings that a user leaves open."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The embedded model's autoencoder, its weights set by hand: no training, the same on every machine.
+"""Autoencoder of the embedded model, with weights set by hand: no training, equal weights on every machine.
 
 A stock AutoencoderKL (f = 8) whose convolutions compute, for every 8 x 8 block of pixels, twelve numbers: mean colour
 (Y, Cb, Cr), where brightness changes inside the block (across, down, crossed), and how much it changes from pixel to
@@ -37,18 +37,18 @@ STEP_X, STEP_Y, STEP_XY = 12, 13, 14  # at 32 x 32: differences of the block's q
 LATENTS = (Y, CB, CR, STEP_X, STEP_Y, STEP_XY, FINE_X, FINE_Y, MID_X, MID_Y, MID_C, COARSE)
 KNEES = {FINE_X: 0.08, FINE_Y: 0.08, MID_X: 0.15, MID_Y: 0.15, MID_C: 0.06, COARSE: 0.3}  # knee of the compression
 FAINT = 0.1  # silu is linear to 5 % for signals this small
-SLOPE = 0.3  # of an energy above its knee: strong texture and very strong texture are much the same
+SLOPE = 0.3  # of an energy above its knee: strong and very strong texture hardly differ
 ACROSS = torch.tensor([[0.0, 0, 0], [-0.5, 0, 0.5], [0, 0, 0]])
 
 
-def _silence(module: nn.Module) -> None:
+def _zero(module: nn.Module) -> None:
     for parameter in module.parameters():
         parameter.zero_()
 
 
-def _pass_on(conv: nn.Conv2d, kernel: Tensor | None = None) -> None:
-    """Every channel to itself, through one kernel (1 at the centre where None)."""
-    _silence(conv)
+def _set_identity(conv: nn.Conv2d, kernel: Tensor | None = None) -> None:
+    """Map every channel to itself through one kernel (1 at the centre where None)."""
+    _zero(conv)
     for channel in range(min(conv.in_channels, conv.out_channels)):
         if kernel is not None:
             conv.weight[channel, channel] = kernel
@@ -57,14 +57,14 @@ def _pass_on(conv: nn.Conv2d, kernel: Tensor | None = None) -> None:
 
 
 def _shortcut_only(resnet: Any) -> None:
-    """A residual block that hands its input through."""
-    _silence(resnet.conv2)
+    """Make a residual block return its input."""
+    _zero(resnet.conv2)
     if resnet.conv_shortcut is not None:
-        _pass_on(resnet.conv_shortcut)
+        _set_identity(resnet.conv_shortcut)
 
 
 def _scale_norm(norm: nn.GroupNorm, gain: float) -> None:
-    """A normalisation that only multiplies by `gain`: two channels of +-PIN fix the deviation."""
+    """Make a normalisation multiply by `gain` only: two channels of +-PIN fix the deviation."""
     norm.weight.fill_(gain * PIN * (2 / norm.num_channels) ** 0.5)
     norm.bias.zero_()
 
@@ -75,12 +75,12 @@ def _measure(resnet: Any, probes: list[tuple[int, Tensor, int]]) -> None:
     The hidden layer holds +probe and -probe of each, and a pair of pins of its own.
     """
     _shortcut_only(resnet)
-    _silence(resnet.conv1)
+    _zero(resnet.conv1)
     _scale_norm(resnet.norm1, FAINT)
     _scale_norm(resnet.norm2, GAIN)
     resnet.conv1.bias[-2:] = torch.tensor([PIN, -PIN])
-    for place, (source, kernel, destination) in enumerate(probes):
-        for sign, unit in ((1, 2 * place), (-1, 2 * place + 1)):
+    for index, (source, kernel, destination) in enumerate(probes):
+        for sign, unit in ((1, 2 * index), (-1, 2 * index + 1)):
             if source == Y:  # the pair Y, -Y makes the first nonlinearity exactly linear
                 resnet.conv1.weight[unit, Y] = sign * kernel / FAINT
                 resnet.conv1.weight[unit, NEG_Y] = -sign * kernel / FAINT
@@ -95,15 +95,15 @@ def _compress_into_pairs(resnet: Any) -> None:
     The pairs make the last nonlinearity of the encoder exactly linear.
     """
     for module in (resnet.conv1, resnet.conv2, resnet.conv_shortcut):
-        _silence(module)
+        _zero(module)
     _scale_norm(resnet.norm1, GAIN)
     _scale_norm(resnet.norm2, GAIN)
     resnet.conv1.bias[-2:] = torch.tensor([PIN, -PIN])
     for latent, channel in enumerate(LATENTS):
-        for sign, place in ((1, 2 * latent), (-1, 2 * latent + 1)):
-            resnet.conv_shortcut.weight[place, channel] = sign
+        for sign, unit in ((1, 2 * latent), (-1, 2 * latent + 1)):
+            resnet.conv_shortcut.weight[unit, channel] = sign
             if channel in KNEES:
-                resnet.conv2.weight[place, latent, 1, 1] = -sign * (1 - SLOPE) / GAIN
+                resnet.conv2.weight[unit, latent, 1, 1] = -sign * (1 - SLOPE) / GAIN
         if channel in KNEES:
             resnet.conv1.weight[latent, channel, 1, 1] = 1 / GAIN
             resnet.conv1.bias[latent] = -KNEES[channel]
@@ -112,7 +112,7 @@ def _compress_into_pairs(resnet: Any) -> None:
 
 
 def _set_encoder(encoder: Any) -> None:
-    _silence(encoder.conv_in)
+    _zero(encoder.conv_in)
     for channel, row in ((Y, YCC[0]), (NEG_Y, -YCC[0]), (CB, YCC[1]), (CR, YCC[2])):
         encoder.conv_in.weight[channel, :, 1, 1] = row
     encoder.conv_in.bias[POS], encoder.conv_in.bias[NEG] = PIN, -PIN
@@ -120,7 +120,7 @@ def _set_encoder(encoder: Any) -> None:
     halve = torch.zeros(3, 3)
     halve[:2, :2] = 0.25
     for block in blocks[:-1]:
-        _pass_on(block.downsamplers[0].conv, halve)
+        _set_identity(block.downsamplers[0].conv, halve)
     _measure(blocks[0].resnets[0], [(Y, ACROSS, FINE_X), (Y, ACROSS.T, FINE_Y)])
     colours = [(source, kernel, MID_C) for source in (CB, CR) for kernel in (ACROSS, ACROSS.T)]
     _measure(blocks[1].resnets[0], [(Y, ACROSS, MID_X), (Y, ACROSS.T, MID_Y), *colours])
@@ -132,7 +132,7 @@ def _set_encoder(encoder: Any) -> None:
     for resnet in encoder.mid_block.resnets:
         _shortcut_only(resnet)
     _scale_norm(encoder.conv_norm_out, 1.0)
-    _silence(encoder.conv_out)
+    _zero(encoder.conv_out)
     for latent in range(len(LATENTS)):
         encoder.conv_out.weight[latent, 2 * latent, 1, 1] = 1
         encoder.conv_out.weight[latent, 2 * latent + 1, 1, 1] = -1
@@ -142,7 +142,7 @@ def _set_encoder(encoder: Any) -> None:
 def _set_decoder(decoder: Any) -> None:
     """Mean colours, smoothly enlarged, as pairs +x, -x in the first six channels; the next two are pins."""
     colours, pins = 3, slice(6, 8)
-    _silence(decoder.conv_in)
+    _zero(decoder.conv_in)
     for channel in range(colours):
         decoder.conv_in.weight[2 * channel, channel, 1, 1] = 1
         decoder.conv_in.weight[2 * channel + 1, channel, 1, 1] = -1
@@ -151,11 +151,11 @@ def _set_decoder(decoder: Any) -> None:
     for resnet in [*decoder.mid_block.resnets, *(r for block in decoder.up_blocks for r in block.resnets)]:
         _shortcut_only(resnet)
     for block in decoder.up_blocks[:-1]:
-        _pass_on(block.upsamplers[0].conv, smooth)
-        block.upsamplers[0].conv.weight[pins] = 0  # at the frame smoothing would wear them down
+        _set_identity(block.upsamplers[0].conv, smooth)
+        block.upsamplers[0].conv.weight[pins] = 0  # at the frame smoothing would make them smaller
         block.upsamplers[0].conv.bias[pins] = torch.tensor([PIN, -PIN])
     _scale_norm(decoder.conv_norm_out, 1.0)
-    _silence(decoder.conv_out)
+    _zero(decoder.conv_out)
     to_rgb = torch.linalg.inv(YCC)
     for channel in range(colours):
         decoder.conv_out.weight[:, 2 * channel, 1, 1] = to_rgb[:, channel]
@@ -170,8 +170,8 @@ def set_by_hand(autoencoder: Any, pictures: Float[Tensor, "B 3 H W"]) -> None:
     """
     _set_encoder(autoencoder.encoder)
     _set_decoder(autoencoder.decoder)
-    _pass_on(autoencoder.quant_conv)
-    _pass_on(autoencoder.post_quant_conv)
+    _set_identity(autoencoder.quant_conv)
+    _set_identity(autoencoder.post_quant_conv)
     latents = torch.cat([autoencoder.encode(picture[None]).latent_dist.mean for picture in pictures])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     scale = 1 / (AUTOENCODER["scaling_factor"] * deviation)

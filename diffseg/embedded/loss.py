@@ -1,6 +1,6 @@
-"""The loss that teaches self-attention to stay inside segments.
+"""Grouping loss: it trains self-attention to stay inside segments.
 
-Goes in: attention of a few anchor cells at every layer, and soft truth. Comes out: a scalar.
+Input: attention of a few anchor cells at every layer, and soft truth. Output: a scalar per scene.
 Letters: B images, A anchors, K segments, h x w cells of the finest grid, n cells of a level.
 """
 
@@ -21,7 +21,7 @@ NEAR, FAR = 0.1, 1.5  # nats of symmetric KL: maps of one segment come closer th
 class AnchorAttention:
     """Attention of the anchors, head-averaged, filled in by `AnchorProcessor` during a forward pass.
 
-    grid: cells (h, w) of the finest level. anchors: [B, A] places in it; a coarser level answers for their parents.
+    grid: cells (h, w) of the finest level. anchors: [B, A] cells of it; at a coarser level their parents count.
     maps: by layer name, [B, A, n].
     """
 
@@ -30,7 +30,7 @@ class AnchorAttention:
     maps: dict[str, Tensor] = field(default_factory=dict)
 
     def rows(self, cells: int) -> Int[Tensor, "B A"]:
-        """Where the anchors (or the cells above them) lie in a level of so many cells."""
+        """Indices of the anchors, or of their parent cells, in a level of so many cells."""
         height, width = level_grid(self.grid, cells)
         shrink = self.grid[0] // height
         row, column = self.anchors // self.grid[1] // shrink, self.anchors % self.grid[1] // shrink
@@ -44,7 +44,7 @@ def level_grid(grid: tuple[int, int], cells: int) -> tuple[int, int]:
 
 
 class AnchorProcessor:
-    """Self-attention as ever, plus explicit maps for the anchors alone: a tenth of the memory of all maps."""
+    """Self-attention unchanged, plus explicit maps for the anchors alone: a tenth of the memory of all maps."""
 
     def __init__(self, holder: list[AnchorAttention], name: str) -> None:
         self.holder, self.name = holder, name
@@ -66,14 +66,14 @@ class AnchorProcessor:
 
 
 def draw_anchors(membership: Float[Tensor, "B K h w"], count: int, generator: torch.Generator) -> Int[Tensor, "B A"]:
-    """Random cells, those of small segments more often than their area says (by its square root)."""
+    """Draw random cells; a segment's share is the square root of its area, so that small segments count more."""
     soft = membership.flatten(2)
     weight = (soft / soft.sum(-1, keepdim=True).clamp_min(1).sqrt()).sum(1)
     return torch.multinomial(weight, count, generator=generator)
 
 
 def aggregate_anchors(store: AnchorAttention) -> Float[Tensor, "B A N"]:
-    """The anchors' maps as DiffSeg sums them: every level on the finest grid, finer ones weighing more."""
+    """Aggregate the anchors' maps as DiffSeg does: every level on the finest grid, finer ones weighing more."""
     height, width = store.grid
     levels: dict[int, list[Tensor]] = {}
     for attention in store.maps.values():
@@ -88,7 +88,7 @@ def aggregate_anchors(store: AnchorAttention) -> Float[Tensor, "B A N"]:
 
 
 def stay_inside(attention: Float[Tensor, "B A n"], same: Float[Tensor, "B A n"]) -> Float[Tensor, "B A"]:
-    """How far maps are from "evenly over my segment": half a KL divergence, half the log of the mass that leaks."""
+    """Distance of maps from the uniform map over the anchor's segment: half KL divergence, half the log of its mass."""
     target = same / same.sum(-1, keepdim=True).clamp_min(EPSILON)
     divergence = (target * ((target + EPSILON).log() - (attention + EPSILON).log())).sum(-1)
     inside = (attention * same.clamp(0, 1)).sum(-1)
@@ -96,7 +96,7 @@ def stay_inside(attention: Float[Tensor, "B A n"], same: Float[Tensor, "B A n"])
 
 
 def keep_apart(maps: Float[Tensor, "B A N"], same: Float[Tensor, "B A A"]) -> Float[Tensor, " B"]:
-    """What merging sees: symmetric KL between anchors, small within a segment and large between two."""
+    """Hinge loss on what merging compares: symmetric KL between anchors, small within a segment, large between two."""
     logs = (maps + EPSILON).log()
     own = (maps * logs).sum(-1)
     cross = maps @ logs.transpose(1, 2)
@@ -108,7 +108,7 @@ def keep_apart(maps: Float[Tensor, "B A N"], same: Float[Tensor, "B A A"]) -> Fl
 
 
 def grouping_loss(store: AnchorAttention, membership: Float[Tensor, "B K h w"]) -> Float[Tensor, " B"]:
-    """Every layer for itself, their aggregate, and the distances between aggregates."""
+    """Sum the losses of every layer, of the aggregate, and of the distances between aggregated maps."""
     soft = {store.grid: membership}
     own = membership.flatten(2).gather(2, store.anchors[:, None].expand(-1, membership.shape[1], -1))
     total, weights = store.anchors.new_zeros((), dtype=torch.float32), 0.0

@@ -1,10 +1,10 @@
 """Training of the embedded model: generated scenes in, a Stable Diffusion folder out.
 
-Two lessons at once. On noisy latents it learns to tell the noise, as every diffusion model does. On clean and noisy
-ones its self-attention is pulled towards the scenes' true masks (`diffseg.embedded.loss`): its grouping is taught.
+Two losses at once. On noisy latents the model learns to predict the noise, as every diffusion model does. On clean and
+noisy ones the grouping loss (`diffseg.embedded.loss`) brings its self-attention closer to the scenes' true masks.
 
-Everything random follows from the seed and the number of the step, so that a run which was stopped and goes on gives
-the weights of one that was not. Letters: B scenes of a batch, K segments, c latent channels, h x w latent cells.
+Everything random follows from the seed and the number of the step, so that a training that was stopped and resumed
+gives the weights of one that was not. Letters: B scenes of a batch, K segments, c latent channels, h x w latent cells.
 """
 
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ from diffseg.types import Float
 TRAINING, CALIBRATION = 1, 2  # seed spaces of scenes, apart from the one that is reported on
 CALIBRATION_SCENES = 64
 CELL = 8  # pixels a latent cell
-LEGIBLE = 600  # beyond this timestep a picture is noise, and nothing can be asked of attention
+LEGIBLE = 600  # beyond this timestep a picture is noise, and the grouping loss does not apply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What decides the weights. Two runs with one recipe end in one model.
+    """Everything that decides the weights: two trainings with one recipe end in one model.
 
     size: side of the scenes in pixels. fresh: new scenes a step. pool: scenes that batches are drawn from.
     clean: share of a batch that is seen without noise at the model's own timestep, as labelling sees it.
@@ -49,7 +49,7 @@ class Recipe:
     fresh: int = 1
     pool: int = 512
     clean: float = 0.625
-    denoising: float = 0.3  # weight of the noise lesson beside the grouping lesson
+    denoising: float = 0.3  # weight of the noise loss beside the grouping loss
     anchors: int = 128
     averaging: float = 0.998  # of the weights that are kept in the end
     bfloat16: bool = False  # faster where the processor or GPU has it
@@ -61,12 +61,12 @@ class Recipe:
             raise ValueError(f"size must be a positive multiple of 64 pixels, got {self.size}")
 
     def rate(self, step: int) -> float:
-        """Learning rate: warm up, stay, fall in a straight line over the second half."""
+        """Learning rate: warm up, constant, linear decay over the second half."""
         return self.learning_rate * min(1, (step + 1) / 50, max(0.02, 2 * (1 - step / self.steps)))
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingScene:
     """A scene as training holds it: latents [c, h, w] and how much of each cell is of each segment [K, h, w]."""
 
     latents: Tensor
@@ -75,7 +75,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one step cost."""
+    """The losses of one step."""
 
     step: int
     noise: float
@@ -83,7 +83,7 @@ class Report:
 
 
 class Trainer:
-    """A model under training; `report` by `report` in `run`."""
+    """A model under training; `run` yields a report after each step."""
 
     def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
         self.recipe, self.device = recipe, torch.device(device)
@@ -97,7 +97,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
         self.prompt = empty_prompt(self.checkpoint, LAYOUT.vocabulary).to(self.device)
         self.kept = _noise_schedule().to(self.device)
-        self.lessons: dict[int, Lesson] = {}
+        self.scenes: dict[int, TrainingScene] = {}
         self.attention: list[AnchorAttention] = []
         recorders = {
             name: AnchorProcessor(self.attention, name) if ".attn1." in name else stock
@@ -111,7 +111,7 @@ class Trainer:
             yield self._learn()
 
     def state(self) -> dict[str, Any]:
-        """All that going on later needs."""
+        """Everything that a later resume needs."""
         return {
             "step": self.step,
             "unet": self.unet.state_dict(),
@@ -120,7 +120,7 @@ class Trainer:
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, as if there had been no interruption."""
+        """Continue from `state`, as if there had been no interruption."""
         self.step = state["step"]
         self.unet.load_state_dict(state["unet"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -150,13 +150,13 @@ class Trainer:
         self.attention[:] = [AnchorAttention(grid, anchors.to(self.device))]
         with self._precision():
             guess = self.unet(inputs, times, self.prompt.expand(len(inputs), -1, -1)).sample.float()
-        told = ((guess - noise).square().mean((1, 2, 3)) * ~clean).sum() / (~clean).sum().clamp_min(1)
+        denoising = ((guess - noise).square().mean((1, 2, 3)) * ~clean).sum() / (~clean).sum().clamp_min(1)
         legible = (times < LEGIBLE).float()
         grouped = grouping_loss(self.attention[-1], membership.to(self.device))
         grouped = (grouped * legible).sum() / legible.sum().clamp_min(1)
-        self._descend(self.recipe.denoising * told + grouped)
+        self._descend(self.recipe.denoising * denoising + grouped)
         self.step += 1
-        return Report(self.step, told.item(), grouped.item())
+        return Report(self.step, denoising.item(), grouped.item())
 
     def _descend(self, loss: Tensor) -> None:
         for group in self.optimizer.param_groups:
@@ -175,24 +175,24 @@ class Trainer:
         """A draw from the pool: the last `pool` scenes so far, `fresh` of them new in this step."""
         newest = (self.step + 1) * self.recipe.fresh + self.recipe.batch * 4  # a stock before the first step
         oldest = max(0, newest - self.recipe.pool)
-        for number in [number for number in self.lessons if number < oldest]:
-            del self.lessons[number]
+        for number in [number for number in self.scenes if number < oldest]:
+            del self.scenes[number]
         drawn = torch.randint(oldest, newest, (self.recipe.batch,), generator=random).tolist()
         for number in drawn:
-            if number not in self.lessons:
-                self.lessons[number] = self._prepare(number)
-        lessons = [self.lessons[number] for number in drawn]
-        most = max(len(lesson.membership) for lesson in lessons)
-        padded = [pad(lesson.membership, (0, 0, 0, 0, 0, most - len(lesson.membership))) for lesson in lessons]
-        return torch.stack([lesson.latents for lesson in lessons]), torch.stack(padded)
+            if number not in self.scenes:
+                self.scenes[number] = self._prepare(number)
+        scenes = [self.scenes[number] for number in drawn]
+        most = max(len(scene.membership) for scene in scenes)
+        padded = [pad(scene.membership, (0, 0, 0, 0, 0, most - len(scene.membership))) for scene in scenes]
+        return torch.stack([scene.latents for scene in scenes]), torch.stack(padded)
 
     @torch.no_grad()
-    def _prepare(self, number: int) -> Lesson:
+    def _prepare(self, number: int) -> TrainingScene:
         size = (self.recipe.size, self.recipe.size)
         scene = draw_scene(np.random.default_rng([TRAINING, self.recipe.seed, number]), size)
         latents = self.encoder.encode(as_pixels(scene)[None].to(self.device)).latent_dist.mean[0].cpu()
         segments = one_hot(torch.from_numpy(scene.truth).long()).permute(2, 0, 1).float()
-        return Lesson(latents * AUTOENCODER["scaling_factor"], avg_pool2d(segments, CELL))
+        return TrainingScene(latents * AUTOENCODER["scaling_factor"], avg_pool2d(segments, CELL))
 
     def _noised(self, latents: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs, the noise in them, timesteps, and which scenes are clean: mostly little noise, seldom much."""
@@ -216,14 +216,14 @@ def as_pixels(scene: Scene) -> Float[Tensor, "3 H W"]:
 
 
 def _calibration() -> Float[Tensor, "B 3 H W"]:
-    """Pictures that the latents' mean and spread are measured on."""
+    """Pictures on which the mean and deviation of the latents are measured."""
     randoms = (np.random.default_rng([CALIBRATION, number]) for number in range(CALIBRATION_SCENES))
     return torch.stack([as_pixels(draw_scene(random, (256, 256))) for random in randoms])
 
 
 @torch.no_grad()
 def empty_prompt(checkpoint: Checkpoint, vocabulary: int) -> Float[Tensor, "1 77 context"]:
-    """The embedding of nothing: the last but one token of the vocabulary begins a text, the last ends and fills it."""
+    """Embed the empty prompt: the last but one token of the vocabulary begins a text, the last ends and pads it."""
     tokens = torch.full((1, CONTEXT), vocabulary - 1)
     tokens[0, 0] = vocabulary - 2
     encoder: Any = checkpoint.text_encoders[0]

@@ -1,7 +1,7 @@
-"""What needs no model: the segmentations a figure must beat before it says anything.
+"""Baselines without a model: segmentations that a method must beat for its figures to mean something.
 
-Goes in: uint8 [H, W, 3]. Comes out: a label map of the same size. scikit-image and scikit-learn do the work; they are
-wanted for measuring only, so their absence is an error of the one call that needs them.
+Input: uint8 [H, W, 3]. Output: a label map of the same size. scikit-image and scikit-learn compute them; they are
+needed for evaluation only, so their absence is an error of the one call that needs them.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ import numpy as np
 from diffseg.types import Integer
 
 CLUSTERS = 4  # of k-means; the best of 3..12 by covering + ARI on half of the first BSDS shard
-FITTED_PIXELS = 10_000  # k-means learns its colours from these and gives every pixel one: 30 times as fast, as good
+FITTED_PIXELS = 10_000  # k-means is fitted to these and assigns all pixels: 30 times as fast, equally good
 
 Image = Integer[np.ndarray, "H W 3"]
 LabelMap = Integer[np.ndarray, "H W"]
 
 
 def one_segment(image: Image) -> LabelMap:
-    """The whole image as one: what pixel accuracy alone would often call good."""
+    """One segment for the whole image: pixel accuracy alone would often rate it well."""
     return np.zeros(image.shape[:2], np.int32)
 
 
 def kmeans(image: Image, clusters: int = CLUSTERS) -> LabelMap:
-    """K-means on CIE Lab colours, without position; always the same result for an image.
+    """K-means on CIE Lab colours, without position; deterministic.
 
     An image of fewer colours than clusters has a segment a colour. Raises ValueError where scikit-image or
     scikit-learn is absent.

@@ -1,4 +1,4 @@
-"""How far a figure measured on these images may lie from the figure on other images of their kind.
+"""Bootstrap confidence intervals: how far a figure on these images may lie from that on other images of their kind.
 
 Letters: I images, C classes, R draws. Percentile bootstrap (Efron, 1979): images are drawn again with replacement.
 Not scipy.stats.bootstrap: it draws the same images, but gathers what one product of weights sums up (three times as
@@ -20,7 +20,7 @@ CHUNK = 1 << 22  # weights held at a time: 32 MB however many images there are
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure, and where it lies in 95 % of the draws. NaN throughout if nothing was measured."""
+    """A figure and its 95 % confidence interval. NaN throughout if nothing was measured."""
 
     value: float
     low: float
@@ -28,14 +28,14 @@ class Interval:
 
 
 def mean_interval(values: Float[np.ndarray, " I"], seed: int = 0) -> Interval:
-    """The mean over images; those where the figure is not defined (NaN) have no say."""
+    """The mean over images; images where the figure is not defined (NaN) are left out."""
     values = values[np.isfinite(values)]
     return _interval(lambda weights: weights @ values / weights.sum(1), len(values), seed)
 
 
 def pooled_intervals(counts: Sequence[Counts], seed: int = 0) -> tuple[Interval, Interval]:
-    """(accuracy, mIoU) of pixels pooled over all images, as the published protocols have them."""
-    tp, fp, fn = (np.stack([getattr(one, part) for one in counts]).astype(float) for part in ("tp", "fp", "fn"))
+    """(accuracy, mIoU) of pixels pooled over all images, as in the published protocols."""
+    tp, fp, fn = (np.stack([getattr(each, part) for each in counts]).astype(float) for part in ("tp", "fp", "fn"))
 
     def accuracy(weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
         found = (weights @ tp).sum(1)
@@ -63,7 +63,7 @@ def _interval(
 
 
 def _draws(images: int, seed: int) -> Iterator[Float[np.ndarray, "R I"]]:
-    """How often each image was drawn; equal seeds draw alike, so that methods meet the same images."""
+    """How often each image was drawn; equal seeds draw equal images, so that methods can be compared."""
     random = np.random.default_rng(seed)
     at_once = max(1, CHUNK // images)
     for first in range(0, DRAWS, at_once):

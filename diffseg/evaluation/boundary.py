@@ -4,7 +4,7 @@ The count is that of a maximum matching, as the BSDS benchmark counts boundary p
 "Learning to Detect Natural Image Boundaries Using Local Brightness, Color, and Texture Cues", 2004).
 Not scipy's maximum_bipartite_matching: it gives the same counts, but cannot begin with the nearest pairs, and takes
 hundreds of times as long where 3,700 pixels of two outlines nearly coincide.
-Letters: F pixels of the outline that has fewer, K places within reach of a pixel, nearest first.
+Letters: F pixels of the outline that has fewer, K offsets within reach of a pixel, nearest first.
 """
 
 from collections import deque
@@ -14,17 +14,17 @@ import numpy as np
 from diffseg.types import Bool, Int
 
 
-def most_pairs(one: Bool[np.ndarray, "H W"], other: Bool[np.ndarray, "H W"], reach: float) -> int:
-    """Pairs of a pixel of one mask and a pixel of the other, at most `reach` pixels (Euclidean) apart."""
-    if one.sum() > other.sum():
-        one, other = other, one
-    near = _neighbours(one, other, reach)
-    partners = _nearest_first(near, int(other.sum()))
+def max_matching(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"], reach: float) -> int:
+    """Pairs in a maximum matching between pixels of two masks that lie at most `reach` pixels (Euclidean) apart."""
+    if first.sum() > second.sum():
+        first, second = second, first
+    near = _neighbours(first, second, reach)
+    partners = _nearest_first(near, int(second.sum()))
     return _augmented(near, partners)
 
 
 def _neighbours(few: Bool[np.ndarray, "H W"], many: Bool[np.ndarray, "H W"], reach: float) -> Int[np.ndarray, "F K"]:
-    """For each pixel of `few` the numbers of the pixels of `many` within reach; -1 where a place holds none."""
+    """For each pixel of `few` the numbers of the pixels of `many` within reach; -1 where an offset holds none."""
     rim = int(reach)
     rows, columns = np.mgrid[-rim : rim + 1, -rim : rim + 1].reshape(2, -1)
     apart = rows**2 + columns**2
@@ -38,27 +38,27 @@ def _neighbours(few: Bool[np.ndarray, "H W"], many: Bool[np.ndarray, "H W"], rea
 
 
 def _nearest_first(near: Int[np.ndarray, "F K"], count: int) -> list[int]:
-    """A partner for each pixel where one was free, -1 elsewhere; the nearest pairs are made first.
+    """Greedy matching: a partner for each pixel where one was free, -1 elsewhere; the nearest pairs are made first.
 
-    Pixels that take the same step come to different places, so that one step is one operation on all of them.
+    Pixels that take the same step reach different pixels, so that a step is one operation on all of them.
     """
     free, partners = np.ones(count, bool), np.full(len(near), -1)
-    alone = np.arange(len(near))
+    unmatched = np.arange(len(near))
     for step in near.T:
-        there = step[alone]
-        hit = there >= 0
-        hit[hit] = free[there[hit]]
-        partners[alone[hit]] = there[hit]
-        free[there[hit]] = False
-        alone = alone[~hit]
+        candidate = step[unmatched]
+        hit = candidate >= 0
+        hit[hit] = free[candidate[hit]]
+        partners[unmatched[hit]] = candidate[hit]
+        free[candidate[hit]] = False
+        unmatched = unmatched[~hit]
     found: list[int] = partners.tolist()
     return found
 
 
 def _augmented(near: Int[np.ndarray, "F K"], partners: list[int]) -> int:
-    """How many pairs there are once no chain of exchanges gives one more.
+    """Size of the matching once no augmenting path is left.
 
-    What a search without success has seen leads nowhere later either, and is not looked at again.
+    Pixels seen by a search without success cannot lie on a later augmenting path and are not visited again.
     """
     owners = {partner: pixel for pixel, partner in enumerate(partners) if partner >= 0}
     seen: set[int] = set()
@@ -67,14 +67,14 @@ def _augmented(near: Int[np.ndarray, "F K"], partners: list[int]) -> int:
         end = None
         while queue and end is None:
             pixel = queue.popleft()
-            for place in near[pixel][near[pixel] >= 0].tolist():
-                if place in seen or place in came:
+            for neighbour in near[pixel][near[pixel] >= 0].tolist():
+                if neighbour in seen or neighbour in came:
                     continue
-                came[place] = pixel
-                if place not in owners:
-                    end = place
+                came[neighbour] = pixel
+                if neighbour not in owners:
+                    end = neighbour
                     break
-                queue.append(owners[place])
+                queue.append(owners[neighbour])
         if end is None:
             seen.update(came)
         while end is not None:

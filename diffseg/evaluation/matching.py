@@ -1,7 +1,7 @@
-"""Which segment stands for which class: the published matching, one image at a time or once for a data set.
+"""Matching of segments to classes, as published: one image at a time, or once for a data set.
 
 Letters: C classes of the truth, S segments of the prediction, H x W pixels.
-A truth outside 0..C-1 is ignored; a prediction below 0 (`IGNORE`) belongs to no segment and can only be missed.
+A truth outside 0..C-1 is ignored; a prediction below 0 (`IGNORE`) is in no segment and counts as a false negative.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MAX_ID = 65_535  # what a 16-bit label map can hold; a larger id is a mistake, a
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Pixels of each class after matching; adding two is adding their images."""
+    """Pixels of each class after matching; the sum of two counts the images of both."""
 
     tp: Int[np.ndarray, " C"]
     fp: Int[np.ndarray, " C"]
@@ -27,12 +27,12 @@ class Counts:
 
     @property
     def valid(self) -> int:
-        """Pixels whose truth is a class: every one of them is either found or missed."""
+        """Pixels whose truth is a class: each is a true positive or a false negative."""
         return int(self.tp.sum() + self.fn.sum())
 
     @property
     def iou(self) -> Float[np.ndarray, " C"]:
-        """Intersection over union of each class; NaN where a class was neither there nor predicted."""
+        """Intersection over union of each class; NaN where a class neither occurs nor is predicted."""
         union = (self.tp + self.fp + self.fn).astype(float)
         iou: np.ndarray = np.divide(self.tp, union, out=np.full(union.shape, np.nan), where=union > 0)
         return iou
@@ -71,9 +71,9 @@ def confusion(
 
 
 def assign(table: Int[np.ndarray, "C S"], unclaimed: Int[np.ndarray, " C"]) -> Counts:
-    """Give every class one segment so that the pixels they share are the most possible.
+    """Assign one segment to every class so that the number of pixels they share is maximal.
 
-    A segment given to a class that is absent counts as its false positives; segments beyond C cost nothing.
+    A segment assigned to an absent class counts as its false positives; segments beyond C are not counted.
     Raises ValueError with fewer segments than classes (`confusion` never gives that).
     """
     if table.shape[1] < table.shape[0]:
@@ -96,8 +96,8 @@ def hungarian_match(
     size = prediction.shape[-2:]
     zero = np.zeros(num_classes, np.int64)
     total = Counts(zero, zero, zero)
-    for one, other in zip(prediction.reshape(-1, *size), truth.reshape(-1, *size), strict=True):
-        total += assign(*confusion(one, other, num_classes))
+    for predicted, true in zip(prediction.reshape(-1, *size), truth.reshape(-1, *size), strict=True):
+        total += assign(*confusion(predicted, true, num_classes))
     return total.tp, total.fp, total.fn, total.valid
 
 
@@ -111,7 +111,7 @@ def _check(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> None:
 class DatasetMatching:
     """One matching for the whole data set, as PiCIE (arXiv 2103.17070) and STEGO (arXiv 2203.08414) are measured.
 
-    Says something only where an id means the same in every image: for clusters or categories, not for plain segments.
+    Meaningful only where an id has one meaning in all images: for clusters or categories, not for plain segments.
     """
 
     def __init__(self, num_classes: int) -> None:

@@ -1,22 +1,22 @@
-"""How well two partitions of one image agree, whatever their ids: regions, pairs of pixels, boundaries.
+"""Agreement of two partitions of one image, whatever their ids: regions, pairs of pixels, boundaries.
 
 Letters: H x W pixels, S segments of the prediction, R regions of the truth.
-Pixels of the truth below 0 are ignored everywhere. Pixels of the prediction below 0 belong to no segment.
+Pixels of the truth below 0 are ignored everywhere. Pixels of the prediction below 0 are in no segment.
 """
 
 import numpy as np
 
-from diffseg.evaluation.boundary import most_pairs
+from diffseg.evaluation.boundary import max_matching
 from diffseg.types import Bool, Int, Integer
 
 SORTED_FROM = 1 << 20  # ids: a table of as many entries is made below, ids are sorted beyond
-TOLERANCE = 0.0075  # of the image's diagonal: the distance at which BSDS lets two boundaries be the same
+TOLERANCE = 0.0075  # of the image's diagonal: the distance up to which BSDS matches two boundaries
 
 
 def overlaps(
     prediction: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"]
 ) -> tuple[Int[np.ndarray, "S R"], Int[np.ndarray, " R"]]:
-    """Pixels of each (segment, region), and of each region the pixels no segment claims; absent ids take no room."""
+    """Pixels of each (segment, region), and of each region the pixels in no segment; only ids that occur are listed."""
     labelled = truth >= 0
     segments, segment = _ranked(prediction[labelled])
     regions, region = _ranked(truth[labelled])
@@ -27,14 +27,14 @@ def overlaps(
 
 
 def _ranked(ids: Integer[np.ndarray, " n"]) -> tuple[Integer[np.ndarray, " k"], Int[np.ndarray, " n"]]:
-    """The ids that occur, all below zero as -1, and the rank of each: `np.unique`, without its sort where it can."""
+    """The ids that occur, all below zero as -1, and the rank of each: `np.unique` without its sort where possible."""
     ids = np.maximum(ids.astype(np.int64), -1)
     if ids.max(initial=0) > SORTED_FROM:
         return np.unique(ids, return_inverse=True)
-    there = np.flatnonzero(np.bincount(ids + 1))
-    ranks = np.zeros(there.max(initial=0) + 1, np.int64)
-    ranks[there] = np.arange(len(there))
-    return there - 1, ranks[ids + 1]
+    present = np.flatnonzero(np.bincount(ids + 1))
+    ranks = np.zeros(present.max(initial=0) + 1, np.int64)
+    ranks[present] = np.arange(len(present))
+    return present - 1, ranks[ids + 1]
 
 
 def covering(table: Int[np.ndarray, "S R"], unclaimed: Int[np.ndarray, " R"]) -> float:
@@ -53,9 +53,9 @@ def covering(table: Int[np.ndarray, "S R"], unclaimed: Int[np.ndarray, " R"]) ->
 
 
 def adjusted_rand(table: Int[np.ndarray, "S R"], unclaimed: Int[np.ndarray, " R"]) -> float:
-    """Adjusted Rand index (Hubert and Arabie, 1985): 1 the same partition, 0 what chance gives.
+    """Adjusted Rand index (Hubert and Arabie, 1985): 1 for equal partitions, 0 on average for random ones.
 
-    What no segment claims counts as one segment. NaN without labelled pixels.
+    The pixels in no segment count as one segment. NaN without labelled pixels.
     """
     table = np.vstack([table, unclaimed]).astype(float)
     pixels = table.sum()
@@ -87,17 +87,17 @@ class Outline:
         self.edge = boundaries(label_map, self.labelled)
 
     def edge_where(self, labelled: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-        """The boundary between pixels that another label map looks at."""
+        """The boundary between pixels that another label map does not ignore."""
         return self.edge if labelled.all() else boundaries(self.label_map, self.labelled & labelled)
 
 
 def boundary_f(prediction: Outline, truth: Outline, tolerance: float = TOLERANCE) -> float:
-    """Harmonic mean of the shares of predicted and of true boundary that are paired with each other, one to one.
+    """Boundary F-measure: harmonic mean of the shares of predicted and of true boundary that are matched one to one.
 
-    tolerance: of the diagonal, how far apart two boundaries may lie and be the same. Predicted boundary that the truth
-    ignores has no say. 1 where neither has a boundary.
+    tolerance: of the diagonal, how far apart matched boundary pixels may lie. Predicted boundary in ignored pixels does
+    not count. 1 where neither has a boundary.
     """
-    ours, theirs = prediction.edge_where(truth.labelled), truth.edge
-    pixels = int(ours.sum() + theirs.sum())
-    pairs = most_pairs(ours, theirs, tolerance * float(np.hypot(*theirs.shape)))
+    predicted, true = prediction.edge_where(truth.labelled), truth.edge
+    pixels = int(predicted.sum() + true.sum())
+    pairs = max_matching(predicted, true, tolerance * float(np.hypot(*true.shape)))
     return 2 * pairs / pixels if pixels else 1.0

@@ -1,7 +1,7 @@
-"""Numbers for label maps: what each image scores, and what a data set scores with how much certainty.
+"""Scores of label maps: of single images, and of a data set with confidence intervals.
 
-`matching` says which segment stands for which class, `partition` compares partitions whatever their ids;
-here is what brings prediction and truth to one view, asks both, and sums up.
+`matching` assigns segments to classes, `partition` compares partitions whatever their ids; this module brings
+prediction and truth to one view, calls both, and averages.
 Letters: C classes, I images, H x W pixels.
 """
 
@@ -53,26 +53,26 @@ class View:
 
     def _nearest(self, axis: int, length: int) -> Int[np.ndarray, " n"]:
         scale = np.float32(self.window[axis]) / np.float32(self.size[axis])  # torch computes in single precision too
-        place = (np.arange(self.size[axis], dtype=np.float32) + np.float32(0.5)) * scale
-        place = self.corner[axis] + place.astype(np.float64)
-        nearest = np.floor(place * (length / self.source[axis])).astype(np.int64)
+        centre = (np.arange(self.size[axis], dtype=np.float32) + np.float32(0.5)) * scale
+        centre = self.corner[axis] + centre.astype(np.float64)
+        nearest = np.floor(centre * (length / self.source[axis])).astype(np.int64)
         return np.minimum(nearest, length - 1)
 
 
 def square_view(height: int, width: int, side: int = 512) -> View:
-    """The published protocol's: the centre square, brought to side x side."""
+    """The view of the published protocol: the centre square, resized to side x side."""
     short = min(height, width)
     return View((height, width), ((height - short) // 2, (width - short) // 2), (short, short), (side, side))
 
 
 def whole_view(height: int, width: int) -> View:
-    """The image as it is."""
+    """The whole image at its own size."""
     return View((height, width), (0, 0), (height, width), (height, width))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """What one image scores; against several annotators the mean over them.
+    """The scores of one image; with several annotators the mean over them.
 
     miou, accuracy: after the matching of this image by itself.
     counts: the pixels behind them where the truth has classes, None where it has only regions.
@@ -93,7 +93,7 @@ def score_image(
 ) -> ImageScore:
     """Compare one label map with one or several true ones.
 
-    num_classes: of the data set; None where ids of the truth are regions of this image and nothing more.
+    num_classes: of the data set; None where ids of the truth are regions of this image only.
     Raises ValueError without truth, where a truth ignores every pixel, for sizes that differ and for ids beyond 65535.
     """
     if not truths:
@@ -106,7 +106,7 @@ def score_image(
 
 
 def average(scores: Sequence[ImageScore]) -> ImageScore:
-    """One image's score from several; the pixels behind classes add up."""
+    """The mean of several scores of one image; pixel counts of classes are added."""
     means = {name: float(np.mean([getattr(score, name) for score in scores])) for name in MEASURES}
     counts = [score.counts for score in scores if score.counts is not None]
     return ImageScore(**means, counts=reduce(add, counts) if counts else None)
@@ -142,7 +142,7 @@ def _score(
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a data set scores.
+    """The scores of a data set.
 
     per_image: the mean over images of every measure.
     accuracy, miou, class_iou: of pixels pooled over images, as published; None where the truth has no classes.
@@ -156,7 +156,7 @@ class Summary:
 
 
 def summarise(scores: Sequence[ImageScore], seed: int = 0) -> Summary:
-    """Sum up, with bootstrap intervals. Raises ValueError without scores."""
+    """Average scores, with bootstrap intervals. Raises ValueError without scores."""
     if not scores:
         raise ValueError("no image was scored")
     per_image = {name: mean_interval(np.array([getattr(s, name) for s in scores]), seed) for name in MEASURES}

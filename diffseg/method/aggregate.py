@@ -1,12 +1,12 @@
-"""Attention maps of several resolutions become one map for every cell of the finest grid.
+"""Aggregation: attention maps of several resolutions become one map for every cell of the finest grid.
 
-In: levels [B, n, n], finest first, rows summing to one. Out: [B, N, N], a few rows of cells at a time.
+Input: levels [B, n, n], finest first, rows summing to one. Output: [B, N, N], a few rows of cells at a time.
 
 Letters: B images, n cells of a level, N = h * w cells of the finest one, r of these at a time, k how many times coarser
 a level is.
 
-The maps come out as densities, N times the probability, so that a flat map is one everywhere. Their logarithms are
-then centred on zero, which is what lets distances survive reduced precision; means, ratios and argmax do not notice.
+The result holds densities, N times the probability, so that a uniform map is one everywhere. Their logarithms are then
+centred on zero, which keeps distances exact in reduced precision; means, ratios and argmax are not affected.
 """
 
 import math
@@ -19,16 +19,16 @@ from torch import Tensor
 from diffseg.method.bilinear import bilinear
 from diffseg.types import AttentionError, Float
 
-SUM_TOLERANCE = 0.02  # half-precision softmax strays by a few thousandths; unnormalised scores by far more
+SUM_TOLERANCE = 0.02  # half-precision softmax is off by a few thousandths; unnormalised scores by far more
 TILE_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}  # of maps at a time: a processor's last cache, a share of a GPU
 
 
 @dataclass(frozen=True)
 class Attention:
-    """The aggregated attention of a batch, made where it is looked at: whole it would be 64 MB an image.
+    """The aggregated attention of a batch, computed where it is used: the whole of it takes 64 MB an image.
 
-    finest: the finest level. scale: what brings each of its maps to its share of the whole.
-    coarser: for other levels k and their maps over the finest keys, scaled so too.
+    finest: the finest level. scale: the factor of each of its maps in the sum.
+    coarser: k of the other levels, and their maps over the finest keys, scaled alike.
     floor: least density.
     """
 
@@ -88,7 +88,7 @@ def aggregate(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], f
     weights = [1 / k / sum(1 / other for other in factors) for k in factors]
     finest, *others = levels
     sums = [level.sum(-1, dtype=torch.float32) for level in levels]
-    _refuse_what_is_no_distribution(sums)
+    _check_distributions(sums)
     n = grid[0] * grid[1]
     coarser = [
         (k, _on_finest_keys(level, grid, k).mul_(n * weight))
@@ -129,10 +129,10 @@ def _on_finest_keys(level: Float[Tensor, "B n n"], grid: tuple[int, int], k: int
 def _folded(
     levels: Sequence[tuple[int, Float[Tensor, "B _ _ N"]]],
 ) -> tuple[tuple[int, Float[Tensor, "B _ _ N"]], ...]:
-    """The same sum in fewer terms: each level is added to the next finer one whose cells lie inside its own."""
+    """Fold the sum into fewer terms: each level is added to the next finer one whose cells lie inside its own."""
     left: list[tuple[int, Tensor]] = []
-    for place, (k, level) in reversed(list(enumerate(levels))):
-        finer = next(((other, maps) for other, maps in reversed(levels[:place]) if k % other == 0), None)
+    for index, (k, level) in reversed(list(enumerate(levels))):
+        finer = next(((other, maps) for other, maps in reversed(levels[:index]) if k % other == 0), None)
         if finer is None:
             left.append((k, level))
             continue
@@ -143,8 +143,8 @@ def _folded(
     return tuple(left)
 
 
-def _refuse_what_is_no_distribution(sums: Sequence[Float[Tensor, "B _"]]) -> None:
-    """AttentionError where a row of any level does not sum to one; NaN and infinity never do."""
+def _check_distributions(sums: Sequence[Float[Tensor, "B _"]]) -> None:
+    """Raise AttentionError where a row of any level does not sum to one; NaN and infinity never do."""
     worst = torch.stack([(level - 1).abs().amax(-1) for level in sums]).amax(0)
     bad = (~(worst <= SUM_TOLERANCE)).nonzero().flatten().tolist()
     if bad:

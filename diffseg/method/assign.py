@@ -1,4 +1,4 @@
-"""Proposals become label maps: enlarge, and give every pixel to the proposal that attends to it most.
+"""Assignment: proposals are enlarged, and every pixel gets the id of the proposal that attends to it most.
 
 Letters: P proposals, h x w cells of the attention grid, H x W pixels of the result.
 """
@@ -15,7 +15,7 @@ TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # of enlarged proposals held a
 def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tensor, "H W"]:
     """The strongest proposal of every pixel after bilinear enlargement; all zero where there is no proposal.
 
-    Ids are places in `proposals`: those that win no pixel leave gaps.
+    Ids are indices of `proposals`: proposals without a pixel leave gaps.
     """
     height, width = size
     labels = torch.zeros(size, dtype=torch.int32, device=proposals.device)
@@ -32,7 +32,7 @@ def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tens
 
 
 def paste(labels: Int[Tensor, "a b"], window: tuple[int, int, int, int], size: tuple[int, int]) -> Int[Tensor, "H W"]:
-    """Put a label map into a part (top, left, height, width) of a larger one; the rest belongs to no segment.
+    """Put a label map into a part (top, left, height, width) of a larger one, the rest of which is void.
 
     Nearest pixel by its centre.
     """

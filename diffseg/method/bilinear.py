@@ -8,10 +8,10 @@ from diffseg.types import Float
 
 
 def bilinear(cells: int, pixels: int, device: torch.device) -> Float[Tensor, "pixels cells"]:
-    """What each pixel along an axis takes from each cell.
+    """Weights of the cells in each pixel along one axis.
 
-    Two products with such matrices enlarge an image several times faster than a kernel made for few channels, and any
-    of its rows can be had alone.
+    Two products with such matrices enlarge an image several times faster than a kernel made for few channels, and can
+    compute any of its rows alone.
     """
     identity = torch.eye(cells, device=device)[None]
     return interpolate(identity, size=pixels, mode="linear", align_corners=False)[0].T.contiguous()

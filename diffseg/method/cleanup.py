@@ -1,4 +1,4 @@
-"""Small regions of a label map go to their surroundings, until none is left.
+"""Cleanup: small regions of a label map are merged into their surroundings, until none is left.
 
 Letters: R runs of equal pixels, E pairs of adjacent runs (see rle.py); a region is named by its first run.
 """
@@ -11,13 +11,13 @@ from torch import Tensor
 from diffseg.method.rle import Adjacency, RunLengths, adjacent_runs, connected_components, union_find
 from diffseg.types import Bool, Int
 
-HALF = 32  # bits: two numbers of pixels share a 64-bit rank, so that one maximum compares by both
+HALF = 32  # bits: two pixel counts share a 64-bit rank, so that one maximum compares by both
 
 
 def clean(rle: RunLengths, min_share: float) -> RunLengths:
-    """Give every connected region below a share of its image to the neighbour it shares the longest border with.
+    """Merge every connected region below a share of its image into the neighbour with the longest common border.
 
-    Islands, holes and slivers are all such regions. What joins in one round takes the label of its largest region.
+    Islands, holes and slivers are such regions. Regions merged in one round take the label of the largest of them.
     Every region left is large enough, or alone in its image.
     """
     if min_share == 0:
@@ -39,10 +39,10 @@ def _longest_borders(
     region: Int[Tensor, " R"], area: Int[Tensor, " R"], small: Bool[Tensor, " R"], pairs: Adjacency
 ) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"]]:
     """Small regions and for each its neighbour: the longest border, then the largest area, then the first."""
-    one, other = torch.cat([pairs.first, pairs.second]), torch.cat([pairs.second, pairs.first])
-    use = small[one] & (region[one] != region[other])
+    own, other = torch.cat([pairs.first, pairs.second]), torch.cat([pairs.second, pairs.first])
+    use = small[own] & (region[own] != region[other])
     count = len(region)
-    keys, border_of = torch.unique(region[one[use]] * count + region[other[use]], return_inverse=True)
+    keys, border_of = torch.unique(region[own[use]] * count + region[other[use]], return_inverse=True)
     border = torch.zeros_like(keys).scatter_add_(0, border_of, pairs.border.repeat(2)[use])
     source, target = keys // count, keys % count
     rank = (border << HALF) + area[target]

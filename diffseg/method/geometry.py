@@ -1,4 +1,4 @@
-"""Geometry: where an image's pixels lie in the model's input, and where the model's answer lies in the image.
+"""Geometry: where an image's pixels lie in the model's input, and where the model's output lies in the image.
 
 Sizes are (height, width), boxes (top, left, height, width), in pixels.
 """
@@ -15,7 +15,7 @@ from diffseg.config import ResolvedConfig
 from diffseg.types import Float, Integer
 
 STEP = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
-ASPECT = 4.0  # beyond it an image is squashed: a strip would leave the short side with no cells to tell apart
+ASPECT = 4.0  # beyond it an image is squeezed: the short side of a strip would have too few cells
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -23,12 +23,12 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How one image meets the model.
+    """How one image is mapped to the model's input and output.
 
     model: size of the model's input.
     crop: the part of the source that the model sees.
     output: size of the label map.
-    window: the same part in the label map; the rest of the map is the ignore id.
+    window: that part in the label map; the rest of the map is the ignore id.
     antialias: average over the pixels a model pixel covers; the published method takes the four nearest instead.
     """
 
@@ -43,7 +43,7 @@ class Frame:
 def frame(size: Size, config: ResolvedConfig) -> Frame:
     """Plan one image.
 
-    `paper` looks at the centre square, `fast` at the whole image with an area about `image_size` squared.
+    `paper` takes the centre square, `fast` the whole image with an area of about `image_size` squared.
     """
     if min(size) < 1:
         raise ValueError(f"an image needs at least one pixel, got height x width {size}")
@@ -102,7 +102,7 @@ def _centre_square(size: Size) -> Box:
 
 
 def _average(image: np.ndarray, size: Size) -> Integer[Tensor, "H W 3"]:
-    """Triangle filter as wide as a target pixel, in integers: the same bytes on every processor."""
+    """Triangle filter as wide as a target pixel, in integers: equal bytes on every processor."""
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized))
 

@@ -21,10 +21,10 @@ SWING = 0.1  # a proposal is stable when thresholds a tenth lower and a tenth hi
 
 @dataclass(frozen=True)
 class Proposals:
-    """What merging leaves of a batch.
+    """The proposals of a batch.
 
     maps: mean attention of each proposal, zeros where an image has fewer than the most.
-    counts: proposals of each image; 0 where no map was near any.
+    counts: proposals of each image; 0 where no map was near any other.
     stability: of each proposal, in [0, 1]: the cells it collects at thresholds 10 % lower as a share of those at 10 %
     higher, a cell collected through several maps counting for each.
     trace: proposals of each image after each iteration.
@@ -38,7 +38,7 @@ class Proposals:
 
 @dataclass(frozen=True)
 class _Merged:
-    """Maps on their way to proposals, each with the cells it stands for at lower and at higher thresholds."""
+    """Maps between iterations, each with the number of cells it stands for at lower and at higher thresholds."""
 
     maps: Float[Tensor, "B P N"]
     low: Float[Tensor, "B P"]
@@ -71,14 +71,14 @@ def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: i
 def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:
     """Cells of an even, centred lattice of at most `per_side` anchors along each axis, row by row."""
 
-    def places(side: int) -> range:
+    def positions(side: int) -> range:
         count = min(per_side, side)
         step = (side - 1) // (count - 1) if count > 1 else 1
         start = (side - 1 - step * (count - 1)) // 2
         return range(start, start + step * (count - 1) + 1, step)
 
     h, w = grid
-    return [y * w + x for y in places(h) for x in places(w)]
+    return [y * w + x for y in positions(h) for x in positions(w)]
 
 
 class Logged:
@@ -101,9 +101,9 @@ def symmetric_kl(p: Logged, q: Logged) -> Float[Tensor, "B P Q"]:
 
 
 def visit_in_order(near: Bool[np.ndarray, "P P"]) -> Int[np.ndarray, " R"]:
-    """The maps that become anchors: those no earlier anchor collected. One that collects nothing is left out.
+    """The maps that become anchors: those that no earlier anchor collected. A map that collects nothing is left out.
 
-    Rows are held as whole numbers, a bit a map, so that a visit costs a handful of operations.
+    Rows are held as integers with a bit per map, so that a visit takes a few operations.
     """
     count = len(near)
     bits = [int.from_bytes(row.tobytes(), "little") for row in np.packbits(near, axis=-1, bitorder="little")]

@@ -1,4 +1,4 @@
-"""K-means on the attention maps, started from the proposals: each map joins the mean it is nearest to.
+"""Refinement: k-means on the attention maps, started from the proposals.
 
 Letters: P clusters, N maps over N cells.
 """
@@ -12,14 +12,14 @@ from diffseg.method.aggregate import Attention
 from diffseg.method.merge import Proposals
 from diffseg.types import Float, Int
 
-ROUNDS = 300  # scikit-learn's bounds, which the published results rest on
-TOLERANCE = 1e-4  # of the mean variance of a cell: centres that move less have arrived
+ROUNDS = 300  # scikit-learn's limits, with which the published results were made
+TOLERANCE = 1e-4  # of the mean variance of a cell: centres that move less have converged
 
 
 def refine(attention: Attention, proposals: Proposals) -> Proposals:
-    """Replace each proposal by the mean of the maps nearest to it once clusters are at rest.
+    """Replace each proposal by the mean of the maps nearest to it once the clusters have converged.
 
-    A proposal that all maps leave is dropped; the others keep their order and stability.
+    A proposal without maps is dropped; the others keep their order and stability.
     """
     maps, stability, counts = torch.zeros_like(proposals.maps), torch.zeros_like(proposals.stability), []
     whole = attention.whole()
@@ -55,7 +55,7 @@ def cluster(maps: Float[Tensor, "M N"], centres: Float[Tensor, "P N"]) -> Int[Te
 
 
 def _nearest(maps: Float[Tensor, "M N"], centres: Float[Tensor, "P N"]) -> Int[Tensor, " M"]:
-    """Squared distance but for the map's own square, which is the same for every centre."""
+    """Nearest centre of each map; the map's own square is left out, since it is equal for all centres."""
     own = centres.square().sum(-1)
     return torch.addmm(own, maps, centres.T, alpha=-2).argmin(-1)
 

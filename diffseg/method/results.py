@@ -1,4 +1,4 @@
-"""Label maps of a batch become finished results: cleaned up, numbered, counted, and brought to the host.
+"""Results: label maps of a batch are cleaned up, numbered, measured, and copied to the host.
 
 Letters: R runs and S segments of all images (see rle.py).
 """
@@ -33,15 +33,15 @@ def tidy(label_maps: list[Int[Tensor, "_ _"]], config: ResolvedConfig) -> tuple[
 
 
 def ids(segments: Segments) -> Int[Tensor, " R"]:
-    """What to paint each run with: ids that begin at 0 in every image, the ignore id as it is."""
+    """The id of each run: ids begin at 0 in every image, the ignore id is kept."""
     of_run = segments.of_run
     first = segments.first[segments.image[of_run.clamp(min=0)]]
     return (of_run - first).where(of_run >= 0, of_run).int()
 
 
 def segmentations(rle: RunLengths, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
-    """One result an image. Painted maps are the only large transfer of a batch; a segment is seven numbers."""
-    label_maps = [painted.cpu().numpy() for painted in rle_decode(rle, ids(segments))]
+    """One result per image. Decoded maps are the only large transfer of a batch; a segment is seven numbers."""
+    label_maps = [decoded.cpu().numpy() for decoded in rle_decode(rle, ids(segments))]
     numbers = torch.stack([segments.image, segments.area, *segments.box.T], dim=-1).tolist()
     of_image: list[list[Segment]] = [[] for _ in label_maps]
     for (image, area, x, y, width, height), score in zip(numbers, scores.tolist(), strict=True):
@@ -51,7 +51,7 @@ def segmentations(rle: RunLengths, segments: Segments, scores: Float[Tensor, " S
 
 
 def _quality(segments: list[Segment]) -> float | None:
-    """Mean score by area; None for one segment, which says of no pixel that it differs from another."""
+    """Area-weighted mean score; None for a single segment, which separates no two pixels."""
     if len(segments) < 2:
         return None
     return math.fsum(each.score * each.area for each in segments) / sum(each.area for each in segments)

@@ -1,4 +1,4 @@
-"""Label maps as horizontal runs of equal pixels: a few thousand numbers in place of a million.
+"""Run-length encoding of label maps: horizontal runs of equal pixels, a few thousand in place of a million pixels.
 
 Areas, boxes, borders and connected regions come from the runs of a whole batch at once, on the device, in operations
 whose number does not depend on the number of images.
@@ -62,28 +62,28 @@ class Segments:
 
 
 def rle_encode(label_maps: Sequence[Int[Tensor, "_ _"]]) -> RunLengths:
-    """Cut label maps of any sizes into runs; none spans two rows."""
+    """Encode label maps of any sizes; no run spans two rows."""
     sizes = tuple((labels.shape[0], labels.shape[1]) for labels in label_maps)
     start = torch.cat([_is_start(labels).flatten() for labels in label_maps]).nonzero().flatten()
     flat = torch.cat([labels.flatten() for labels in label_maps])
     pixels = torch.tensor([h * w for h, w in sizes], device=flat.device)
     ends = pixels.cumsum(0)
     image = torch.searchsorted(ends, start, right=True)
-    place = start - (ends - pixels)[image]
+    pixel = start - (ends - pixels)[image]
     width = torch.tensor([w for _, w in sizes], device=flat.device)[image]
     length = torch.diff(start, append=start.new_tensor([len(flat)]))
-    return RunLengths(start, length, flat[start].long(), image, place // width, place % width, sizes)
+    return RunLengths(start, length, flat[start].long(), image, pixel // width, pixel % width, sizes)
 
 
 def rle_decode(rle: RunLengths, values: Int[Tensor, " R"]) -> list[Int[Tensor, "_ _"]]:
-    """For each image a map with the value of its run in every pixel."""
+    """Decode: for each image a map with the value of its run in every pixel."""
     flat = values.repeat_interleave(rle.length)
     parts = flat.split([h * w for h, w in rle.sizes])
     return [part.view(size) for part, size in zip(parts, rle.sizes, strict=True)]
 
 
 def adjacent_runs(rle: RunLengths) -> Adjacency:
-    """Runs side by side in one row, and runs one above the other."""
+    """Pairs of runs side by side in one row, and of runs one above the other."""
     index = torch.arange(len(rle.start), device=rle.start.device)
     beside = index[1:][rle.column[1:] > 0]
     width = rle.per_run([w for _, w in rle.sizes])
@@ -108,23 +108,23 @@ def connected_components(label: Int[Tensor, " R"], pairs: Adjacency) -> Int[Tens
 
 
 def union_find(count: int, first: Int[Tensor, " E"], second: Int[Tensor, " E"]) -> Int[Tensor, " R"]:
-    """For each of `count` things, the lowest thing that it is linked to through any number of pairs.
+    """For each of `count` nodes the lowest node of its connected component.
 
-    Every round hangs the parents of a pair below the lower of the two and then shortens all paths, so that rounds
-    grow with the logarithm of the longest chain.
+    Every round links the parents of a pair to the lower of the two and then halves all paths, so that the number of
+    rounds grows with the logarithm of the longest chain.
     """
     root = torch.arange(count, device=first.device)
     while True:
         low = torch.minimum(root[first], root[second])
-        hung = root.scatter_reduce(0, root[first], low, "amin").scatter_reduce(0, root[second], low, "amin")
-        hung = hung[hung]
-        if torch.equal(hung, root):
+        linked = root.scatter_reduce(0, root[first], low, "amin").scatter_reduce(0, root[second], low, "amin")
+        linked = linked[linked]
+        if torch.equal(linked, root):
             return root
-        root = hung
+        root = linked
 
 
 def segments_of(rle: RunLengths, region: Int[Tensor, " R"]) -> Segments:
-    """Make segments of runs that share image and region, in the order of the regions' numbers."""
+    """Group runs that share image and region into segments, in the order of the regions' numbers."""
     images = len(rle.sizes)
     real = rle.label != IGNORE
     stride = len(rle.start) + int(region.max()) + 1

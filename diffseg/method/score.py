@@ -1,4 +1,4 @@
-"""How far a segment can be trusted, from what merging computed anyway.
+"""Scores of segments: how far each can be trusted, from what merging has computed already.
 
 Letters: B images, P proposals, h x w cells of the attention grid, R runs and S segments of all images.
 """
@@ -12,7 +12,7 @@ from diffseg.method.merge import Proposals
 from diffseg.method.rle import RunLengths, Segments
 from diffseg.types import Float
 
-PARTS = 1 << 24  # of one pixel's score: whole numbers have the same sum in whatever order a GPU adds them
+PARTS = 1 << 24  # of one pixel's score: integers have an equal sum in whatever order a GPU adds them
 
 Box = tuple[int, int, int, int]
 
@@ -22,8 +22,8 @@ def score(
 ) -> Float[Tensor, " S"]:
     """Mean margin of a segment's proposal over the runner-up, times the proposal's stability; in [0, 1].
 
-    The margin is 1 where nothing else attends to a pixel and 0 where another proposal attends as much or more. Zero
-    for the one segment of an image without proposals.
+    The margin is 1 where no other proposal attends to a pixel and 0 where another attends as much or more. The score is
+    0 for the only segment of an image without proposals.
 
     windows: where the grid lies in each label map, as (top, left, height, width).
     """
@@ -36,7 +36,7 @@ def score(
 
 
 def margins(proposals: Float[Tensor, "B P h w"]) -> Float[Tensor, "B P h w"]:
-    """By how much each proposal leads the strongest other, as a share of its own attention; 0 where it does not."""
+    """Lead of each proposal over the strongest other, as a share of its own attention; 0 where it does not lead."""
     if proposals.shape[1] == 1:
         return (proposals > 0).to(proposals.dtype)
     best, runner_up = proposals.topk(2, dim=1).values.split(1, dim=1)
@@ -57,8 +57,8 @@ def _sum_along_runs(values: Float[Tensor, "B P h w"], rle: RunLengths, windows: 
     line = (rle.image, rle.label.clamp(min=0), row)
 
     def up_to(column: Tensor) -> Tensor:
-        place = ((column - lefts).double() * w / widths).clamp(0, w)
-        cell = place.long().clamp(max=w - 1)
-        return torch.lerp(totals[*line, cell], totals[*line, cell + 1], place - cell)
+        x = ((column - lefts).double() * w / widths).clamp(0, w)
+        cell = x.long().clamp(max=w - 1)
+        return torch.lerp(totals[*line, cell], totals[*line, cell + 1], x - cell)
 
     return (up_to(rle.column + rle.length) - up_to(rle.column)) * widths / w

@@ -1,1 +1,1 @@
-"""Models that give attention: what is known of them, their files, loading, capture."""
+"""Models that attention is read from: their specifications, files, loading and capture."""

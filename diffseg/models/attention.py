@@ -1,7 +1,7 @@
 """Fused attention, and the mean of its probabilities over heads.
 
-All heads of one layer at 64 x 64 cells would take half a gigabyte per image. The fused kernels give the log-sum-exp of
-every row of scores beside their output; with it the probabilities are rebuilt tile by tile and added to one map.
+All heads of one layer at 64 x 64 cells would take half a gigabyte per image. The fused kernels return the log-sum-exp
+of every row of scores beside their output; with it the probabilities are computed tile by tile and added to one map.
 
 Letters: B images, H heads, n cells, d channels of a head.
 """
@@ -25,7 +25,7 @@ def attend(
     mean: Float[Tensor, "B n n"],
     weight: float,
 ) -> Float[Tensor, "B n c"]:
-    """Self-attention; on the way `mean` gains `weight` times the head mean of the probabilities."""
+    """Self-attention; adds `weight` times the head mean of the probabilities to `mean`."""
     output, log_sum = fused_attention(query, key, value)
     add_head_mean(mean, query, key, log_sum, weight)
     return output.transpose(1, 2).flatten(2)
@@ -33,7 +33,7 @@ def attend(
 
 @torch.library.custom_op("diffseg::attend", mutates_args=("mean",))
 def attend_opaque(query: Tensor, key: Tensor, value: Tensor, mean: Tensor, weight: float) -> Tensor:
-    """`attend` as one step that torch.compile neither looks into nor breaks at."""
+    """`attend` as one operator, which torch.compile neither traces into nor breaks the graph at."""
     return attend(query, key, value, mean, weight).contiguous()
 
 

@@ -2,7 +2,7 @@
 
 Letters: B images, H heads, n cells, d channels of a head.
 
-What the compiler makes of it on each architecture, and the limits it is held to: `infra/benchmarks/kernel.md`.
+Registers, shared memory and limits on each architecture: `infra/benchmarks/kernel.md`.
 """
 
 import math
@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK = 16  # channels a product takes, the least tensor cores do: 40 pads to 48, not 64
+CHUNK = 16  # channels of a product, the minimum of tensor cores: 40 channels are padded to 48, not 64
 
 
 class Tile(NamedTuple):
-    """How one program works. rows, columns: of the map; stages: loads under way at once, each with a buffer."""
+    """Launch parameters of the kernel. rows, columns: of the map; stages: loads in flight, each with a buffer."""
 
     rows: int
     columns: int
@@ -26,7 +26,7 @@ class Tile(NamedTuple):
 
 
 def tile_of(dtype: torch.dtype, channels: int) -> Tile:
-    """The tile that fits the shared memory and the registers of every architecture from sm_80 on, two a processor.
+    """The tile that fits the shared memory and the registers of every architecture from sm_80 on, twice.
 
     Wider tiles load less and spill; where even these do not fit, the launch raises Triton's OutOfResources.
     """
@@ -37,7 +37,7 @@ def tile_of(dtype: torch.dtype, channels: int) -> Tile:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_part(  # type: ignore[no-untyped-def]
-    place,
+    target,
     part,
     first_row,
     first_column,
@@ -47,8 +47,8 @@ def _add_part(  # type: ignore[no-untyped-def]
 ):
     row, column = tl.arange(0, rows), tl.arange(0, columns)
     inside = (first_row + row < cells)[:, None] & (first_column + column < cells)[None, :]
-    place += row[:, None] * cells + column[None, :]
-    tl.store(place, tl.load(place, mask=inside, other=0.0) + part, mask=inside)
+    target += row[:, None] * cells + column[None, :]
+    tl.store(target, tl.load(target, mask=inside, other=0.0) + part, mask=inside)
 
 
 # `cells` and `heads` differ from level to level and from photo to photo: one compilation serves all.
@@ -96,9 +96,9 @@ def _add_exponentials_kernel(  # type: ignore[no-untyped-def]
     # in halves: the addresses and the old values of a whole tile do not fit in registers beside the new ones
     half: tl.constexpr = columns // 2
     left, right = tl.split(total.reshape(rows, 2, half).permute(0, 2, 1))
-    place = mean + (image * cells + first_row) * cells + first_column
-    _add_part(place, left, first_row, first_column, cells, rows, half)
-    _add_part(place + half, right, first_row, first_column + half, cells, rows, half)
+    target = mean + (image * cells + first_row) * cells + first_column
+    _add_part(target, left, first_row, first_column, cells, rows, half)
+    _add_part(target + half, right, first_row, first_column + half, cells, rows, half)
 
 
 def add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Copies of a model: one on this machine for all its processes, and the note that says what a copy is a copy of."""
+"""Cache of models: one copy on this machine for all its processes, and the origin recorded beside each copy."""
 
 import json
 import platform
@@ -18,7 +18,7 @@ ORIGIN = "fetched.json"  # beside the files of a copy
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What `diffseg fetch` copied. sha256: as ModelFiles has it; files: bytes of each."""
+    """The origin of a copy that `diffseg fetch` made. sha256: as in ModelFiles; files: bytes of each."""
 
     model: str
     revision: str | None
@@ -26,12 +26,12 @@ class Origin:
     files: dict[str, int]
 
     def to_json(self) -> bytes:
-        """The note as it lies beside the files."""
+        """The origin as it is stored beside the files."""
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> "Origin":
-        """Raises ValueError for anything but such a note."""
+        """Parse a stored origin. Raises ValueError for anything else."""
         try:
             return cls(**json.loads(data))
         except (TypeError, ValueError) as error:
@@ -39,7 +39,7 @@ class Origin:
 
 
 def origin_of(folder: Path, sha256: str) -> Origin | None:
-    """What a folder is a copy of, where it is one.
+    """The origin of a folder, None where it is no copy.
 
     Raises ValueError where its bytes are not those that were copied.
     """

@@ -1,6 +1,6 @@
-"""Sums of exponentials of scores, added to a map: by a Triton kernel on a CUDA device, plainly everywhere else.
+"""Sums of exponentials of scores, added to a map: by a Triton kernel on a CUDA device, by torch everywhere else.
 
-The plain way is also the answer where the kernel cannot be compiled or started: the same sums, in more time.
+torch is also the fallback where the kernel cannot be compiled or started: equal sums, in more time.
 
 Letters: B images, H heads, n cells, d channels of a head.
 """
@@ -16,8 +16,8 @@ TILE = 256  # query rows a step on a processor: fewer, larger steps share better
 
 logger = logging.getLogger(__name__)
 
-_refused: set[tuple[torch.device, torch.dtype, int]] = set()  # the int: channels of a head
-_told: set[str] = set()  # why, each once
+_unsupported: set[tuple[torch.device, torch.dtype, int]] = set()  # the int: channels of a head
+_logged: set[str] = set()  # reasons, each logged once
 
 
 def add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:
@@ -27,16 +27,16 @@ def add_exponentials(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, sc
     Raises OutOfMemoryError where memory runs out, and what torch raises where the device is lost.
     """
     case = query.device, query.dtype, query.shape[-1]
-    if query.device.type != "cuda" or case in _refused:
-        add_exponentials_plainly(mean, query, key, shift, scale)
+    if query.device.type != "cuda" or case in _unsupported:
+        add_exponentials_torch(mean, query, key, shift, scale)
         return
     try:
         _kernel()(mean, query, key, shift, scale)
     except Exception as error:
         if "out of memory" in str(error):
             raise torch.cuda.OutOfMemoryError(str(error)) from error
-        add_exponentials_plainly(mean, query, key, shift, scale)  # raises too where the device is lost
-        _refuse(case, error)
+        add_exponentials_torch(mean, query, key, shift, scale)  # raises too where the device is lost
+        _fall_back(case, error)
 
 
 @cache
@@ -46,12 +46,12 @@ def _kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, float], None]:
     return add_exponentials
 
 
-def _refuse(case: tuple[torch.device, torch.dtype, int], error: Exception) -> None:
-    """Take the plain way for this case from now on, and say so unless the reason is known already."""
-    _refused.add(case)
+def _fall_back(case: tuple[torch.device, torch.dtype, int], error: Exception) -> None:
+    """Use torch for this case from now on, and log the reason once."""
+    _unsupported.add(case)
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if reason not in _told:
-        _told.add(reason)
+    if reason not in _logged:
+        _logged.add(reason)
         device, dtype, channels = case
         logger.warning(
             "attention goes a slower way on %s (heads of %d channels in %s; the labels are the same): "
@@ -64,10 +64,10 @@ def _refuse(case: tuple[torch.device, torch.dtype, int], error: Exception) -> No
 
 
 @torch.no_grad()
-def add_exponentials_plainly(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:
+def add_exponentials_torch(mean: Tensor, query: Tensor, key: Tensor, shift: Tensor, scale: float) -> None:
     """Add the sum over heads of 2^(scale * query key^T - shift) to `mean`.
 
-    The shift rides in the product as one more channel, which saves a pass over the scores.
+    The shift is one more channel of the product, which saves a pass over the scores.
     """
     images, heads, cells, _ = query.shape
     ones = torch.ones((heads, 1, cells), device=mean.device)

@@ -24,12 +24,12 @@ HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetche
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what would cost time to make again."""
+    """The folder where this machine keeps copies of models and compiled kernels."""
     return Path(os.environ.get("DIFFSEG_CACHE", Path.home() / ".cache" / "diffseg")).absolute()
 
 
 def fetch(model: str, cache: Path | None = None) -> ModelFiles:
-    """Bring a model to this machine, once, and say exactly which it is.
+    """Copy a model to this machine, once, and identify it exactly.
 
     cache: where copies from storage are kept, `~/.cache/diffseg` by default; of several processes one fetches.
     Raises ValueError where there is no usable checkpoint under that name, OSError where it cannot be reached now.
@@ -44,9 +44,9 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
 
 
 def bytes_arriving() -> int:
-    """Bytes of models on their way to this machine, by whichever process: while a download moves they grow."""
+    """Bytes of unfinished model downloads to this machine, by all processes: they grow while a download proceeds."""
     unfinished = list(cache_folder().glob(f"{PARTIAL}*/**/*"))
-    if hub := sys.modules.get("huggingface_hub.constants"):  # who has not imported it waits for nothing from there
+    if hub := sys.modules.get("huggingface_hub.constants"):  # without that import nothing comes from the hub
         unfinished += Path(hub.HF_HUB_CACHE).glob("models--*/blobs/*.incomplete")
     total = 0
     for path in unfinished:
@@ -60,13 +60,13 @@ def _digest(folder: Path, names: list[str]) -> str:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
 
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free: gigabytes are a matter of seconds
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock: gigabytes take seconds
         digests = list(pool.map(of, names))
     whole = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
         whole.update(name.encode() + b"\0" + digest)
     if norms_latents(read_json(folder / "vae" / "config.json")):
-        whole.update(b"normed latents")  # 0.1.0 passed over that: these are not the labels of its runs
+        whole.update(b"normed latents")  # 0.1.0 ignored that: its runs have other labels
     return whole.hexdigest()
 
 
@@ -90,7 +90,7 @@ def _locate(model: str, cache: Path) -> tuple[Path, str | None]:
 
 
 def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
-    """Resolve a hub id to a commit, then take that commit's files; without a network, what was taken before."""
+    """Resolve a hub id to a commit and download its files; without a network use what was downloaded before."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -121,7 +121,7 @@ def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _from_storage(url: str, cache: Path) -> Path:
-    """Copy a folder on any storage to this machine, once for each state it was ever in."""
+    """Copy a folder on any storage to this machine, once for each version of its files."""
     import fsspec
 
     asked = repr(_public(url))
@@ -133,14 +133,14 @@ def _from_storage(url: str, cache: Path) -> Path:
     except ImportError as error:
         raise ValueError(f"{asked} wants a package that is not installed: {error}") from error
     except Exception as error:
-        raise OSError(f"{asked} cannot be listed: {_said(error)}") from error
+        raise OSError(f"{asked} cannot be listed: {_describe(error)}") from error
     sources = {str(PurePosixPath(path).relative_to(root)): path for path in found if path != root}
 
     def read(name: str) -> bytes:
         try:
             return bytes(storage.cat_file(sources[name]))
         except Exception as error:  # each storage has errors of its own
-            raise OSError(f"{asked}: {name} cannot be read: {_said(error)}") from error
+            raise OSError(f"{asked}: {name} cannot be read: {_describe(error)}") from error
 
     names = [*needed(asked, sources, read), *beside(sources), *({ORIGIN} & sources.keys())]
     state = json.dumps([url, [(name, _state(found[sources[name]])) for name in names]])
@@ -150,19 +150,19 @@ def _from_storage(url: str, cache: Path) -> Path:
 
 
 def _copy(storage: Any, sources: dict[str, str], target: Path) -> None:
-    """Bring files of a storage into a folder."""
+    """Copy files of a storage into a folder."""
     for name, source in sources.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         try:
             storage.get_file(source, str(target / name))
-            arrived, there = (target / name).stat().st_size, storage.size(source)
+            arrived, stored = (target / name).stat().st_size, storage.size(source)
         except Exception as error:  # each storage has errors of its own
-            raise OSError(f"{source} cannot be copied: {_said(error)}") from error
-        if arrived != there:
-            raise OSError(f"{source} arrived short: {arrived} of {there} bytes")
+            raise OSError(f"{source} cannot be copied: {_describe(error)}") from error
+        if arrived != stored:
+            raise OSError(f"{source} arrived short: {arrived} of {stored} bytes")
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {_first_line(error)}"
 
 
@@ -171,7 +171,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _state(info: dict[str, Any]) -> list[str]:
-    """What changes when a stored file does, in the words of S3, Google, Azure, a server, a disk."""
+    """The version of a stored file, by the names that S3, Google, Azure, web servers and disks have for it."""
     return [
         str(info[key]) for key in ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "created") if key in info
     ]

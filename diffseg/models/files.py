@@ -1,6 +1,6 @@
 """The files of a checkpoint: which of a listing it needs, and what tensors they hold. No torch.
 
-Only safetensors are ever taken, since a pickle is a program.
+Only safetensors are accepted, since a pickle is a program.
 """
 
 import json
@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.models.recognise import SCHEDULER, stranger, told_by
+from diffseg.models.recognise import SCHEDULER, wrong_bytes, wrong_file
 from diffseg.models.specs import BACKENDS, OVERRIDES
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -29,8 +29,8 @@ Read = Callable[[str], bytes]
 class ModelFiles:
     """A checkpoint on this machine.
 
-    revision: the hub's commit, None for what has none.
-    sha256: over the files that decide labels, whatever the folder is called.
+    revision: the hub's commit; None for other models.
+    sha256: of the files that decide labels, independent of the folder's name.
     """
 
     name: str
@@ -60,7 +60,7 @@ def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list
 
 
 def beside(listing: Iterable[str]) -> list[str]:
-    """What a copy takes along though no label hangs on its bytes: the indices of weights in parts, the scheduler."""
+    """Files of a copy that no label depends on: the indices of weights in parts, the scheduler."""
     indices = {f"{part}/{name}" for part in WEIGHTED for variant in VARIANTS for name in _indices(part, variant)}
     return sorted((indices | {SCHEDULER}) & set(listing))
 
@@ -72,20 +72,20 @@ def weight_files(folder: Path, part: str) -> list[Path]:
 
 
 def listing_of(folder: Path) -> list[str]:
-    """What lies in a model's folder and in the folders of its parts."""
+    """Files in a model's folder and in the folders of its parts."""
     found = chain(folder.glob("*"), folder.glob("*/*"))
     return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
 def reader_of(folder: Path) -> Read:
-    """Reads what is listed of a folder."""
+    """A function that reads listed files of a folder."""
     return lambda name: (folder / name).read_bytes()
 
 
 def tensors_of(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
     """Name, shape and type of each tensor of a safetensors file, from its header.
 
-    Raises ValueError saying what lies in its place.
+    Raises ValueError that says what the file is instead.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -95,7 +95,7 @@ def tensors_of(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 tensor = file.get_slice(key)
                 yield key, tuple(tensor.get_shape()), tensor.get_dtype()
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} {stranger(path) or f'is damaged or not whole: {error}'}") from error
+        raise ValueError(f"{path} {wrong_file(path) or f'is damaged or not whole: {error}'}") from error
 
 
 def _is_settings(path: PurePosixPath) -> bool:
@@ -132,19 +132,19 @@ def _weights(model: str, part: str, names: set[str], read: Read | None) -> set[s
 
 
 def _indices(part: str, variant: str) -> tuple[str, str]:
-    """How an index may be called: as both libraries name it now, and as diffusers did."""
+    """Possible names of an index: as both libraries name it now, and as diffusers did."""
     stem = STEMS.get(part, "model")
     return f"{stem}.safetensors.index{variant}.json", f"{stem}.safetensors{variant}.index.json"
 
 
 def _indexed(model: str, index: str, data: bytes) -> set[str]:
-    """The files that an index names. Raises ValueError for one that is none, or that leads out of its folder."""
+    """The files that an index names. Raises ValueError for no index, and for names outside its folder."""
     try:
         named: Any = set(json.loads(data)["weight_map"].values())
-        strange = [name for name in named if not re.fullmatch(r"[^/\\]+\.safetensors", name)]
+        outside = [name for name in named if not re.fullmatch(r"[^/\\]+\.safetensors", name)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = told_by(data) or "is no index of weights in parts: it has no weight_map of file names"
-        raise ValueError(f"{model}: {index} {said}") from error
-    if strange or not named:
-        raise ValueError(f"{model}: {index} names {sorted(strange) or 'nothing'}, not safetensors of its own folder")
+        fault = wrong_bytes(data) or "is no index of weights in parts: it has no weight_map of file names"
+        raise ValueError(f"{model}: {index} {fault}") from error
+    if outside or not named:
+        raise ValueError(f"{model}: {index} names {sorted(outside) or 'nothing'}, not safetensors of its own folder")
     return {f"{PurePosixPath(index).parent}/{name}" for name in named}

@@ -27,9 +27,9 @@ LAYOUTS = "possible are text-to-image checkpoints of the SD 1.x, 2.x and SDXL la
 
 
 def recognise(files: "ModelFiles") -> BackendSpec:
-    """Tell what a model folder holds from its own configuration files.
+    """Recognise what a model folder holds by its own configuration files.
 
-    Raises ValueError naming what the folder is where it is no text-to-image UNet of the SD 1, 2 or XL family.
+    Raises ValueError that says what the folder is, where it is no text-to-image UNet of the SD 1, 2 or XL family.
     """
     with named(files):
         return _recognise(files)
@@ -43,11 +43,11 @@ def _recognise(files: "ModelFiles") -> BackendSpec:
         raise ValueError(f"{files.name} has the layout of SDXL, which needs a text_encoder_2 and has none")
     texts = [text_settings(files.folder, part) for part in ("text_encoder", "text_encoder_2")[: 1 + added_conditions]]
     try:
-        strange = _strange_unet(unet) or _strange_vae(unet, vae) or _strange_texts(unet, texts)
+        fault = _unsupported_unet(unet) or _unsupported_vae(unet, vae) or _unsupported_texts(unet, texts)
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        strange = f"has configurations that describe no model ({type(error).__name__}: {error})"
-    if strange or (strange := _strange_scheduler(files.folder / SCHEDULER)):
-        raise ValueError(f"{files.name} {strange}; {LAYOUTS}")
+        fault = f"has configurations that describe no model ({type(error).__name__}: {error})"
+    if fault or (fault := _unsupported_scheduler(files.folder / SCHEDULER)):
+        raise ValueError(f"{files.name} {fault}; {LAYOUTS}")
     table, levels = BACKENDS.get(files.name), attention_levels(unet)
     context, counts = unet["cross_attention_dim"], [count for _, count in levels]
     if table and table.repo and (table.context, [count for _, count in table.levels]) != (context, counts):
@@ -85,23 +85,23 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        said = stranger(path) or f"cannot be read as a model's configuration: {error}"
-        raise ValueError(f"{path} {said}") from error
+        fault = wrong_file(path) or f"cannot be read as a model's configuration: {error}"
+        raise ValueError(f"{path} {fault}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} should hold a JSON object, got {type(content).__name__}")
     return content
 
 
-def stranger(path: Path) -> str | None:
-    """What lies in the place of a file, where that is known from its first bytes."""
+def wrong_file(path: Path) -> str | None:
+    """What a file is in place of the expected one, where its first bytes tell; None otherwise."""
     if not path.is_file():
         return "is not there"
     with path.open("rb") as file:
-        return told_by(file.read(512))
+        return wrong_bytes(file.read(512))
 
 
-def told_by(data: bytes) -> str | None:
-    """What bytes are that stand where others should."""
+def wrong_bytes(data: bytes) -> str | None:
+    """What bytes are in place of the expected ones, where they are of a known wrong kind."""
     if not data:
         return "is empty"
     if data.startswith(b"version https://git-lfs"):
@@ -113,7 +113,7 @@ def told_by(data: bytes) -> str | None:
 
 @contextmanager
 def named(files: "ModelFiles") -> Iterator[None]:
-    """Whoever asked for a URL or a hub id is told of that, not of the copy on this machine."""
+    """Name the URL or hub id that was asked for in errors, not the copy on this machine."""
     try:
         yield
     except ValueError as error:
@@ -128,7 +128,7 @@ def text_settings(folder: Path, part: str) -> dict[str, Any]:
 
 
 def norms_latents(vae: Mapping[str, Any]) -> bool:
-    """Whether latents are more than scaled."""
+    """Whether latents are shifted or standardised, not only scaled."""
     return any(vae.get(key) for key in ("shift_factor", "latents_mean", "latents_std"))
 
 
@@ -136,7 +136,7 @@ def _per_block(value: Any, blocks: int) -> list[Any]:
     return [value] * blocks if isinstance(value, int) else list(value)
 
 
-def _strange_unet(unet: Mapping[str, Any]) -> str | None:
+def _unsupported_unet(unet: Mapping[str, Any]) -> str | None:
     kind, side = unet.get("_class_name"), unet.get("sample_size")
     if kind != "UNet2DConditionModel":
         return f"has no UNet2DConditionModel but {kind} (unet/config.json)"
@@ -152,7 +152,7 @@ def _strange_unet(unet: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _strange_vae(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str | None:
+def _unsupported_vae(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str | None:
     kind, channels, given = vae.get("_class_name"), unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if kind != "AutoencoderKL":
         return f"has no AutoencoderKL but {kind} (vae/config.json)"
@@ -171,7 +171,7 @@ def _strange_vae(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _strange_texts(unet: Mapping[str, Any], texts: Sequence[Mapping[str, Any]]) -> str | None:
+def _unsupported_texts(unet: Mapping[str, Any], texts: Sequence[Mapping[str, Any]]) -> str | None:
     for text in texts:
         if (kind := text.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
             return f"has a text encoder that is no CLIP but {kind} (text_encoder/config.json)"
@@ -187,8 +187,8 @@ def _strange_texts(unet: Mapping[str, Any], texts: Sequence[Mapping[str, Any]]) 
     return None
 
 
-def _strange_scheduler(path: Path) -> str | None:
-    """A model that is told noise levels in place of times would make nothing of `timestep`."""
+def _unsupported_scheduler(path: Path) -> str | None:
+    """A model conditioned on noise levels in place of times cannot use `timestep`."""
     scheduler = read_json(path) if path.is_file() else {}
     kind, times = str(scheduler.get("_class_name")), scheduler.get("num_train_timesteps", TIMES)
     if kind.startswith(("EDM", "FlowMatch")) or scheduler.get("prediction_type") == "flow_prediction":
@@ -197,15 +197,15 @@ def _strange_scheduler(path: Path) -> str | None:
 
 
 def _latents(name: str, vae: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the encoder's output the UNet's input. Raises ValueError for what cannot be applied."""
+    """Scaling and shift from the encoder's output to the UNet's input. Raises ValueError for senseless values."""
 
-    def said(key: str, good: bool, wanted: str) -> None:
+    def check(key: str, good: bool, wanted: str) -> None:
         if not good:
             raise ValueError(f"{name}: vae/config.json says {key} = {vae[key]!r}, which should be {wanted}")
 
     scaling, shift = vae.get("scaling_factor", 0.18215), vae.get("shift_factor")  # absent in the oldest files: SD 1
-    said("scaling_factor", _is_number(scaling) and scaling > 0, "a positive number")
-    said("shift_factor", shift is None or _is_number(shift), "a number or null")
+    check("scaling_factor", _is_number(scaling) and scaling > 0, "a positive number")
+    check("shift_factor", shift is None or _is_number(shift), "a number or null")
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
     if mean is None and std is None:
         mean, std = ([shift], [1]) if shift else ([], [])
@@ -216,7 +216,9 @@ def _latents(name: str, vae: Mapping[str, Any]) -> dict[str, Any]:
         for key in ("latents_mean", "latents_std"):
             numbers = vae[key]
             whole = isinstance(numbers, list) and len(numbers) == channels and all(map(_is_number, numbers))
-            said(key, whole and (key == "latents_mean" or min(numbers) > 0), f"{channels} numbers, deviations positive")
+            check(
+                key, whole and (key == "latents_mean" or min(numbers) > 0), f"{channels} numbers, deviations positive"
+            )
     return {"vae_scaling": float(scaling), "vae_mean": tuple(map(float, mean)), "vae_std": tuple(map(float, std))}
 
 

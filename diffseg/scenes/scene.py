@@ -1,9 +1,9 @@
 """Generated scenes with pixel-exact truth, for tests, benchmarks and training the embedded model.
 
-Goes in: a seed. Comes out: a picture uint8 [H, W, 3] and its label map int32 [H, W], ids contiguous from 0.
+Input: a seed. Output: a picture uint8 [H, W, 3] and its label map int32 [H, W], ids contiguous from 0.
 A scene is a partition (warped cells, bands, straight cuts, or one background) with objects over it (blobs, boxes,
-bodies with limbs, poles), each segment a material of its own, lit, blurred and noisy as photographs are. Procedural
-through and through: nobody's picture is in it.
+bodies with limbs, poles), each segment a material of its own, lit, blurred and noisy as photographs are. It is entirely
+procedural: no photograph is used.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,20 @@ from diffseg.scenes.textures import Random, Size, colour, near, surface
 from diffseg.types import Bool, Float, Int, Int32, UInt8
 
 KINDS = ("cells", "bands", "cuts", "objects", "bodies")
-MIN_SHARE = 0.004  # of the picture: smaller segments are left to what they lie on
+MIN_SHARE = 0.004  # of the picture: smaller segments are merged into what they lie on
 BENCHMARK = 20261122  # seed space of the reporting scenes; training draws from others. Frozen: figures depend on it
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture and the truth about it."""
+    """A picture and its true label map."""
 
     image: UInt8[np.ndarray, "H W 3"]
     truth: Int32[np.ndarray, "H W"]
 
 
 def benchmark(count: int = 200, size: int = 256) -> Iterator[Scene]:
-    """The reporting scenes: every kind in turn, always the same ones, never trained or tuned on."""
+    """The reporting scenes: every kind in turn, fixed, never trained or tuned on."""
     for index in range(count):
         yield draw_scene(np.random.default_rng([BENCHMARK, index]), (size, size), KINDS[index % len(KINDS)])
 
@@ -67,12 +67,12 @@ class _Canvas:
         self.image = np.zeros((*size, 3), np.float32)
         softness = random.uniform(0.5, 1.5)
         for segment in np.unique(partition):  # a cell may have been squeezed out
-            self._lay(partition == segment, softness, replace=self.count == 0)
+            self._paint(partition == segment, softness, replace=self.count == 0)
         if random.random() < 0.25:  # a background out of focus
             self.image = ndimage.gaussian_filter(self.image, (random.uniform(1, 4),) * 2 + (0,))
 
     def _material(self, size: Size, relief: float) -> Float[np.ndarray, "H W 3"]:
-        """A new surface, one time in four in a colour like one that is there already."""
+        """A new surface, one time in four in a colour like an existing one."""
         base = colour(self.random)
         if self.bases and self.random.random() < 0.25:
             base = near(self.random, self.bases[self.random.integers(len(self.bases))], 0.25)
@@ -80,8 +80,10 @@ class _Canvas:
         lit: np.ndarray = surface(self.random, size, base) * _lighting(self.random, size, relief)
         return lit
 
-    def _lay(self, mask: Bool[np.ndarray, "H W"], softness: float, replace: bool = False, bulge: bool = False) -> None:
-        """Paint a new material where a mask is, with a soft edge; only the mask's surroundings are computed."""
+    def _paint(
+        self, mask: Bool[np.ndarray, "H W"], softness: float, replace: bool = False, bulge: bool = False
+    ) -> None:
+        """Paint a new material inside a mask, with a soft edge; only the mask's surroundings are computed."""
         where = (slice(None), slice(None)) if replace else _surroundings(mask)
         part = mask[where]
         paint = self._material(part.shape, 0.2)
@@ -93,12 +95,12 @@ class _Canvas:
         self.count += 1
 
     def add(self, mask: Bool[np.ndarray, "H W"]) -> None:
-        """Lay an object over the picture, rounded by light, now and then with its shadow."""
+        """Paint an object over the picture, shaded as round, sometimes with its shadow."""
         if mask.mean() < MIN_SHARE:
             return
         if self.random.random() < 0.3:
             self._cast_shadow(mask)
-        self._lay(mask, self.random.uniform(0.4, 1.3), bulge=True)
+        self._paint(mask, self.random.uniform(0.4, 1.3), bulge=True)
 
     def _cast_shadow(self, mask: Bool[np.ndarray, "H W"]) -> None:
         shift = self.random.normal(0, 0.05 * min(self.size), 2)
@@ -106,7 +108,7 @@ class _Canvas:
         self.image *= 1 - (self.random.uniform(0.2, 0.6) * shadow)[..., None]
 
     def develop(self) -> Scene:
-        """What the camera makes of it: light over all, tone, sensor noise, JPEG."""
+        """Simulate the camera: light, tone curve, sensor noise, JPEG."""
         random = self.random
         image = self.image * _lighting(random, self.size, 0.2) * _vignette(random, self.size)
         curve = 255 * np.linspace(0, 1, 1025) ** random.uniform(0.75, 1.4)
@@ -119,11 +121,11 @@ class _Canvas:
 
 
 def _surroundings(mask: Bool[np.ndarray, "H W"], margin: int = 6) -> tuple[slice, slice]:
-    """The smallest window with all of a mask in it, and a little more."""
+    """The bounding box of a mask with a margin."""
     ranges = []
     for axis in (1, 0):
-        places = np.flatnonzero(mask.any(axis))
-        ranges.append(slice(max(0, places[0] - margin), places[-1] + 1 + margin))
+        inside = np.flatnonzero(mask.any(axis))
+        ranges.append(slice(max(0, inside[0] - margin), inside[-1] + 1 + margin))
     return ranges[0], ranges[1]
 
 
@@ -158,11 +160,11 @@ def _compress(pixels: UInt8[np.ndarray, "H W 3"], quality: int) -> UInt8[np.ndar
 
 
 def _contiguous(truth: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
-    """Ids from 0 without gaps; crumbs (what occlusion left of a segment) go to the segment nearest to them."""
+    """Ids from 0 without gaps; remnants of segments after occlusion are merged into the nearest segment."""
     areas = np.bincount(truth.ravel())
-    crumbs = (areas < MIN_SHARE * truth.size)[truth]
-    if crumbs.any():
-        nearest = ndimage.distance_transform_edt(crumbs, return_distances=False, return_indices=True)
+    remnants = (areas < MIN_SHARE * truth.size)[truth]
+    if remnants.any():
+        nearest = ndimage.distance_transform_edt(remnants, return_distances=False, return_indices=True)
         truth = truth[tuple(nearest)]
     ids = np.cumsum(np.bincount(truth.ravel()) > 0) - 1
     return np.asarray(ids[truth], np.int32)

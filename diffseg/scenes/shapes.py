@@ -1,4 +1,4 @@
-"""Partitions of generated scenes, and the shapes that lie on them. H, W pixels; every figure is drawn anew."""
+"""Partitions of generated scenes, and the shapes that lie on them. Letters: H x W pixels. Every shape is random."""
 
 import numpy as np
 from PIL import Image, ImageDraw

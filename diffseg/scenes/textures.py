@@ -1,6 +1,6 @@
 """Materials for generated scenes: fields of light and dark, and the colours that turn them into surfaces.
 
-Goes in: a random generator and a size. Comes out: a field float32 [H, W] in [0, 1], or a painted surface [H, W, 3] in
+Input: a random generator and a size. Output: a field float32 [H, W] in [0, 1], or a painted surface [H, W, 3] in
 0..255. Natural images have spectra that fall with frequency, occlusion at every scale and mostly grey contrast: so do
 these.
 """
@@ -40,7 +40,7 @@ def to_unit(field: np.ndarray, spread: float = 2.0) -> np.ndarray:
 
 
 def flat(random: Random, size: Size) -> np.ndarray:
-    """Painted walls: next to nothing, but never quite nothing."""
+    """Painted walls: very little texture, but never none."""
     return to_unit(spectral_noise(random, size, 2.0), 6.0)
 
 
@@ -96,14 +96,14 @@ def leaves(random: Random, size: Size) -> np.ndarray:
     largest = smallest * random.uniform(1.5, 7)
     count = int(min(1500, 2.5 * size[0] * size[1] / (2 * (smallest * largest))))
     radii = smallest * (largest / smallest) ** random.random(count)
-    places = random.random((count, 2)) * (size[1], size[0])
+    centres = random.random((count, 2)) * (size[1], size[0])
     lengths = radii * random.uniform(1, 3)
     turns = random.normal(random.uniform(0, np.pi), random.choice([0.2, 3.0]), count)
     tones = random.integers(0, 256, count)
     corners = np.linspace(0, 2 * np.pi, int(random.choice([5, 7])), endpoint=False)
     u, v = lengths[:, None] * np.cos(corners), radii[:, None] * np.sin(corners)
     cosine, sine = np.cos(turns)[:, None], np.sin(turns)[:, None]
-    outlines = places[:, None] + np.stack([u * cosine - v * sine, u * sine + v * cosine], -1)
+    outlines = centres[:, None] + np.stack([u * cosine - v * sine, u * sine + v * cosine], -1)
     for outline, tone in zip(outlines.reshape(count, -1).tolist(), tones.tolist(), strict=True):
         draw.polygon(outline, fill=tone)
     return np.asarray(image, np.float32) / 255
@@ -116,11 +116,11 @@ def strokes(random: Random, size: Size) -> np.ndarray:
     length = random.uniform(6, 40)
     width = int(random.choice([1, 1, 2, 3]))
     count = int(min(2500, 1.6 * size[0] * size[1] / (length * width)))
-    places = random.random((count, 2)) * (size[1] + length, size[0] + length) - length / 2
+    centres = random.random((count, 2)) * (size[1] + length, size[0] + length) - length / 2
     turns = random.normal(random.uniform(0, np.pi), random.uniform(0.05, 0.6), count)
     tones = np.clip(random.normal(128, 60, count), 0, 255).astype(int)
     steps = np.stack([np.cos(turns), np.sin(turns)], 1) * length
-    for line, tone in zip(np.hstack([places, places + steps]).tolist(), tones.tolist(), strict=True):
+    for line, tone in zip(np.hstack([centres, centres + steps]).tolist(), tones.tolist(), strict=True):
         draw.line(line, fill=tone, width=width)
     return np.asarray(image, np.float32) / 255
 
@@ -176,10 +176,10 @@ def paint(random: Random, field: np.ndarray, base: np.ndarray) -> Float[np.ndarr
     contrast = np.exp(random.uniform(np.log(0.08), np.log(0.9)))
     dark = base * (1 - contrast * 0.6)
     bright = base * (1 + contrast * 0.6) + random.normal(0, 10, 3)
-    kin = random.random()
-    if kin < 0.1:
+    relation = random.random()
+    if relation < 0.1:
         bright = colour(random)
-    elif kin < 0.3:
+    elif relation < 0.3:
         bright = near(random, bright, 0.4)
     surface = dark + field[..., None] * (bright - dark)
     return np.asarray(np.clip(surface, 0, 255), np.float32)

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
 from diffseg.evaluation.bootstrap import mean_interval, pooled_intervals
-from diffseg.evaluation.boundary import most_pairs
+from diffseg.evaluation.boundary import max_matching
 from diffseg.evaluation.matching import Counts
 from diffseg.evaluation.partition import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, overlaps
 from diffseg.evaluation.scores import DatasetMatching, hungarian_match, score_image, square_view, summarise, whole_view
@@ -245,7 +245,7 @@ def test_pairs_are_as_many_as_an_assignment_finds(seed, share, reach):
     near = cdist(np.argwhere(one), np.argwhere(other)) <= reach
     rows, columns = linear_sum_assignment(~near)
 
-    assert most_pairs(one, other, reach) == near[rows, columns].sum()
+    assert max_matching(one, other, reach) == near[rows, columns].sum()
 
 
 def test_boundaries_are_those_scikit_image_finds():

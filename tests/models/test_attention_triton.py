@@ -44,7 +44,7 @@ def run(*command, **environment):
 INTERPRETED = """
 import torch
 from diffseg.models.attention_triton import add_exponentials
-from diffseg.models.exponentials import add_exponentials_plainly
+from diffseg.models.exponentials import add_exponentials_torch
 
 torch.manual_seed(0)
 SHAPES = (2, 3, 77, 40), (1, 1, 130, 64), (1, 1, 63, 160), (1, 2, 20, 20), (1, 5, 1, 8)
@@ -59,7 +59,7 @@ for dtype in (torch.float32, torch.float16):
             before, shift = torch.rand(images, cells, cells), torch.rand(images, heads, cells)
             mean, expected = before.clone(), before.clone()
             add_exponentials(mean, query, key, shift, 0.2)
-            add_exponentials_plainly(expected, query, key, shift, 0.2)
+            add_exponentials_torch(expected, query, key, shift, 0.2)
             error = ((mean - expected).abs() / expected).max()
             assert error < 5e-6, (dtype, query.shape, query.stride(), error)
 print("equal")
@@ -257,7 +257,7 @@ def test_a_lost_device_is_no_reason_to_go_the_plain_way(asked, caplog, monkeypat
     def plainly(*arguments):
         raise lost
 
-    monkeypatch.setattr(exponentials, "add_exponentials_plainly", plainly)
+    monkeypatch.setattr(exponentials, "add_exponentials_torch", plainly)
     asked(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"))
     with pytest.raises(RuntimeError) as raised:
         sums()

@@ -15,11 +15,11 @@ import huggingface_hub
 import pytest
 
 from diffseg.models import fetch
-from diffseg.models.cache import LOCK, ORIGIN, create_once
+from diffseg.models.cache import ORIGIN, create_once
 from diffseg.models.unet import loading
 from diffseg.models.unet.random_weights import random_checkpoint
 from jobs.shared import cli
-from tests.models.test_files import UNET, FakeHub, offer
+from tests.models.test_files import UNET, FakeHub, copies, offer
 from tests.models.test_wrong_models import in_parts
 from tests.support.processes import servers
 
@@ -29,11 +29,6 @@ from diffseg.models.fetch import fetch
 files = fetch(sys.argv[1])
 print(json.dumps([str(files.folder), files.revision, files.sha256]))
 """
-
-
-def copies(cache: Path) -> list[str]:
-    """What lies in a cache beside its lock."""
-    return [str(path) for path in cache.iterdir() if path.name != LOCK]
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""Stable Diffusion and its kin: loading, layouts, capture of self-attention."""
+"""UNets of the Stable Diffusion families: architectures, loading, capture of self-attention."""

@@ -1,6 +1,6 @@
-"""The exact shapes of each family, as diffusers and transformers name them, without a weight.
+"""Architectures: the exact shapes of each family, as diffusers and transformers name them, without weights.
 
-No torch: these are facts to build checkpoints from, and to check the table of backends against.
+No torch: checkpoints are built from these settings, and the table of backends is checked against them.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ CONTEXT = 77  # tokens of a prompt
 class Layout:
     """The shapes of a checkpoint: settings of its parts as diffusers and transformers name them.
 
-    padding: the token that fills a prompt up, one a text encoder: the end token in SD 1, "!" in OpenCLIP's.
+    padding: the padding token of prompts, one per text encoder: the end token in SD 1, "!" in OpenCLIP's.
     """
 
     unet: Settings
@@ -148,7 +148,7 @@ def layout_of(name: str, small: bool = False) -> Layout:
 
 
 def narrow(layout: Layout) -> Layout:
-    """The same layout with few channels, a small vocabulary and a quarter of the pixels a side."""
+    """A layout with fewer channels, a small vocabulary and a quarter of the pixels a side."""
     text = tuple(
         {**settings, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         | {"projection_dim": 32}

@@ -1,7 +1,7 @@
 """The model in memory: pixels in, attention maps out.
 
-Only the UNet and the encoder of the VAE stay; the embedding of the empty prompt is computed once and its text encoders
-are dropped. Nothing here knows of files of images, of segments or of runs.
+Only the UNet and the encoder of the VAE are kept; the embedding of the empty prompt is computed once, then the text
+encoders are dropped. This module knows no image files, no segments and no runs.
 """
 
 import logging
@@ -24,8 +24,8 @@ from diffseg.types import Float
 
 ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
-SHARE = 0.6  # of the free memory that a batch may fill: what the estimate leaves out, and a fragmented rest
-MOST = 32  # images a batch: a GPU is busy long before
+SHARE = 0.6  # of the free memory that a batch may fill: the rest is for fragmentation and what the estimate omits
+MOST = 32  # images a batch: smaller ones fill a GPU already
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ Device = torch.device | str | None
 
 @dataclass(frozen=True)
 class Parts:
-    """What a `Backend` is made of.
+    """The parts of a `Backend`.
 
     encoder: the VAE without its decoder.
     hidden: the empty prompt, float32 [1, 77, context].
-    pooled: the same as one vector, float32 [1, channels], where the family adds it.
+    pooled: the prompt as one vector, float32 [1, channels], where the family adds it.
     """
 
     unet: nn.Module
@@ -91,7 +91,7 @@ class Backend:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The device of the model."""
         return next(self.unet.parameters()).device
 
     @torch.inference_mode()
@@ -119,7 +119,7 @@ class Backend:
         return (latents * self.spec.vae_scaling).to(dtype)
 
     def conditions(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Any]:
-        """The UNet's arguments beside latent and time: the empty prompt, and for SDXL what it was told of sizes."""
+        """The UNet's arguments beside latent and time: the empty prompt, and for SDXL the image sizes."""
         images, _, height, width = pixels.shape
         hidden = self.hidden.expand(images, -1, -1)
         if self.pooled is None:
@@ -129,9 +129,9 @@ class Backend:
         return {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
 
     def batch_size(self) -> int:
-        """Images of the model's own size that the free memory of the device takes at once; 1 on a processor.
+        """Images of the model's own size that fit in the free memory of the device; 1 on a processor.
 
-        A processor gains nothing from more, and its caches lose.
+        Larger batches are not faster on a processor, and use its caches worse.
         """
         if self.device.type != "cuda":
             return 1
@@ -145,7 +145,7 @@ class Backend:
 
 
 def _share_compiled() -> None:
-    """Let all processes of this machine find what one has compiled, unless the user keeps it elsewhere."""
+    """Share compiled kernels between all processes of this machine, unless the user keeps them elsewhere."""
     folder = cache_folder() / "triton"
     with suppress(OSError):  # a read-only cache: Triton has a folder of its own
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Self-attention of a UNet, averaged over heads and layers while it runs.
 
-Goes in: a UNet about to run. Comes out: one map per level, to which each layer added its head mean as it passed.
+Input: a UNet about to run. Output: one map per level, the mean over heads and layers.
 
 Letters: B images, H heads, n cells of a level, d channels of a head.
 """
@@ -20,7 +20,7 @@ from diffseg.types import Float
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What one forward pass gives.
+    """The attention of one forward pass.
 
     levels: float32 [B, n, n], each the mean over the heads and layers of one resolution, finest first.
     grid: height and width in cells of the finest level.
@@ -38,14 +38,14 @@ class AttentionStore:
         self.means: dict[int, Tensor] = {}
 
     def mean(self, depth: int, query: Float[Tensor, "B H n d"]) -> Float[Tensor, "B n n"]:
-        """The level's map so far, zeros before its first layer."""
+        """The running mean of a level, zeros before its first layer."""
         if depth not in self.means:
             images, _, cells, _ = query.shape
             self.means[depth] = query.new_zeros((images, cells, cells), dtype=torch.float32)
         return self.means[depth]
 
     def maps(self, latent: tuple[int, int]) -> AttentionMaps:
-        """Hand the levels out; latent: height and width of what the UNet was given."""
+        """The levels, finest first. latent: height and width of the UNet's input."""
         if not self.means:
             raise RuntimeError("no self-attention was recorded: run the UNet inside the block first")
         depths = sorted(self.means)
@@ -84,7 +84,7 @@ class Recorder:
 
 @contextmanager
 def capture_attention(unet: nn.Module) -> Iterator[AttentionStore]:
-    """Record attention while the block runs, then leave the model as it was."""
+    """Record attention while the block runs, then restore the model."""
     sites = attention_sites(unet)
     originals = [layer.processor for _, layer in sites]
     store = AttentionStore(Counter(depth for depth, _ in sites))
@@ -98,11 +98,11 @@ def capture_attention(unet: nn.Module) -> Iterator[AttentionStore]:
 
 
 def attention_sites(unet: nn.Module) -> list[tuple[int, Any]]:
-    """Every self-attention of a UNet in the order it runs, with how often the latent was halved there."""
+    """Every self-attention layer of a UNet in order of execution, with its depth: how often the latent was halved."""
     model: Any = unet
     deepest = len(model.down_blocks) - 1
     blocks = [*enumerate(model.down_blocks), (deepest, model.mid_block)]
-    blocks += [(deepest - place, block) for place, block in enumerate(model.up_blocks)]
+    blocks += [(deepest - index, block) for index, block in enumerate(model.up_blocks)]
     return [
         (depth, inner.attn1)
         for depth, block in blocks
@@ -112,7 +112,7 @@ def attention_sites(unet: nn.Module) -> list[tuple[int, Any]]:
 
 
 def rehearse(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Compile what capture needs on a device now, not in front of the first images; what cannot be had is said once."""
+    """Compile the kernels that capture needs on a device before the first images; log once what cannot be compiled."""
     for heads, width in sorted({(layer.heads, layer.to_q.out_features) for _, layer in attention_sites(unet)}):
         hidden = torch.zeros((1, 16, width), device=device, dtype=dtype)
         query = hidden.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -121,9 +121,9 @@ def rehearse(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def cut_after_last_attention(unet: nn.Module) -> None:
-    """Take away what runs after the last self-attention: no map depends on it, and the UNet's output is not looked at.
+    """Remove the layers after the last self-attention: no map depends on them, and the UNet's output is not used.
 
-    It saves 2 % of an SD 1 pass and 7 % of an SDXL one, and the weights need no memory.
+    It saves 2 % of an SD 1 pass and 7 % of an SDXL one, and the memory of the weights.
     """
     model: Any = unet
     last = max(index for index, block in enumerate(model.up_blocks) if getattr(block, "attentions", None))

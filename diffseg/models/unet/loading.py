@@ -1,7 +1,7 @@
-"""The one doorway to diffusers and transformers: parts of a model built, or read from a recognised folder.
+"""Loading through diffusers and transformers: parts of a model are built, or read from a recognised folder.
 
-A part is built without memory on the "meta" device and given its weights tensor by tensor. Each tensor it wants must be
-in its files, in its shape, and each one there must have a place: nothing is ever left to a library's random numbers.
+A part is built without memory on the "meta" device and given its weights tensor by tensor. Each of its tensors must
+be in its files, in its shape, and each tensor of the files must belong to it: nothing is left to random numbers.
 Importing this needs no torch. `Backend`, the model in memory, lives in `diffseg.models.unet.backend`.
 """
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffseg.models.files import WEIGHTED, ModelFiles, tensors_of, weight_files
-from diffseg.models.recognise import named, read_json, recognise, stranger, text_settings
+from diffseg.models.recognise import named, read_json, recognise, text_settings, wrong_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diffseg.models.unet.backend import Backend as Backend
 
-TOLD = 3  # tensors named in a refusal
-UNUSED = {  # what may be in the files of a part and has no place in it: what is dropped, and what can be counted
+NAMED = 3  # tensors named in an error
+UNUSED = {  # tensors in the files of a part that are not loaded: parts that are dropped, and index buffers
     "unet": r"$^",
     "vae": r"(decoder|post_quant_conv)\..*",
     "text_encoder": r"vision_model\..*|(visual|text)_projection\.weight|logit_scale|.*\bposition_ids",
@@ -34,7 +34,7 @@ FLOATS = re.compile(r"(BF|F)\d+.*")  # types of weights, as safetensors names th
 def new_part(settings: Mapping[str, Any], device: str = "cpu") -> "nn.Module":
     """Build a UNet or VAE from its configuration, with the random weights diffusers starts from.
 
-    On the "meta" device it takes no memory and waits for its weights.
+    On the "meta" device it takes no memory and has no weights yet.
     """
     _quiet()
     import torch
@@ -61,14 +61,14 @@ def new_text_encoder(settings: Mapping[str, Any], projected: bool, device: str =
 
 @lru_cache(maxsize=8)
 def check(files: ModelFiles) -> None:
-    """Prove that a model can be loaded, without reading a weight: every part against the headers of its files.
+    """Check that a model can be loaded, without reading a weight: every part is compared with the headers of its files.
 
     Raises ValueError as `Backend.load` would.
     """
     with named(files):
         two_encoders = recognise(files).added_conditions
         for name in WEIGHTED[: 3 + two_encoders]:
-            _places(_blank(files.folder, name), files.folder, name)
+            _locations(_blank(files.folder, name), files.folder, name)
         for name in WEIGHTED[2 : 3 + two_encoders]:
             _tokens(files.folder, name)
 
@@ -79,7 +79,7 @@ def read_unet(folder: Path) -> "nn.Module":
 
 
 def read_encoder(folder: Path) -> "nn.Module":
-    """Load a VAE without its decoder, which no label needs."""
+    """Load a VAE without its decoder, on which no label depends."""
     return _filled(folder, "vae")
 
 
@@ -106,7 +106,7 @@ def _encode_nothing(folder: Path, name: str) -> Any:
 
 
 def _tokens(folder: Path, name: str) -> list[int]:
-    """The empty prompt in the words of a text encoder's tokenizer. Raises ValueError where they do not fit it."""
+    """Tokens of the empty prompt. Raises ValueError where the tokenizer does not fit the text encoder."""
     _quiet()
     from transformers import CLIPTokenizer
 
@@ -114,8 +114,8 @@ def _tokens(folder: Path, name: str) -> list[int]:
     most, known = text.get("max_position_embeddings", 77), text.get("vocab_size", 49_408)
     for path in words.glob("*.json"):
         read_json(path)
-    if (words / "merges.txt").exists() and (told := stranger(words / "merges.txt")):
-        raise ValueError(f"{words}/merges.txt {told}")
+    if (words / "merges.txt").exists() and (fault := wrong_file(words / "merges.txt")):
+        raise ValueError(f"{words}/merges.txt {fault}")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
     except Exception as error:  # each release raises other kinds on files that are none of a tokenizer
@@ -129,9 +129,9 @@ def _tokens(folder: Path, name: str) -> list[int]:
 
 
 def _quiet() -> None:
-    """To be called before the first import of either library."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it speaks of a missing torchvision
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # and it of every change of precision
+    """Silence both libraries; to be called before the first import of either."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of a missing torchvision
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns of every change of precision
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # a bar for each of a few files
@@ -153,15 +153,15 @@ def _blank(folder: Path, name: str) -> "nn.Module":
 
 
 def _filled(folder: Path, name: str) -> "nn.Module":
-    """A part of a checkpoint with its weights, in the precision of its files. Raises ValueError: see `_places`."""
+    """A part of a checkpoint with its weights, in the precision of its files. Raises ValueError: see `_locations`."""
     from safetensors import safe_open
 
     part = _blank(folder, name)
-    places = _places(part, folder, name)
+    locations = _locations(part, folder, name)
     state: dict[str, Tensor] = {}
-    for path in sorted({path for path, _ in places.values()}):
+    for path in sorted({path for path, _ in locations.values()}):
         with safe_open(path, framework="pt") as file:
-            state |= {wanted: file.get_tensor(key) for wanted, (where, key) in places.items() if where == path}
+            state |= {wanted: file.get_tensor(key) for wanted, (where, key) in locations.items() if where == path}
     part.load_state_dict(state, assign=True)
     if blank := [key for key, tensor in chain(part.named_parameters(), part.named_buffers()) if _is_blank(key, tensor)]:
         raise ValueError(f"{folder / name} is of a kind whose {blank[0]} is in no file and not known here")
@@ -172,37 +172,37 @@ def _is_blank(key: str, tensor: "Tensor") -> bool:
     return tensor.is_meta and not key.endswith("position_ids")
 
 
-def _places(part: "nn.Module", folder: Path, name: str) -> dict[str, tuple[Path, str]]:
-    """Where each tensor of a part lies: its file, and its name there.
+def _locations(part: "nn.Module", folder: Path, name: str) -> dict[str, tuple[Path, str]]:
+    """Location of each tensor of a part: its file, and its name in it.
 
-    Raises ValueError naming the file and some tensors that are missing, have no place, or another shape or type.
+    Raises ValueError that names the file and some tensors that are missing, unknown, or of another shape or type.
     """
     wanted = {_modern(key): (key, tuple(tensor.shape)) for key, tensor in part.state_dict().items()}
-    places: dict[str, tuple[Path, str]] = {}
-    strange: list[str] = []
+    locations: dict[str, tuple[Path, str]] = {}
+    misfits: list[str] = []
     files = weight_files(folder, name)
     for path in files:
         for key, shape, dtype in tensors_of(path):
             own, expected = wanted.get(_modern(key), ("", ()))
-            if own and own not in places:
-                places[own] = path, key
+            if own and own not in locations:
+                locations[own] = path, key
                 if shape != expected or not FLOATS.fullmatch(dtype):
-                    strange.append(f"holds {key} as {dtype} {list(shape)}, not {list(expected)}")
+                    misfits.append(f"holds {key} as {dtype} {list(shape)}, not {list(expected)}")
             elif own or not re.fullmatch(UNUSED[name], _modern(key)):
-                strange.append(f"has no place for {key}")
-    missing = sorted(key for key, _ in wanted.values() if key not in places)
-    if missing or strange:
+                misfits.append(f"has no place for {key}")
+    missing = sorted(key for key, _ in wanted.values() if key not in locations)
+    if missing or misfits:
         where = files[0] if len(files) == 1 else folder / name
         lacking = [f"lacks {len(missing)} of its {len(wanted)} tensors, {missing[0]} first"] if missing else []
-        more = [f"({len(strange) - TOLD} more)"] if len(strange) > TOLD else []
-        told = ", ".join(missing[1:TOLD])
-        faults = "; ".join([*lacking, *([f"then {told}"] if told else []), *sorted(strange)[:TOLD], *more])
+        more = [f"({len(misfits) - NAMED} more)"] if len(misfits) > NAMED else []
+        others = ", ".join(missing[1:NAMED])
+        faults = "; ".join([*lacking, *([f"then {others}"] if others else []), *sorted(misfits)[:NAMED], *more])
         raise ValueError(f"{where} does not fit {folder / name}/config.json: {faults}")
-    return places
+    return locations
 
 
 def _modern(key: str) -> str:
-    """A tensor's name as it is now: the attention of VAEs was renamed in 2023, text encoders came with a prefix."""
+    """The current name of a tensor: the attention of VAEs was renamed in 2023, text encoders had a prefix."""
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
         key = key.replace(f"attentions.0.{old}.", f"attentions.0.{new}.")
     return key.removeprefix("text_model.")

@@ -1,6 +1,6 @@
 """Checkpoints with random weights in the exact layout of a named model, saved as diffusers saves them.
 
-They prove loading and measure speed without a download; the embedded model starts its training from one.
+Tests of loading and measurements of speed use them without a download; training of the embedded model starts from one.
 """
 
 import json
@@ -19,7 +19,7 @@ from diffseg.models.unet.architectures import CONTEXT, Layout, Settings, layout_
 from diffseg.models.unet.backend import Backend, Parts
 from diffseg.models.unet.loading import new_part, new_text_encoder
 
-SCHEDULER: Settings = {  # no label depends on it; a pipeline wants it in the folder
+SCHEDULER: Settings = {  # no label depends on it; pipelines of diffusers require it in the folder
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -33,7 +33,7 @@ SCHEDULER: Settings = {  # no label depends on it; a pipeline wants it in the fo
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The parts of a model before they are saved: all there is in a Stable Diffusion folder."""
+    """The parts of a model before they are saved as a Stable Diffusion folder."""
 
     layout: Layout
     unet: nn.Module
@@ -43,7 +43,7 @@ class Checkpoint:
     def save(self, folder: Path, dtype: torch.dtype = torch.float32, own: Settings | None = None) -> Path:
         """Write a folder that diffusers' pipelines and `fetch` both read.
 
-        own: what the model brings for `SegmentConfig` (thresholds, timestep, image_size, dtype).
+        own: the model's defaults for `SegmentConfig` (thresholds, timestep, image_size, dtype).
         """
         parts = {"unet": self.unet, "vae": self.vae} | {
             f"text_encoder{suffix}": part for suffix, part in zip(("", "_2"), self.text_encoders, strict=False)
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 def build(layout: Layout, seed: int = 0) -> Checkpoint:
-    """Random weights in the shapes of a layout; the same seed gives the same weights."""
+    """Random weights in the shapes of a layout; equal seeds give equal weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text = tuple(
@@ -74,7 +74,7 @@ def build(layout: Layout, seed: int = 0) -> Checkpoint:
 def random_checkpoint(name: str, folder: Path | str, *, small: bool = False, seed: int = 0) -> Path:
     """Save random weights in the layout of a named model.
 
-    small: the same blocks, layers and conditions with a few channels, for tests: a few MB.
+    small: all blocks, layers and conditions with a few channels, for tests: a few MB.
     Raises ValueError for a name that is not in the table.
     """
     return build(layout_of(name, small), seed).save(Path(folder))
@@ -83,7 +83,7 @@ def random_checkpoint(name: str, folder: Path | str, *, small: bool = False, see
 def random_backend(
     name: str, config: SegmentConfig | None = None, device: torch.device | str | None = None, *, small: bool = False
 ) -> Backend:
-    """A named model with random weights, in memory only: its exact cost without its download.
+    """A named model with random weights, in memory only: to measure its cost without a download.
 
     Raises ValueError for a name that is not in the table.
     """
@@ -105,7 +105,7 @@ def random_backend(
 
 
 def fill_at_random(part: nn.Module) -> None:
-    """Weights that neither vanish nor explode; quicker than each layer's own way to begin."""
+    """Fill with random weights that neither vanish nor explode; faster than the layers' own initialisation."""
     for name, weight in part.requires_grad_(False).named_parameters():
         if weight.dim() > 1:
             bound = weight[0].numel() ** -0.5
@@ -118,7 +118,7 @@ def _write_tokenizer(folder: Path, vocabulary: int, padding: str) -> None:
     """A vocabulary with the places of CLIP's that the empty prompt uses: "!" first, begin and end last."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     words = letters + [f"{letter}</w>" for letter in letters]
-    words += [f"<|unused{place}|>" for place in range(len(words), vocabulary - 2)] + [
+    words += [f"<|unused{number}|>" for number in range(len(words), vocabulary - 2)] + [
         "<|startoftext|>",
         "<|endoftext|>",
     ]
@@ -130,7 +130,7 @@ def _write_tokenizer(folder: Path, vocabulary: int, padding: str) -> None:
         "unk_token": "<|endoftext|>",
         "pad_token": padding,
     }
-    _write_json(folder / "vocab.json", {word: place for place, word in enumerate(words)})
+    _write_json(folder / "vocab.json", {word: number for number, word in enumerate(words)})
     _write_json(folder / "tokenizer_config.json", settings)
     _write_json(
         folder / "special_tokens_map.json", {key: word for key, word in settings.items() if "token" in key[-5:]}
