@@ -1,4 +1,4 @@
-"""What the driver and its workers tell each other: tasks, heartbeats, receipts and failures, each under 1 KB.
+"""Messages between the driver and its workers: orders, tasks, heartbeats, receipts and failures, each under 1 KB.
 
 A failure whose traceback is kept is under 6 KB.
 """
@@ -34,23 +34,23 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """Windows of one shard for one worker; last_window is included, None means to the end of the shard."""
+    """Windows of one shard for one worker: first_window..last_window, both included; None: to the end of the shard."""
 
     shard: Shard
     first_window: int = 0
     last_window: int | None = None
     revision: int = 0  # 0: first labelling; n: the n-th retry of these windows, which writes files r<n>
     attempt: int = 1
-    probe: Probe | None = None  # labelled apart, piece after piece; its window is the only one
+    probe: Probe | None = None  # for the only window of a task that is labelled piece by piece
 
     def retry(self) -> "ShardTask":
-        """The same work once more."""
+        """The task as its next attempt."""
         return replace(self, attempt=self.attempt + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A window stands on storage."""
+    """A window was committed."""
 
     shard: str
     window: int
@@ -64,7 +64,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class TaskDone:
-    """A task was read to its end. windows: of the whole shard, where the end was reached."""
+    """A task was done. windows: how many the whole shard has, where its end was reached."""
 
     task: ShardTask
     windows: int | None = None
@@ -73,7 +73,7 @@ class TaskDone:
 
 @dataclass(frozen=True, slots=True)
 class ShardFailure:
-    """A task stopped. What it had committed stays."""
+    """A task stopped before its end. The windows that it committed stay."""
 
     task: ShardTask
     kind: FailureKind

@@ -262,13 +262,13 @@ class Cluster:
             _check_reachable(self._address)
         else:
             self._folder = private.make_folder()
-        ours, theirs = socket.socketpair()
-        self._line = Line(ours)
+        driver_end, ray_end = socket.socketpair()
+        self._line = Line(driver_end)
         self._output = tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes it
-        with theirs:
+        with ray_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", self._host, str(theirs.fileno()), self._folder],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+                [sys.executable, "-c", self._host, str(ray_end.fileno()), self._folder],
+                pass_fds=[ray_end.fileno()], stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
                 start_new_session=True, **self._surroundings(),
             )  # fmt: skip
         self._starts = None if self._address else Starts(self._folder, self._process.pid)

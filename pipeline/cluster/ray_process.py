@@ -85,13 +85,13 @@ class Host:
         """The state of the cluster now."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         due = ray_private.draining_nodes()
-        there = ray.cluster_resources()
+        resources = ray.cluster_resources()
         return ClusterState(
             nodes=frozenset(node["NodeID"] for node in nodes),
             draining={node: at / 1000 - time() if at else math.inf for node, at in due.items()},
-            gpus=int(there.get("GPU", 0)),
-            cpus=int(there.get("CPU", 1)),
-            metrics=tuple(f"http://{one['NodeManagerAddress']}:{one['MetricsExportPort']}/metrics" for one in nodes),
+            gpus=int(resources.get("GPU", 0)),
+            cpus=int(resources.get("CPU", 1)),
+            metrics=tuple(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes),
         )
 
     def exchange(self, orders: Orders, spec: ActorSpec | None) -> dict[str, Report | WorkerEnd]:

@@ -1,1 +1,1 @@
-"""The driver decides: what is done next, on which worker, and what becomes of every failure."""
+"""The driver decides which task is done next, on which worker, and what happens after each failure."""

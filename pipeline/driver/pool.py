@@ -32,7 +32,7 @@ class Pool(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many to begin with."""
+        """How many workers to begin with."""
         ...
 
     def capacity(self) -> Capacity:
@@ -47,7 +47,7 @@ class Pool(Protocol):
         ...
 
     def restart(self, lost: RayLost) -> None:
-        """Go on without any of the workers there were. Raises RayLost where that cannot be."""
+        """Start again without workers, after Ray was lost. Raises RayLost where that is not possible."""
         ...
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class LocalPool:
         return reports
 
     def restart(self, lost: RayLost) -> None:
-        """There is no Ray here to be lost."""
+        """Not possible: workers in threads need no Ray."""
         raise lost
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How far a driver is: what it shows while it works, and what it leaves on storage for `status`."""
+"""The progress of a driver: its counters, what it shows meanwhile, and what it writes to storage for `status`."""
 
 import json
 import logging
@@ -36,10 +36,10 @@ class Counters:
     lost_workers: int = 0
     retried_tasks: int = 0
     busy_s: float = 0.0  # labelling, of all workers
-    failures: Counter[FailureKind] = field(default_factory=Counter)  # tasks that stopped short
+    failures: Counter[FailureKind] = field(default_factory=Counter)  # tasks that stopped before their end
     broken: dict[str, ShardFailure] = field(default_factory=dict)  # shards given up, by id
     examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
-    closed_bytes: int = 0  # accounted for in shards that are over
+    closed_bytes: int = 0  # accounted for in shards that are finished
     open_bytes: dict[str, int] = field(default_factory=dict)  # accounted for in each of the other shards, by id
     workers: WorkerCounters = field(default_factory=WorkerCounters)
 
@@ -90,7 +90,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Progress:
-    """A driver's clock and counters. left_bytes: of the input, when this driver began."""
+    """The speed of a driver. left_bytes: of the input, when it began."""
 
     left_bytes: int
     clock: Callable[[], float] = monotonic
@@ -126,7 +126,7 @@ class Progress:
         done = counters.bytes_done
         if not rate or not counters.rows or not done:
             return None
-        expected = self.left_bytes * counters.rows / done  # rows, if the rest is like what came so far
+        expected = self.left_bytes * counters.rows / done  # rows, if the rest has as many a byte
         return max(0.0, expected - counters.workers.labelled) / rate
 
 

@@ -20,9 +20,8 @@ UNNEEDED = WorkerEnd(EndKind.DRAINED, "not needed any more")
 class Supervisor:
     """Keeps the workers of a pool as its registry wants them.
 
-    counters: its part about workers is kept up to date, on top of what is there. stall_s: seconds after which a worker
-    that has work and makes no progress is replaced. silence_s: seconds without an answer from any worker after which
-    the run stops.
+    counters: what workers count is added to counters.workers. stall_s: seconds after which a worker that has work and
+    makes no progress is replaced. silence_s: seconds without an answer from any worker after which the run stops.
     """
 
     def __init__(self, pool: Pool, counters: Counters, stall_s: float = STALL_S, silence_s: float = SILENCE_S) -> None:

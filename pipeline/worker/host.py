@@ -1,4 +1,4 @@
-"""A worker in a thread of its process: it labels while the process answers for it."""
+"""The host of a worker: the worker labels in a thread, while its process answers the driver."""
 
 import logging
 import math
@@ -22,49 +22,49 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker answers. log: what its process has logged since the last answer, where that is not the driver's."""
+    """A worker's answer. log: records since the last answer, where the worker is not in the driver's process."""
 
     outcomes: tuple[Outcome, ...]
     labelled: int
     ready: bool  # the model is loaded
-    still_s: float  # seconds since anything moved, the model's loading included
-    heartbeats: tuple[Heartbeat, ...] = ()  # what it has in hand
+    still_s: float  # seconds since the last progress, loading the model included
+    heartbeats: tuple[Heartbeat, ...] = ()  # what it is working on
     made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not yet
     retries: int = 0  # requests to storage that its process has sent once more
-    node: str = ""  # the node it runs on, where the pool has several
-    device: str = ""  # what it labels on, where no other worker may
-    unfit: str = ""  # why it must get no work though it lives
-    end: WorkerEnd | None = None  # it does not live any more
+    node: str = ""  # where it runs, if the pool has several nodes
+    device: str = ""  # the device that it must share with no other worker
+    unfit: str = ""  # why it must get no work, though it lives
+    end: WorkerEnd | None = None  # it lives no more
     log: tuple[Record, ...] = ()
 
 
 class WorkerHost:
-    """A worker in a thread of this process: it labels while questions are answered."""
+    """A worker in a thread of this process. build: makes the worker, in that thread."""
 
     def __init__(self, build: Callable[[], Worker]) -> None:
         self._tasks: queue.SimpleQueue[ShardTask | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._worker: Worker | None = None
-        self._leave_by: float | None = None  # when it was asked to leave: by then, on the clock of this process
+        self._leave_by: float | None = None  # by when it must leave, if it was asked to; on the clock of this process
         self._end: WorkerEnd | None = None
         self._unfit = ""
-        self._began = monotonic()  # or when a model on its way to this machine last grew
-        self._arriving = 0  # bytes of it
-        self._handed_s = self._began  # when tasks last came: the wait for them is no standing still
-        self._told: tuple[Heartbeat, ...] = ()  # what the last answer said of the worker's hands
-        self._awaited: Heartbeat | None = None  # what the worker wants known before it goes on
+        self._began = monotonic()  # or when the download of a model to this machine last progressed
+        self._arriving = 0  # bytes of that download
+        self._handed_s = self._began  # when tasks last came: to wait for them is no lack of progress
+        self._reported: tuple[Heartbeat, ...] = ()  # those of the last answer
+        self._awaited: Heartbeat | None = None  # the worker goes on when the driver has got it
         self._known = threading.Event()
         threading.Thread(target=copy_context().run, args=(self._work, build), daemon=True, name="worker").start()
 
     def exchange(self, tasks: Sequence[ShardTask], wait_s: float) -> Report:
-        """Give tasks, get what has happened since; waits up to wait_s for something to happen."""
+        """Hand tasks over and return what has happened since the last answer. Waits up to wait_s for an outcome."""
         for task in tasks:
             self._tasks.put(task)
-        if self._awaited in self._told:
-            self._known.set()  # whoever asks again has read the last answer
+        if self._awaited in self._reported:
+            self._known.set()  # a driver that asks again has got the last answer
         if tasks:
             self._handed_s = monotonic()
-        end = self._end  # read before the outcomes: what came first is then among them
+        end = self._end  # read before the outcomes, so that all outcomes before the end are in this answer
         outcomes: list[Outcome] = []
         try:
             while (outcome := self._outcomes.get(timeout=0 if outcomes or end else wait_s)) is not None:
@@ -72,13 +72,13 @@ class WorkerHost:
         except queue.Empty:
             pass
         worker = self._worker
-        self._told = worker.in_flight.heartbeats() if worker else ()
+        self._reported = worker.in_flight.heartbeats() if worker else ()
         return Report(
             outcomes=tuple(outcomes),
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
             still_s=monotonic() - (max(worker.moved, self._handed_s) if worker else self._start_moved()),
-            heartbeats=self._told,
+            heartbeats=self._reported,
             made=worker.timer.snapshot() if worker else MetricsSnapshot(),
             device=worker.device if worker else "",
             unfit=self._unfit,
@@ -86,23 +86,21 @@ class WorkerHost:
         )
 
     def _start_moved(self) -> float:
-        """When a start was last seen to move. A slow download does, whichever process of this machine makes it."""
-        if (there := bytes_arriving()) != self._arriving:
-            self._arriving, self._began = there, monotonic()
+        """When the start last progressed. A slow download counts, whichever process of this machine makes it."""
+        if (arrived := bytes_arriving()) != self._arriving:
+            self._arriving, self._began = arrived, monotonic()
         return self._began
 
     def drain(self, seconds: float = math.inf) -> None:
-        """Begin no new window. The one at hand is finished if that takes no longer than `seconds`, else it is given up;
-        then the worker ends.
-        """
+        """Ask the worker to leave. It begins no new window, and finishes its window only if `seconds` are enough."""
         self._leave_by = min(monotonic() + seconds, math.inf if self._leave_by is None else self._leave_by)
         self._tasks.put(None)
         if self._worker:
             self._worker.leave(self._leave_by)
 
-    def _announce(self, beat: Heartbeat) -> None:
+    def _announce(self, heartbeat: Heartbeat) -> None:
         self._known.clear()
-        self._awaited = beat
+        self._awaited = heartbeat
         self._outcomes.put(None)
         self._known.wait()
 
@@ -113,8 +111,8 @@ class WorkerHost:
             self._worker = worker
             if self._leave_by is not None:
                 worker.leave(self._leave_by)
-            self._outcomes.put(None)  # ready: whoever waits for an answer is told at once
-            for outcome in worker.run(self._handed(), self._announce):
+            self._outcomes.put(None)  # ready: a driver that waits for an answer gets it at once
+            for outcome in worker.run(self._handed_over(), self._announce):
                 self._outcomes.put(outcome)
         except DeviceMismatch as error:
             logger.error("gets no work: %s", error)
@@ -130,6 +128,6 @@ class WorkerHost:
         self._end = end
         self._outcomes.put(None)
 
-    def _handed(self) -> Iterator[ShardTask]:
+    def _handed_over(self) -> Iterator[ShardTask]:
         while (task := self._tasks.get()) is not None:
             yield task
