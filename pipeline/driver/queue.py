@@ -31,7 +31,7 @@ class Queue:
     def put(self, task: ShardTask, due: float) -> None:
         """Add a task. due: seconds on the driver's clock before which it is not handed out; 0: at once."""
         if not due and task == ShardTask(task.shard):
-            self._fresh.append(self._shards.place(task.shard.id))
+            self._fresh.append(self._shards.position(task.shard.id))
             return
         self._parts[task.shard.id] += 1
         if task.probe:

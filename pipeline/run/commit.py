@@ -1,4 +1,4 @@
-"""What is added to a run: windows, ends of shards and failures, each put on storage once, whoever tries."""
+"""Commits: windows, end records and failures of a run, each put on storage once, however many workers try."""
 
 import json
 import platform
@@ -22,7 +22,7 @@ from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A shard read to its last byte."""
+    """The end record of a shard: it was read to its last byte."""
 
     shard: str
     windows: int
@@ -75,12 +75,13 @@ class RunWriter:
 
     def __init__(self, store: Store, run: Run) -> None:
         self.store, self.run = store, run
-        self.attempt = uuid.uuid4().hex  # names what this process commits
+        self.attempt = uuid.uuid4().hex  # names the commits of this process
 
     def commit(self, task: ShardTask, window: int, records: Sequence[LabelRecord], end: int, seconds: float) -> Receipt:
         """Put a whole window on storage, once.
 
-        Raises CommitConflict where something else than this window stands there, Unhandled, StorageError.
+        end: bytes of the shard up to the window's last sample. seconds: of labelling it. Raises CommitConflict where
+        another window has its name, Unhandled where the rows cannot be stored, StorageError.
         """
         name = window_name(task.shard.id, window, task.revision)
         failed: dict[str, int] = {}
@@ -120,7 +121,10 @@ class RunWriter:
         )
 
     def _is_own(self, name: str, metadata: WindowMetadata) -> bool:
-        """Whether the object that was there first is our own (its reply was lost) or an equal one."""
+        """Whether the existing object is this attempt's own, whose reply was lost; False where it is another's equal.
+
+        Raises CommitConflict where it holds something else.
+        """
         try:
             with self.store.reader(name) as stream:
                 existing = table.read_window_metadata(stream)
@@ -148,11 +152,11 @@ class RunWriter:
         return True
 
     def commit_extra(self, task: ShardTask, window: int, data: bytes) -> None:
-        """The WebDataset tar of a window; written before its Parquet, which is the commit."""
+        """Put the WebDataset tar of a window on storage; called before `commit`, which counts."""
         self.store.put_new(f"webdataset/{window_stem(task.shard.id, window, task.revision)}.tar", data)
 
     def record_failure(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Keep what went wrong under failures/, for people."""
+        """Keep a failure under failures/, for people to read."""
         self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(fields, indent=2).encode())
 
     @cached_property

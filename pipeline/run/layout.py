@@ -1,4 +1,4 @@
-"""What a listing of `labels/` says: which windows stand there, under which names, and which are missing."""
+"""What a listing of `labels/` shows: which windows are committed, under which names, and which are missing."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -8,11 +8,9 @@ from pipeline.records import Shard
 from pipeline.storage.object_store import Store
 
 ROLL_UPS = "status"
-
-
 LABELS = "labels"
-SYSTEM_FILES = ("._", ".DS_Store")  # that a Mac leaves in every folder it has looked into
-DIGITS = 6  # of a window's number in a name, so that names sort by it up to a billion samples a shard
+SYSTEM_FILES = ("._", ".DS_Store")  # macOS writes them into every folder it shows
+DIGITS = 6  # of a window's number in a name: names sort by it up to a billion samples a shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +36,13 @@ class ShardState:
     windows: dict[int, WindowObject] = field(default_factory=dict)  # the highest revision of each
     ended: bool = False
     size: int = 0  # bytes of all its objects
-    strays: list[str] = field(default_factory=list)  # names that no object of ours has
+    strays: list[str] = field(default_factory=list)  # names of foreign objects
 
 
 def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
-    """What is committed, by shard id, from names below the run and their bytes.
+    """What is committed, by shard id. names: below the run's folder, with their sizes in bytes.
 
-    The one place that decides which object holds a window's rows.
+    Only this function decides which object holds a window's rows.
     """
     found: dict[str, ShardState] = {}
     for name, size in names:
@@ -64,14 +62,14 @@ def read_listing(names: Iterable[tuple[str, int]]) -> dict[str, ShardState]:
 
 
 def list_states(store: Store, prefix: str = "") -> dict[str, ShardState]:
-    """What one listing shows to be committed, by shard id. prefix: of the names below `labels/` that are listed."""
+    """What is committed, by shard id, from one listing. prefix: of the names below `labels/` that are listed."""
     return read_listing(store.list(f"{LABELS}/{prefix}"))
 
 
-def beginnings(shards: Collection[str], most: int) -> set[str]:
-    """How names of these shards begin, told apart as far as `most` of them allow: listings that run side by side."""
+def prefixes(shards: Collection[str], most: int) -> set[str]:
+    """Prefixes of these shards' names, as long as `most` different ones allow: each is listed beside the others."""
     first, last = min(shards), max(shards)
-    shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     found, length = {first[:shared]}, shared + 1
     while len(found) < len(shards) and len(longer := {shard[:length] for shard in shards}) <= most:
         found, length = longer, length + 1
@@ -79,10 +77,10 @@ def beginnings(shards: Collection[str], most: int) -> set[str]:
 
 
 def gaps(shard: Shard, state: ShardState, windows: int | None = None) -> list[ShardTask]:
-    """The tasks that complete a shard, given what is there: runs of neighbours.
+    """The tasks that complete a shard, each for consecutive windows.
 
-    windows: how many its end record says it has; what stands beyond is none of them. None: not looked up; the last task
-    of a shard that has no end record is then open to its end, one that has is taken to have had its last window.
+    windows: their number by the shard's end record; windows beyond it do not count. None: not looked up. Then the last
+    task of a shard without an end record is open to its end, and a shard with one is taken to have its last window.
     """
     tasks: list[ShardTask] = []
     next_ = 0
@@ -96,17 +94,17 @@ def gaps(shard: Shard, state: ShardState, windows: int | None = None) -> list[Sh
 
 
 def window_name(shard: str, window: int, revision: int = 0) -> str:
-    """Where a window's rows lie."""
+    """The name of a window's object."""
     return f"{LABELS}/{window_stem(shard, window, revision)}.parquet"
 
 
 def window_stem(shard: str, window: int, revision: int) -> str:
-    """A window's name without folder and extension."""
+    """The name of a window's object without folder and extension."""
     return f"{shard}.{window:0{DIGITS}d}" + (f".r{revision}" if revision else "")
 
 
 def end_name(shard: str) -> str:
-    """Where a shard's end record lies."""
+    """The name of a shard's end record."""
     return f"{LABELS}/{shard}.end.json"
 
 

@@ -1,7 +1,7 @@
-"""The state of a run: its output folder, and nothing beside it.
+"""The state of a run, read from its output folder and from nothing else.
 
-`run.json` says what is being made, `inputs/` from what, `labels/` holds one Parquet object a window and one end record
-a shard. What a listing does not show is not done; no clock and no memory of a process decides.
+`run.json` specifies the run, `inputs/` its shards, `labels/` holds one Parquet object a window and one end record a
+shard. A window that no listing shows is not done: neither a clock nor a process' memory decides.
 """
 
 import logging
@@ -17,7 +17,7 @@ from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.commit import End, RunWriter, last_failure, read_end
 from pipeline.run.compacted import CompactedIndex, RowRange, read_compacted
-from pipeline.run.layout import ShardState, WindowObject, beginnings, end_name, gaps, list_states, window_name
+from pipeline.run.layout import ShardState, WindowObject, end_name, gaps, list_states, prefixes, window_name
 from pipeline.run.open import RUN, begin_or_join, check_room, pin_shards, pinned_shards, read_run
 from pipeline.run.shard_index import ShardIndex
 from pipeline.run.spec import Run
@@ -25,9 +25,9 @@ from pipeline.storage.object_store import Store
 from pipeline.table.filter import Condition
 from pipeline.table.window_metadata import WindowMetadata
 
-LISTINGS = 16  # pages of a store's listing come one after another: large runs are listed in parts, side by side
+LISTINGS = 16  # a store gives the pages of a listing one by one: large runs are listed in parts, side by side
 SHARDS_A_LISTING = 8  # at least
-READERS = 32  # end records and footers read side by side: the work is waiting for storage
+READERS = 32  # end records and window metadata read side by side: the work is waiting for storage
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +44,7 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str, *, create_only: bool = True) -> "Ledger":
-        """A run that exists. create_only: see Store. Raises ConfigError where there is none."""
+        """Open an existing run. create_only: see Store. Raises ConfigError where there is none."""
         store = Store(url, create_only=create_only)
         try:
             run = read_run(store)
@@ -56,11 +56,10 @@ class Ledger:
     def start(
         cls, url: str, run: Run, shards: Sequence[Shard], *, extend: bool = False, any_window: bool = False
     ) -> "Ledger":
-        """Begin a run, or join the one that is there.
+        """Begin a run, or join the existing one.
 
-        extend: shards that the run does not have yet are added to it. any_window: the caller takes the window size
-        of the run that is there. Raises ConfigError where the run there was configured otherwise, has other shards, or
-        cannot be written.
+        extend: add shards that the run does not have yet. any_window: accept the window size of the existing run.
+        Raises ConfigError where that run was configured otherwise, has other shards, or cannot be written.
         """
         store = Store(url)
         try:
@@ -73,7 +72,7 @@ class Ledger:
         return cls(store, joined, pinned, notes)
 
     def states(self, shard: str = "") -> dict[str, ShardState]:
-        """What is committed, by shard id. shard: only this one."""
+        """What is committed, by shard id, from one listing. shard: only of this shard, by its id."""
         parts = min(LISTINGS, len(self.shards) // SHARDS_A_LISTING)
         if shard or parts < 2 or not self.store.lists_by_prefix:
             return list_states(self.store, f"{shard}." if shard else "")
@@ -82,23 +81,22 @@ class Ledger:
         def of(prefix: str) -> dict[str, ShardState]:
             return list_states(self.store, prefix)
 
-        for part in prefetch_map(of, beginnings(self.shards, parts), depth=parts, threads=parts):
+        for part in prefetch_map(of, prefixes(self.shards, parts), depth=parts, threads=parts):
             found |= part
         return found
 
     def unfinished(self, states: dict[str, ShardState] | None = None) -> Iterator[ShardTask]:
-        """The windows that a listing shows to be missing, as tasks: runs of neighbours, the last of a shard open to its
-        end.
+        """The windows missing from a listing, as tasks for consecutive windows; the last of a shard is open to its end.
 
-        states: of a listing made before (None: list now); emptied on the way, for it is as large as the run. Windows
-        that vanished from the very end of a finished shard show in `missing` alone.
+        states: of an earlier listing (None: list now); emptied on the way, for it is as large as the run. A listing
+        does not show that the last windows of a finished shard are gone: `missing` does.
         """
         states = self.states() if states is None else states
         for shard in self.shards.values():
             yield from gaps(shard, states.pop(shard.id, ShardState()))
 
     def missing(self) -> list[ShardTask]:
-        """The windows that are not there, as tasks; every end record is read too, and held against what is there."""
+        """The windows that are not committed, as tasks; reads every end record too, to know a shard's last window."""
         states = self.states()
 
         def of(shard: Shard) -> list[ShardTask]:
@@ -116,19 +114,19 @@ class Ledger:
         return last_failure(self.store, shard)
 
     def has(self, task: ShardTask, window: int) -> bool:
-        """Whether a window of a task is there already."""
+        """Whether a window of a task is committed."""
         return self.store.exists(window_name(task.shard.id, window, task.revision))
 
     def ended(self, shard: Shard) -> bool:
-        """Whether a shard's end record is there."""
+        """Whether a shard has its end record."""
         return self.store.exists(end_name(shard.id))
 
     def missing_of(self, shard: Shard) -> list[ShardTask]:
-        """The same for one shard, from a listing of its own."""
+        """The windows of a shard that are not committed, as tasks; lists that shard alone."""
         return self._gaps(shard, self.states(shard.id).get(shard.id, ShardState()))
 
     def left_of(self, task: ShardTask) -> list[ShardTask]:
-        """What of a task is not on storage yet."""
+        """The part of a task that is not committed yet, as tasks; lists its shard alone."""
         state = self.states(task.shard.id).get(task.shard.id, ShardState())
         done = {n: window for n, window in state.windows.items() if window.revision >= task.revision}
         left = []
@@ -140,15 +138,15 @@ class Ledger:
         return left
 
     def failed(self, states: Mapping[str, ShardState] | None = None) -> list[ShardTask]:
-        """Windows with rows that have no labels, as tasks that label them again, as their next revision.
+        """The windows that have rows without labels, as tasks for their next revision.
 
-        states: of a listing made before (None: list now).
+        states: of an earlier listing (None: list now).
         """
 
         def of(window: WindowObject) -> list[ShardTask]:
             try:
                 failed = self.window_metadata(window).failed
-            except ValueError as error:  # no window of ours: nothing can be made in its place, and the audit names it
+            except ValueError as error:  # a foreign or damaged object: `verify` names it
                 logger.warning("not labelled again: %s", error)
                 return []
             if not failed:
@@ -165,15 +163,15 @@ class Ledger:
             return gaps(shard, state)
         try:
             end = self.end(shard.id)
-        except CommitConflict as error:  # no end record of ours is none; the audit names it
+        except CommitConflict as error:  # a foreign or damaged end record counts as none: `verify` names it
             logger.warning("taken for no end record: %s", error)
             end = None
         return gaps(shard, state, end.windows) if end else gaps(shard, replace(state, ended=False))
 
     def windows(self, states: Mapping[str, ShardState] | None = None) -> Iterator[WindowObject]:
-        """Every committed window of this run, in order of shard and window, the latest revision of each.
+        """The latest revision of every committed window, in order of shard and window.
 
-        states: of a listing made before (None: list now).
+        states: of an earlier listing (None: list now).
         """
         states = self.states() if states is None else states
         for shard in self.shards:
@@ -210,11 +208,11 @@ class Ledger:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
 
     def is_compacted(self, window: WindowObject) -> bool:
-        """Whether readers take its rows from a compacted file."""
+        """Whether a window's rows are read from a compacted file."""
         return window in self._compacted
 
     def categories(self, windows: Iterable[WindowObject]) -> set[str]:
-        """Every category that a segment of these windows has."""
+        """The categories of all segments in these windows."""
 
         def of(part: RowRange) -> set[str]:
             with self.store.reader(part.name, part.size) as stream:
@@ -228,7 +226,7 @@ class Ledger:
         return CompactedIndex(read_compacted(self.store))
 
     def window_metadata(self, window: WindowObject) -> WindowMetadata:
-        """What a window says of itself. Raises ValueError where it is no window of ours."""
+        """Read the metadata of a window. Raises ValueError where its object is foreign or damaged."""
         with self.store.reader(window.name, window.size) as stream:
             try:
                 return table.read_window_metadata(stream)

@@ -1,4 +1,4 @@
-"""The last word on a run: written after everything was checked, and believed only while what it lists is there.
+"""The declaration that a run is complete: written after everything was checked, valid while all it lists exists.
 
 manifest.<n>.parquet   one row a shard: windows, rows, failed rows
 _SUCCESS.<n>           the totals; n rises when a finished run is extended or retried
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the audit found of one shard. faults: one line each, empty where it is proved complete."""
+    """What `verify` found of one shard. faults: a line each; none where the shard is proved complete."""
 
     shard: Shard
     windows: int
@@ -31,8 +31,8 @@ class Checked:
     faults: tuple[str, ...]
     size: int = 0  # bytes of its objects below labels/
     retries: int = 0  # times that windows were labelled again (`--retry-failed`)
-    lost: tuple[ShardTask, ...] = ()  # windows that its end record speaks of and that are gone
-    repeated_keys: int | None = None  # samples whose key came before in the same shard; None: not looked for
+    lost: tuple[ShardTask, ...] = ()  # windows counted by the shard's end record that are missing
+    repeated_keys: int | None = None  # samples whose key another sample of the shard has; None: not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Totals:
 
 
 def total(checked: Iterable[Checked]) -> Totals:
-    """Sum what an audit found."""
+    """The sums over checked shards."""
     shards, windows, rows = 0, 0, 0
     failed: Counter[str] = Counter()
     for shard in checked:
@@ -61,7 +61,7 @@ def total(checked: Iterable[Checked]) -> Totals:
 
 
 def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
-    """Declare a run complete that an audit found without fault."""
+    """Declare a run complete in which `verify` found no fault."""
     totals = total(checked)
     number = _count(ledger)
     rows = [
@@ -82,27 +82,27 @@ def write_manifest(ledger: Ledger, checked: list[Checked]) -> Totals:
 
 
 def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
-    """The totals of a run that was declared complete and still is, by a listing; None for every other."""
+    """The totals of a run that was declared complete and still is, by a listing; else None."""
     number = _count(ledger) - 1
     if number < 0:
         return None
     try:
         listed = table.decode_rows(ledger.store.get(f"manifest.{number}.parquet"))
         totals = documents.from_json(Totals, ledger.store.get(f"{SUCCESS}{number}"))
-        stands = all(_stands(row, states.get(row["shard"], ShardState())) for row in listed)
+        valid = all(_is_unchanged(row, states.get(row["shard"], ShardState())) for row in listed)
         names = {row["shard"] for row in listed}
-        stands &= names >= states.keys() and names == ledger.shards.keys()
+        valid &= names >= states.keys() and names == ledger.shards.keys()
     except (FileNotFoundError, ValueError, KeyError) as error:  # whatever is damaged declares nothing: the audit does
         logger.debug("the manifest declares nothing: %s", error)
         return None
-    return totals if stands else None
+    return totals if valid else None
 
 
-def _stands(row: Mapping[str, Any], state: ShardState) -> bool:
-    there = state.windows
-    whole = state.ended and not state.strays and len(there) == row["windows"] == max(there, default=-1) + 1
-    same = state.size == row["bytes"] if "bytes" in row else all(window.size for window in there.values())
-    return whole and same and sum(window.revision for window in there.values()) == row["retries"]
+def _is_unchanged(row: Mapping[str, Any], state: ShardState) -> bool:
+    windows = state.windows
+    whole = state.ended and not state.strays and len(windows) == row["windows"] == max(windows, default=-1) + 1
+    same = state.size == row["bytes"] if "bytes" in row else all(window.size for window in windows.values())
+    return whole and same and sum(window.revision for window in windows.values()) == row["retries"]
 
 
 def _count(ledger: Ledger) -> int:

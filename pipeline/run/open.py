@@ -17,11 +17,11 @@ from pipeline.storage.object_store import Store
 RUN, INPUTS = "run.json", "inputs"
 PIN = re.compile(rf"{INPUTS}/\d+\.parquet")
 EDITED = "was edited: its fingerprint does not follow from the configuration that stands there"
-ROOM = 64 << 20  # bytes an output must have left for a run to begin
+ROOM = 64 << 20  # bytes that an output's disk must have free for a run to begin
 
 
 def pinned_shards(store: Store) -> Iterator[Shard]:
-    """The inputs of a run, in the order they were added. Raises ConfigError where their list is damaged."""
+    """The shards of a run, in the order they were pinned. Raises ConfigError where their list is damaged."""
     return _read(store, _index_names(store))
 
 

@@ -1,4 +1,4 @@
-"""A run seen from storage: one listing and the notes of its drivers, whatever its size."""
+"""The status of a run: from one listing and the notes of its drivers, whatever its size."""
 
 import logging
 from collections import Counter
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a driver left of itself, as far as it is read again; see `progress.Snapshot`. at: seconds of its clock."""
+    """The part of a driver's note that is read again; see `progress.Snapshot`. at: seconds of the driver's clock."""
 
     at: float
     left: bool  # it will write no more
@@ -36,7 +36,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A run seen from storage. rows: committed, as far as drivers noted them. unreadable: notes passed over."""
+    """The status of a run. rows: committed, as far as drivers noted them. unreadable: notes that were passed over."""
 
     shards: int
     shards_ended: int
@@ -56,7 +56,7 @@ class Status:
 
 
 def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
-    """A run from one listing and its drivers' notes: seconds, whatever its size."""
+    """Read the status of a run: in seconds, whatever its size."""
     states = ledger.states()
     notes, unreadable = _notes(ledger)
     live = [note for note in notes if not note.left and now() - note.at < LIVE_S]
@@ -115,7 +115,7 @@ def failures(ledger: Ledger) -> Counter[Failure]:
 
 
 def bytes_left(ledger: Ledger, states: dict[str, ShardState]) -> int:
-    """Input bytes of shards that are not finished."""
+    """Bytes of the shards that have no end record."""
     return sum(shard.size for shard in ledger.shards.values() if not _ended(states, shard.id))
 
 

@@ -18,23 +18,23 @@ from pipeline.run.manifest import Checked
 from pipeline.run.open import EDITED, RUN
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 
-THREADS = 16  # shards looked at side by side: the work is waiting for storage
+THREADS = 16  # shards checked side by side: the work is waiting for storage
 logger = logging.getLogger(__name__)
 
 
 def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
-    """Check every shard, in order, from footers and end records.
+    """Check every shard, in order, from window metadata and end records.
 
-    full: read every row again (indices, digest) and count the samples of the source shards' own bytes.
+    full: read every row again (indices, digest), and the source shards' own bytes to count their samples.
     """
     states = ledger.states()
-    strangers = set(states) - set(ledger.shards)
+    foreign = set(states) - set(ledger.shards)
 
     def check(shard: Shard) -> Checked:
         return _check(ledger, shard, states.get(shard.id, ShardState()), full)
 
     yield from prefetch_map(check, ledger.shards.values(), depth=THREADS, threads=THREADS)
-    for name in sorted(strangers):
+    for name in sorted(foreign):
         state = states[name]
         faults = _strays(state)
         if state.windows or state.ended:
@@ -107,7 +107,7 @@ def _row_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) 
 
 
 def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[str]:
-    """Whether readers find the same rows where they look first."""
+    """Faults of a window's copy in a compacted file, which readers prefer."""
     try:
         records = [table.as_record(row) for row in ledger.rows(windows=[window], stored=True)]
     except (ConfigError, TypeError, KeyError) as error:
@@ -119,7 +119,7 @@ def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata)
 
 
 def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, list[str]]:
-    """A shard's end record, or why there is none to hold windows against."""
+    """A shard's end record, or the faults that explain why there is none."""
     try:
         end = ledger.end(shard.id) if state.ended else None
     except PipelineError as error:
@@ -152,7 +152,7 @@ def _windows(task: ShardTask) -> str:
 
 
 def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[str | None, int]:
-    """The first place where rows and the shard's own bytes differ, and how many keys repeat."""
+    """The first difference between rows and the shard's own bytes, and how many samples repeat a key."""
     seen, repeated = set[int](), 0
     windows = (state.windows[number] for number in sorted(state.windows))
     rows = (row for window in windows for row in _rows(ledger, window, ("index", "key")))
@@ -161,11 +161,11 @@ def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tup
         for sample, row in zip_longest(samples, rows):
             if sample is None or row is None or (sample.index, sample.key) != (row["index"], row["key"]):
                 found = "nothing" if sample is None else f"sample {sample.index} ({sample.key})"
-                said = "nothing" if row is None else f"row {row['index']} ({row['key']})"
-                return f"{shard.url}: the source has {found} where the labels have {said}", repeated
-            mark = hash(sample.key)
-            repeated += mark in seen
-            seen.add(mark)
+                labelled = "nothing" if row is None else f"row {row['index']} ({row['key']})"
+                return f"{shard.url}: the source has {found} where the labels have {labelled}", repeated
+            key = hash(sample.key)
+            repeated += key in seen
+            seen.add(key)
     except (ValueError, FileNotFoundError, PipelineError) as error:
         logger.debug("%s: %s", shard.id, error, exc_info=error)
         return f"{shard.url}: {error}", repeated

@@ -19,7 +19,7 @@ from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run import open
 from pipeline.run.commit import End
-from pipeline.run.layout import ShardState, WindowObject, beginnings, gaps, read_listing, window_name
+from pipeline.run.layout import ShardState, WindowObject, gaps, prefixes, read_listing, window_name
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.run.verify import audit
@@ -396,7 +396,7 @@ def test_windows_that_vanish_behind_an_end_are_missing_again(ledger, tmp_path):
     ],
 )
 def test_listings_side_by_side_are_as_many_as_names_allow_and_leave_no_shard_out(shards, most, expected):
-    found = beginnings(shards, most)
+    found = prefixes(shards, most)
     assert found == expected
     assert all(any(shard.startswith(beginning) for beginning in found) for shard in shards)
 

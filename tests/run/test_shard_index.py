@@ -13,12 +13,12 @@ SHARDS = [
 
 
 def test_every_shard_comes_out_as_it_went_in_and_in_order():
-    pins = ShardIndex(SHARDS)
-    assert list(pins.values()) == SHARDS
-    assert [(s.source, s.files) for s in pins.values()] == [(s.source, s.files) for s in SHARDS]
-    assert list(pins) == ["b-1", "a-2", "c-3"]
-    assert [pins.at(pins.place(shard.id)) for shard in SHARDS] == SHARDS
-    assert (len(pins), pins.bytes) == (3, 17)
+    index = ShardIndex(SHARDS)
+    assert list(index.values()) == SHARDS
+    assert [(s.source, s.files) for s in index.values()] == [(s.source, s.files) for s in SHARDS]
+    assert list(index) == ["b-1", "a-2", "c-3"]
+    assert [index.at(index.position(shard.id)) for shard in SHARDS] == SHARDS
+    assert (len(index), index.bytes) == (3, 17)
 
 
 def test_what_is_not_there_is_a_key_error():
