@@ -1,4 +1,4 @@
-"""A run's configuration: a TOML file with two tables, and the flags that override it.
+"""The configuration of a run: a TOML file with two tables, and the flags that override it.
 
 [segment]   changes the labels: diffseg.SegmentConfig, fingerprinted
 [run]       changes only speed and cost: RunConfig
@@ -22,19 +22,19 @@ Device: TypeAlias = Literal["auto", "gpu", "cpu"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """How a run is done. Nothing here changes a label."""
+    """How a run is executed. Nothing here changes a label."""
 
     workers: int | None = None  # None: one a GPU, or one a CPU where there are none; 0: in this process, without Ray
-    device: Device = "auto"  # gpu: also where the cluster has none yet and will start some; auto: if it has any
+    device: Device = "auto"  # gpu: even where the cluster has none yet but will start some; auto: if it has any
     ray_address: str | None = None  # None: RAY_ADDRESS, or a private Ray on this machine
     batch_size: int | None = None  # None: found by the model
-    window: int | None = None  # samples a commit; None: as the run there has it, else WINDOW
-    max_attempts: int = 3  # of a task without a window coming in
+    window: int | None = None  # samples a commit; None: that of the existing run, else WINDOW
+    max_attempts: int = 3  # of a task of which no window is committed
     max_failed: float = 0.001  # share of rows without labels that still counts as success
     image_key: str | None = None  # extension that holds the image, where samples have several
     also: tuple[Literal["webdataset"], ...] = ()
-    stall: float = SILENCE_S  # seconds in which no worker answers and none starts, after which the run stops
-    price: float | None = None  # of a worker's hour, for the metric of what a run has cost
+    stall: float = SILENCE_S  # seconds without an answer or a start of a worker, after which the run stops
+    price: float | None = None  # of a worker's hour, for the metric of a run's cost
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("batch_size", 1), ("window", 1), ("max_attempts", 1)):
@@ -52,9 +52,9 @@ class RunConfig:
 def read_config(
     path: Path | None, segment: Mapping[str, Any], run: Mapping[str, Any]
 ) -> tuple[SegmentConfig, RunConfig]:
-    """The two configurations from a file (None: defaults) with flags over it; flags that are None are not given.
+    """Read both configurations from a file (None: defaults); flags that are not None override it.
 
-    Raises ConfigError in one line for what is misspelt, of the wrong type or out of range.
+    Raises ConfigError, in one line, for a value that is misspelt, of the wrong type or out of range.
     """
     tables: dict[str, Any] = {}
     if path is not None:
@@ -64,27 +64,27 @@ def read_config(
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: no TOML: {error}") from error
-    where = str(path) if path else "options"
-    _refuse_unknown(where, "the file", tables, ("segment", "run"))
+    source = str(path) if path else "options"
+    _refuse_unknown(source, "the file", tables, ("segment", "run"))
     return (
-        _build(SegmentConfig, where, "segment", tables, segment),
-        _build(RunConfig, where, "run", tables, run),
+        _build(SegmentConfig, source, "segment", tables, segment),
+        _build(RunConfig, source, "run", tables, run),
     )
 
 
-def _build(kind: type[T], where: str, name: str, tables: Mapping[str, Any], flags: Mapping[str, Any]) -> T:
+def _build(kind: type[T], source: str, name: str, tables: Mapping[str, Any], flags: Mapping[str, Any]) -> T:
     written = tables.get(name, {})
     if not isinstance(written, dict):
-        raise ConfigError(f"{where}: [{name}] must be a table")
-    _refuse_unknown(where, f"[{name}]", written, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+        raise ConfigError(f"{source}: [{name}] must be a table")
+    _refuse_unknown(source, f"[{name}]", written, [field.name for field in fields(kind)])  # type: ignore[arg-type]
     values = {**written, **{key: value for key, value in flags.items() if value is not None}}
     try:
         return validated(kind, values)
     except ValueError as error:
-        raise ConfigError(f"{where}: [{name}] {error}") from error
+        raise ConfigError(f"{source}: [{name}] {error}") from error
 
 
-def _refuse_unknown(where: str, table: str, given: Mapping[str, Any], possible: Any) -> None:
+def _refuse_unknown(source: str, table: str, given: Mapping[str, Any], possible: Any) -> None:
     for key in given:
         if key not in possible:
-            raise ConfigError(f"{where}: {table} has no {key!r}; it has {', '.join(possible)}")
+            raise ConfigError(f"{source}: {table} has no {key!r}; it has {', '.join(possible)}")

@@ -1,4 +1,4 @@
-"""Settings as a person says them: by which flag what a run or an export was begun with is repeated."""
+"""Settings as flags of the command line: which flags repeat what a run or an export was begun with."""
 
 import json
 import shlex
@@ -7,8 +7,8 @@ from typing import Any
 
 _NOT_GIVEN: tuple[Any, ...] = (None, [], ())
 ITERATIONS = 3  # that a single threshold counts for
-CONFIG = "[segment]"  # said in the file of --config alone
-LABEL = {  # what run.json compares; "": nothing that is said, such as the content of the weights
+CONFIG = "[segment]"  # set in the file of --config alone
+LABEL = {  # settings that runs are compared by; "": set by no flag, such as the content of the weights
     "mode": "--mode",
     "thresholds": "--threshold",
     "anchors_per_side": CONFIG,
@@ -28,7 +28,7 @@ LABEL = {  # what run.json compares; "": nothing that is said, such as the conte
     "schema": "",
     "reader": "",  # a run goes on with its own
 }
-EXPORT = {  # what export.json compares
+EXPORT = {  # settings that exports are compared by
     "format": "--format",
     "images": "--images",
     "members": "--members",
@@ -43,16 +43,16 @@ EXPORT = {  # what export.json compares
 
 
 def flag(name: str, value: Any, flags: Mapping[str, str] = LABEL) -> str:
-    """A setting as it is given: `--timestep 50`, `--no-refine`, `--also webdataset`. Raises KeyError without a flag."""
-    said = flags[name]
-    if said == CONFIG or (name == "thresholds" and len(value) == 1):  # one number would count for all iterations
+    """A setting as a flag: `--timestep 50`, `--no-refine`, `--also webdataset`. Raises KeyError where it has none."""
+    option = flags[name]
+    if option == CONFIG or (name == "thresholds" and len(value) == 1):  # as a flag, it would count for all iterations
         return f"{CONFIG} {name} = {json.dumps(value)} in the file of --config"
     if isinstance(value, bool):
-        return said if value else said.replace("--", "--no-", 1)
+        return option if value else option.replace("--", "--no-", 1)
     if name == "thresholds":
-        return f"{said} {spelt(value)}"
-    many = value if isinstance(value, (list, tuple)) else [value]
-    return " ".join(f"{said} {shlex.quote(str(one))}" for one in many)
+        return f"{option} {spelt(value)}"
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(f"{option} {shlex.quote(str(each))}" for each in values)
 
 
 def spelt(thresholds: Sequence[float]) -> str:
@@ -62,25 +62,26 @@ def spelt(thresholds: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    """With as many digits as tell it from every other: read back, it is the same."""
+    """A number in as few digits as give it back exactly."""
     return repr(float(value)).removesuffix(".0")
 
 
 def refusal(
-    kind: str, there: Mapping[str, Any], here: Mapping[str, Any], flags: Mapping[str, str] = LABEL, *more: str
+    kind: str, existing: Mapping[str, Any], asked: Mapping[str, Any], flags: Mapping[str, str] = LABEL, *more: str
 ) -> str:
-    """Why what is asked for does not go where another one of its kind is, and what to do: follows the name of a place.
+    """Why what is asked for does not fit the existing run or export, and what to do; to stand after the output's name.
 
-    there, here: settings by name. more: what else keeps them apart, and no flag can mend.
+    existing, asked: settings by name. more: further reasons, which no flag can change.
     """
-    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-    told = "; ".join([*(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in names), *more])
-    said = [name for name in names if flags.get(name)]
-    given = [flag(name, there[name], flags) for name in said if there.get(name) not in _NOT_GIVEN]
-    plain = " ".join(one for one in given if not one.startswith(CONFIG))
-    begun = filter(None, [plain, *(one for one in given if one.startswith(CONFIG))])
-    left_out = [flags[name] for name in said if there.get(name) in _NOT_GIVEN]
+    names = [name for name in sorted({*existing, *asked}) if existing.get(name) != asked.get(name)]
+    reasons = "; ".join([*(f"{name}: {existing.get(name)} there, {asked.get(name)} here" for name in names), *more])
+    settable = [name for name in names if flags.get(name)]
+    given = [flag(name, existing[name], flags) for name in settable if existing.get(name) not in _NOT_GIVEN]
+    options = " ".join(text for text in given if not text.startswith(CONFIG))
+    begun = filter(None, [options, *(text for text in given if text.startswith(CONFIG))])
+    left_out = [flags[name] for name in settable if existing.get(name) in _NOT_GIVEN]
     how = [f"with {' and '.join(begun)}"] if given else []
     how += [f"without {' and '.join(left_out)}"] if left_out else []
-    mend = "repeat that, or use another --output" if len(said) == len(names) and not more else "use another --output"
-    return f"holds another {kind} ({told}): " + (f"it was begun {' and '.join(how)}: {mend}" if how else mend)
+    repeatable = len(settable) == len(names) and not more
+    mend = "repeat that, or use another --output" if repeatable else "use another --output"
+    return f"holds another {kind} ({reasons}): " + (f"it was begun {' and '.join(how)}: {mend}" if how else mend)

@@ -1,6 +1,4 @@
-"""What flows through a run. Pixels and masks stay in one process; only the small ones (Receipt, TaskDone, ShardFailure)
-travel to the driver.
-"""
+"""The records that flow through a run: shards, samples, rows. Pixels and masks never leave their process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +7,8 @@ import numpy as np
 
 from diffseg.types import Segment
 
-READER = 2  # rules of what counts as a sample and how it is decoded; a run goes on with those it began with
-READERS = (1, READER)  # that are known; 1: as version 0.1.0 had them
+READER = 2  # version of the rules of what is a sample and how it is decoded; a run keeps the one it began with
+READERS = (1, READER)  # versions that are known; 1: of version 0.1.0
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
 
 
@@ -18,9 +16,9 @@ OK = "ok"  # the status of a sample with labels; every other status is the reaso
 class Shard:
     """An input as it was pinned when the run began.
 
-    url: canonical and absolute, without user info or query; recorded. source: what is opened (it may hold a signed
-    query), never recorded. files: of a folder, the list of what it held (`filelists`), or the URL of that list.
-    reader: of READERS, by whose rules its samples are told; that of its run, recorded there.
+    url: canonical and absolute, without user info or query; recorded. source: the URL that is opened, which may hold a
+    signed query; never recorded. files: of a folder, the list of its files (`file_list`), or the URL of that list.
+    reader: one of READERS, that of its run.
     """
 
     id: str
@@ -33,25 +31,25 @@ class Shard:
 
 
 def legible(text: str) -> str:
-    """Text that UTF-8 can hold: of a name whose bytes are none (old archives have such), those bytes spelt out."""
+    """Text that UTF-8 can encode: bytes of a name that are no UTF-8, as in old archives, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """One sample as it lies in a shard: members by lower-case extension, empty where they were passed over."""
+    """A sample as a shard holds it: members by lower-case extension, empty where they were skipped."""
 
     key: str
     index: int
     members: Mapping[str, bytes]
     image: str | None  # the extension that holds the image; None where there is none
     end: int  # bytes of the shard up to the end of this sample
-    problem: tuple[str, str] | None = None  # status and reason, where the image is known not to be had
+    problem: tuple[str, str] | None = None  # status and reason, where the image is known to be unusable
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSample:
-    """A decoded image, [H, W, 3] uint8, upright; a large one at a reduced scale."""
+    """A sample with its image decoded, uint8 [H, W, 3], upright; a large image at a reduced scale."""
 
     raw: RawSample
     image: np.ndarray
@@ -61,7 +59,7 @@ class ImageSample:
 
 @dataclass(frozen=True, slots=True)
 class SampleFailure:
-    """A sample that cannot be labelled, and why."""
+    """A sample that cannot be labelled, and the reason."""
 
     raw: RawSample
     reason: str  # undecodable, too_large, no_image, model_nan, model_error, poison
@@ -73,7 +71,7 @@ class SampleFailure:
 
 @dataclass(frozen=True, slots=True)
 class LabelRecord:
-    """One row: what became of one input sample."""
+    """A row: the result of one input sample."""
 
     key: str
     shard: str

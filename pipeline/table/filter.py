@@ -1,8 +1,8 @@
 """`--where`: a condition on rows, written as in SQL or Python, parsed and checked before any row is read.
 
-Nothing is ever evaluated as code: the text becomes a small tree of comparisons of columns with numbers and strings,
-`in`, `and`, `or` and `not`, and `table` hands that to Parquet. As in SQL, a comparison with a missing value is unknown,
-and a row is taken only where the whole is true.
+The text is never evaluated as code: it becomes a small tree of comparisons of columns with numbers and strings, `in`,
+`and`, `or` and `not`, which `rows` hands to Parquet. As in SQL, a comparison with a missing value is unknown, and a row
+is taken only where the whole condition is true.
 """
 
 import ast
@@ -24,8 +24,8 @@ COLUMNS: dict[str, type] = {
     "quality": float,
     "image_sha256": str,
 }
-MAX_LENGTH = 10_000  # letters; beyond it the parser itself could be made to run out of stack
-MAX_INTEGER = 2**63  # what a column of whole numbers cannot hold
+MAX_LENGTH = 10_000  # letters; a longer text could exhaust the parser's stack
+MAX_INTEGER = 2**63  # the least number that a column of integers cannot hold
 
 _KINDS = {str: "strings", float: "numbers"}
 _OPERATORS: dict[type[ast.cmpop], str] = {
@@ -66,7 +66,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """Whether a value is one of several of its kind."""
+    """`in`: whether a value is one of several constants."""
 
     value: Column | Constant
     possible: tuple[Value, ...]
@@ -74,21 +74,21 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """The opposite; unknown stays unknown."""
+    """`not`: the opposite of a condition; unknown stays unknown."""
 
     part: "Condition"
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """`and`."""
+    """`and`: whether all conditions are true."""
 
     parts: tuple["Condition", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Some:
-    """`or`."""
+    """`or`: whether any condition is true."""
 
     parts: tuple["Condition", ...]
 
@@ -97,7 +97,7 @@ Condition: TypeAlias = Comparison | Among | Not | Every | Some
 
 
 def columns_of(condition: Condition) -> set[str]:
-    """What must be read to decide."""
+    """The columns that a condition reads."""
     match condition:
         case Comparison(_, left, right):
             return {side.name for side in (left, right) if isinstance(side, Column)}
@@ -110,7 +110,7 @@ def columns_of(condition: Condition) -> set[str]:
 
 
 def parse_filter(text: str) -> Condition:
-    """The condition a text means. Raises ConfigError for anything but a condition on the columns that there are."""
+    """Parse a condition. Raises ConfigError where the text is none, or names a column that does not exist."""
     try:
         if len(text) > MAX_LENGTH:
             raise _refused(text, f"longer than {MAX_LENGTH} letters")
@@ -140,25 +140,25 @@ def _condition(node: ast.expr, text: str) -> Condition:
 
 def _comparisons(left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr], text: str) -> Iterator[Condition]:
     """`a < b < c` is two comparisons."""
-    for one, op, other in zip([left, *rights[:-1]], ops, rights, strict=True):
+    for node, op, other in zip([left, *rights[:-1]], ops, rights, strict=True):
         operator = _OPERATORS.get(type(op))
         if operator is None:
             raise _refused(text, f"possible are {', '.join(_OPERATORS.values())}, and, or, not")
-        value = _value(one, text)
+        value = _value(node, text)
         if "in" not in operator:
             right = _value(other, text)
-            _same_kind(_kind(value), _kind(right), one, other, text)
+            _same_kind(_kind(value), _kind(right), node, other, text)
             yield Comparison(operator, value, right)
             continue
         possible = _list(other, text)
-        _same_kind(_kind(value), _kind(Constant(possible[0])), one, other, text)
+        _same_kind(_kind(value), _kind(Constant(possible[0])), node, other, text)
         among = Among(value, possible)
         yield among if operator == "in" else Not(among)
 
 
-def _same_kind(kind: type, other_kind: type, one: ast.expr, other: ast.expr, text: str) -> None:
+def _same_kind(kind: type, other_kind: type, node: ast.expr, other: ast.expr, text: str) -> None:
     if kind is not other_kind:
-        raise _refused(text, f"{ast.unparse(one)} holds {_KINDS[kind]}, {ast.unparse(other)} {_KINDS[other_kind]}")
+        raise _refused(text, f"{ast.unparse(node)} holds {_KINDS[kind]}, {ast.unparse(other)} {_KINDS[other_kind]}")
 
 
 def _kind(value: Column | Constant) -> type:
@@ -194,7 +194,7 @@ def _constant(node: ast.expr, text: str) -> Value:
 
 
 def _list(node: ast.expr, text: str) -> tuple[Value, ...]:
-    """The constants that `in` looks through."""
+    """The constants after `in`."""
     if not isinstance(node, ast.List | ast.Tuple | ast.Set) or not node.elts:
         raise _refused(text, "`in` takes a list, such as key in ['a', 'b']")
     if not all(isinstance(element, ast.Constant) for element in node.elts):

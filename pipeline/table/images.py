@@ -19,12 +19,12 @@ Row: TypeAlias = Mapping[str, Any]
 
 @contextmanager
 def writing_features(out: IO[bytes], features: Mapping[str, Any], group: int) -> Iterator[Callable[[Row], None]]:
-    """Rows written to a Parquet file as they come, `group` of them at a time.
+    """Write rows to a Parquet file as they come, `group` of them at a time. Yields the function that takes a row.
 
     features: the columns as Hugging Face's datasets describes them; they give the types and are kept in the file.
     """
-    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-    schema = pa.schema([(name, _type_of(feature)) for name, feature in features.items()], metadata=said)
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    schema = pa.schema([(name, _type_of(feature)) for name, feature in features.items()], metadata=metadata)
     rows: list[Row] = []
     plain = [name for name, feature in features.items() if feature == {"_type": "Image"}]  # PNG and JPEG do not shrink
     compression = {name: "none" if name.split(".")[0] in plain else "zstd" for name in _leaves(schema)}
@@ -66,7 +66,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 def read_images(
     stream: IO[bytes], name: str, *, first: int = 0, column: str | None = None, reader: int = READER
 ) -> Iterator[RawSample]:
-    """The rows of a Parquet file with an image column as samples, as Hugging Face's datasets are laid out.
+    """Read the rows of a Parquet file with an image column as samples; the layout is that of Hugging Face's datasets.
 
     The column holds encoded images, or structs of them as `bytes` with their `path`. column: its name; None: the only
     such column, else the one called image. The key is the name in `path`, else the number of the row.
@@ -101,12 +101,12 @@ def _image_column(schema: pa.Schema, name: str, asked: str | None, reader: int) 
         return chosen[0]
     if possible:
         raise ConfigError(f"{name}: which column holds the images? --image-key takes one of {possible}")
-    there = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    raise ConfigError(f"{name}: no column of encoded images, which are binary, or structs of bytes and path: {there}")
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise ConfigError(f"{name}: no column of encoded images, which are binary, or structs of bytes and path: {columns}")
 
 
 def _holds_bytes(kind: pa.DataType, reader: int) -> bool:
-    """Whether a column is of byte strings, however they are stored, or of structs of them."""
+    """Whether a column holds byte strings, however they are stored, or structs of them."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type, reader)
     if reader > 1 and pa.types.is_dictionary(kind):
@@ -119,7 +119,7 @@ def _holds_bytes(kind: pa.DataType, reader: int) -> bool:
 
 
 def _is_of_bytes(kind: pa.DataType) -> bool:
-    """Whether a column is of bytes in a way that images seldom come in: of one length, or as lists of numbers."""
+    """Whether a column holds bytes as images are rarely stored: of one fixed length, or as lists of numbers."""
     of_numbers = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     one_by_one = of_numbers and (pa.types.is_uint8(kind.value_type) or pa.types.is_int8(kind.value_type))
     return bool(one_by_one or pa.types.is_fixed_size_binary(kind))
@@ -128,7 +128,7 @@ def _is_of_bytes(kind: pa.DataType) -> bool:
 def _image_sample(cell: Any, index: int, end: int) -> RawSample:
     path = cell.get("path") if isinstance(cell, dict) else None
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    data = bytes(byte % 256 for byte in data) if isinstance(data, list) else data  # some writers know no bytes
+    data = bytes(byte % 256 for byte in data) if isinstance(data, list) else data  # some writers have no type for bytes
     path = path if isinstance(path, str) else ""
     key, _, extension = PurePosixPath(path).name.partition(".")
     extension = extension.lower() or "image"

@@ -10,9 +10,9 @@ from diffseg.types import IGNORE
 
 
 def encode_label_map(label_map: np.ndarray) -> bytes:
-    """A label map as PNG: 8 bit up to 255 segments, else 16; IGNORE becomes 255 or 65535.
+    """Encode a label map as PNG: 8 bit up to 255 segments, else 16; IGNORE becomes 255 or 65535.
 
-    Run lengths are what is in it: a search for more takes a third longer and finds a tenth less.
+    Compressed by run lengths alone: a search for other repeats takes a third longer and saves a tenth less.
     Raises ValueError for ids that 16 bit cannot hold.
     """
     top = int(label_map.max(initial=0))
@@ -25,7 +25,7 @@ def encode_label_map(label_map: np.ndarray) -> bytes:
 
 
 def decode_label_map(data: bytes) -> np.ndarray:
-    """The inverse of `encode_label_map`: int32 [H, W] with IGNORE = -1."""
+    """Decode a label map's PNG: int32 [H, W] with IGNORE = -1."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         pixels = np.asarray(image)
     ignore = 255 if pixels.dtype == np.uint8 else 65_535

@@ -1,6 +1,6 @@
-"""Label records as Parquet: one row per input sample, and a footer that says what the rows were made from.
+"""Label records as Parquet: one row per input sample, and metadata that say what the rows were made from.
 
-Columns added later are nullable, so that old runs stay readable. Parquet with images in it is for `images`.
+Columns added later are nullable, so that old runs stay readable. `images` reads Parquet with images in it.
 """
 
 import io
@@ -16,7 +16,7 @@ from pipeline.table.window_metadata import WindowMetadata, fields_of
 
 METADATA_KEY = b"diffseg"
 
-SHARDS_AT_ONCE = 512  # pinned inputs in memory as Python objects
+SHARDS_AT_ONCE = 512  # pinned shards in memory as Python objects
 DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises on bytes that are no Parquet
 
 _SEGMENT = pa.struct(
@@ -55,9 +55,9 @@ SHARD_SCHEMA = pa.schema(
 
 
 def encode_window(records: Sequence[LabelRecord], metadata: WindowMetadata) -> bytes:
-    """A whole window as the bytes of one Parquet file.
+    """Encode a whole window as one Parquet file.
 
-    Raises ValueError where the rows are not one a sample with consecutive indices of one shard.
+    Raises ValueError where the rows are not of one shard with consecutive indices.
     """
     indices = [record.index for record in records]
     if indices != list(range(metadata.first_index, metadata.first_index + metadata.rows)):
@@ -81,7 +81,7 @@ def _encode(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
 
 
 def settings(columns: Sequence[str]) -> dict[str, Any]:
-    """How pyarrow is to write these columns."""
+    """The options with which pyarrow writes these columns."""
     plain = {"label_map"} & set(columns)  # PNG does not shrink further
     return {
         "compression": {name: "none" if name in plain else "zstd" for name in columns},
@@ -91,19 +91,16 @@ def settings(columns: Sequence[str]) -> dict[str, Any]:
 
 
 def parquet(stream: IO[bytes]) -> pq.ParquetFile:
-    """A Parquet file, read by the thread that asks for it: give `use_threads=False` to whatever reads columns.
+    """Open a Parquet file to read it in the calling thread: pass `use_threads=False` to whatever reads columns.
 
-    Arrow's own threads drop what they were lent of Python's, this stream and its bytes, some time after they have
-    answered. Where the interpreter ends before that, they bring the process down with it (exit code 134).
+    Arrow's own threads release Python objects, this stream and its bytes, some time after they have answered. Where the
+    interpreter ends before that, they abort the process (exit code 134).
     """
     return pq.ParquetFile(stream, pre_buffer=False)
 
 
 def read_window_metadata(stream: IO[bytes]) -> WindowMetadata:
-    """The footer of a window's file; only the file's end is read.
-
-    Raises ValueError where the file is no window.
-    """
+    """Read the metadata of a window's file; only the file's end is read. Raises ValueError where it is no window."""
     try:
         with parquet(stream) as file:
             return metadata_of(file)
@@ -112,7 +109,7 @@ def read_window_metadata(stream: IO[bytes]) -> WindowMetadata:
 
 
 def metadata_of(file: pq.ParquetFile) -> WindowMetadata:
-    """The same of an opened file."""
+    """The metadata of a window's opened file. Raises ValueError where it is no window."""
     raw, rows = (file.schema_arrow.metadata or {}).get(METADATA_KEY), file.metadata.num_rows
     if raw is None:
         raise ValueError("a Parquet file without our footer")
@@ -126,13 +123,13 @@ def metadata_of(file: pq.ParquetFile) -> WindowMetadata:
 
 
 def encode_shards(shards: Iterable[Shard]) -> bytes:
-    """Pinned inputs as Parquet."""
+    """Encode pinned shards as Parquet."""
     rows = [{name: getattr(shard, name) for name in SHARD_SCHEMA.names} for shard in shards]
     return _encode(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), {})
 
 
 def decode_shards(data: bytes) -> Iterator[Shard]:
-    """The inverse of `encode_shards`, a batch in memory at a time. Raises ValueError for what is none."""
+    """Decode pinned shards, a batch in memory at a time. Raises ValueError where the data hold none."""
     try:
         for batch in parquet(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE, use_threads=False):
             yield from (Shard(**row, source=row["url"]) for row in batch.to_pylist())
@@ -143,12 +140,12 @@ def decode_shards(data: bytes) -> Iterator[Shard]:
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Any table of plain values as Parquet, its columns and types taken from the rows."""
+    """Encode rows of plain values as Parquet; columns and types follow from the rows."""
     return _encode(pa.Table.from_pylist([dict(row) for row in rows]), {})
 
 
 def decode_rows(data: bytes) -> list[dict[str, Any]]:
-    """The inverse of `encode_rows`. Raises ValueError for what is no Parquet file."""
+    """Decode rows of plain values. Raises ValueError where the data are no Parquet file."""
     try:
         rows: list[dict[str, Any]] = parquet(io.BytesIO(data)).read(use_threads=False).to_pylist()
     except DAMAGE as error:

@@ -36,12 +36,12 @@ def read_rows(
     window: tuple[str, int] | None = None,
     stored: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a file of windows as dicts, in order. columns: only these (None: all).
+    """The rows of a file of windows as dicts, in order.
 
-    first, rows: which rows of the file (None: to its end). filter: only rows that it is true of; where no row of a row
-    group is, its other columns are not read. window: shard and number that the file must be of. stored: as they were
-    committed; else one segment has no quality, as in rows that are committed now. Raises ValueError where the file is
-    damaged or of another window.
+    columns: only these (None: all). first, rows: a range of rows (rows None: to the end). filter: only rows for which
+    it is true; a row group without any is skipped. window: the shard and number that the file must have. stored: rows
+    as they were committed; else the quality of single segments is null, as it is in rows committed now. Raises
+    ValueError where the file is damaged or of another window.
     """
     try:
         with parquet(stream) as file:
@@ -56,7 +56,7 @@ def read_rows(
 
 
 def check_window(metadata: WindowMetadata, window: tuple[str, int]) -> None:
-    """Raises ValueError where a file is of another window than the one whose name it has."""
+    """Raises ValueError where a file's metadata are not of the window that its name says."""
     if (metadata.shard, metadata.window) != window:
         raise ValueError(f"holds window {metadata.window} of {metadata.shard}")
 
@@ -75,7 +75,7 @@ def _rows(
         if wanted is not None and small and not _filtered(_group(file, group, small, stored), wanted).num_rows:
             continue
         for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
-            table = _judged(pa.Table.from_batches([batch]), stored)
+            table = _without_single_quality(pa.Table.from_batches([batch]), stored)
             taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
             begin += len(batch)
             yield from (taken if wanted is None else _filtered(taken, wanted)).select(columns).to_pylist()
@@ -84,15 +84,15 @@ def _rows(
 
 
 def _group(file: pq.ParquetFile, group: int, columns: list[str], stored: bool) -> pa.Table:
-    return _judged(file.read_row_group(group, columns, use_threads=False), stored)
+    return _without_single_quality(file.read_row_group(group, columns, use_threads=False), stored)
 
 
 def _to_read(columns: set[str], stored: bool) -> list[str]:
     return sorted(columns if stored or "quality" not in columns else {*columns, "num_segments"})
 
 
-def _judged(table: pa.Table, stored: bool) -> pa.Table:
-    """One segment has no quality: 0.1.0 gave it one, and a high one, though nothing was told apart."""
+def _without_single_quality(table: pa.Table, stored: bool) -> pa.Table:
+    """Set the quality of single segments to null; 0.1.0 gave them a high one, though it had told nothing apart."""
     if stored or "quality" not in table.column_names:
         return table
     single = pc.equal(table["num_segments"], 1)
@@ -101,8 +101,8 @@ def _judged(table: pa.Table, stored: bool) -> pa.Table:
 
 
 def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
-    """The rows that it is true of; by this thread too."""
-    from pyarrow import acero  # slow to import, and hardly anybody filters
+    """The rows for which a condition is true, filtered in the calling thread."""
+    from pyarrow import acero  # slow to import, and few readers filter
 
     source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
     kept = acero.Declaration("filter", acero.FilterNodeOptions(wanted), [source])
@@ -110,7 +110,7 @@ def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
 
 
 def categories(stream: IO[bytes]) -> set[str]:
-    """Every category that a segment of a file has. Raises ValueError where the file is damaged."""
+    """The categories of all segments in a file. Raises ValueError where the file is damaged."""
     found = set[str]()
     try:
         with parquet(stream) as file:
@@ -122,13 +122,13 @@ def categories(stream: IO[bytes]) -> set[str]:
 
 
 def _expression(condition: Condition) -> pc.Expression:
-    """A condition as pyarrow has it; what is unknown stays unknown, as in SQL."""
+    """A condition as pyarrow's expression; a comparison with null is null, as in SQL."""
     match condition:
         case Comparison(sign, left, right):
             return _COMPARE[sign](_operand(left), _operand(right))
         case Among(value, possible):  # is_in says no where a value is missing
-            one = _operand(value)
-            return pc.if_else(one.is_valid(), one.isin(list(possible)), pa.scalar(None, pa.bool_()))
+            operand = _operand(value)
+            return pc.if_else(operand.is_valid(), operand.isin(list(possible)), pa.scalar(None, pa.bool_()))
         case Not(part):
             return ~_expression(part)
         case Every(parts):
@@ -142,7 +142,7 @@ def _operand(value: Column | Constant) -> pc.Expression:
 
 
 def read_records(stream: IO[bytes]) -> list[LabelRecord]:
-    """The rows of a window's file as they were committed. Raises ValueError where the file is damaged."""
+    """Read the rows of a window's file as they were committed. Raises ValueError where the file is damaged."""
     try:
         return [as_record(row) for row in read_rows(stream, stored=True)]
     except (TypeError, KeyError) as error:
@@ -150,7 +150,7 @@ def read_records(stream: IO[bytes]) -> list[LabelRecord]:
 
 
 def as_record(row: dict[str, Any]) -> LabelRecord:
-    """A row of all columns as it was committed."""
+    """The record of a row that has all columns."""
     segments = tuple(Segment(**{**s, "box": tuple(s["box"])}) for s in row.pop("segments") or ())
     row.pop("num_segments")
     return LabelRecord(**row, segments=segments)

@@ -1,4 +1,4 @@
-"""What a window's file says of itself, and the digest of its rows. Knows nothing of how they are stored."""
+"""The metadata of a window's file, and the digest of its rows. Knows nothing of Parquet."""
 
 import hashlib
 import struct
@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowMetadata:
-    """What a window's file says of itself. Two attempts that agree in `identity` hold the same labels."""
+    """The metadata of a window's file. Two attempts of equal `identity` hold the same labels."""
 
     fingerprint: str
     shard: str  # id
@@ -34,12 +34,12 @@ class WindowMetadata:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Input, window and configuration."""
+        """Input, window and configuration: what the rows follow from."""
         return (self.shard, self.url, self.size, self.etag, self.window, self.fingerprint)
 
 
 def digest_of(records: Sequence[LabelRecord]) -> str:
-    """A hash of what the rows say, independent of how Parquet stores them."""
+    """A hash of the rows' values, whatever way Parquet stores them."""
     digest = hashlib.blake2b(digest_size=16)
     for record in records:
         row = fields_of(record)
@@ -55,5 +55,5 @@ def fields_of(value: LabelRecord | Segment) -> dict[str, Any]:
 
 
 def _as_stored(value: float | None) -> float | None:
-    """A number as its float32 column gives it back."""
+    """A number as it is read back from its float32 column."""
     return None if value is None else struct.unpack("f", struct.pack("f", value))[0]
