@@ -1,6 +1,6 @@
 """DiffSeg from beginning to end: every step of the method, in the order of the paper.
 
-Images come in, label maps go out; or attention maps come in, from those who have their own model.
+`DiffSeg` takes images and gives label maps; `segment_attention` takes attention maps of any other model.
 """
 
 import math
@@ -26,7 +26,7 @@ from diffseg.method.tf32 import tensor_cores
 from diffseg.models.unet.capture import AttentionMaps
 from diffseg.types import AttentionError, Float, Int, Segmentation
 
-# As published for COCO-Stuff with Stable Diffusion 1.4: what attention without a model of ours is resolved with
+# The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
 PUBLISHED = ResolvedConfig(thresholds=(1.1, 1.1, 1.1), timestep=300, image_size=512, dtype="float32")
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
 

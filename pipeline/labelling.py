@@ -1,4 +1,4 @@
-"""The main job, step by step: pin the input, know the model, open the run, do what is missing, prove it complete."""
+"""The main job, step by step: pin the input, load the model, open the run, label what is missing, prove it complete."""
 
 import hashlib
 import logging
@@ -35,13 +35,13 @@ from pipeline.worker.worker import Worker
 
 P = ParamSpec("P")
 Build = Callable[[WorkerSettings], Worker]
-Publish = Callable[[Snapshot, Counters], None]  # shows a moment to whoever watches this machine
+Publish = Callable[[Snapshot, Counters], None]  # exports the metrics of a moment
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended. idle: there was nothing to do. faults: what keeps it from being complete."""
+    """The result of labelling a run. idle: nothing was left to do. faults: why the run is not complete."""
 
     output: str
     totals: Totals
@@ -49,18 +49,18 @@ class Summary:
     broken: tuple[ShardFailure, ...] = ()
     last: Snapshot | None = None
     idle: bool = False
-    sampled: bool = False  # only windows of a sample were wanted: that others are missing is no fault
+    sampled: bool = False  # only the windows of a sample were asked for: that others are missing is no fault
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller wants to hear. opened: the run and how many shards it has; tick: once a second, or so; note: what
-    of the input is left out, and what was mended meanwhile.
+    """Functions that tell the caller of events. opened: the run is open, before work begins; tick: about once a second;
+    note: a line for people, such as an input that is left out or a Ray that was restarted.
     """
 
     opened: Callable[[Ledger], None] = lambda ledger: None
     tick: Callable[[Snapshot], None] = lambda snapshot: None
-    note: Callable[[str], None] = lambda said: None
+    note: Callable[[str], None] = lambda line: None
 
 
 def label(
@@ -76,13 +76,13 @@ def label(
     seed: int = 0,
     hooks: Hooks | None = None,
 ) -> Summary:
-    """Label shards into an output folder, or finish the run that is there.
+    """Label shards into an output folder, or finish the run that it holds.
 
-    extend: shards that the run does not have yet are added to it. retry_failed: windows with rows that have no labels
-    are labelled again. sample: label about so many images, in windows drawn by seed, in place of all.
+    extend: add shards that the run does not have yet. retry_failed: label windows again that have rows without labels.
+    sample: label only about so many images, in whole windows drawn by seed.
 
-    Raises ConfigError before any worker starts where something is wrong with what was asked; Stopped, PipelineError
-    where the run cannot go on. Whatever happens, what was committed stays and the same call resumes.
+    Raises ConfigError before any worker starts where an argument is wrong or does not fit the run; Stopped or another
+    PipelineError where the run cannot go on. In every case committed windows stay, and the same call resumes.
     """
     hooks = hooks or Hooks()
     pinned = shards.pin(patterns, reader_of(output), hooks.note)
@@ -207,7 +207,7 @@ def open_run(
     *,
     extend: bool = False,
 ) -> Ledger:
-    """Resolve the configuration with what the model brings, and begin or join the run. Raises ConfigError."""
+    """Resolve the configuration with the model's defaults, and begin or join the run. Raises ConfigError."""
     from diffseg.models.fetch import fetch
     from diffseg.models.recognise import recognise
     from diffseg.models.unet.loading import check
@@ -237,7 +237,7 @@ def open_run(
 def _pool(
     settings: WorkerSettings, run: RunConfig, left_bytes: int, build: Build, note: Callable[[str], None]
 ) -> Iterator[tuple[Pool, Publish]]:
-    """Workers where they were asked for, and who is to be shown how far they are; none is left behind."""
+    """The workers, and the function that exports their metrics; every worker is stopped at the end."""
     if run.workers == 0:
         local = LocalPool(lambda: build(settings))
         try:

@@ -19,19 +19,19 @@ from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
 from pipeline.table.label_map import encode_label_map
 from pipeline.worker.labeling import AdaptiveBatches, failed_row, label_batch
 
-PILOT = Shard("pilot", "", 0, "")  # rows of a pilot are those of one window, whatever shards they come from
+PILOT = Shard("pilot", "", 0, "")  # the rows of a pilot form one window, whatever shards they come from
 
 Thresholds = tuple[float, ...]
 
 
 def named(thresholds: Thresholds) -> str:
-    """As `--threshold` takes it: one number where all iterations share it."""
-    return f"{thresholds[0]:g}" if len(set(thresholds)) == 1 else ",".join(f"{one:g}" for one in thresholds)
+    """Thresholds as `--threshold` takes them: a single number where all iterations share it."""
+    return f"{thresholds[0]:g}" if len(set(thresholds)) == 1 else ",".join(f"{tau:g}" for tau in thresholds)
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Images a second of each stage in one worker; merge: at one threshold. read: from cold, a job reads faster."""
+    """Images a second of each stage in one worker. merge: at one threshold. read: uncached; a job is faster."""
 
     read: float | None
     decode: float  # of one thread
@@ -43,19 +43,19 @@ class Rates:
 
     @property
     def label(self) -> float:
-        """Of the stage that the others hide behind."""
+        """The rate of labelling, which the other stages run beside."""
         return 1 / (1 / self.model + 1 / self.merge + 1 / self.encode)
 
     @property
     def worker(self) -> float:
-        """Of a worker that never waits for storage."""
+        """The rate of a worker that never waits for storage."""
         if self.shared_core:
             return 1 / (1 / self.label + 1 / self.decode)
         return min(self.label, self.decode * self.decode_threads)
 
 
 class Timed:
-    """A model whose passes are timed."""
+    """Wraps a model and times its passes."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -86,7 +86,7 @@ class Timed:
 
 
 class Comparing:
-    """A segmenter that labels at every threshold, answers with the first and keeps the others. seconds: all of it."""
+    """A segmenter that labels at every threshold, returns the first results and keeps all. seconds: spent on it."""
 
     def __init__(self, segmenter: DiffSeg, thresholds: Sequence[Thresholds]) -> None:
         self._segmenter, self.thresholds = segmenter, thresholds
@@ -106,7 +106,7 @@ class Comparing:
 
 @dataclass(slots=True)
 class _Spent:
-    """Seconds up to a moment, and the images they went to."""
+    """Seconds spent up to a moment, and the images labelled in them."""
 
     model: float = 0.0
     compare: float = 0.0
@@ -115,9 +115,9 @@ class _Spent:
 
 
 class Labelling:
-    """Samples become rows at every threshold, batch after batch. sources: of each, the shard's URL and its index in it.
+    """Turns samples into rows at every threshold, batch by batch. sources: of each sample, shard URL and index.
 
-    photo_every: of so many samples one keeps its photo.
+    photo_every: one in so many samples keeps its photo.
     """
 
     def __init__(self, timed: Timed, comparing: Comparing, photo_every: int = 1) -> None:
@@ -125,7 +125,7 @@ class Labelling:
         self._adaptive = AdaptiveBatches(comparing)
         self._batch: list[ImageSample] = []
         self._encode_s = 0.0
-        self._warm: _Spent | None = None  # what the first batch took
+        self._warm: _Spent | None = None  # after the first batch
         self._rows: dict[int, tuple[LabelRecord, ...]] = {}
         self._photos: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
         self.sources: list[tuple[str, int]] = []
@@ -133,16 +133,16 @@ class Labelling:
 
     @property
     def rows(self) -> list[tuple[LabelRecord, ...]]:
-        """Of each sample in the order taken, a row at each threshold; a single one where there are no labels."""
+        """The rows of each sample, in the order taken: one a threshold, or a single one without labels."""
         return [self._rows[position] for position in range(len(self._rows))]
 
     @property
     def photos(self) -> list[UInt8[np.ndarray, "H W 3"] | None]:
-        """Of each sample, small; None for those that are not kept."""
+        """The reduced photo of each sample; None where it was not kept."""
         return [self._photos.get(position) for position in range(len(self._rows))]
 
     def take(self, shard: Shard, sample: ImageSample | SampleFailure) -> None:
-        """The next sample; it is labelled when a batch is full."""
+        """Take the next sample; it is labelled when its batch is full."""
         raw = replace(sample.raw, index=len(self.sources), members={})
         self.sources.append((shard.url, sample.raw.index))
         if isinstance(sample, SampleFailure):
@@ -153,7 +153,7 @@ class Labelling:
             self.flush()
 
     def flush(self) -> None:
-        """Label what waits."""
+        """Label the samples that wait for a full batch."""
         batch, self._batch = self._batch, []
         images = {sample.raw.index: sample.image for sample in batch}
         for row in label_batch(self._adaptive, ShardTask(PILOT), batch):
@@ -172,8 +172,10 @@ class Labelling:
             return (record,)
         began = perf_counter()
         rows = tuple(
-            replace(record, label_map=encode_label_map(one.label_map), segments=one.segments, quality=one.quality)
-            for one in results
+            replace(
+                record, label_map=encode_label_map(result.label_map), segments=result.segments, quality=result.quality
+            )
+            for result in results
         )
         self._encode_s += perf_counter() - began
         return rows
@@ -182,10 +184,10 @@ class Labelling:
         return _Spent(self._timed.seconds, self._comparing.seconds, self._encode_s, self.images)
 
     def rates(self, read_s: Sequence[float], decode_s: Sequence[float], threads: int, *, shared_core: bool) -> Rates:
-        """What was measured, after the first batch. read_s, decode_s: seconds of single images, in one thread."""
+        """The rates measured after the first batch. read_s, decode_s: seconds of single images, in one thread."""
         now, warm = self._spent(), self._warm
         if warm is None or warm.images == now.images:
-            warm = _Spent()  # a single batch: better with its warming up than not at all
+            warm = _Spent()  # a single batch: rates with its warming up are better than none
         images, thresholds = now.images - warm.images, len(self._comparing.thresholds)
         model, compare = now.model - warm.model, now.compare - warm.compare
         return Rates(

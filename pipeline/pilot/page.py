@@ -13,9 +13,9 @@ from pipeline.table.label_map import decode_label_map
 
 
 def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[str, str]] = ()) -> int:
-    """Write the page; how many images it shows: those whose photos were kept, and those without labels.
+    """Write the page; returns how many images it shows: those whose photos were kept, and those without labels.
 
-    facts: more to be said at its top.
+    facts: further lines for its top.
     """
     many = len(pilot.at)
     page = GalleryPage(
@@ -50,7 +50,7 @@ def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
         image=sample.photo,
         maps=tuple(
             GalleryMap(decode_label_map(row.label_map), row.segments, row.quality, f"threshold {caption}")
-            for row, caption in zip(sample.rows, captions, strict=False)  # one row alone where there are no labels
+            for row, caption in zip(sample.rows, captions, strict=False)  # a single row where there are no labels
             if row.label_map
         ),
         random=True,
@@ -59,11 +59,11 @@ def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
 
 def _histograms(pilot: Pilot) -> Iterator[Histogram]:
     """Segments an image at each threshold."""
-    for place, at in enumerate(pilot.at):
+    for number, at in enumerate(pilot.at):
         counts = Distributions()
         for sample in pilot.samples:
             if sample.rows[0].status == OK:
-                row = sample.rows[place]
+                row = sample.rows[number]
                 counts.add(
                     {"status": OK, "quality": row.quality, "segments": [asdict(segment) for segment in row.segments]}
                 )

@@ -1,7 +1,7 @@
-"""A pilot: some images of all shards labelled at several thresholds, to see what a run would make and take.
+"""A pilot: some images of all shards, labelled at several thresholds, show what a run would give and cost.
 
-Images are drawn by seed, in places of a few neighbours. The model sees each of them once, whatever the thresholds;
-every stage is timed as a worker runs it, without the model's loading and its first batch.
+Images are drawn by seed, in groups of a few neighbours. The model sees each image once, whatever the thresholds; every
+stage is timed as a worker runs it, without the loading of the model and its first batch.
 """
 
 import logging
@@ -27,18 +27,18 @@ from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFail
 from pipeline.table.window_metadata import WindowMetadata
 from pipeline.worker.sample_loader import pixels_wanted
 
-PLACE = 8  # neighbours drawn together: to reach a place in a tar costs more than to read on
-READERS = 4  # places read side by side
+GROUP = 8  # neighbours drawn together: a jump within a tar costs more than reading on
+READERS = 4  # groups read side by side
 SHOWN = 600  # samples whose photos are kept for the gallery: about 60 MB of HTML
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class AtThreshold:
-    """What the labels are like at one threshold.
+    """Statistics of the labels at one threshold.
 
-    single: share of images that are one segment. largest: share of the labelled pixels that the largest segment of an
-    image covers, mean. No quality: its mean rises as neighbours are taken for one.
+    single: share of images with only one segment. largest: share of an image's labelled pixels in its largest segment,
+    mean. Quality is left out: its mean rises where neighbouring objects are merged.
     """
 
     thresholds: Thresholds
@@ -56,7 +56,7 @@ class AtThreshold:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One image. rows: at each threshold, a single one where there are no labels."""
+    """A sampled image. rows: one a threshold; a single one where it has no labels."""
 
     shard: str  # URL
     index: int
@@ -66,7 +66,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a pilot has found. statuses: images by status; unread: why shards or parts of them were left out."""
+    """The result of a pilot. statuses: images by status; unread: why shards or parts of them were left out."""
 
     counts: Counts
     input_bytes: int
@@ -89,15 +89,15 @@ def pilot(
     image_key: str | None = None,
     tick: Callable[[int], None] = lambda labelled: None,
 ) -> Pilot:
-    """Label `samples` images of all shards at every threshold. tick: told how many are done, after every batch.
+    """Label `samples` images of all shards at every threshold. tick: called after every batch, with the images done.
 
     Raises ConfigError where none of them could be labelled, StorageError.
     """
     counts = count(shards, image_key)
-    places = draw(counts.samples, PLACE, samples, seed)
+    groups = draw(counts.samples, GROUP, samples, seed)
     timed = Timed(model)
     comparing = Comparing(DiffSeg(timed, batch_size), thresholds)
-    source = _Source(shards, places, image_key, pixels_wanted(model.config))
+    source = _Source(shards, groups, image_key, pixels_wanted(model.config))
     labelled = Labelling(timed, comparing, photo_every=-(-samples // SHOWN))
     for shard, sample in islice(source.decoded(2 * comparing.batch_size + 2, decode_threads), samples):
         labelled.take(shard, sample)
@@ -106,7 +106,7 @@ def pilot(
     rows = labelled.rows
     statuses = Counter(of_sample[0].status for of_sample in rows)
     if not statuses[OK]:
-        reason = next((one[0].error for one in rows), None) or next(
+        reason = next((of_sample[0].error for of_sample in rows), None) or next(
             iter(source.unread.values()), "the shards hold none"
         )
         raise ConfigError(f"none of {len(rows)} images could be labelled, for example: {reason}")
@@ -120,41 +120,44 @@ def pilot(
         found,
         dict(statuses),
         labelled.rates(source.read_s, source.decode_s, decode_threads, shared_core=model.device.type == "cpu"),
-        tuple(_at(each, [one[min(n, len(one) - 1)] for one in rows]) for n, each in enumerate(thresholds)),
+        tuple(
+            _at(each, [of_sample[min(n, len(of_sample) - 1)] for of_sample in rows])
+            for n, each in enumerate(thresholds)
+        ),
         tuple(source.unread.values()),
     )
 
 
 class _Source:
-    """The drawn samples, read and decoded ahead. unread: why some are not there, by the shard's URL."""
+    """The drawn samples, read and decoded in advance. unread: why some are missing, by the shard's URL."""
 
     def __init__(
-        self, shards: Sequence[Shard], places: Mapping[str, set[int]], image_key: str | None, least: int | None
+        self, shards: Sequence[Shard], groups: Mapping[str, set[int]], image_key: str | None, least: int | None
     ) -> None:
-        self._shards, self._places, self._image_key, self._least = shards, places, image_key, least
+        self._shards, self._groups, self._image_key, self._least = shards, groups, image_key, least
         self.unread: dict[str, str] = {}
-        self.read_s: list[float] = []  # of single samples, but the first of a place
+        self.read_s: list[float] = []  # of single samples, without the first of a group
         self.decode_s: list[float] = []
 
     def decoded(self, depth: int, threads: int) -> Iterator[tuple[Shard, ImageSample | SampleFailure]]:
-        """In order of shard and index."""
+        """The samples with their images decoded, in order of shard and index."""
         return prefetch_map(self._decode, self._raw(), depth=depth, threads=threads)
 
-    def _decode(self, place: tuple[Shard, RawSample]) -> tuple[Shard, ImageSample | SampleFailure]:
-        shard, raw = place
+    def _decode(self, drawn: tuple[Shard, RawSample]) -> tuple[Shard, ImageSample | SampleFailure]:
+        shard, raw = drawn
         began = perf_counter()
         sample = decode_sample(raw, shard.reader, self._least)
         self.decode_s.append(perf_counter() - began)
         return shard, sample
 
     def _raw(self) -> Iterator[tuple[Shard, RawSample]]:
-        places = [(shard, place) for shard in self._shards for place in sorted(self._places.get(shard.id, ()))]
-        for shard, raws in prefetch_map(self._read, places, depth=READERS, threads=READERS):
+        groups = [(shard, group) for shard in self._shards for group in sorted(self._groups.get(shard.id, ()))]
+        for shard, raws in prefetch_map(self._read, groups, depth=READERS, threads=READERS):
             yield from ((shard, raw) for raw in raws)
 
-    def _read(self, place: tuple[Shard, int]) -> tuple[Shard, list[RawSample]]:
-        shard, number = place
-        first, raws = number * PLACE, list[RawSample]()
+    def _read(self, group: tuple[Shard, int]) -> tuple[Shard, list[RawSample]]:
+        shard, number = group
+        first, raws = number * GROUP, list[RawSample]()
         began = perf_counter()
         try:
             for raw in read_shard(shard, first=first, image_key=self._image_key, whole=False):
@@ -162,13 +165,13 @@ class _Source:
                     continue
                 self.read_s += [perf_counter() - began] if raws else []
                 raws.append(raw)
-                if len(raws) == PLACE:
+                if len(raws) == GROUP:
                     break
                 began = perf_counter()
         except PipelineError as error:
             logger.warning("%s is left out: %s", shard.url, error, exc_info=None if error.expected else error)
-            said = str(error)
-            self.unread.setdefault(shard.url, said if shard.url in said else f"{shard.url}: {said}")
+            reason = str(error)
+            self.unread.setdefault(shard.url, reason if shard.url in reason else f"{shard.url}: {reason}")
         return shard, raws
 
 
@@ -185,12 +188,12 @@ def _at(thresholds: Thresholds, rows: Sequence[LabelRecord]) -> AtThreshold:
 
 
 def _areas(rows: Sequence[LabelRecord]) -> Iterator[list[int]]:
-    """Of the segments of each image that has any."""
+    """The areas of each image's segments, of the images that have any."""
     yield from ([segment.area for segment in row.segments] for row in rows if row.segments)
 
 
 def _as_window(rows: Sequence[LabelRecord]) -> bytes:
-    """As a run would store them."""
+    """The bytes of these rows as a run stores them."""
     metadata = WindowMetadata(
         fingerprint="",
         shard=PILOT.id,

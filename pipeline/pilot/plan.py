@@ -1,4 +1,4 @@
-"""What a run will take: hours, money and bytes, from how much there is and how fast one worker was measured."""
+"""The plan of a run: its hours, cost and bytes, from the amount of input and the measured speed of one worker."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from pipeline.inputs.count import Counts
 from pipeline.storage import filesystem
 from pipeline.storage.url import redact
 
-EFFICIENCY = 0.95  # of a job's workers against one that never waits: what the engine is built to reach
+EFFICIENCY = 0.95  # speed of a job's workers relative to one that never waits: what the engine is built to reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What labelling one image takes. images_per_s: of one worker that never waits; output_bytes: None: not known."""
+    """The speed of one worker that never waits, and the bytes of labels an image; None: unknown."""
 
     images_per_s: float
     output_bytes: float | None = None
@@ -29,7 +29,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run will take; None: not known. worker_hours: of GPUs, where a worker has one."""
+    """The hours, cost and bytes of a run; None: unknown. worker_hours: GPU hours where a worker has a GPU."""
 
     shards: int
     bytes: int
@@ -51,9 +51,9 @@ def plan(
     price: float | None = None,
     deadline: float | None = None,
 ) -> Plan:
-    """size: bytes of all shards; price: of a worker's hour; deadline: hours.
+    """Plan a run. size: bytes of all shards; price: of a worker's hour; deadline: in hours.
 
-    Raises ConfigError for a price or deadline that makes no sense.
+    Raises ConfigError for a price below 0, a deadline of 0 or less, and numbers that are not finite.
     """
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise ConfigError(f"--price is what an hour of a worker costs, got {price:g}")
@@ -75,12 +75,12 @@ def plan(
 
 
 def read_pilot(url: str) -> Speed:
-    """The speed a pilot has measured. Raises ConfigError where there is none."""
+    """Read the speed that a pilot measured. Raises ConfigError where the file is none of a pilot's."""
     try:
         entry = filesystem.stat(url)
         with filesystem.open_ranged(url, entry.size) as stream:
-            said: Any = json.loads(stream.read())
-        return Speed(images_per_s=float(said["images_per_s"]), output_bytes=float(said["output_bytes"]))
+            figures: Any = json.loads(stream.read())
+        return Speed(images_per_s=float(figures["images_per_s"]), output_bytes=float(figures["output_bytes"]))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ConfigError(f"{redact(url)}: no such file; `diffseg pilot` writes it") from error
     except (ValueError, TypeError, KeyError) as error:
