@@ -22,12 +22,13 @@ from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import ActorSpec, Began, ClusterState, Failed, Step
+from pipeline.cluster.messages import ActorSpec, Began, ClusterState, Failed, Logged, Step
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.errors import ConfigError, FailureKind, PipelineError, RayLost
 from pipeline.logs.context import current
+from pipeline.logs.records import replay
 from pipeline.messages import Orders, WorkerEnd
 from pipeline.searchpath import ROOT, child_environment
 from pipeline.watch import SILENCE_S
@@ -183,6 +184,8 @@ class Cluster:
                 continue
             if isinstance(answer, Step):
                 due = monotonic() + within
+            elif isinstance(answer, Logged):
+                replay(answer.records, **current().labels)
             elif number == self._number:  # else it answers a call that was interrupted
                 break
         if (

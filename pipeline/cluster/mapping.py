@@ -11,6 +11,8 @@ import cloudpickle
 
 from pipeline.cluster.messages import EXCHANGE_S
 from pipeline.errors import RayLost, WorkerLost
+from pipeline.logs.context import current
+from pipeline.logs.records import replay
 from pipeline.watch import Watch
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ class _Work:
         """Wait for the next result in order, and return it."""
         while self._first not in self._results:
             self._round(EXCHANGE_S)
-        succeeded, result = pickle.loads(self._results.pop(self._first))
+        succeeded, result, log = pickle.loads(self._results.pop(self._first))
+        replay(log, **current().labels)
         self._first += 1
         if not succeeded:
             raise result

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.logs.records import Record
+
 EXCHANGE_S = 1.0  # in which an actor answers: one small call a second for each worker
 
 
@@ -12,6 +14,13 @@ class Step:
     """A step towards an answer was done: whoever waits for the answer waits on."""
 
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """The process that Ray is in logged something meanwhile."""
+
+    records: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 
 from pipeline.concurrency import PREFETCH, ParallelMap, R, T, map_here, prefetch_map
 from pipeline.errors import ConfigError, WorkerLost
+from pipeline.logs.context import current
+from pipeline.logs.records import Record, own_log, replay
 from pipeline.process import environment
 from pipeline.searchpath import child_environment, settle
 from pipeline.watch import SILENCE_S
@@ -55,13 +57,20 @@ def _processes(count: int) -> Iterator[ParallelMap]:
 
             def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 def ask(item: T) -> R:
-                    return pool.submit(function, item).result()
+                    result, log = pool.submit(_with_log, function, item).result()
+                    replay(log, **current().labels)
+                    return result
 
                 return prefetch_map(ask, items, depth=PREFETCH * count, threads=count)
 
             yield parallel_map
     except BrokenProcessPool as error:
         raise WorkerLost(f"one of {count} processes died; try fewer, memory may be short") from error
+
+
+def _with_log(function: Callable[[T], R], item: T) -> tuple[R, tuple[Record, ...]]:
+    own_log()
+    return function(item), own_log().take()
 
 
 class _Process(SpawnProcess):

@@ -4,6 +4,7 @@ Ray may end this process (60 s after its GCS is lost), hang in it or crash it. T
 each answer for a limited time.
 """
 
+import logging
 import math
 import os
 import select
@@ -20,18 +21,20 @@ from ray.exceptions import RayError
 
 from pipeline.cluster import ray_private
 from pipeline.cluster.actor import LabelActor
-from pipeline.cluster.causes import cause
-from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, Began, ClusterState, Failed, Step
+from pipeline.cluster.causes import cause, raised
+from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, Began, ClusterState, Failed, Logged, Step
 from pipeline.cluster.metrics import RunGauges
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.cluster.task import BEAT, run
+from pipeline.logs.records import collect
 from pipeline.messages import EndKind, Orders, WorkerEnd
 from pipeline.worker.host import Report
 
 SEND_S = 600.0  # a driver that is stopped in a debugger takes its answers later
 END_S = 10.0  # for processes to end by themselves
+logger = logging.getLogger(__name__)
 
 
 class Host:
@@ -44,6 +47,7 @@ class Host:
         self._asked: dict[Any, str] = {}  # names of workers by the answer that they owe
         self._out: dict[Any, int] = {}  # numbers of a map's items by the stream of their answers
         self._gauges: RunGauges | None = None
+        self._log = collect(logging.WARNING)
         self._starts = Starts(folder, os.getpid())
 
     def serve(self) -> None:
@@ -57,12 +61,15 @@ class Host:
                 return
 
     def _tell(self, number: int, message: Any) -> None:
+        if records := self._log.take():
+            self._line.send((number, Logged(records)), SEND_S)
         self._line.send((number, message), SEND_S)
 
     def _answer(self, name: str, args: Sequence[Any]) -> Any:
         try:
             return getattr(self, name)(*args)
-        except Exception as error:  # noqa: BLE001 - the driver judges
+        except Exception as error:
+            logger.exception("%s", name)
             return Failed(cause(error))
 
     def begin(self, address: str | None, folder: str) -> Began:
@@ -74,7 +81,8 @@ class Host:
                 ray.init(address=address, **quiet)
             else:
                 ray.init(address="local", include_dashboard=False, _temp_dir=inner, **quiet)
-        except Exception as error:  # noqa: BLE001 - Ray raises all kinds, bare ones too
+        except Exception as error:
+            logger.warning("Ray does not start", exc_info=error)
             lasting = isinstance(error, (ValueError, OSError)) and not isinstance(
                 error, (ConnectionError, TimeoutError)
             )
@@ -176,6 +184,8 @@ def _report(answer: Any) -> Report | WorkerEnd:
     try:
         report: Report = ray.get(answer)
     except RayError as error:
+        if raised(str(error)):  # in the actor, by code of ours; else its process is gone, which the driver logs
+            logger.warning("a worker's process ended", exc_info=error)
         return WorkerEnd(EndKind.LOST, cause(error))
     return report
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import cloudpickle
 
+from pipeline.logs.records import own_log
 from pipeline.logs.traces import traceback_of
 from pipeline.searchpath import settle
 
@@ -14,8 +15,9 @@ BEAT_S = 1.0  # between two signs of life
 
 
 def run(function: bytes, item: bytes) -> Iterator[bytes]:
-    """Yield BEAT while function(item) runs, then, by pickle, (True, its result) or (False, what it raised)."""
+    """Yield BEAT while function(item) runs, then, by pickle, (True, result, log) or (False, what it raised, log)."""
     settle()
+    own_log()
     results: list[bytes] = []
     done = threading.Event()
 
@@ -31,7 +33,7 @@ def run(function: bytes, item: bytes) -> Iterator[bytes]:
 
 def _result(function: bytes, item: bytes) -> bytes:
     try:
-        result: bytes = cloudpickle.dumps((True, pickle.loads(function)(pickle.loads(item))))
+        result: bytes = cloudpickle.dumps((True, pickle.loads(function)(pickle.loads(item)), own_log().take()))
     except BaseException as error:  # noqa: BLE001 - raised again by the driver, which gets no traceback
         error.add_note(f"In a process of the cluster:\n{traceback_of(error)}")
         return _raised(error)
@@ -40,8 +42,8 @@ def _result(function: bytes, item: bytes) -> bytes:
 
 def _raised(error: BaseException) -> bytes:
     try:
-        raised: bytes = cloudpickle.dumps((False, error))
+        raised: bytes = cloudpickle.dumps((False, error, own_log().take()))
         pickle.loads(raised)
     except Exception:  # noqa: BLE001 - an error of a library may not unpickle; its message does
-        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"), ()))
     return raised

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from time import monotonic
 
@@ -159,6 +160,12 @@ def collect(level: int) -> Buffer:
         logger.addHandler(buffer)
         logger.setLevel(level)
     return buffer
+
+
+@cache
+def own_log() -> Buffer:
+    """What this process has logged at level warning and above since the first call."""
+    return collect(logging.WARNING)
 
 
 def level() -> int:

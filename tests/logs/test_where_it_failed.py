@@ -12,11 +12,14 @@ import pytest
 
 from jobs.shared import cli
 from pipeline.bench.fake_model import FakeSegmenter
+from pipeline.cluster import Cluster
+from pipeline.cluster.parallel import parallel_mapping
 from pipeline.config import RunConfig
-from pipeline.errors import Stopped
+from pipeline.errors import RayLost, Stopped
 from pipeline.inputs.shards import pin
 from pipeline.labelling import Summary, finish
 from pipeline.logs.records import written
+from pipeline.logs.traces import traceback_of
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import encode_label_map
 from pipeline.worker import labeling
@@ -158,3 +161,34 @@ def test_damaged_input_leaves_no_traceback(tmp_path, log):
     assert "Traceback" not in text
     [(name, _)] = ledger.store.list("failures/")
     assert "traceback" not in json.loads(ledger.store.get(name))
+
+
+def retried(item: int) -> int:
+    """A function of a parallel map that logs."""
+    logging.getLogger("pipeline.storage.retry").warning("item %d was asked twice", item)
+    return item
+
+
+def test_what_processes_beside_this_one_log_is_in_the_log(log):
+    with written(logging.INFO, log, print, shown=False), parallel_mapping(processes=1) as parallel_map:
+        assert list(parallel_map(retried, range(2))) == [0, 1]
+    lines = log.read_text().splitlines()
+    assert [line.split(" ", 7)[-1] for line in lines] == ["item 0 was asked twice", "item 1 was asked twice"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_what_processes_of_a_cluster_log_is_in_the_log_and_an_error_has_its_line(log):
+    def work(item: int) -> int:
+        logging.getLogger("pipeline.storage.retry").warning("item %d was asked twice", item)
+        return 6 // item
+
+    with written(logging.INFO, log, print, shown=False), Cluster() as cluster:
+        with pytest.raises(ZeroDivisionError) as raised:
+            list(cluster.map(work, [1, 0]))
+        with pytest.raises(RayLost, match="fails"):
+            cluster.call("no such call")
+    text = log.read_text()
+    assert "item 1 was asked twice" in text
+    assert f'test_where_it_failed.py", line {work.__code__.co_firstlineno + 2}, in work' in traceback_of(raised.value)
+    assert "AttributeError: 'Host' object has no attribute 'no such call'" in text
