@@ -329,15 +329,15 @@ def _check_reachable(address: str) -> None:
             raise ConfigError(f"no Ray at {address}: {error}") from error
 
 
-def _is_listening(place: str) -> bool:
+def _is_listening(address: str) -> bool:
     """Whether a process accepts connections at a socket's path, or at host:port; True where that cannot be known."""
     try:
-        if place.startswith("/"):
+        if address.startswith("/"):
             with socket.socket(socket.AF_UNIX) as end:
                 end.settimeout(CHECK_S)
-                end.connect(place)
+                end.connect(address)
         else:
-            host, _, port = place.rpartition(":")
+            host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CHECK_S).close()
     except OSError as error:
         return not isinstance(error, (ConnectionRefusedError, FileNotFoundError)) and error.errno not in _UNREACHABLE

@@ -119,7 +119,7 @@ class Host:
             self._asked[self._workers[name].exchange.remote(tasks, EXCHANGE_S)] = name
         asked = list(self._asked)
         if orders.start or not asked:
-            self._starts.heard()
+            self._starts.answered()
         if not asked:
             sleep(EXCHANGE_S / 10)  # no worker can be started yet
             return {}
@@ -127,7 +127,7 @@ class Host:
             failure = self._starts.failure()
             unborn = [self._asked.pop(answer) for answer in asked] if failure else []
             return dict.fromkeys(unborn, WorkerEnd(EndKind.LOST, failure))
-        self._starts.heard()
+        self._starts.answered()
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
         return {self._asked.pop(answer): _report(answer) for answer in answered}
 
@@ -153,14 +153,14 @@ class Host:
         task = ray.remote(run).options(num_cpus=1, max_retries=0, num_returns="streaming")
         for number, item in items.items():
             self._out[task.remote(self._function, item)] = number
-            self._starts.heard()
+            self._starts.answered()
         if not ray.wait(list(self._out), num_returns=1, timeout=wait_s)[0]:
             if not (failure := self._starts.failure()):
                 return {}
             unborn: dict[int, bytes | str | None] = dict.fromkeys(self._out.values(), failure)
             self.cancel()
             return unborn
-        self._starts.heard()
+        self._starts.answered()
         ready, _ = ray.wait(list(self._out), num_returns=len(self._out), timeout=0)
         found = {self._out[stream]: (stream, _next(stream)) for stream in ready}
         for stream, result in found.values():
@@ -208,7 +208,7 @@ def main(kind: type[Host] = Host) -> None:
     threading.Thread(target=_guard, args=(descriptor, folder), daemon=True).start()
     kind(Line(socket.socket(fileno=descriptor)), folder).serve()
     if not folder:
-        ray.shutdown()  # the cluster is told
+        ray.shutdown()  # in order, so that the cluster sees no failure
     _leave(folder)
 
 

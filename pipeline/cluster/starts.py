@@ -27,9 +27,9 @@ class Starts:
         self._raylet_log = logs / "raylet.out"
         self._process_log = logs / "raylet.err"  # of processes that are no workers yet
         self._session_id = session_id
-        self.heard()
+        self.answered()
 
-    def heard(self) -> None:
+    def answered(self) -> None:
         """A worker answered: what was logged before does not count."""
         self._at = monotonic()
         self._read = {log: log.stat().st_size if log.exists() else 0 for log in (self._raylet_log, self._process_log)}
@@ -42,7 +42,7 @@ class Starts:
         if not started or not (alive := session.members(self._session_id)) or not started.isdisjoint(alive):
             return ""
         reason = last_words(self._since(self._process_log).decode(errors="replace"))
-        self.heard()
+        self.answered()
         return f"its process ends as it begins: {reason or 'without a word'}"
 
     def _since(self, log: Path) -> bytes:

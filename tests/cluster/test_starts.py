@@ -60,7 +60,7 @@ def test_nothing_is_known_while_one_lives_or_before_one_was_started(found, logs)
 
 def test_a_word_from_a_worker_is_the_end_of_the_matter(found, logs):
     tell(logs, dead(), LOADER)
-    found.heard()
+    found.answered()
     assert found.failure() == ""
 
 

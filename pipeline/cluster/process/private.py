@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from pipeline.errors import ConfigError
 
-RAYS = "r"  # Ray's own folder, in ours
+RAYS = "r"  # the folder that Ray makes in our folder
 _SOCKET = (
     f"/diffseg-12345678/{RAYS}/session_2026-01-31_23-59-59_999999_1234567/sockets/plasma_store"  # the longest path
 )
@@ -30,11 +30,11 @@ def make_folder() -> str:
     Raises ConfigError where Ray can use no place.
     """
     asked = os.environ.get("TMPDIR", "")
-    places = (_temporary(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
-    for place in dict.fromkeys(place for place in places if place and _fits(place)):
+    candidates = (_temporary(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
+    for path in dict.fromkeys(path for path in candidates if path and _fits(path)):
         try:
-            if shutil.disk_usage(place).free >= FREE:
-                return tempfile.mkdtemp(prefix="diffseg-", dir=place)
+            if shutil.disk_usage(path).free >= FREE:
+                return tempfile.mkdtemp(prefix="diffseg-", dir=path)
         except OSError:
             continue  # it does not exist, or this user may not write to it
     raise ConfigError(
@@ -69,5 +69,5 @@ def _temporary() -> str:
         return ""
 
 
-def _fits(place: str) -> bool:
-    return len(os.fsencode(place)) <= MOST and _PLAIN.fullmatch(place) is not None
+def _fits(path: str) -> bool:
+    return len(os.fsencode(path)) <= MOST and _PLAIN.fullmatch(path) is not None

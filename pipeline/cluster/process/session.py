@@ -27,12 +27,12 @@ def died(session: int) -> list[str]:
 def _processes(session: int) -> dict[int, tuple[str, str, int]]:
     """Name, state and parent of a session's processes, by process id."""
     found = {}
-    for place in _PROCESSES.glob("[0-9]*"):
+    for folder in _PROCESSES.glob("[0-9]*"):
         with suppress(OSError):  # it has ended just now
-            named, _, rest = place.joinpath("stat").read_text().rpartition(")")
+            named, _, rest = folder.joinpath("stat").read_text().rpartition(")")
             state, parent, _, its = rest.split()[:4]
             if int(its) == session:
-                found[int(place.name)] = named.partition("(")[2], state, int(parent)
+                found[int(folder.name)] = named.partition("(")[2], state, int(parent)
     return found
 
 
