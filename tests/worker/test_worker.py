@@ -22,6 +22,7 @@ from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from pipeline.worker import sample_loader as module
+from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 from tests.conftest import SEGMENT, a_run, jpeg, samples, write_shard
 
@@ -318,3 +319,49 @@ def test_large_photos_are_decoded_at_a_reduced_scale_only_where_labels_cannot_te
     assert module.pixels_wanted(replace(SEGMENT, image_size=256, output_size=2000)) == 2000
     assert module.pixels_wanted(replace(SEGMENT, image_size=512, mode="paper")) is None
     assert module.pixels_wanted(replace(SEGMENT, image_size=512, output_size="source")) is None
+
+
+class Counting(FakeSegmenter):
+    """Counts its batches."""
+
+    batches = 0
+
+    def segment(self, images):
+        self.batches += 1
+        return super().segment(images)
+
+
+class Windows:
+    """A WorkerObserver that keeps what it is told, with the batches that the model had had when a window began."""
+
+    def __init__(self, model: Counting) -> None:
+        self._model = model
+        self.began: list[tuple[int, int]] = []
+        self.committed: list[tuple[int, int]] = []
+
+    def window_began(self, task: ShardTask, number: int) -> None:
+        self.began.append((number, self._model.batches))
+
+    def window_committed(self, receipt: Receipt, snapshot: MetricsSnapshot) -> None:
+        self.committed.append((receipt.window, snapshot.windows))
+
+
+def test_an_observer_is_told_of_each_window_before_its_first_batch_and_once_it_is_on_storage(ledger):
+    shard = next(iter(ledger.shards.values()))
+    windows = Windows(model := Counting(batch_size=2))
+
+    list(Worker(ledger, model, observer=windows).run([ShardTask(shard)]))
+
+    assert windows.began == [(0, 0), (1, 2), (2, 4)]
+    assert windows.committed == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_what_an_observer_raises_ends_the_worker_before_the_window_is_labelled(ledger):
+    class Refusing(Windows):
+        def window_began(self, task: ShardTask, number: int) -> None:
+            raise StorageError("the note cannot be written")
+
+    model = Counting()
+    with pytest.raises(StorageError, match="the note cannot be written"):
+        list(Worker(ledger, model, observer=Refusing(model)).run(ledger.missing()))
+    assert model.batches == 0
