@@ -1,4 +1,4 @@
-"""A run read back as samples.
+"""Datasets: a run read back as labelled samples.
 
 Names are loaded on first use: exports read samples without torch.
 """

@@ -1,4 +1,4 @@
-"""Rows of a run that an export wants, as labelled samples: label map at source size, segments, and the photo.
+"""Selected rows of a run as labelled samples: label map at source size, segments, and the photo.
 
 Rows come in the order of (shard, index); every shard is read through once, for its photos.
 """
@@ -20,17 +20,17 @@ from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.records import RawSample
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import Names, made_name
+from pipeline.storage.names import Names, generated_name
 from pipeline.table.label_map import decode_label_map
 
-AHEAD = 8  # samples ready before they are written: each may hold a photo and a label map of its size
+AHEAD = 8  # samples prepared ahead: each may hold a photo and a label map of its size
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSample:
     """A sample as formats write it.
 
-    number: from 1, the place of its row among all rows of the run, whatever was selected. name: of its files, without
+    number: from 1, its row's position among all rows of the run, selected or not. name: of its files, without
     extension. side: `train` or `val`. label_map: at the size of the photo; ids as in the run, IGNORE where a segment
     was not wanted. segments: of that label map. raw: the sample as it lies in its shard; None where no photos are
     wanted.
@@ -51,7 +51,7 @@ class LabelledSample:
 
     @property
     def extension(self) -> str:
-        """Of the photo; `jpg` where photos are not read and so nobody knows."""
+        """Of the photo; `jpg` where photos are not read."""
         if self.raw is None or self.raw.image is None:
             return "jpg"
         extension = self.raw.image.rpartition(".")[2]
@@ -82,52 +82,52 @@ class Samples:
             if (name := photos.object_of(window)) != opened:
                 source, opened = photos.through(window, row["index"]), name
             found = next((raw for raw in source if raw.index == row["index"]), None)
-            yield number, row, proved(found, row, self.ledger)
+            yield number, row, checked(found, row, self.ledger)
 
     def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> LabelledSample:
         """A row of WANTED columns, and its image, as formats write it."""
         label_map = resize_labels(decode_label_map(row.pop("label_map")), (row["height"], row["width"]))
-        said = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
-        segments = self._kept(label_map, said)
-        if len(segments) < len(said):
+        recorded = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
+        segments = self._kept(label_map, recorded)
+        if len(segments) < len(recorded):
             label_map = _without_others(label_map, segments)
         name = self.names.of(row["key"], row["shard"], row["index"])
         return LabelledSample(number, name, self.selection.side(row["key"]), row, label_map, segments, raw)
 
-    def _kept(self, label_map: Int[np.ndarray, "H W"], said: Sequence[Segment]) -> tuple[Segment, ...]:
+    def _kept(self, label_map: Int[np.ndarray, "H W"], recorded: Sequence[Segment]) -> tuple[Segment, ...]:
         """The wanted segments, measured at source size."""
         smallest = max(1.0, self.selection.min_area * label_map.size)
-        areas = np.bincount(label_map[label_map != IGNORE], minlength=len(said))
+        areas = np.bincount(label_map[label_map != IGNORE], minlength=len(recorded))
         boxes = ndimage.find_objects(label_map + 1, max_label=len(areas))
         return tuple(
             replace(segment, area=int(areas[segment.id]), box=box_of(boxes[segment.id]))
-            for segment in said
+            for segment in recorded
             if areas[segment.id] >= smallest and segment.score >= self.selection.min_score
         )
 
 
-def proved(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> RawSample:
-    """The sample, if it is the one that a row speaks of; one of the run's own tars may have a made name there.
+def checked(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> RawSample:
+    """Check that a sample is that of a row; in the run's own tars its key may be a generated name.
 
     Raises ShardChanged.
     """
-    mine = raw is not None and (raw.key == row["key"] or raw.key == made_name(row["key"], row["shard"], row["index"]))
-    if raw is None or not mine or raw.image is None:
+    names = (row["key"], generated_name(row["key"], row["shard"], row["index"]))
+    if raw is None or raw.key not in names or raw.image is None:
         url = ledger.shards[row["shard"]].url
         raise ShardChanged(f"{url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
     return raw
 
 
-def box_of(place: tuple[slice, slice]) -> tuple[int, int, int, int]:
+def box_of(slices: tuple[slice, slice]) -> tuple[int, int, int, int]:
     """x, y, width, height of a pair of slices, as COCO has it."""
-    rows, columns = place
+    rows, columns = slices
     return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
 def _without_others(label_map: Int[np.ndarray, "H W"], kept: Sequence[Segment]) -> Int[np.ndarray, "H W"]:
-    """Only the kept ids; every other pixel belongs to nobody."""
-    table_ = np.full(int(label_map.max()) + 2, IGNORE, np.int32)  # the last one answers for IGNORE itself
+    """Keep some ids; every other pixel becomes void."""
+    lookup = np.full(int(label_map.max()) + 2, IGNORE, np.int32)  # the last one answers for IGNORE itself
     for segment in kept:
-        table_[segment.id] = segment.id
-    without: np.ndarray = table_[label_map]
+        lookup[segment.id] = segment.id
+    without: np.ndarray = lookup[label_map]
     return without

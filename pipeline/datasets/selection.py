@@ -1,4 +1,4 @@
-"""Which rows of a run a reader asks for."""
+"""Selection of rows and segments of a run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError
 from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import share
+from pipeline.storage.names import unit_hash
 from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_filter
 
 TRAIN, VAL = "train", "val"
@@ -44,31 +44,31 @@ class Selection:
 
     @property
     def condition(self) -> Condition | None:
-        """What rows are read by: those that are asked for, and those without labels, which are to be counted."""
+        """The filter by which rows are read: selected rows, and rows without labels, which are counted."""
         if self.where is None:
             return None
         return Some((Comparison("!=", Column("status"), Constant(OK)), parse_filter(self.where)))
 
     def side(self, key: str) -> str:
         """`train` or `val`, by the key alone: stable over runs, exports and machines."""
-        return TRAIN if self.split is None or share(key) < self.split else VAL
+        return TRAIN if self.split is None or unit_hash(key) < self.split else VAL
 
 
 @dataclass(slots=True)
 class RowCounts:
-    """How far an export is. rows: looked at; images: taken; left_out: rows by reason."""
+    """Counts of an export. rows: read; images: selected; left_out: rows by reason."""
 
     rows: int = 0
     images: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, reason: str, rows: int = 1) -> None:
-        """Count rows that are not taken."""
+        """Count rows that are not selected."""
         if rows:
             self.left_out[reason] = self.left_out.get(reason, 0) + rows
 
     def add(self, other: "RowCounts") -> None:
-        """Count what another has counted."""
+        """Add the counts of another part."""
         self.rows, self.images = self.rows + other.rows, self.images + other.images
         for reason, rows in other.left_out.items():
             self.leave_out(reason, rows)
@@ -76,7 +76,7 @@ class RowCounts:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Whole windows that become objects of their own.
+    """Whole windows that are exported together.
 
     starts: for each window, the rows of the run before it. rows: of all of them. limit: images at most; None: all.
     """
@@ -97,8 +97,8 @@ def chosen_rows(
     seen = part.starts[0]
     wanted = list({*columns, "key", "shard", "index", "status"})
     for row in ledger.rows(wanted, windows=part.windows, filter=selection.condition):
-        place, within = divmod(row["index"], window)
-        number = starts[row["shard"], place] + within + 1
+        number_of_window, within = divmod(row["index"], window)
+        number = starts[row["shard"], number_of_window] + within + 1
         tally.leave_out(NOT_ASKED, number - seen - 1)
         tally.rows, seen = tally.rows + number - seen, number
         if row["status"] != OK:

@@ -1,7 +1,7 @@
-"""The images of a run, in order or one by one: from the shards it was made from, or from its own tars.
+"""Source images of a run, in order or one by one: from the shards it was made from, or from its own tars.
 
-A shard's tar is walked by its headers once before single samples are taken out of it; other shards (compressed tars,
-folders, Parquet) are read up to the sample.
+The headers of a tar are read once before single samples are read from it; other shards (compressed tars, folders,
+Parquet) are read up to the sample.
 """
 
 import io
@@ -21,18 +21,18 @@ from pipeline.run.layout import WindowObject, window_stem
 from pipeline.run.ledger import Ledger
 from pipeline.storage import filesystem
 
-WALKED = 256  # tars whose samples' places are remembered: eight bytes a sample
-END_MARK = bytes(1024)  # what makes a piece of a tar a tar
+WALKED = 256  # tars whose sample offsets are cached: eight bytes a sample
+END_MARK = bytes(1024)  # ends every tar, a part of one too
 LABEL_MAP = "label_map.png"  # what `--also webdataset` puts beside the members of a sample
 
 
 class SourceImages:
-    """Where the encoded images of a run come from."""
+    """Reads the encoded images of a run."""
 
     def __init__(self, ledger: Ledger, *, beside: bool = False, whole: bool = False, jumps: bool = False) -> None:
         """beside: from the tars that `--also webdataset` wrote. whole: with the other members of a sample.
 
-        jumps: tars are begun at many places in any order, which is worth walking each by its headers once.
+        jumps: tars are read from many positions in any order, so that reading their headers once pays off.
 
         Raises ConfigError where the run has no tars and they are asked for.
         """
@@ -42,7 +42,7 @@ class SourceImages:
         self._ends = lru_cache(WALKED)(self._walk)
 
     def object_of(self, window: WindowObject) -> str:
-        """What holds the images of a window: the id of its shard, or the name of its tar."""
+        """The object that holds the images of a window: the id of its shard, or the name of its tar."""
         if not self.beside:
             return window.shard
         return f"webdataset/{window_stem(window.shard, window.window, window.revision)}.tar"
@@ -63,24 +63,24 @@ class SourceImages:
                 yield self._own(raw, base + raw.index)
 
     def at(self, window: WindowObject, index: int) -> RawSample:
-        """One sample. Raises ShardChanged where it is not there."""
+        """One sample. Raises ShardChanged where it is missing."""
         shard = self.ledger.shards[window.shard]
         if self.beside:
             base, ends = self._base(window), self._ends(window.shard, window.window, window.revision)
         elif is_plain_tar(shard):
             base, ends = 0, self._ends(window.shard, 0, 0)
         else:
-            return _there((raw for raw in self.through(window, index) if raw.index == index), shard, index)
-        place = index - base
-        if place >= len(ends):
-            return _there(iter(()), shard, index)
-        start = ends[place - 1] if place else 0
+            return _first((raw for raw in self.through(window, index) if raw.index == index), shard, index)
+        position = index - base
+        if position >= len(ends):
+            return _first(iter(()), shard, index)
+        start = ends[position - 1] if position else 0
         with self._open(window) as stream:
             stream.seek(start)
-            piece = io.BytesIO(stream.read(ends[place] - start) + END_MARK)
+            piece = io.BytesIO(stream.read(ends[position] - start) + END_MARK)
         image_key = None if self.beside else self.ledger.run.image_key
         found = read_samples(piece, "piece.tar", image_key=image_key, reader=self.ledger.run.reader)
-        raw = _there(found, shard, index)
+        raw = _first(found, shard, index)
         return self._own(raw, index) if self.beside else replace(raw, index=index)
 
     def _from_within(self, window: WindowObject, first: int) -> Iterator[RawSample]:
@@ -103,26 +103,26 @@ class SourceImages:
         return window.window * self.ledger.run.window
 
     def _own(self, raw: RawSample, index: int) -> RawSample:
-        """A sample of our own tar as it was before there were labels beside it."""
+        """A sample of the run's own tar without the labels that were added to it."""
         members = {extension: data for extension, data in raw.members.items() if extension != LABEL_MAP}
         run = self.ledger.run
         return replace(raw, index=index, members=members, image=image_of(members, run.image_key, run.reader))
 
     def _walk(self, shard: str, window: int, revision: int) -> "array[int]":
-        """Where the samples of a tar end, in bytes."""
+        """Offsets in bytes at which the samples of a tar end."""
         ends = array("q")
-        with suppress(CorruptShard):  # what lies before the damage was labelled
+        with suppress(CorruptShard):  # samples before the damage were labelled
             for raw in self.through(WindowObject(shard, window, revision, "", 0), HEADERS_ONLY):
                 ends.append(raw.end)
         return ends
 
 
 def is_plain_tar(shard: Shard) -> bool:
-    """Whether its samples can be reached without reading those before."""
+    """Whether a sample can be reached without reading those before it."""
     return shard.url.lower().endswith(".tar")
 
 
-def _there(found: Iterator[RawSample], shard: Shard, index: int) -> RawSample:
+def _first(found: Iterator[RawSample], shard: Shard, index: int) -> RawSample:
     raw = next(found, None)
     if raw is None:
         raise ShardChanged(f"{shard.url}: has no sample {index} any more")

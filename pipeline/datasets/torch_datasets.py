@@ -16,7 +16,7 @@
         optimizer.zero_grad(), loss.backward(), optimizer.step()
 
 Pixels come from the source shards, or with `photos="webdataset"` from the tars of `label --also webdataset`. Workers
-of a DataLoader begin with `multiprocessing_context="spawn"`: a fork would share connections to storage.
+of a DataLoader need `multiprocessing_context="spawn"`: a fork would share connections to storage.
 """
 
 import os
@@ -33,7 +33,7 @@ from torch import distributed
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffseg.types import Int, Segment, UInt8
-from pipeline.datasets.samples import LabelledSample, Samples, proved
+from pipeline.datasets.samples import LabelledSample, Samples, checked
 from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, RowCounts, Selection, chosen_rows
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError, ShardChanged
@@ -47,13 +47,13 @@ T = TypeVar("T")
 
 KEPT = 8  # windows whose rows a process keeps: about 3 MB each
 BUFFER = 256  # examples that a shuffled stream draws from, as they come out of `transform`
-ENOUGH = 4  # shards for every reader, or windows are shared out instead
+ENOUGH = 4  # shards per reader; with fewer, windows are distributed instead
 SOURCES = ("source", "webdataset")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A labelled photo. label_map: at the photo's size, ids as in the run, -1 for pixels that belong to nobody."""
+    """A labelled photo. label_map: at the photo's size, ids as in the run, -1 for void pixels."""
 
     image: UInt8[torch.Tensor, "3 H W"]
     label_map: Int[torch.Tensor, "H W"]  # int64, as losses take it
@@ -69,7 +69,7 @@ def whole(example: Example) -> Any:
 
 
 class _Run(Generic[T]):
-    """What both datasets know of a run; a process opens it when it first reads."""
+    """Base of both datasets: a run that each process opens when it first reads."""
 
     def __init__(
         self, run: str, selection: Selection, side: str, photos: str, transform: Callable[[Example], T]
@@ -88,7 +88,7 @@ class _Run(Generic[T]):
 
     @property
     def samples(self) -> Samples:
-        """The run as this process reads it. Raises ConfigError in a fork of a process that has read from afar."""
+        """The run as this process reads it. Raises ConfigError in a fork of a process that has read remote storage."""
         if self._opened and self._process != os.getpid() and not self._opened.ledger.store.local:
             raise ConfigError(f'{self.url}: workers must begin with multiprocessing_context="spawn", not by a fork')
         if self._opened is None:
@@ -112,14 +112,14 @@ class _Run(Generic[T]):
 
 def _part(windows: Iterable[WindowObject], size: int) -> Part:
     chosen = tuple(windows)
-    return Part(0, chosen, tuple(size * place for place in range(len(chosen))), size * len(chosen))
+    return Part(0, chosen, tuple(size * number for number in range(len(chosen))), size * len(chosen))
 
 
 class RunDataset(_Run[T], Dataset[T]):
     """Map-style: any sample at any time, in order of shard and index.
 
-    What is wanted is found when it is made, from small columns: twelve bytes a sample, copied to every worker. Reading
-    at random costs a window of rows a sample once more than KEPT are in use: for runs beyond memory take RunStream.
+    The samples are selected when it is made, from small columns: twelve bytes a sample, copied to every worker. Random
+    access reads a window of rows a sample where more than KEPT are in use: for runs beyond memory use RunStream.
     """
 
     def __init__(
@@ -140,46 +140,46 @@ class RunDataset(_Run[T], Dataset[T]):
         ledger = self.samples.ledger
         self.windows = list(ledger.windows())
         numbers = {(window.shard, window.window): number for number, window in enumerate(self.windows)}
-        places, indices, size = list[int](), list[int](), ledger.run.window
+        owners, indices, size = list[int](), list[int](), ledger.run.window
         for _, row in (
             chosen_rows(ledger, selection, _part(self.windows, size), RowCounts(), ["key"]) if self.windows else ()
         ):
             if selection.side(row["key"]) == side:
-                places.append(numbers[row["shard"], row["index"] // size])
+                owners.append(numbers[row["shard"], row["index"] // size])
                 indices.append(row["index"])
-        self._places, self._indices = np.array(places, np.int32), np.array(indices, np.int64)
+        self._owners, self._indices = np.array(owners, np.int32), np.array(indices, np.int64)
         self._rows: OrderedDict[int, dict[int, dict[str, Any]]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_rows": OrderedDict()}
 
-    def _rows_of(self, place: int) -> dict[int, dict[str, Any]]:
+    def _rows_of(self, window: int) -> dict[int, dict[str, Any]]:
         """The rows of a window by index; those of the last few windows are kept."""
-        if place not in self._rows:
-            found = self.samples.ledger.rows(WANTED, windows=[self.windows[place]])
-            self._rows[place] = {row["index"]: row for row in found}
-        self._rows.move_to_end(place)
+        if window not in self._rows:
+            found = self.samples.ledger.rows(WANTED, windows=[self.windows[window]])
+            self._rows[window] = {row["index"]: row for row in found}
+        self._rows.move_to_end(window)
         while len(self._rows) > KEPT:
             self._rows.popitem(last=False)
-        return self._rows[place]
+        return self._rows[window]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._owners)
 
     def __getitem__(self, number: int) -> T:
-        place, index = int(self._places[number]), int(self._indices[number])
-        row = self._rows_of(place)[index]
+        window, index = int(self._owners[number]), int(self._indices[number])
+        row = self._rows_of(window)[index]
         photos = self.samples.photos
         assert photos is not None
-        raw = proved(photos.at(self.windows[place], index), row, self.samples.ledger)
+        raw = checked(photos.at(self.windows[window], index), row, self.samples.ledger)
         return self.example(self.samples.labelled(0, dict(row), raw))
 
 
 class RunStream(_Run[T], IterableDataset[T]):
-    """Iterable: a run read through, shared out among ranks and workers so that nobody gets a sample twice.
+    """Iterable: a run read in order, distributed over ranks and workers so that each sample is read once.
 
-    Whole shards are shared out where there are enough, else windows; ranks may get unequal numbers of samples. With
-    `shuffle`, their order and a buffer of examples are drawn from seed and epoch: call `set_epoch` before each.
+    Whole shards are distributed where there are enough, windows otherwise; ranks may get unequal numbers of samples.
+    With `shuffle`, their order and a buffer of examples are drawn by seed and epoch: call `set_epoch` before each.
     """
 
     def __init__(
@@ -199,19 +199,19 @@ class RunStream(_Run[T], IterableDataset[T]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        """rank, world_size: as torch.distributed has them now, where they are not given; 0 of 1 without it."""
+        """rank, world_size: those of torch.distributed where they are not given; 0 of 1 without it."""
         selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
         super().__init__(run, selection, side, photos, transform)
-        there = distributed.is_available() and distributed.is_initialized()
-        self.rank = rank if rank is not None else distributed.get_rank() if there else 0
-        self.world_size = world_size if world_size is not None else distributed.get_world_size() if there else 1
+        running = distributed.is_available() and distributed.is_initialized()
+        self.rank = rank if rank is not None else distributed.get_rank() if running else 0
+        self.world_size = world_size if world_size is not None else distributed.get_world_size() if running else 1
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank={self.rank} of world_size={self.world_size}: ranks begin at 0")
         self.shuffle, self.seed, self.buffer = shuffle, seed, buffer
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw another order, the same on every rank, from the next iteration on."""
+        """Use another random order, equal on every rank, from the next iteration on."""
         self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[T]:
@@ -223,7 +223,7 @@ class RunStream(_Run[T], IterableDataset[T]):
         if self.shuffle:
             random.Random(seed).shuffle(units)
         examples = self._examples(units[reader::readers])
-        return _drawn(examples, random.Random(f"{seed} {reader}"), self.buffer) if self.shuffle else examples
+        return _shuffled(examples, random.Random(f"{seed} {reader}"), self.buffer) if self.shuffle else examples
 
     def _units(self, readers: int) -> list[list[WindowObject]]:
         windows = list(self.samples.ledger.windows())
@@ -241,12 +241,12 @@ class RunStream(_Run[T], IterableDataset[T]):
                     yield self.example(labelled)
 
 
-def _drawn(examples: Iterator[T], rng: random.Random, size: int) -> Iterator[T]:
-    """The same in another order: each is drawn from the next `size`."""
+def _shuffled(examples: Iterator[T], rng: random.Random, size: int) -> Iterator[T]:
+    """Shuffle a stream: each example is drawn from a buffer of the next `size`."""
     waiting = list(islice(examples, size))
     for example in examples:
-        place = rng.randrange(len(waiting))
-        yield waiting[place]
-        waiting[place] = example
+        drawn = rng.randrange(len(waiting))
+        yield waiting[drawn]
+        waiting[drawn] = example
     rng.shuffle(waiting)
     yield from waiting

@@ -1,4 +1,4 @@
-"""The two formats of COCO: annotations with masks, and panoptic label maps.
+"""COCO: annotations with masks, and panoptic label maps.
 
 annotations/instances_<side>.json                      one annotation a connected component, compressed run lengths
 annotations/panoptic_<side>.json, panoptic_<side>/<name>.png    one PNG an image, ids in its three channels
@@ -98,15 +98,15 @@ class _Array:
 
 @contextmanager
 def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
-    """One JSON file: annotations as they come, then the images, which wait on the disk, and the categories."""
+    """One JSON file: annotations as they come, then the images, buffered on the disk, and the categories."""
     name = f"annotations/{kind}_{writer.side}{writer.suffix}.json"
     with writer.grow(name) as out, TemporaryFile() as waiting:
         images = _Array(waiting)
 
         def add_image(sample: LabelledSample) -> None:
             writer.put_photo(f"images/{writer.side}", sample)
-            said = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
-            images.add({"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **said})
+            fields = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
+            images.add({"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **fields})
 
         out.write(b'{"annotations": ')
         annotations = _Array(out)

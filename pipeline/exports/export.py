@@ -1,8 +1,8 @@
-"""A run becomes an export: parts of whole windows, each written on its own, here or on other machines.
+"""Export of a run: parts of whole windows, each written on its own, on this machine or on others.
 
 export.json           what is exported from which run, create-only: another export is refused here
-_export/<part>.json   a part is there; written after everything it holds
-_SUCCESS              the last word
+_export/<part>.json   the record of a complete part, written after everything it holds
+_SUCCESS              written last, when all parts are complete
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from pipeline.storage.names import Names
 from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
-ANNOTATIONS = 10**10  # ids that belong to each part: more than 100,000 images have, and 900,000 parts fit a double
+ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How samples are written.
+    """A format of exports.
 
-    write: opens one side of one part and takes its samples. part: images of a part at most, but never less than a
+    write: opens one side of one part and writes its samples. part: images of a part at most, but never less than a
     window. images: whether photos belong to it always; else they are a choice. whole: with everything of a sample.
     categories: whether it numbers them.
     finish: given the parts and sides that there are, what is written after the last of them.
@@ -62,14 +62,14 @@ FORMATS = {
 
 @dataclass(slots=True)
 class State:
-    """What has become of parts: of one, or of all up to now."""
+    """Progress of an export: of one part, or of all parts so far."""
 
     parts: int = 0
     sides: dict[str, int] = field(default_factory=dict)  # images
     tally: RowCounts = field(default_factory=RowCounts)
 
     def add(self, other: "State") -> None:
-        """Count what another has counted."""
+        """Add the counts of another part."""
         self.parts += other.parts
         self.tally.add(other.tally)
         for side, images in sorted(other.sides.items()):
@@ -81,14 +81,14 @@ class State:
 
     @classmethod
     def from_json(cls, data: bytes) -> "State":
-        """The inverse."""
-        said = json.loads(data)
-        return cls(**{**said, "tally": RowCounts(**said["tally"])})
+        """Parse a part's record."""
+        fields = json.loads(data)
+        return cls(**{**fields, "tally": RowCounts(**fields["tally"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """All that the parts of an export have in common; it travels to where they are written."""
+    """Everything that the parts of an export have in common; it is sent to the processes that write them."""
 
     kind: str
     parts: int
@@ -101,12 +101,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export came to. missing: what the run itself lacks, one line each."""
+    """The result of an export. missing: windows that the run lacks, one line each."""
 
     output: str
     state: State
     missing: tuple[str, ...]
-    idle: bool  # everything was there already
+    idle: bool  # everything existed already
 
 
 def export(
@@ -169,31 +169,31 @@ def _description(
     }
 
 
-def _begin(store: Store, mine: dict[str, Any]) -> None:
-    """Say what is exported here, or find the same said. Raises ConfigError where something else is there."""
+def _begin(store: Store, description: dict[str, Any]) -> None:
+    """Record what is exported here, or find an equal record. Raises ConfigError where something else is stored."""
     if not store.exists(EXPORT) and next(store.list(""), None):
         raise ConfigError(f"{store}: there is something here that is no export: use another --output")
-    if store.put_new(EXPORT, json.dumps(mine, indent=2).encode()):
+    if store.put_new(EXPORT, json.dumps(description, indent=2).encode()):
         return
     try:
-        said = json.loads(store.get(EXPORT))
+        stored = json.loads(store.get(EXPORT))
     except ValueError as error:
         raise ConfigError(f"{store}/{EXPORT}: no export of ours: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(stored, dict):
         raise ConfigError(f"{store}/{EXPORT}: no export of ours: not an object")
-    theirs = {name: said.get(name) for name in mine}
-    if theirs["format"] != mine["format"]:
-        theirs["members"] = mine["members"]  # only one format has a choice there
-    if theirs != mine:
-        raise ConfigError(f"{store} {flags.refusal('export', theirs, mine, flags.EXPORT)}")
+    existing = {name: stored.get(name) for name in description}
+    if existing["format"] != description["format"]:
+        existing["members"] = description["members"]  # only one format has this option
+    if existing != description:
+        raise ConfigError(f"{store} {flags.refusal('export', existing, description, flags.EXPORT)}")
 
 
 def _written(
     ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], parallel_map: ParallelMap | None
 ) -> Iterator[State]:
-    """What became of every part, in order; those that are there already are not written again."""
-    there = {name for name, _ in store.list(f"{PARTS}/")}
-    left = [part for part in parts if _record(part) not in there]
+    """Progress of every part, in order; parts that exist already are not written again."""
+    existing = {name for name, _ in store.list(f"{PARTS}/")}
+    left = [part for part in parts if _record(part) not in existing]
     run, output = ledger.store.url, store.url
 
     def far(part: Part) -> State:
@@ -204,7 +204,7 @@ def _written(
 
     written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
     for part in parts:
-        yield State.from_json(store.get(_record(part))) if _record(part) in there else next(written)
+        yield State.from_json(store.get(_record(part))) if _record(part) in existing else next(written)
 
 
 def _record(part: Part) -> str:
@@ -212,7 +212,7 @@ def _record(part: Part) -> str:
 
 
 def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
-    """Everything a part holds, and then its record: a function of the run and the part, wherever and whenever."""
+    """Write everything a part holds, and then its record; the result depends on the run and the part alone."""
     photos = SourceImages(ledger, whole=work.members) if work.images else None
     samples = Samples(ledger, work.selection, work.names, photos)
     ids = count(part.number * ANNOTATIONS + 1)

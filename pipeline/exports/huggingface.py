@@ -1,4 +1,4 @@
-"""Parquet that Hugging Face's `datasets` loads with images, label maps and types as they are meant.
+"""Hugging Face: Parquet that `datasets` loads with the right types of images, label maps and columns.
 
 data/<side>-<part>.parquet; `load_dataset` finds the splits by these names.
 Format: the `huggingface` key of the schema's metadata, as `datasets.Features` writes it.
@@ -14,7 +14,7 @@ from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.writer import PartWriter
 from pipeline.table.label_map import encode_label_map
 
-ROWS = 100  # a row group: what a reader of single rows fetches at once, a few MB of photos
+ROWS = 100  # a row group: a reader of single rows fetches all of it, a few MB of photos
 
 
 def _value(dtype: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ SEGMENT = {
 }
 FEATURES: dict[str, Any] = {
     "image": {"_type": "Image"},
-    "label_map": {"_type": "Image"},  # ids, 255 (65535 in 16 bit) for nobody's
+    "label_map": {"_type": "Image"},  # ids, 255 (65535 in 16 bit) for void pixels
     "key": _value("string"),
     "shard": _value("string"),
     "index": _value("int64"),

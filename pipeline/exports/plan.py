@@ -1,7 +1,7 @@
-"""What an export is going to write, decided before the first part: then every part can be written on its own.
+"""Plan of an export, made before the first part, so that every part can be written on its own.
 
-One pass over small columns tells which keys are names for one sample alone, where the rows of each part begin, what
-categories there are, and with a limit how many images each part may take.
+One pass over small columns finds which keys are unique file names, where the rows of each part begin, which categories
+there are, and with a limit how many images each part may hold.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ from pipeline.datasets.selection import Part, RowCounts, Selection, chosen_rows
 from pipeline.exports.writer import OBJECT
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import Names, marks_of
+from pipeline.storage.names import Names, hashes_of
 
-TOGETHER = 16  # windows whose keys are read in one go
-THREADS = 8  # of them side by side: small reads are spent waiting
+TOGETHER = 16  # windows whose keys are read at once
+THREADS = 8  # concurrent reads: small reads mostly wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ def plan(
     ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: bool
 ) -> ExportPlan:
     """size: windows a part. categories: whether the format numbers them."""
-    marks, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
+    hashes, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
     groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
     for found in prefetch_map(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
-        marks.append(found[0])
+        hashes.append(found[0])
         folders.append(found[1])
         for count in found[2]:
             starts.append(starts[-1] + count)
@@ -45,24 +45,24 @@ def plan(
         Part(number, tuple(windows[at]), tuple(starts[at]), starts[at.stop] - starts[at.start])
         for number, at in enumerate(cut)
     )
-    names = Names(np.concatenate(marks), np.unique(np.concatenate(folders)))
+    names = Names(np.concatenate(hashes), np.unique(np.concatenate(folders)))
     return ExportPlan(
         tuple(_limited(ledger, selection, parts)), names, _categories(ledger, windows) if categories else {}
     )
 
 
 def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Marks of the keys and of their folders, and rows of each window."""
+    """Hashes of the keys and of their folders, and rows of each window."""
     keys = list[str]()
     counts = dict.fromkeys(((window.shard, window.window) for window in windows), 0)
     for row in ledger.rows(["key", "shard", "index"], windows=windows):
         counts[row["shard"], row["index"] // ledger.run.window] += 1
         keys.append(row["key"])
-    return *marks_of(keys), list(counts.values())
+    return *hashes_of(keys), list(counts.values())
 
 
 def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Iterator[Part]:
-    """Parts up to the limit; the last of them may take the rest of it."""
+    """Parts up to the limit; the last of them may hold the rest of it."""
     left = selection.limit
     for part in parts:
         if left is None:
@@ -76,6 +76,6 @@ def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Ite
 
 
 def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> dict[str, int]:
-    """`object`, for all that have none, then those of the run in order of name."""
+    """`object`, for segments without a category, then the categories of the run in order of name."""
     found = sorted(ledger.categories(windows) - {OBJECT})
     return {name: number for number, name in enumerate([OBJECT, *found], start=1)}

@@ -1,4 +1,4 @@
-"""Masks of a label map: its connected components, and run lengths as COCO writes them.
+"""Run-length encoding of masks: connected components of a label map, and COCO's compressed run lengths.
 
 Letters: K regions of a label map with ids 0..K-1.
 """
@@ -16,15 +16,15 @@ from pipeline.errors import ConfigError
 
 
 def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " K"]]:
-    """Regions of one id whose pixels touch along edges: a map of their numbers, and the id of each."""
+    """Connected components of each id (along edges): a map of their numbers, and the id of each."""
     found = np.full(label_map.shape, IGNORE, np.int32)
     owners: list[int] = []
-    for label, place in enumerate(ndimage.find_objects(label_map + 1)):
-        if place is None:
+    for label, window in enumerate(ndimage.find_objects(label_map + 1)):
+        if window is None:
             continue
-        parts, count = ndimage.label(label_map[place] == label)
+        parts, count = ndimage.label(label_map[window] == label)
         inside = parts > 0
-        found[place][inside] = parts[inside] + len(owners) - 1
+        found[window][inside] = parts[inside] + len(owners) - 1
         owners += [label] * count
     return found, np.array(owners, np.int64)
 

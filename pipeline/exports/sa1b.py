@@ -31,8 +31,8 @@ def sa1b(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
                 "file_name": f"{name}.{sample.extension}",
                 "key": sample.row["key"],
             }
-            said = {"image": image, "annotations": list(_masks(writer, sample))}
-            write(name, {sample.extension: sample.photo, "json": json.dumps(said).encode()})
+            document = {"image": image, "annotations": list(_masks(writer, sample))}
+            write(name, {sample.extension: sample.photo, "json": json.dumps(document).encode()})
 
         yield add
 
@@ -56,7 +56,7 @@ def _masks(writer: PartWriter, sample: LabelledSample) -> Iterator[dict[str, Any
 
 
 def _point_in(sample: LabelledSample, number: int) -> list[float]:
-    """x, y of the middle one of a segment's pixels, so that it lies on the segment whatever its shape."""
+    """x, y of the middle pixel of a segment in row order, which lies on the segment whatever its shape."""
     pixels = np.flatnonzero(sample.label_map == number)
     y, x = divmod(int(pixels[len(pixels) // 2]), sample.label_map.shape[1])
     return [float(x), float(y)]

@@ -1,7 +1,7 @@
-"""Label maps as indexed PNGs in the folders of Pascal VOC; what reads ADE20K's pairs of folders reads these two too.
+"""Pascal VOC: label maps as indexed PNGs in its folders; readers of ADE20K's pairs of folders read these two too.
 
 JPEGImages/<name>.<extension>           the photos
-SegmentationObject/<name>.png           ids 0, 1, ... as in the run, 255 for nobody's; 16 bit beyond 255 segments
+SegmentationObject/<name>.png           ids 0, 1, ... as in the run, 255 for void; 16 bit beyond 255 segments
 ImageSets/Segmentation/<side>.txt       the names, one a line
 Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 """
@@ -52,7 +52,7 @@ def _list_name(side: str, part: int) -> str:
 
 
 def indexed_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
-    """One byte a pixel with a colour for every id; what one byte cannot hold is written as `encode_label_map` does."""
+    """One byte a pixel with a colour for every id; larger ids are written as `encode_label_map` does."""
     if label_map.max(initial=0) >= VOID:
         return encode_label_map(label_map)
     picture = Image.fromarray(np.where(label_map == IGNORE, VOID, label_map).astype(np.uint8))

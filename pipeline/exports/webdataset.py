@@ -1,4 +1,4 @@
-"""Tar shards: WebDataset, with everything a sample had, and the layout of SA-1B.
+"""WebDataset: tar shards with all original members of a sample and its labels.
 
 webdataset   <side>-<part>.tar: <name>.<original members>, <name>.label_map.png, <name>.segments.json
 sa1b         sa_<side>_<part>.tar: sa_<number>.<extension>, sa_<number>.json
@@ -20,7 +20,7 @@ from pipeline.table.label_map import encode_label_map
 
 @contextmanager
 def webdataset(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
-    """The samples as they were, with labels beside their members."""
+    """The original samples, with labels beside their members."""
     with writer.grow(f"{writer.side}-{writer.number:06}.tar") as out, writing(out) as write:
 
         def add(sample: LabelledSample) -> None:
@@ -31,13 +31,13 @@ def webdataset(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]
                 members.pop(str(sample.raw.image), None)  # a table's column, say: no extension that readers would know
                 members[sample.extension] = sample.photo
             members["label_map.png"] = encode_label_map(sample.label_map)
-            members["segments.json"] = json.dumps(_said(sample)).encode()
+            members["segments.json"] = json.dumps(_description(sample)).encode()
             write(sample.name, members)
 
         yield add
 
 
-def _said(sample: LabelledSample) -> dict[str, Any]:
+def _description(sample: LabelledSample) -> dict[str, Any]:
     row = sample.row
     segments = [asdict(segment) for segment in sample.segments]
     return {**{name: row[name] for name in ("key", "width", "height", "quality")}, "segments": segments}

@@ -1,4 +1,4 @@
-"""Where a format writes: objects of one side of one part of an export."""
+"""Part writer: the objects of one side of one part of an export."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,36 +10,36 @@ from typing import BinaryIO
 from pipeline.datasets.samples import LabelledSample
 from pipeline.storage.object_store import Store
 
-OBJECT = "object"  # the category of what has none
-THREADS = 16  # small objects on their way at once
-WAITING = 64  # of them in memory
+OBJECT = "object"  # the category of segments without one
+THREADS = 16  # concurrent writes of small objects
+WAITING = 64  # small objects in memory
 
 
 class Writing:
-    """Small objects put side by side, so that their latencies overlap."""
+    """Writes small objects concurrently, so that their latencies overlap."""
 
     def __init__(self, store: Store, pool: ThreadPoolExecutor) -> None:
         self.store, self._pool = store, pool
-        self._on_their_way: deque[Future[None]] = deque()
+        self._pending: deque[Future[None]] = deque()
 
     def put(self, name: str, data: bytes) -> None:
-        """An object as a whole; an equal one, which the same export has put, stays.
+        """Write a whole object; an equal one, which an earlier attempt has written, is kept.
 
-        Raises ConfigError where something else is there.
+        Raises ConfigError where something else is stored.
         """
-        self._on_their_way.append(self._pool.submit(self.store.put_same, name, data))
-        if len(self._on_their_way) > WAITING:
-            self._on_their_way.popleft().result()
+        self._pending.append(self._pool.submit(self.store.put_same, name, data))
+        if len(self._pending) > WAITING:
+            self._pending.popleft().result()
 
     def finish(self) -> None:
-        """Wait until everything is there."""
-        while self._on_their_way:
-            self._on_their_way.popleft().result()
+        """Wait until everything is written."""
+        while self._pending:
+            self._pending.popleft().result()
 
 
 @contextmanager
 def writing(store: Store) -> Iterator[Writing]:
-    """Everything that was put is there when the block ends without an error."""
+    """All objects are written when the block ends without an error."""
     with ThreadPoolExecutor(THREADS) as pool:
         puts = Writing(store, pool)
         yield puts
@@ -48,11 +48,11 @@ def writing(store: Store) -> Iterator[Writing]:
 
 @dataclass(frozen=True, kw_only=True)
 class PartWriter:
-    """What a format needs to write one side of one part.
+    """Everything a format needs to write one side of one part.
 
     side: `train` or `val`. number: of the part. alone: there is no other part. images: whether photos lie beside the
-    labels. members: and everything else that a sample had. min_area: share of the image. ids: of annotations.
-    categories: ids by name, the same in all parts.
+    labels. members: whether the other members of a sample do too. min_area: share of the image. ids: of annotations.
+    categories: ids by name, equal in all parts.
     """
 
     side: str
@@ -67,26 +67,26 @@ class PartWriter:
 
     @property
     def suffix(self) -> str:
-        """What tells the names of parts apart; nothing where there is one."""
+        """The suffix of the part's names; empty where there is only one part."""
         return "" if self.alone else f"_{self.number:05}"
 
     def grow(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """An object that is written bit by bit."""
+        """A large object that is written piece by piece."""
         return self.puts.store.growing(name)
 
     def put(self, name: str, data: bytes) -> None:
-        """A small object."""
+        """Write a small object."""
         self.puts.put(name, data)
 
     def put_photo(self, folder: str, sample: LabelledSample) -> None:
-        """The photo as it was found, where photos are wanted."""
+        """Write the original photo, where photos are wanted."""
         if self.images and sample.photo is not None:
             self.put(f"{folder}/{sample.name}.{sample.extension}", sample.photo)
 
     def next_id(self) -> int:
-        """For an annotation: unique in the whole export."""
+        """An id for an annotation, unique in the whole export."""
         return next(self.ids)
 
     def category_id(self, category: str | None) -> int:
-        """One category `object` for all that have none."""
+        """The id of a category; `object` for None."""
         return self.categories[category or OBJECT]

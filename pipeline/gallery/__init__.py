@@ -1,1 +1,1 @@
-"""A run for eyes: self-contained HTML pages."""
+"""Gallery: a run as self-contained HTML pages."""

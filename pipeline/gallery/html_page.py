@@ -1,8 +1,8 @@
-"""One HTML file for people: label maps over their photos, offline, in any browser.
+"""HTML page: label maps over their photos in one file, offline, in any browser.
 
-Goes in: items, one after the other, in any number; their pictures pass through and are not kept. Comes out: a stream.
-The page's parts lie in `page/`. Nothing in it is loaded from anywhere: its content security policy names the hashes of
-its own script and style and refuses the rest. Knows no run and no storage.
+Input: any number of items, whose pictures are not kept in memory. Output: a stream. The page's parts lie in `assets/`.
+Nothing in it is loaded from elsewhere: its content security policy names the hashes of its own script and style and
+refuses the rest. This module knows no run and no storage.
 """
 
 import base64
@@ -33,7 +33,7 @@ _HEAD = 'const $ = (id) => document.getElementById(id);\nconst index = JSON.pars
 
 @dataclass(frozen=True, slots=True)
 class GalleryMap:
-    """One labelling of a photo. label_map: at any size, of the photo's shape. caption: what tells it from others."""
+    """One label map of a photo. label_map: at any size, of the photo's aspect. caption: its name among others."""
 
     label_map: Integer[np.ndarray, "H W"]
     segments: tuple[Segment, ...]
@@ -45,8 +45,8 @@ class GalleryMap:
 class GalleryItem:
     """A sample to show.
 
-    maps: labellings of the same photo, side by side in their order, told apart by their captions; a pilot gives one a
-    threshold. Sorting and filtering go by the first. None: a sample without labels.
+    maps: label maps of the photo, shown side by side in their order with their captions; a pilot gives one a
+    threshold. Sorting and filtering use the first. Empty: a sample without labels.
     """
 
     key: str
@@ -62,7 +62,7 @@ class GalleryItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryPage:
-    """What is said beside the pictures. statuses and histograms: of the whole run, which may be larger."""
+    """Text and figures of the page. statuses and histograms: of the whole run, which may be larger."""
 
     title: str
     facts: tuple[tuple[str, str], ...] = ()
@@ -71,7 +71,7 @@ class GalleryPage:
 
 
 def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage) -> int:
-    """Write the page; how many items it shows."""
+    """Write the page; returns the number of its items."""
     shell = _part("gallery.html")
     before, _, after = shell.partition("$items\n")
     style = _part("gallery.css")
@@ -98,7 +98,7 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names an inline script or style."""
+    """The name of an inline script or style in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -119,7 +119,7 @@ def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(item: GalleryItem) -> dict[str, Any]:
-    """What sorting and filtering need: small, because all of it is read when the page opens."""
+    """The data for sorting and filtering: small, because all of it is read when the page opens."""
     return {
         "key": item.key,
         "shard": item.shard,
@@ -128,15 +128,15 @@ def _entry(item: GalleryItem) -> dict[str, Any]:
         "error": item.error,
         "size": item.size,
         "random": item.random,
-        "maps": [{"caption": one.caption, "quality": one.quality, "count": len(one.segments)} for one in item.maps],
+        "maps": [{"caption": map_.caption, "quality": map_.quality, "count": len(map_.segments)} for map_ in item.maps],
     }
 
 
 def _block(item: GalleryItem, picture: Image.Image | None) -> dict[str, Any]:
-    """What drawing needs: read only when the item comes near the screen."""
+    """The data for drawing: read only when the item comes near the screen."""
     return {
         "image": _jpeg(picture) if picture is not None else None,
-        "maps": [_map(one, picture.size[::-1] if picture is not None else None) for one in item.maps],
+        "maps": [_map(map_, picture.size[::-1] if picture is not None else None) for map_ in item.maps],
     }
 
 
@@ -152,18 +152,18 @@ def _jpeg(picture: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _map(one: GalleryMap, size: tuple[int, int] | None) -> dict[str, Any]:
-    labels = one.label_map if size is None else resize_labels(one.label_map, size)
+def _map(map_: GalleryMap, size: tuple[int, int] | None) -> dict[str, Any]:
+    labels = map_.label_map if size is None else resize_labels(map_.label_map, size)
     bits, data = pack_labels(labels)
     return {
         "bits": bits,
         "width": labels.shape[1],
         "height": labels.shape[0],
-        "area": one.label_map.size,
+        "area": map_.label_map.size,
         "data": base64.b64encode(data).decode(),
         "segments": [
             {"id": segment.id, "area": segment.area, "score": round(segment.score, 4), "category": segment.category}
-            for segment in one.segments
+            for segment in map_.segments
         ],
     }
 

@@ -1,7 +1,7 @@
-"""Which samples of a run a person should see, and everything the gallery needs of them.
+"""Preview: samples of a run chosen for the gallery, with everything it shows of them.
 
-The worst, the best, some at random, and what failed: chosen in one pass over the small columns; label maps and photos
-are then read for the chosen alone. Counts are of all rows read, so the statistics speak of the run, not of the choice.
+The worst, the best, random and failed samples are chosen in one pass over the small columns; then label maps and photos
+of the chosen are read. Statistics are of all rows read, not of the chosen ones.
 """
 
 import heapq
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The samples to show. drawn: those of them taken at random."""
+    """The samples to show. drawn: those of them chosen at random."""
 
     shown: frozenset[Identity]
     drawn: frozenset[Identity]
@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a gallery came to: samples in it, samples of the run, and why photos are missing where some are."""
+    """The result of a gallery: samples in it, samples of the run, and why photos are missing where some are."""
 
     items: int
     samples: int
@@ -63,22 +63,21 @@ class Top(Generic[T]):
         self._heap: list[tuple[float, T]] = []
 
     def add(self, rank: float, value: T) -> None:
-        """Offer a value."""
+        """Add a value; it is kept if its rank is high enough."""
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, (rank, value))
         elif self._heap and rank > self._heap[0][0]:
             heapq.heapreplace(self._heap, (rank, value))
 
     def values(self) -> list[T]:
-        """Those kept, the highest first."""
+        """The kept values, the highest first."""
         return [value for _, value in sorted(self._heap, reverse=True)]
 
 
 def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, seed: int) -> Choice:
-    """A third worst, a third best, the rest at random; all of them where they are no more than `samples`.
+    """Choose a third worst, a third best, the rest at random; all of them where they are no more than `samples`.
 
-    Up to FAILURES rows without labels come on top. Every row is added to `counts`. The same rows and seed choose the
-    same samples.
+    Up to FAILURES rows without labels are added. Every row is added to `counts`. Equal rows and seed choose alike.
     """
     rng = random.Random(seed)
     worst, best = Top[Identity](samples // 3), Top[Identity](samples // 3)
@@ -86,17 +85,17 @@ def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, 
     for row in rows:
         counts.add(row)
         identity = (row["shard"], row["index"])
-        chance = rng.random()
+        priority = rng.random()
         if row["status"] != OK:
-            failed.add(chance, identity)
+            failed.add(priority, identity)
             continue
-        drawn.add(chance, identity)
+        drawn.add(priority, identity)
         if row["quality"] is not None:
             worst.add(-row["quality"], identity)
             best.add(row["quality"], identity)
     shown = {*worst.values(), *best.values()}
     at_random = set[Identity]()
-    for identity in drawn.values():  # the first so many in order of rng: an unbiased draw, extremes or not
+    for identity in drawn.values():  # in random order: an unbiased draw, whether a sample is extreme or not
         if len(shown | {identity}) > samples:
             break
         shown.add(identity)

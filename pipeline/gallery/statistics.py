@@ -1,6 +1,6 @@
-"""What a run came to: samples by status, segments an image, areas, quality, and what it takes on storage.
+"""Statistics of a run: samples by status, segments per image, areas, quality, and bytes on storage.
 
-Rows are read, but of no more than WINDOWS windows: beyond, a random share of the run tells the same in minutes.
+Rows of at most WINDOWS windows are read: of a larger run a random share is enough, and takes minutes.
 """
 
 import random
@@ -28,7 +28,7 @@ _SEGMENT_BINS = 30  # at most; wider bins beyond as many segments
 class Histogram:
     """Counts between edges.
 
-    ticks: the edges as people read them, `every` so many written under the axis. filter: what a bin can narrow down.
+    ticks: labels of the edges, every `every`-th is written under the axis. filter: the field that a bin filters by.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Histogram:
 
 
 class Distributions:
-    """Counts rows as they come, in memory that does not grow with them."""
+    """Distributions of rows, counted as they come in constant memory."""
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
@@ -136,7 +136,7 @@ COLUMNS = ("status", "quality", "segments")  # what is counted
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a folder of a run takes on storage."""
+    """Objects and bytes of a folder of a run."""
 
     objects: int
     size: int  # bytes
@@ -144,7 +144,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """A run in distributions. share: of the windows, that were read; storage: by folder."""
+    """Distributions of a run. share: of the windows, that were read; storage: by folder."""
 
     counts: Distributions
     share: float
@@ -161,14 +161,14 @@ def detail(ledger: Ledger, *, seed: int = 0) -> Detail:
 
 
 def some_windows(ledger: Ledger, seed: int) -> tuple[list[WindowObject], float]:
-    """Windows at random, in their order, WINDOWS at most, and what share of all they are."""
-    there = list(ledger.windows())
-    places = sorted(random.Random(seed).sample(range(len(there)), min(WINDOWS, len(there))))
-    return [there[place] for place in places], len(places) / max(1, len(there))
+    """At most WINDOWS random windows in their order, and their share of all windows."""
+    windows = list(ledger.windows())
+    drawn = sorted(random.Random(seed).sample(range(len(windows)), min(WINDOWS, len(windows))))
+    return [windows[number] for number in drawn], len(drawn) / max(1, len(windows))
 
 
 def holdings(ledger: Ledger) -> dict[str, Holding]:
-    """Objects and bytes of each folder of a run, from one listing; what lies in none is `.`."""
+    """Objects and bytes of each folder of a run, from one listing; `.` is the run's own folder."""
     found: dict[str, Holding] = {}
     for name, size in ledger.store.list(""):
         folder = name.partition("/")[0] if "/" in name else "."

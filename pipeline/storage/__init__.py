@@ -1,1 +1,1 @@
-"""URLs and what lies behind them: the only place that speaks fsspec for data."""
+"""Storage: URLs, listings, ranged reads and create-only writes through fsspec, with retries."""

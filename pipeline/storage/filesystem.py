@@ -1,6 +1,6 @@
-"""Object storage through fsspec: what a URL means, what lies there, and opening it for ranged reads.
+"""Object storage through fsspec: file systems of URLs, listings, and streams of ranged reads.
 
-Goes in: URLs of any fsspec protocol, or local paths. Nothing else in the project opens a URL (model weights apart).
+Input: URLs of any fsspec protocol, or local paths. Nothing else in the project opens a URL, except for model weights.
 Every request is retried in `retry`, with one deadline; the libraries' own hidden retries are off (see `clients`).
 """
 
@@ -24,7 +24,7 @@ EXTRAS = {"s3": "s3", "gs": "gs", "abfs": "az"}  # of this package, by protocol
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object: where it is and which version of it."""
+    """An object of a store: its URL, size and version."""
 
     url: str
     size: int  # bytes
@@ -32,7 +32,7 @@ class Entry:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, without hidden retries, and the path it knows the place by.
+    """The fsspec file system of a URL, without hidden retries, and the path of the URL in it.
 
     Raises ConfigError where the protocol is unknown, its package is not installed or its settings make no sense.
     """
@@ -58,7 +58,7 @@ def stat(url: str) -> Entry:
 
 
 def listed(url: str, request: Callable[[Any, str], Mapping[str, Any]]) -> dict[str, Entry | None]:
-    """What a request for names finds, by URL and in order of it; None for a folder. request: of fsspec, by path.
+    """The result of a listing by URL, in order of URL; None for a folder. request: calls a file system with a path.
 
     Raises ConfigError, StorageError, FileNotFoundError.
     """
@@ -72,7 +72,7 @@ def listed(url: str, request: Callable[[Any, str], Mapping[str, Any]]) -> dict[s
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """What fsspec takes a pattern of names for. Raises ConfigError."""
+    """The regular expression of a glob, as fsspec reads globs. Raises ConfigError."""
     try:
         return re.compile(glob_translate(pattern))
     except ValueError as error:
@@ -80,7 +80,7 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
 
 
 def _url_of(asked: str, name: str) -> str:
-    """The URL of what a listing calls `name`; asked: the URL that was listed."""
+    """The URL of an object that a listing calls `name`; asked: the URL that was listed."""
     protocol = protocol_of(asked)
     if protocol == "file":
         return name
@@ -106,5 +106,5 @@ def open_ranged(url: str, size: int) -> BinaryIO:
 
 
 def ranged(fs: Any, path: str, what: str, size: int, gap: int = GAP) -> BinaryIO:
-    """The same where the file system is at hand. what: how errors name the object."""
+    """As `open_ranged`, for a known file system and path. what: how errors name the object."""
     return cast(BinaryIO, io.BufferedReader(RangedReader(fs, path, what, size, gap), FIRST_CHUNK))

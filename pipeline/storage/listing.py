@@ -1,4 +1,4 @@
-"""What a folder holds, by the beginning of names: objects of a store, files of a disk; each with its bytes."""
+"""Listings by prefix of names: objects of a store or files of a disk, each with its size in bytes."""
 
 import os
 from contextlib import suppress
@@ -8,7 +8,7 @@ Names: TypeAlias = list[tuple[str, int]]  # relative to the root, and bytes
 
 
 def remote_names(filesystem: Any, root: str, prefix: str) -> Names:
-    """Objects below a root of an fsspec filesystem."""
+    """Objects below a root of an fsspec file system."""
     folder, _, start = f"{root}/{prefix}".rpartition("/")
     try:
         found = filesystem.find(folder, detail=True, prefix=start)
@@ -20,7 +20,7 @@ def remote_names(filesystem: Any, root: str, prefix: str) -> Names:
 
 
 def local_names(root: str, prefix: str) -> Names:
-    """Files below a root of a disk. Only folders are entered where such names can be: what else a run holds is many."""
+    """Files below a root of a disk. Only folders that can hold such names are entered: a run has many others."""
     found = []
     folders = [prefix.rpartition("/")[0]]
     while folders:

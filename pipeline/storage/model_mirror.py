@@ -1,7 +1,7 @@
-"""A model copied to storage once, so that a cluster neither needs the hub nor hammers it.
+"""Mirror of a model: it is copied to storage once, so that the workers of a cluster do not download it from the hub.
 
-The note of what is being copied comes first and is created once: it claims the folder. Files follow, each whole and
-never overwritten, so that the same copy resumes and another one is refused. Readers check the bytes against the note.
+The origin is written first and created only once: it claims the folder. Files follow, each whole and never overwritten,
+so that a copy can be resumed and a copy of another model is refused. Readers compare the bytes with the origin.
 """
 
 import shutil
@@ -13,21 +13,21 @@ from pipeline.storage.object_store import Store
 
 
 def copy_model(files: ModelFiles, url: str) -> tuple[Origin, int]:
-    """Copy a checkpoint of this machine into a folder on storage; what is there, and how many bytes were written.
+    """Copy a checkpoint of this machine into a folder on storage; returns its origin and the number of bytes written.
 
     Raises ConfigError where the folder holds anything else, StorageError.
     """
     store = Store(url)
-    there = dict(store.list(""))
+    existing = dict(store.list(""))
     origin = _origin(files)
-    if there and ORIGIN not in there:
+    if existing and ORIGIN not in existing:
         raise ConfigError(f"{store} holds other files and no {ORIGIN}; give an empty folder")
-    if not there:
+    if not existing:
         store.put_new(ORIGIN, origin.to_json())
-    _must_be(origin, Origin.from_json(store.get(ORIGIN)), str(store))
+    _check_origin(origin, Origin.from_json(store.get(ORIGIN)), str(store))
     written = 0
     for name, size in origin.files.items():
-        if name in there:
+        if name in existing:
             continue
         with (files.folder / name).open("rb") as source, store.growing(name) as target:
             shutil.copyfileobj(source, target, 1 << 20)
@@ -43,16 +43,16 @@ def _origin(files: ModelFiles) -> Origin:
     return Origin(files.name.partition("@")[0], files.revision, files.sha256, sizes)
 
 
-def _must_be(wanted: Origin, there: Origin, where: str) -> None:
-    if there.sha256 != wanted.sha256 or not there.files.items() <= wanted.files.items():  # older notes list less
+def _check_origin(wanted: Origin, found: Origin, where: str) -> None:
+    if found.sha256 != wanted.sha256 or not found.files.items() <= wanted.files.items():  # older notes list less
         raise ConfigError(
-            f"{where} holds {there.model} at {there.revision} (sha256 {there.sha256[:12]}...), not {wanted.model} at "
+            f"{where} holds {found.model} at {found.revision} (sha256 {found.sha256[:12]}...), not {wanted.model} at "
             f"{wanted.revision} (sha256 {wanted.sha256[:12]}...): give another folder"
         )
 
 
 def _check(store: Store, origin: Origin) -> None:
-    there = dict(store.list(""))
+    stored = dict(store.list(""))
     for name, size in origin.files.items():
-        if there.get(name) != size:
-            raise StorageError(f"{store}/{name} has {there.get(name)} bytes after the copy, not {size}")
+        if stored.get(name) != size:
+            raise StorageError(f"{store}/{name} has {stored.get(name)} bytes after the copy, not {size}")

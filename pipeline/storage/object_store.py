@@ -1,7 +1,7 @@
-"""The folder a run lives in: objects appear whole or not at all, and only once.
+"""Object store: a folder whose objects are created whole or not at all, and only once.
 
 A remote object is created with the store's own condition (S3 `If-None-Match: *`, GCS `ifGenerationMatch=0`, Azure's
-create); a local one is written aside, brought to the disk, and linked to its name.
+create); a local one is written to a temporary file, synced to the disk, and linked to its name.
 """
 
 import io
@@ -26,7 +26,7 @@ from pipeline.storage.url import canonical, protocol_of, redact
 
 TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
 BLOCK = 1 << 20  # bytes compared at a time
-ABANDONED_S = 86_400  # seconds untouched after which a draft is nobody's: a commit is tried for minutes
+ABANDONED_S = 86_400  # seconds untouched after which a draft is abandoned: a commit is tried for minutes
 
 
 class Store:
@@ -42,7 +42,7 @@ class Store:
         self._fs, root = filesystem(self.url if self.local else url)
         self._root = root.rstrip("/")
         self.writable = protocol_of(url) not in ("http", "https")
-        self.lists_by_prefix = lists_by_prefix(self._fs)  # else a part of a listing costs as much as all of it
+        self.lists_by_prefix = lists_by_prefix(self._fs)  # otherwise a part of a listing takes as long as all of it
         self.create_only = create_only
 
     def __str__(self) -> str:
@@ -84,8 +84,8 @@ class Store:
     def _compare(self, name: str, content: BinaryIO, size: int) -> None:
         same = self.size(name) == size
         if same:
-            with self.reader(name, size) as there:
-                same = all(there.read(len(block)) == block for block in iter(lambda: content.read(BLOCK), b""))
+            with self.reader(name, size) as existing:
+                same = all(existing.read(len(block)) == block for block in iter(lambda: content.read(BLOCK), b""))
         if not same:
             raise ConfigError(f"{self}/{name}: something else is here already: use another --output")
 
@@ -99,7 +99,7 @@ class Store:
         self._fs.pipe_file(self._path(name), data, mode="create")
 
     def _link_new(self, name: str, data: bytes) -> None:
-        """A local file appears under its name only when its bytes are on the disk."""
+        """Create a local file under its name only when its bytes are on the disk."""
         draft = self._draft(data)
         try:
             self._link(draft, name)
@@ -120,9 +120,9 @@ class Store:
 
     @contextmanager
     def growing(self, name: str) -> Iterator[BinaryIO]:
-        """An object larger than memory: there, whole, once the block has written it without an error.
+        """Write an object larger than memory: it exists, whole, once the block has written it without an error.
 
-        An equal object that is there already stays. Raises as `put_same` does.
+        An equal object that exists already is kept. Raises as `put_same` does.
         """
         with self._open_draft(f"{self}/{name}") as draft:
             try:
@@ -144,7 +144,7 @@ class Store:
 
     @contextmanager
     def _open_draft(self, what: str) -> Iterator[BinaryIO]:
-        """A file that is gone after the block; a local one may be read by others, as temporary files may not."""
+        """A file that is deleted after the block; a local one may be read by other users, unlike temporary files."""
         if not self.local:
             with tempfile.NamedTemporaryFile() as draft:
                 yield cast(BinaryIO, draft)
@@ -169,8 +169,8 @@ class Store:
     def sweep(self) -> int:
         """Delete the drafts that killed processes left on a local disk; how many.
 
-        Age is told by the clock of that file system alone, and is enough: a draft is no commit. Whoever slept for a day
-        over one finds it gone, fails, and commits the window when it is tried again.
+        Age is measured by the clock of that file system, which is enough: a draft is no commit. A process that was
+        suspended for a day finds its draft gone, fails, and commits the window when it is tried again.
         """
         return attempt(f"{self}/{TMP}", self._sweep) if self.local and Path(self._path(TMP)).is_dir() else 0
 
@@ -198,7 +198,7 @@ class Store:
         return draft
 
     def replace(self, name: str, data: bytes) -> bool:
-        """Write an object that nobody's correctness rests on, whole; always True."""
+        """Write or overwrite a whole object on which no correctness depends; always True."""
 
         def write() -> None:
             if not self.local:
@@ -215,24 +215,24 @@ class Store:
         return True
 
     def remove(self, name: str) -> None:
-        """Take away an object that can be made again from others; one that is gone already is fine."""
+        """Delete an object that can be made again from others; it may be gone already."""
         with suppress(FileNotFoundError):
             attempt(f"{self}/{name}", lambda: self._fs.rm_file(self._path(name)))
 
     def free_space(self) -> int | None:
-        """Bytes left on a local disk; None where nobody can tell."""
+        """Bytes left on a local disk; None where that is unknown."""
         if not self.local:
             return None
-        there = next((folder for folder in (Path(self._root), *Path(self._root).parents) if folder.exists()), None)
-        usage = shutil.disk_usage(there) if there else None
+        existing = next((folder for folder in (Path(self._root), *Path(self._root).parents) if folder.exists()), None)
+        usage = shutil.disk_usage(existing) if existing else None
         return usage.free if usage and usage.total else None  # what has no size, such as /proc, is no disk
 
     def exists(self, name: str) -> bool:
-        """Whether the object is there."""
+        """Whether the object exists."""
         return self.size(name) is not None
 
     def size(self, name: str) -> int | None:
-        """Bytes of an object; None where it is not there."""
+        """Bytes of an object; None where it does not exist."""
         try:
             info = attempt(f"{self}/{name}", lambda: self._fs.info(self._path(name)))
         except FileNotFoundError:
@@ -245,7 +245,7 @@ class Store:
             return stream.read()
 
     def reader(self, name: str, size: int | None = None) -> BinaryIO:
-        """An object as a stream of ranges. size: where a listing told it already.
+        """An object as a stream of ranged reads. size: where it is known from a listing.
 
         Raises FileNotFoundError.
         """

@@ -1,4 +1,4 @@
-"""An object as a stream that can jump, read in ranges that are retried one by one."""
+"""Ranged reads: an object as a seekable stream, read in ranges that are retried one by one."""
 
 import io
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from pipeline.errors import StorageError
 from pipeline.storage.retry import attempt
 
-CHUNK = 8 << 20  # bytes a sequential read asks for; halves the requests of 4 MiB and still fits beside a model
-FIRST_CHUNK = 64 << 10  # bytes asked for after a jump: a header is wanted, rarely what follows
-GAP = 1 << 20  # bytes: a jump ahead by less costs more in waiting for another request than in reading it through
+CHUNK = 8 << 20  # bytes of a sequential request: half the requests of 4 MiB, and still small beside a model
+FIRST_CHUNK = 64 << 10  # bytes of the first request after a seek: mostly only a header is wanted
+GAP = 1 << 20  # bytes: reading a smaller gap is faster than another request
 
 
 class RangedReader(io.RawIOBase):
-    """An object as a stream that can jump: every request is retried on its own, so a broken connection costs one chunk.
+    """An object as a seekable stream: every request is retried on its own, so a broken connection costs one chunk.
 
-    Reads grow from FIRST_CHUNK to CHUNK while they go ahead in small steps. size: bytes as pinned; reading beyond is
+    Reads grow from FIRST_CHUNK to CHUNK while they go forward in small steps. size: bytes as pinned; reading beyond is
     the end. Raises StorageError where the store gives fewer bytes than it announced.
     """
 
@@ -36,7 +36,7 @@ class RangedReader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Jump; nothing is fetched until the next read."""
+        """Seek; nothing is fetched until the next read."""
         at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if at < 0:
             raise ValueError(f"cannot seek to byte {at}")
@@ -44,7 +44,7 @@ class RangedReader(io.RawIOBase):
         return at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the chunk at hand goes."""
+        """Fill the buffer from the current chunk."""
         if self._at >= self._size:
             return 0
         if not self._start <= self._at < self._start + len(self._data):

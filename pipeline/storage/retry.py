@@ -1,6 +1,6 @@
-"""Trying again: which failures of storage may pass, how long they are waited for, and what the others mean.
+"""Retries: which failures of storage are transient, how long requests are repeated, and what the others mean.
 
-The libraries' own retries are off (see storage), so that one deadline holds and every repeated request is counted.
+The libraries' own retries are off (see `clients`), so that one deadline holds and every repeated request is counted.
 """
 
 import errno
@@ -17,8 +17,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from pipeline.errors import ConfigError, StorageError, StorageFull
 from pipeline.logs.traces import redacted
 
-DEADLINE = 120.0  # seconds a request is tried again before the work around it fails
-FIRST_DEADLINE = 12.0  # the same for a place that has never answered: a wrong address must fail in seconds
+DEADLINE = 120.0  # seconds for which a request is repeated before it fails
+FIRST_DEADLINE = 12.0  # seconds for a host that has never answered: a wrong address must fail in seconds
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FINAL = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG}
@@ -34,15 +34,15 @@ _NO_CREDENTIALS = {
 _BUGS = (TypeError, AttributeError, LookupError, AssertionError)
 _PASSING_STATUS = {408, 409, 425, 429}  # beside those of 500 and above
 _FULL_STATUS = 507
-_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "InvalidDigest", "RequestTimeout", "XAmzContentSHA256Mismatch"}
+_DAMAGED_IN_TRANSIT = {"BadDigest", "IncompleteBody", "InvalidDigest", "RequestTimeout", "XAmzContentSHA256Mismatch"}
 
 T = TypeVar("T")
 Send = Callable[[str, Callable[[], Any]], Any]  # makes a request; the string is its URL or path, redacted
 logger = logging.getLogger(__name__)
 
 
-class _Memory:
-    """What this process has learnt of storage."""
+class _State:
+    """State of retries in this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -51,28 +51,28 @@ class _Memory:
         self.send: Send = lambda what, call: call()
 
 
-_memory = _Memory()
+_state = _State()
 
 
 def retries() -> int:
-    """Requests this process has sent once more, so far."""
-    return _memory.retries
+    """Requests that this process has repeated so far."""
+    return _state.retries
 
 
 @contextmanager
 def sent_by(send: Send) -> Iterator[None]:
     """While the block runs, `send` makes every request of this process."""
-    before, _memory.send = _memory.send, send
+    before, _state.send = _state.send, send
     try:
         yield
     finally:
-        _memory.send = before
+        _state.send = before
 
 
 def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> T:
-    """Do `call`, again while it fails in a way that may pass. what: the URL or path, redacted, as errors name it.
+    """Do `call`, and repeat it while it fails transiently. what: the URL or path, redacted, as errors name it.
 
-    deadline: in seconds; None: DEADLINE, or FIRST_DEADLINE for a place that has not answered yet.
+    deadline: in seconds; None: DEADLINE, or FIRST_DEADLINE for a host that has not answered yet.
     Raises FileNotFoundError and FileExistsError as they are, ConfigError where access is refused, StorageFull where
     space ran out, StorageError for everything that outlasted the deadline.
     """
@@ -81,15 +81,15 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
     def sent_again(state: RetryCallState) -> None:
         if state.outcome and isinstance(error := state.outcome.exception(), Exception):
             failed.append(error)
-        with _memory.lock:
-            _memory.retries += 1
+        with _state.lock:
+            _state.retries += 1
 
-    place = "/".join(what.split("/", 3)[:3])
-    patience = deadline if deadline is not None else DEADLINE if place in _memory.answered else FIRST_DEADLINE
+    host = "/".join(what.split("/", 3)[:3])
+    limit = deadline if deadline is not None else DEADLINE if host in _state.answered else FIRST_DEADLINE
     retrying = Retrying(
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception(_is_transient),
         wait=wait_random_exponential(multiplier=0.2, max=15),
-        stop=stop_after_delay(patience),
+        stop=stop_after_delay(limit),
         before_sleep=sent_again,
         reraise=True,
     )
@@ -98,21 +98,21 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
     except Exception as error:
         meaning = translate(what, error)
         if not isinstance(meaning, StorageError):
-            _memory.answered.add(place)
+            _state.answered.add(host)
         if meaning is error:
             raise
         raise meaning from error
     finally:
         if failed:
             logger.warning("%s: asked %d times, the last failure: %s", what, 1 + len(failed), _reason(failed[-1]))
-    _memory.answered.add(place)
+    _state.answered.add(host)
     return result
 
 
 def _request(what: str, call: Callable[[], Any]) -> Any:
-    """fsspec says of a web server that is away or refuses that the file is not there: what the server said counts."""
+    """Send a request. fsspec reports any failure of a web server as a missing file: the server's own status counts."""
     try:
-        return _memory.send(what, call)
+        return _state.send(what, call)
     except FileNotFoundError as error:
         cause = error.__cause__
         if cause and type(cause).__module__.startswith("aiohttp") and _status(cause) not in (404, 410):
@@ -121,7 +121,7 @@ def _request(what: str, call: Callable[[], Any]) -> Any:
 
 
 def translate(what: str, error: Exception) -> Exception:
-    """A library's error as one of ours; FileNotFoundError, FileExistsError and programming errors stay as they are."""
+    """Translate a library's error into one of ours; missing files, existing files and programming errors are kept."""
     if isinstance(error, (FileNotFoundError, *_BUGS)) and not isinstance(error, NotImplementedError):
         return error
     if _is_conflict(error):
@@ -134,12 +134,12 @@ def translate(what: str, error: Exception) -> Exception:
         return ConfigError(f"{what}: this kind of storage cannot do what is asked of it here")
     if isinstance(error, PermissionError) or _status(error) in (401, 403):
         return ConfigError(f"{what}: access refused: {_reason(error)}")
-    if not _may_pass(error):
+    if not _is_transient(error):
         return ConfigError(f"{what}: {_reason(error)}")
     return StorageError(f"{what}: {_reason(error)}")
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, (*_BUGS, *_REFUSED, NotImplementedError)):
         return False
     if isinstance(error, FileNotFoundError) or _is_conflict(error) or _is_full(error):
@@ -148,7 +148,7 @@ def _may_pass(error: BaseException) -> bool:
         return False
     status = _status(error)
     if status is not None:
-        return status >= 500 or status in _PASSING_STATUS or _code(error) in _DAMAGED_ON_THE_WAY
+        return status >= 500 or status in _PASSING_STATUS or _code(error) in _DAMAGED_IN_TRANSIT
     if isinstance(error, OSError) and error.errno in _FINAL:
         return False
     return not isinstance(error, ValueError) or isinstance(error, json.JSONDecodeError)  # a reply cut short
@@ -164,15 +164,17 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, whichever library put it there; None for a body that came cut."""
-    if type(error).__name__ == "ClientPayloadError":  # aiohttp gives a cut body a status that nobody sent
+    """The HTTP status of an error of any library; None for a truncated body."""
+    if type(error).__name__ == "ClientPayloadError":  # aiohttp gives a truncated body a status that no server sent
         return None
-    for one in (error, error.__cause__):
-        reply: Any = getattr(one, "response", None)
+    for each in (error, error.__cause__):
+        reply: Any = getattr(each, "response", None)
         if isinstance(reply, dict):
             reply = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        said = (getattr(one, name, None) for name in ("status", "status_code", "code"))  # the last: aiohttp warns of it
-        for value in chain(said, [reply]):
+        values = (
+            getattr(each, name, None) for name in ("status", "status_code", "code")
+        )  # the last: aiohttp warns of it
+        for value in chain(values, [reply]):
             if isinstance(value, int) and 400 <= value < 600:
                 return value
     return None

@@ -1,4 +1,4 @@
-"""The grammar of URLs: what names storage, how it is written once and for all, what of it is secret."""
+"""URLs: protocols that name storage, the canonical spelling, and parts that are secret."""
 
 import os
 import re
@@ -49,26 +49,26 @@ def protocol_of(url: str) -> str:
 def redact(url: str) -> str:
     """The URL as it may be shown and recorded: without user info and query.
 
-    What stands before the @ of an Azure URL is the container; `#` and `?` are letters in the names of objects.
+    The part before the @ of an Azure URL is the container; `#` and `?` may occur in names of objects.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or scheme in ("file", "local"):
         return url
-    place = re.split("[?#]", rest, maxsplit=1)[0] if scheme in _WEB else _QUERY.sub("", rest)
-    host, slash, path = place.partition("/")
+    location = re.split("[?#]", rest, maxsplit=1)[0] if scheme in _WEB else _QUERY.sub("", rest)
+    host, slash, path = location.partition("/")
     user, _, machine = host.rpartition("@")
     container = f"{user.partition(':')[0]}@" if user and _ALIASES.get(scheme, scheme) == "abfs" else ""
     return f"{scheme}://{container}{machine}{slash}{path}"
 
 
 def has_query(url: str) -> bool:
-    """Whether the URL of an object says more than its name, which no store here would listen to."""
+    """Whether the URL of an object has a query, which every store here would ignore."""
     scheme, mark, _ = url.partition("://")
     return bool(mark) and scheme not in ("file", "local", *_WEB) and _QUERY.search(url) is not None
 
 
 def canonical(url: str, *, follow: bool = True) -> str:
-    """One spelling for one place: absolute, alias folded, neither user info nor query, no slash at the end.
+    """The canonical URL: absolute, alias folded, without user info, query and slash at the end.
 
     Slashes within are left alone: `a//b` and `a/b` are two objects of a bucket. follow: where the path of a disk is
     a link, whether its target is meant, or the link.
@@ -86,11 +86,11 @@ def canonical(url: str, *, follow: bool = True) -> str:
 
 
 def stem(url: str) -> str:
-    """The name of an object without its extensions, in letters that any file system takes."""
+    """The name of an object without its extensions, in letters that are valid on every file system."""
     name = PurePosixPath(redact(url)).name.split(".")[0]
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80] or "shard"
 
 
 def local_path(url: str) -> str:
-    """Where a disk has it; `~` is the home folder where there is one of that name."""
+    """The path on a disk; `~` is expanded to the home folder where there is one."""
     return url.partition("://")[2] if "://" in url else os.path.expanduser(url)  # noqa: PTH111 - Path's raises

@@ -13,7 +13,7 @@ from pipeline.logs.traces import raised_at, traceback_of
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import is_tar_name, made_name
+from pipeline.storage.names import generated_name, is_tar_name
 from pipeline.worker.window import TaskEnd, WindowWork
 
 LONGEST = 500  # characters of an error on its way to the driver
@@ -107,7 +107,7 @@ def as_webdataset(samples: Sequence[RawSample], records: Sequence[LabelRecord]) 
 
     def name(raw: RawSample, shard: str) -> str:
         alone = keys[raw.key] == 1 and is_tar_name(raw.key)
-        return raw.key if alone else made_name(raw.key, shard, raw.index)
+        return raw.key if alone else generated_name(raw.key, shard, raw.index)
 
     try:
         return write_samples(

@@ -153,7 +153,7 @@ def test_what_is_raised_means_what_the_real_library_means(s3, fault):
         try:
             request()
         except Exception as error:  # noqa: BLE001 - whatever is raised is what is compared
-            return type(retry.translate("s3://bucket/x", error)), retry._may_pass(error)
+            return type(retry.translate("s3://bucket/x", error)), retry._is_transient(error)
         return None
 
     def put():

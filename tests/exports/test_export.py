@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import coco
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
-from pipeline.storage.names import is_file_name, share
+from pipeline.storage.names import is_file_name, unit_hash
 from tests.support import labelled
 from tests.support.labelled import make_run
 
@@ -68,8 +68,8 @@ def test_a_split_is_decided_by_the_key_alone(tmp_path, out):
     names = [f"key{number}" for number in range(40)]
     export(make_run(tmp_path, [names[:25], names[25:]]), str(out), "coco-segments", Selection(split=0.7))
 
-    assert keys(out) == [name for name in names if share(name) < 0.7]
-    assert keys(out, side="val") == [name for name in names if share(name) >= 0.7]
+    assert keys(out) == [name for name in names if unit_hash(name) < 0.7]
+    assert keys(out, side="val") == [name for name in names if unit_hash(name) >= 0.7]
     assert 0 < len(keys(out, side="val")) < 25
     ids = [a["id"] for side in ("train", "val") for a in document(out, side=side)["annotations"]]
     assert len(set(ids)) == len(ids)
@@ -79,7 +79,7 @@ def test_a_split_is_decided_by_the_key_alone(tmp_path, out):
 
 
 def test_a_share_of_the_keys_is_about_that_share_of_hashes():
-    assert 0.93 < sum(share(str(number)) < 0.95 for number in range(2000)) / 2000 < 0.97
+    assert 0.93 < sum(unit_hash(str(number)) < 0.95 for number in range(2000)) / 2000 < 0.97
 
 
 @pytest.mark.parametrize("key", ["a", "cats/7", "ü/…", "a..b", "a b", "-", "./a", "././a/b"])

@@ -12,7 +12,7 @@ from pipeline.exports import export as hub
 from pipeline.exports.export import export
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.records import LabelRecord, RawSample
-from pipeline.storage.names import Names, is_file_name, marks_of
+from pipeline.storage.names import Names, hashes_of, is_file_name
 from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
 from pipeline.worker.committer import as_webdataset
@@ -53,7 +53,7 @@ UGLY = [
 def named(keys):
     """The name of each key, the first half in one shard and the rest in another."""
     places = [(key, SHARD if n < len(keys) // 2 else OTHER, n) for n, key in enumerate(keys)]
-    names = Names(*marks_of(keys))
+    names = Names(*hashes_of(keys))
     return [names.of(*place) for place in places]
 
 
