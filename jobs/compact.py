@@ -21,13 +21,13 @@ def compact(
     from pipeline.run.ledger import Ledger
 
     ledger = Ledger.open(url)
-    done = compact(ledger, tick=lambda state: console.note(_said(state)))
+    done = compact(ledger, tick=lambda state: console.note(_describe(state)))
     if json:
         console.say_json({"output": str(ledger), **asdict(done)})
         return
     fresh = f"{done.written:,} written, {done.removed:,} outdated removed" if done.written else "nothing new"
-    console.say(f"{ledger}: {_said(done)}, {fresh}")
+    console.say(f"{ledger}: {_describe(done)}, {fresh}")
 
 
-def _said(state: "Compacted") -> str:
+def _describe(state: "Compacted") -> str:
     return f"{state.windows:,} windows in {state.files:,} files, {console.size(state.size)}"

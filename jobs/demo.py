@@ -46,7 +46,7 @@ def demo(
 
 
 def write_shards(folder: Path) -> list[str]:
-    """The demo photos as WebDataset shards; files that are there already stay, so that the run can resume."""
+    """Write the demo photos as WebDataset shards; existing files stay, so that the run can resume."""
     from pipeline.inputs.tar.writing import write_samples
 
     photos = sorted(

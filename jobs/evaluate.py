@@ -62,7 +62,7 @@ def evaluate(
     from pipeline.table import encode_rows
 
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
-    urls = {name: where for name, where in ((RUN, url), (AGAINST, against)) if where is not None}
+    urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
     if matching not in ("image", "dataset") or (matching == "dataset" and rules.num_classes is None):
         raise ConfigError(f"--matching takes image, or dataset where the truth has classes, got {matching!r}")
@@ -72,7 +72,7 @@ def evaluate(
     _refuse_unwritable(gallery)
     scorer = Scorer(rules, methods, tables=matching == "dataset")
     data = open_truth(truth, rules, member=truth_key, listed=listed)
-    runs = {name: Predictions(Ledger.open(where), rules, categories=scorer.tables) for name, where in urls.items()}
+    runs = {name: Predictions(Ledger.open(run), rules, categories=scorer.tables) for name, run in urls.items()}
     kept = worst if gallery else 0
     with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
         done = evaluate(data, runs, scorer, parallel_map=parallel_map, worst=kept, on_image=_Ticker().tick)
@@ -89,13 +89,13 @@ def evaluate(
 
 
 class _Ticker:
-    """Says now and then how many images were measured."""
+    """Reports now and then how many images were measured."""
 
     def __init__(self) -> None:
         self._count, self._due = 0, monotonic() + PROGRESS_S
 
     def tick(self) -> None:
-        """One more."""
+        """Count an image."""
         self._count += 1
         if monotonic() >= self._due:
             self._due = monotonic() + PROGRESS_S
@@ -103,7 +103,7 @@ class _Ticker:
 
 
 def _write(output: str, data: bytes) -> None:
-    """A file or object that appears whole. Raises ConfigError where it cannot be written."""
+    """Write a file or object, whole or not at all. Raises ConfigError where it cannot be written."""
     from pipeline.storage.object_store import Store
     from pipeline.storage.url import protocol_of
 
@@ -119,7 +119,7 @@ def _write(output: str, data: bytes) -> None:
 
 
 def _refuse_unwritable(output: str | None) -> None:
-    """Raises ConfigError now rather than after an hour of measuring."""
+    """Raises ConfigError where a local output cannot be written: now rather than after an hour of measuring."""
     from pipeline.storage.url import protocol_of
 
     if output is not None and protocol_of(output) == "file":
@@ -129,7 +129,7 @@ def _refuse_unwritable(output: str | None) -> None:
 
 @contextmanager
 def _draft(output: str) -> Iterator[tuple[Path, Path]]:
-    """A local file aside, and where it goes. Raises ConfigError where it cannot be written."""
+    """A local draft beside its target, and the target. Raises ConfigError where it cannot be written."""
     from pipeline.errors import ConfigError
 
     target = Path(output.removeprefix("file://")).expanduser()
@@ -143,7 +143,7 @@ def _draft(output: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _report(done: "Evaluation", rules: "Protocol") -> None:
-    """The figures for people, as Markdown; where there are classes, pooled over all pixels first, as published."""
+    """Print the figures as Markdown; where there are classes, first those pooled over all pixels, as published."""
     summaries = {name: result.summary for name, result in done.results.items()}
     scored = {name: summary for name, summary in summaries.items() if summary is not None}
     if rules.classes is not None:
@@ -182,7 +182,7 @@ def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: l
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:
-    """Markdown with its columns aligned: reads well, and pastes into a document."""
+    """Print a Markdown table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for cells in (columns, ["-" * width for width in widths], *rows):
         console.say(f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |")
@@ -201,13 +201,13 @@ def _number(value: float) -> str:
 
 
 def _left_out(result: "MethodResult") -> str:
-    """Reasons by number, each with one example."""
+    """The reasons why images were left out, the most frequent first, each with an example."""
     reasons = result.left_out.most_common()
     return "; ".join(f"{count:,} {reason} (such as {result.examples[reason]})" for reason, count in reasons)
 
 
 def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
-    """Everything for programs; what is not defined is null."""
+    """All figures for programs; undefined ones are null."""
     methods = {}
     for name, result in done.results.items():
         summary, dataset = result.summary, result.dataset_counts
@@ -231,9 +231,9 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN."""
+    """A value without NaN, which JSON has not."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and isnan(value) else value

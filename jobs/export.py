@@ -10,7 +10,7 @@ from jobs.shared import console, options
 if TYPE_CHECKING:
     from pipeline.exports.export import Exported
 
-SHOWN = 5  # missing windows named one by one
+SHOWN = 5  # missing windows that are named
 
 Where = Annotated[
     str | None,
@@ -78,7 +78,7 @@ def export(
 
 
 def report(done: "Exported", seconds: float, json: bool) -> None:
-    """Say what an export came to, and what it lacks."""
+    """Print the result of an export, and what is missing from it."""
     tally = done.state.tally
     if json:
         console.say_json(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.run.ledger import Ledger
 
 
-SHOWN = 5  # faults named one by one
+SHOWN = 5  # faults that are named
 
 
 @options.with_segment_options
@@ -94,10 +94,10 @@ def label(
 
 
 def opened(ledger: "Ledger") -> None:
-    """Say what a run is about to do, as far as people choose it."""
+    """Print the input and the settings of a run before it begins."""
     run, inputs = ledger.run, console.size(ledger.shards.bytes)
-    said = f"model {run.model}, mode {run.segment.mode}, {options.told(run.segment.thresholds)}"
-    console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, {said}")
+    settings = f"model {run.model}, mode {run.segment.mode}, {options.describe(run.segment.thresholds)}"
+    console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, {settings}")
     for note in ledger.notes:
         console.note(note)
     if not ledger.store.create_only:
@@ -105,7 +105,7 @@ def opened(ledger: "Ledger") -> None:
 
 
 def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
-    """Say how a run ended; the exit code."""
+    """Print how a run ended; returns the exit code."""
     totals = summary.totals
     share = totals.failed_rows / totals.rows if totals.rows else 0.0
     incomplete = summary.faults or (summary.sampled and summary.broken)

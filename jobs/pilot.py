@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.pilot.plan import Speed
 
 AROUND = (0.8, 1.0, 1.2)  # of the model's own thresholds, where none are given
-_TOLD = ("worker-hours", "cost", "output")  # of the plan, at the top of the gallery
+_SHOWN = ("worker-hours", "cost", "output")  # of the plan, at the top of the gallery
 
 
 @options.with_segment_options
@@ -69,7 +69,7 @@ def pilot(
 
         compared = asked or _around(backend)
         for each in compared:
-            console.note(options.told(each))
+            console.note(options.describe(each))
         made = pilot(
             pinned,
             backend,
@@ -84,21 +84,21 @@ def pilot(
         speed = planning.Speed(images_per_s=made.rates.worker, output_bytes=max(at.output_bytes for at in made.at))
         plan = planning.plan(made.counts, made.input_bytes, speed, price=run.price, deadline=deadline)
         whole = plan_rows(plan, speed, run.price)
-        said = {"model": model, "device": _device(backend), "seed": seed} | _document(made, speed)
-        said |= {"plan": asdict(plan)}
-        sheet.write(json_format.dumps(said, indent=2).encode())
-        write_pilot(made, page, backend.files.name, [(name, text) for name, text in whole if name in _TOLD])
+        document = {"model": model, "device": _device(backend), "seed": seed} | _figures(made, speed)
+        document |= {"plan": asdict(plan)}
+        sheet.write(json_format.dumps(document, indent=2).encode())
+        write_pilot(made, page, backend.files.name, [(name, text) for name, text in whole if name in _SHOWN])
     if json:
-        console.say_json(said | {"gallery": output})
+        console.say_json(document | {"gallery": output})
         return
-    _report(made, f"{model} on {said['device']}")
+    _report(made, f"{model} on {document['device']}")
     console.table("The whole run", ["", ""], whole)
     console.say(f"{output}: look at it and choose a threshold; figures for `diffseg plan --pilot` in {figures}")
     console.say(f"next: {_next(shards, model, segment, image_key, made)}")
 
 
 def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
-    """What is to be compared, each once. Raises ConfigError for what no model could use."""
+    """The thresholds to compare, without repeats. Raises ConfigError for values that no model could use."""
     from diffseg.config import SegmentConfig
     from pipeline.errors import ConfigError
 
@@ -110,8 +110,8 @@ def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
             SegmentConfig(thresholds=schedules[-1])
         except ValueError as error:
             raise ConfigError(f"--threshold {text!r}: {error}") from error
-    if len(given) == 1 and "," in given[0]:  # 0.1.0 compared its numbers; from the next release on it is one schedule
-        several = " ".join(f"--threshold {one.strip()}" for one in given[0].split(","))
+    if len(given) == 1 and "," in given[0]:  # 0.1.0 compared these numbers; since then they are one schedule
+        several = " ".join(f"--threshold {number.strip()}" for number in given[0].split(","))
         raise ConfigError(
             f"--threshold {given[0]} is one schedule, a value an iteration, as `diffseg label` takes it: to compare "
             f"its numbers say {several}; to see that schedule alone say --threshold {given[0]} twice"
@@ -121,11 +121,11 @@ def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
 
 def _around(backend: "Backend") -> list[tuple[float, ...]]:
     own = backend.config.thresholds
-    return [tuple(float(f"{share * one:.3g}") for one in own) for share in AROUND]
+    return [tuple(float(f"{share * tau:.3g}") for tau in own) for share in AROUND]
 
 
 def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tuple["Backend", int]:
-    """The model, and how many images a pass takes. On a processor as a worker there: with a single thread."""
+    """Load the model; returns it with its images a pass. On a CPU it has one thread, as in a worker."""
     import torch
 
     from diffseg.models.unet.loading import Backend
@@ -161,8 +161,8 @@ def _ticking(samples: int) -> Callable[[int], None]:
     return tick
 
 
-def _document(made: "Pilot", speed: "Speed") -> dict[str, Any]:
-    """The figures, as pilot.json keeps them."""
+def _figures(made: "Pilot", speed: "Speed") -> dict[str, Any]:
+    """The figures of pilot.json."""
     return {
         "images": len(made.samples),
         "statuses": made.statuses,
@@ -194,8 +194,8 @@ def _report(made: "Pilot", title: str) -> None:
         "encode": rates.encode,
         "all of it": rates.worker,
     }
-    said = [[name, f"{rate:,.2f}"] for name, rate in stages.items() if rate is not None]
-    console.table("One worker", ["stage", "images/s"], said)
+    rows = [[name, f"{rate:,.2f}"] for name, rate in stages.items() if rate is not None]
+    console.table("One worker", ["stage", "images/s"], rows)
     failed = {status: count for status, count in made.statuses.items() if status != "ok"}
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in sorted(failed.items()))
@@ -205,11 +205,11 @@ def _report(made: "Pilot", title: str) -> None:
 
 
 def _next(shards: list[str], model: str, segment: options.SegmentOptions, image_key: str | None, made: "Pilot") -> str:
-    """The command that labels everything as the pilot did."""
+    """The command that labels all shards with the settings of the pilot."""
     from pipeline.flags import flag
 
-    said = [flag("model", model), flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
-    said += [f"--config {shlex.quote(str(segment.config))}"] if segment.config else []
+    words = [flag("model", model), flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
+    words += [f"--config {shlex.quote(str(segment.config))}"] if segment.config else []
     settings = segment.settings() | {"image_key": image_key}
-    said += [flag(name, value) for name, value in settings.items() if value is not None]
-    return f"diffseg label --output URL {' '.join(said)} {named(shards)}"
+    words += [flag(name, value) for name, value in settings.items() if value is not None]
+    return f"diffseg label --output URL {' '.join(words)} {named(shards)}"

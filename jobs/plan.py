@@ -49,30 +49,30 @@ def plan(
 
 
 def named(shards: list[str]) -> str:
-    """Patterns as they stand in a command line, the first for many."""
+    """Patterns as they are typed on a command line; of many, only the first."""
     return shlex.join(shards) if len(shards) < 4 else f"{shlex.quote(shards[0])} ..."
 
 
 def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[str]]:
-    """A plan as a person reads it."""
+    """The lines of a plan's table."""
     from pipeline.pilot.plan import EFFICIENCY
 
     images = f"{made.images:,}"
     if not made.exact:
         near = f" ± {made.error:.0%}" if made.error is not None else ""
         images = f"about {images}{near}, estimated from the beginnings of a few shards"
-    said = [["input", f"{made.shards:,} shards, {console.size(made.bytes)}"], ["images", images]]
+    lines = [["input", f"{made.shards:,} shards, {console.size(made.bytes)}"], ["images", images]]
     if speed is None or made.worker_hours is None:
-        return [*said, ["hours, cost", "unknown: --pilot pilot.json, or --images-per-second"]]
-    said.append(["one worker", f"{speed.images_per_s:,.2f} images/s, {EFFICIENCY:.0%} of the time"])
-    said.append(["worker-hours", _hours(made.worker_hours)])
+        return [*lines, ["hours, cost", "unknown: --pilot pilot.json, or --images-per-second"]]
+    lines.append(["one worker", f"{speed.images_per_s:,.2f} images/s, {EFFICIENCY:.0%} of the time"])
+    lines.append(["worker-hours", _hours(made.worker_hours)])
     if made.cost is not None:
-        said.append(["cost", f"{made.cost:,.2f} at {price:,.2f} an hour"])
+        lines.append(["cost", f"{made.cost:,.2f} at {price:,.2f} an hour"])
     if made.output_bytes is not None:
-        said.append(["output", console.size(made.output_bytes)])
+        lines.append(["output", console.size(made.output_bytes)])
     if made.workers is not None:
-        said.append(["workers", f"{made.workers:,} to be done in {made.deadline_hours:g} hours"])
-    return said
+        lines.append(["workers", f"{made.workers:,} to be done in {made.deadline_hours:g} hours"])
+    return lines
 
 
 def _hours(hours: float) -> str:

@@ -49,7 +49,7 @@ def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 
 
 @contextmanager
 def appearing(output: str) -> Iterator[BinaryIO]:
-    """A file at a path or URL that is there only when it is whole. Raises ConfigError where it cannot be written."""
+    """Write a file at a path or URL that appears once it is whole. Raises ConfigError where it cannot be written."""
     from pipeline.storage.object_store import Store
     from pipeline.storage.url import protocol_of
 

@@ -1,6 +1,6 @@
 """`diffseg segment`: single images, to see at once what a model and its thresholds do.
 
-No result takes the place of another: of a second photo of one name, or of other thresholds, they are numbered.
+No result replaces another: results of a second photo of one name, or of other thresholds, are numbered.
 """
 
 import io
@@ -44,14 +44,14 @@ def segment(
             segmenter = DiffSeg.from_pretrained(model, settings)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    console.note(options.told(segmenter.config.thresholds))
+    console.note(options.describe(segmenter.config.thresholds))
     results = _Results(output)
     failed = sum(not _segment_one(segmenter, path, results) for path in photos)
     return 3 if failed else 0
 
 
 def _photos(images: list[Path]) -> list[Path]:
-    """The images that were named, without results of ours that lie beside them. Raises ConfigError."""
+    """The named images without results of this command among them. Raises ConfigError."""
     from pipeline.errors import ConfigError
     from pipeline.inputs import kinds
 
@@ -69,30 +69,30 @@ def _photos(images: list[Path]) -> list[Path]:
 
 
 class _Results:
-    """The folder of results: a file that is there is never written again."""
+    """The folder of results, in which no existing file is overwritten."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names = {_alike(path.name): path.name for path in folder.iterdir()}
 
     def add(self, stem: str, contents: Mapping[str, bytes]) -> list[Path]:
-        """Files STEM.KIND, or STEM-2.KIND and so on where one of them is there with other bytes. Raises OSError."""
+        """Write files STEM.KIND, or STEM-2.KIND and so on where one of them exists with other bytes. Raises OSError."""
         for number in count(1):
             name = stem if number == 1 else f"{stem}-{number}"
             files = {self._folder / f"{name}.{kind}": data for kind, data in contents.items()}
             if all(self._is_free(path, data) for path, data in files.items()):
-                with suppress(FileExistsError):  # somebody else has just taken the name
+                with suppress(FileExistsError):  # another process has just taken the name
                     self._write({path: data for path, data in files.items() if _alike(path.name) not in self._names})
                     return list(files)
         raise AssertionError("numbers do not end")
 
     def _is_free(self, path: Path, data: bytes) -> bool:
-        """Whether a name is nobody's, on a disk that tells no case either, or holds these very bytes."""
+        """Whether a name is unused, even on a disk that ignores case, or its file holds these bytes."""
         known = self._names.get(_alike(path.name))
         return known is None or (known == path.name and path.is_file() and path.read_bytes() == data)
 
     def _write(self, files: Mapping[Path, bytes]) -> None:
-        """All of them or none."""
+        """Write all files or none."""
         begun = []
         try:
             for path, data in files.items():
@@ -107,12 +107,12 @@ class _Results:
 
 
 def _alike(name: str) -> str:
-    """One spelling of names that some disks take for the same."""
+    """A spelling that is equal for names which some disks do not tell apart."""
     return normalize("NFC", name).casefold()
 
 
 def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
-    """Label one image and say where the result is; False where it could not be."""
+    """Label an image and print where its results are; False where it could not be labelled."""
     from PIL import Image
 
     from diffseg import AttentionError

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import asdict
-from itertools import pairwise
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
-    from pipeline.gallery.statistics import Detail, Histogram
+    from pipeline.gallery.statistics import Detail
     from pipeline.run.commit import Failure
 
 SHOWN = 5  # failures
@@ -36,8 +35,8 @@ def status(
     more = detail_of(ledger) if detail else None
     failed_work = failures(ledger) if detail else Counter()
     if json:
-        said = {"output": str(ledger), "fingerprint": ledger.run.fingerprint, **asdict(seen)}
-        console.say_json({**said, "detail": _as_json(more, failed_work)} if more else said)
+        document = {"output": str(ledger), "fingerprint": ledger.run.fingerprint, **asdict(seen)}
+        console.say_json({**document, "detail": _as_json(more, failed_work)} if more else document)
         return
     failed = sum(seen.failed.values())
     state = "complete" if seen.complete else f"{seen.drivers} drivers at work" if seen.drivers else "not at work"
@@ -67,7 +66,9 @@ def _as_json(detail: "Detail", failures: "Counter[Failure]") -> dict[str, Any]:
         "by_status": dict(counts.by_status()),
         "segments_mean": counts.mean_segments,
         "quality_mean": counts.mean_quality,
-        "histograms": [{"title": one.title, "edges": one.edges, "counts": one.counts} for one in counts.histograms()],
+        "histograms": [
+            {"title": each.title, "edges": each.edges, "counts": each.counts} for each in counts.histograms()
+        ],
         "failures": [{"count": count, **asdict(failure)} for failure, count in failures.most_common()],
         "storage": {folder: asdict(holding) for folder, holding in detail.storage.items()},
     }
@@ -79,11 +80,11 @@ def _show(detail: "Detail") -> None:
     samples = max(1, counts.samples)
     rows = [[status, f"{number:,}", f"{number / samples:.2%}"] for status, number in counts.by_status()]
     console.table(f"{counts.samples:,} samples by status{read}", ["", "", ""], rows)
-    for one in counts.histograms():
-        most = max(1, *one.counts)
-        bins = zip(one.ticks, one.ticks[1:], one.counts, strict=False)
+    for histogram in counts.histograms():
+        most = max(1, *histogram.counts)
+        bins = zip(histogram.ticks, histogram.ticks[1:], histogram.counts, strict=False)
         rows = [[f"{low} to {high}", f"{count:,}", "█" * round(BAR * count / most)] for low, high, count in bins]
-        console.table(f"{one.title}: {one.note}", ["", "", ""], rows)
+        console.table(f"{histogram.title}: {histogram.note}", ["", "", ""], rows)
     stored = [[folder, f"{held.objects:,}", console.size(held.size)] for folder, held in detail.storage.items()]
     console.table("on storage", ["folder", "objects", "bytes"], stored)
 
@@ -96,11 +97,3 @@ def _show_failures(failures: "Counter[Failure]") -> None:
             console.say(indent(failure.traceback, "    "))
     if len(failures) > SHOWN:
         console.say(f"{len(failures) - SHOWN:,} other failures are in failures/")
-
-
-def _bins(histogram: "Histogram") -> list[str]:
-    """What people call the bins: whole numbers by those that fall into them, others by their edges."""
-    edges = histogram.edges
-    if all(isinstance(edge, int) for edge in edges):
-        return [f"{low}" if high - low == 1 else f"{low} to {high - 1}" for low, high in pairwise(edges)]
-    return [f"{low} to {high}" for low, high in pairwise(histogram.ticks)]

@@ -29,14 +29,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in COMMANDS:  # by name: what commands share must not lean on them
+for command in COMMANDS:  # by name: shared code must not import commands
     function = getattr(import_module(f"jobs.{command}"), command)
     app.command()(function if command in BRIEF else logged(function))
 app.add_typer(import_module("jobs.bench.stages").app, name="bench")
 
 
-RESUMING = ("demo", "label", "export", "compact", "fetch")  # what these have done is done
-UsageError: Any = typer.BadParameter.__base__  # typer keeps the click it is built on to itself and exports the leaves
+RESUMING = ("demo", "label", "export", "compact", "fetch")  # called again, these do only what is missing
+UsageError: Any = (
+    typer.BadParameter.__base__
+)  # typer exports only subclasses of it, and hides the click that it is built on
 
 
 def main() -> NoReturn:
@@ -86,7 +88,7 @@ def _resumes(arguments: list[str]) -> str:
 
 
 def _line(error: Exception) -> str:
-    """What an error says, which may come from a library that says it in several lines."""
+    """An error's message in one line; that of a library may have several."""
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: lines on a terminal or in a log, and JSON where a program reads. The only file that prints."""
+"""Output of commands: lines on a terminal, and JSON for programs. No other file prints."""
 
 import json
 import sys
@@ -22,23 +22,23 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """A line of result."""
+    """Print a line of the result on stdout."""
     _out.print(line, markup=False)
 
 
 def say_json(value: Any) -> None:
-    """One JSON document and nothing else."""
+    """Print the result on stdout as one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
     sys.stdout.flush()
 
 
 def note(line: str) -> None:
-    """A line beside the result: on stderr, so that a pipe gets the result alone."""
+    """Print a line about the work on stderr, so that a pipe gets the result alone."""
     _err.print(line, markup=False)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A small table of results."""
+    """Print a small table of the result on stdout."""
     shown = Table(*columns, title=title, title_justify="left", show_header=any(columns))
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
@@ -46,7 +46,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Seconds in hours, minutes and seconds, for people."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -64,7 +64,7 @@ def size(count: float) -> str:
 
 
 def progress_line(snapshot: "Snapshot") -> str:
-    """A run's moment in one line."""
+    """The progress of a run in one line."""
     if not snapshot.labelled:
         return "starting workers"
     failed = sum(snapshot.failed.values())
@@ -79,7 +79,7 @@ def progress_line(snapshot: "Snapshot") -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[["Snapshot"], None]]:
-    """A live line on a terminal, a plain line now and then elsewhere."""
+    """A live line on a terminal, else a line every few seconds. Yields the function that shows progress."""
     if _err.is_terminal:
         with Live(Text("starting workers"), console=_err, transient=True, refresh_per_second=4) as live:
             yield lambda snapshot: live.update(Text(progress_line(snapshot)))

@@ -44,7 +44,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a fo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentOptions:
-    """The flags for what is labelled how, as they were typed; None: not given."""
+    """The flags that change labels, with the file that sets them too, as they were typed; None: not given."""
 
     config: ConfigFile = None
     mode: Mode = None
@@ -57,7 +57,7 @@ class SegmentOptions:
     dtype: Dtype = None
 
     def settings(self) -> dict[str, Any]:
-        """The flags as SegmentConfig names them. Raises ConfigError for no numbers, and for several thresholds."""
+        """The flags by the names of SegmentConfig. Raises ConfigError for what is no number, and several thresholds."""
         from pipeline.errors import ConfigError
 
         settings = asdict(self)
@@ -75,9 +75,9 @@ class SegmentOptions:
 
 
 def with_segment_options(command: Command) -> Command:
-    """The command with every flag of SegmentOptions in place of its parameter `segment`.
+    """Replace a command's parameter `segment` by every flag of SegmentOptions.
 
-    A flag that the command declares itself, with a help text of its own, stays the command's.
+    A flag that the command declares itself, with another help text, is not replaced.
     """
     signature, shared = inspect.signature(command), inspect.signature(SegmentOptions).parameters
     names = [name for name in shared if name not in signature.parameters]
@@ -89,14 +89,14 @@ def with_segment_options(command: Command) -> Command:
     for parameter in signature.parameters.values():
         parameters += [shared[name] for name in names] if parameter.name == "segment" else [parameter]
     functools.update_wrapper(run, command)
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    keywords = [one.replace(kind=one.KEYWORD_ONLY) for one in parameters]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
     vars(run)["__signature__"] = signature.replace(parameters=keywords)
     return run  # type: ignore[return-value]
 
 
 def schedule(text: str) -> tuple[float, ...]:
-    """A value of --threshold, in nats, one an iteration; a single number counts for all. Raises ConfigError."""
+    """Parse a value of --threshold, in nats, one an iteration; a single number counts for all. Raises ConfigError."""
     from pipeline.errors import ConfigError
     from pipeline.flags import ITERATIONS
 
@@ -107,8 +107,8 @@ def schedule(text: str) -> tuple[float, ...]:
     return given * ITERATIONS if len(given) == 1 else given
 
 
-def told(thresholds: Sequence[float]) -> str:
-    """The line on thresholds that every command shows before it labels."""
+def describe(thresholds: Sequence[float]) -> str:
+    """Thresholds as every command prints them before it labels."""
     from pipeline.flags import number
 
     return f"thresholds {', '.join(map(number, thresholds))} (one an iteration)"
