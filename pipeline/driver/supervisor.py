@@ -112,6 +112,7 @@ class Supervisor:
     def _stop(self, handle: WorkerHandle, end: WorkerEnd) -> list[Outcome]:
         """A worker is gone, or must go. What it held comes back."""
         self._orders.stop[handle.name] = end.reason
+        self._orders.drain.pop(handle.name, None)
         self._awaited.pop(handle.name, None)
         return list(self.registry.stop(handle, end))
 

@@ -10,6 +10,7 @@ from pipeline.driver import supervisor as module
 from pipeline.driver.pool import Capacity
 from pipeline.driver.progress import Counters
 from pipeline.driver.supervisor import Supervisor
+from pipeline.driver.workers import IDLE_S
 from pipeline.errors import FailureKind, RayLost, Stopped
 from pipeline.messages import EndKind, Orders, ShardFailure, ShardTask, WorkerEnd
 from pipeline.records import Shard
@@ -89,6 +90,17 @@ def test_workers_whose_node_is_about_to_go_are_asked_to_leave_once() -> None:
     assert supervisor.round() == []
     supervisor.round()
     assert (list(pool.orders[-1].stop), pool.orders[-1].start) == (["worker 1"], ["worker 2"])
+
+
+def test_a_worker_that_is_stopped_is_not_asked_to_leave_as_well() -> None:
+    pool = NodesPool(2)
+    supervisor = supervise(pool)
+    for handle in supervisor.registry.handles:
+        handle.busy_at -= IDLE_S + 1
+    supervisor.registry.want(1)
+    pool.now = Capacity(2, frozenset({"a"}), {"a": 30.0})
+    supervisor.round()
+    assert (list(pool.orders[-1].stop), pool.orders[-1].drain) == (["worker 0"], {"worker 1": 30.0})
 
 
 def test_more_workers_are_started_where_the_cluster_grows_and_none_is_stopped_where_it_shrinks() -> None:
