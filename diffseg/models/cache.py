@@ -33,7 +33,7 @@ class Origin:
     def from_json(cls, data: bytes) -> "Origin":
         """Parse a stored origin. Raises ValueError for anything else."""
         try:
-            return cls(**json.loads(data))
+            return cls(**json.loads(data))  # by hand: only the engine has pydantic
         except (TypeError, ValueError) as error:
             raise ValueError(f"{ORIGIN} is no note of `diffseg fetch`: {error}") from error
 

@@ -1,9 +1,9 @@
 """When a worker of a bench job began and last committed, and what its stages cost: one note a worker, on storage."""
 
-import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from pipeline import documents
 from pipeline.messages import Receipt, ShardTask
 from pipeline.run.ledger import Ledger
 from pipeline.worker.stage_timer import MetricsSnapshot
@@ -41,9 +41,9 @@ class TimeRecorder:
         other = time.process_time() - self._cpu_before - sum(snapshot.cpu_s.values())
         cpu = {**snapshot.cpu_s, "other": other}
         note = WorkerTimes(self._began, ended, rows, snapshot.busy_s, dict(snapshot.waited_s), cpu)
-        self._ledger.store.replace(f"{NOTES}/{self._ledger.writer.attempt}.json", json.dumps(asdict(note)).encode())
+        self._ledger.store.replace(f"{NOTES}/{self._ledger.writer.attempt}.json", documents.to_json(note))
 
 
 def recorded_times(ledger: Ledger) -> list[WorkerTimes]:
     """The last note of every worker of a run."""
-    return [WorkerTimes(**json.loads(ledger.store.get(name))) for name, _ in ledger.store.list(f"{NOTES}/")]
+    return [documents.from_json(WorkerTimes, ledger.store.get(name)) for name, _ in ledger.store.list(f"{NOTES}/")]

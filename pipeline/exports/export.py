@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
 
-from pipeline import flags
+from pipeline import documents, flags
 from pipeline.concurrency import ParallelMap
 from pipeline.datasets.samples import LabelledSample, Samples
 from pipeline.datasets.selection import Part, RowCounts, Selection
@@ -75,16 +75,6 @@ class State:
         for side, images in sorted(other.sides.items()):
             self.sides[side] = self.sides.get(side, 0) + images
 
-    def to_json(self) -> bytes:
-        """As a part's record."""
-        return json.dumps(asdict(self), indent=2).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "State":
-        """Parse a part's record."""
-        fields = json.loads(data)
-        return cls(**{**fields, "tally": RowCounts(**fields["tally"])})
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -142,7 +132,7 @@ def export(
     store = Store(url)
     _begin(store, _description(ledger, windows, kind, selection, images, members))
     if store.exists(SUCCESS):
-        return Exported(str(store), State.from_json(store.get(SUCCESS)), _missing(ledger), idle=True)
+        return Exported(str(store), documents.from_json(State, store.get(SUCCESS)), _missing(ledger), idle=True)
     planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), format_.categories)
     work = Work(kind, len(planned.parts), selection, images, members, planned.names, planned.categories)
     state = State()
@@ -151,7 +141,7 @@ def export(
         tick(state)
     if format_.finish:
         format_.finish(store, state.parts, sorted(state.sides))
-    store.put_new(SUCCESS, state.to_json())
+    store.put_new(SUCCESS, documents.to_json(state, indent=2))
     return Exported(str(store), state, _missing(ledger), idle=False)
 
 
@@ -204,7 +194,7 @@ def _written(
 
     written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
     for part in parts:
-        yield State.from_json(store.get(_record(part))) if _record(part) in existing else next(written)
+        yield documents.from_json(State, store.get(_record(part))) if _record(part) in existing else next(written)
 
 
 def _record(part: Part) -> str:
@@ -235,7 +225,7 @@ def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
                 sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(writer))
             sides[sample.side](sample)
             state.sides[sample.side] = state.sides.get(sample.side, 0) + 1
-    store.put_new(_record(part), state.to_json())
+    store.put_new(_record(part), documents.to_json(state, indent=2))
     return state
 
 
