@@ -45,6 +45,7 @@ def _log(file: Path | None, verbose: bool, owner: str | None) -> Iterator[None]:
     from pipeline.errors import ConfigError, PipelineError
     from pipeline.logs import context
     from pipeline.logs.records import written
+    from pipeline.logs.traces import told
 
     name, colon, path = os.environ.get("DIFFSEG_LOG", "").partition(":")
     if (name or colon) and (name.lower() not in LEVELS or (colon and not path)):
@@ -61,8 +62,8 @@ def _log(file: Path | None, verbose: bool, owner: str | None) -> Iterator[None]:
             except PipelineError as error:
                 logger.error("stopped: %s", error, exc_info=None if error.expected else error)
                 raise
-            except Exception:
-                logger.exception("stopped")
+            except Exception as error:
+                logger.exception("stopped: %s", told(error))
                 raise
             except BaseException as error:  # Ctrl-C, SIGTERM
                 logger.warning("stopped: %s", type(error).__name__)

@@ -29,6 +29,7 @@ from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.cluster.task import BEAT, run
 from pipeline.logs.records import collect
+from pipeline.logs.traces import told
 from pipeline.messages import EndKind, Orders, WorkerEnd
 from pipeline.worker.host import Report
 
@@ -69,7 +70,7 @@ class Host:
         try:
             return getattr(self, name)(*args)
         except Exception as error:
-            logger.exception("%s", name)
+            logger.exception("%s: %s", name, told(error))
             return Failed(cause(error))
 
     def begin(self, address: str | None, folder: str) -> Began:

@@ -4,6 +4,7 @@ The truth streams by; what stays is a row a sample and method, and the label map
 """
 
 import heapq
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from pipeline.concurrency import ParallelMap, map_here
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.score import LeftOut, Scored, ScoreOrReason, Scorer, Work
 from pipeline.evaluation.truth import Truth
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class MethodResult:
         why = f"{outcome.reason}: {outcome.detail}".removesuffix(": ") if isinstance(outcome, LeftOut) else None
         self.rows.append({"key": key, "method": method, **measures, "left_out": why})
         if isinstance(outcome, LeftOut):
+            logger.debug("%s, %s: %s", method, key, why)
             self.left_out[outcome.reason] += 1
             self.examples.setdefault(outcome.reason, f"{key} {outcome.detail}".strip())
             return

@@ -1,5 +1,6 @@
 """The images that score least, for people: what was labelled beside what is true."""
 
+import logging
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -13,6 +14,7 @@ from pipeline.inputs import decode
 from pipeline.records import OK
 
 TRUTHS = 2  # annotators shown: more make pictures too small to see
+logger = logging.getLogger(__name__)
 
 
 def worst_page(evaluation: Evaluation, scorer: Scorer, name: str) -> bytes:
@@ -52,7 +54,8 @@ def _items(evaluation: Evaluation, scorer: Scorer) -> Iterator[GalleryItem]:
 def _photo(work: Work) -> UInt8[np.ndarray, "H W 3"] | None:
     try:
         return None if work.truth.image is None else decode.decode(work.truth.image)
-    except decode.UndecodableImage:
+    except decode.UndecodableImage as error:
+        logger.debug("%s is shown without its photo: %s", work.truth.key, error)
         return None
 
 

@@ -7,7 +7,7 @@ import traceback
 from pipeline.searchpath import ROOT
 
 PACKAGES = ("diffseg", "pipeline", "jobs")
-TRACEBACK = 4_000  # characters that are kept: the end, where the error is
+TRACEBACK = 4_000  # bytes that are kept: the end, where the error is
 TOLD = 250  # characters of an error in one line
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # of a terminal; tabs and ends of lines stay
 _QUERY = re.compile(r"(\b\w{1,20}://[^\s'\"?]*)\?[^\s'\"]*")
@@ -21,7 +21,8 @@ def redacted(text: str) -> str:
 
 def traceback_of(error: BaseException) -> str:
     """The end of an error's traceback, after those of its causes as far as there is room."""
-    return redacted("".join(traceback.format_exception(error))[-2 * TRACEBACK :])[-TRACEBACK:].strip()
+    text = redacted("".join(traceback.format_exception(error))[-2 * TRACEBACK :])
+    return text.encode("utf-8", "backslashreplace")[-TRACEBACK:].decode(errors="ignore").strip()
 
 
 def raised_at(error: BaseException) -> str:

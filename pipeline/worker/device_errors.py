@@ -6,6 +6,7 @@ Classes tell little. CUDA's failures are `torch.AcceleratorError` from torch's o
 failure of the first kind every later call fails too ("sticky" in CUDA's manual), so the device is asked.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import Any
 
 from diffseg.types import AttentionError
 from pipeline.errors import ConfigError, OutOfMemory, PipelineError, WorkerLost
+
+logger = logging.getLogger(__name__)
 
 
 class Cause(Enum):
@@ -87,7 +90,8 @@ def device_answers() -> bool | None:
         return None
     try:
         torch.cuda.synchronize()
-    except Exception:  # noqa: BLE001 - an exception of any class is the answer
+    except Exception as error:  # an exception of any class is the answer
+        logger.exception("the device does not answer: %s", error)
         return False
     return True
 

@@ -123,7 +123,7 @@ class WorkerHost:
             kind = EndKind.LOST if error.retryable or error.resumable else EndKind.PERMANENT
             end = WorkerEnd(kind, str(error)[:500], "" if error.expected else traceback_of(error))
         except Exception as error:  # whatever ends a worker is for the driver to judge
-            logger.exception("ends")
+            logger.exception("ends: %s", told(error))
             end = WorkerEnd(EndKind.LOST, told(error)[:500], traceback_of(error))
         self._end = end
         self._outcomes.put(None)

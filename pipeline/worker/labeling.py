@@ -93,8 +93,9 @@ def label_batch(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSamp
         if isinstance(error, PipelineError) and not isinstance(error, OutOfMemory):
             raise
         if len(batch) == 1:
-            logger.exception("sample %d (%s) has no labels", batch[0].raw.index, batch[0].raw.key)
-            return [Row(failed_row(task, _failure(batch[0], "model_error", told(error))))]
+            text = told(error)
+            logger.exception("sample %d (%s) has no labels: %s", batch[0].raw.index, batch[0].raw.key, text)
+            return [Row(failed_row(task, _failure(batch[0], "model_error", text)))]
         half = len(batch) // 2  # one bad sample: halves find out which
         return label_batch(segmenter, task, batch[:half]) + label_batch(segmenter, task, batch[half:])
     return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]

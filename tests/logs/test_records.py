@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.concurrency import prefetch_map
-from pipeline.errors import ConfigError, CorruptShard
+from pipeline.errors import ConfigError, CorruptShard, Unhandled
 from pipeline.logs import context, records, traces
 from pipeline.logs.records import Buffer, replay, written
+from pipeline.messages import ShardTask
 from pipeline.storage import retry
+from pipeline.worker.committer import failure_of
 
 logger = logging.getLogger("pipeline.tested")
 
@@ -151,6 +153,20 @@ def test_a_traceback_is_short_and_holds_no_secret():
     assert "versionId" not in text
     assert at.startswith("tests/logs/test_records.py:")
     assert traces.told(failing()) == f"ValueError: number 0 ({traces.raised_at(failing())})"
+
+
+def test_a_failure_with_its_traceback_stays_below_its_documented_size(shards):
+    def deep(level: int) -> None:
+        if level:
+            deep(level - 1)
+        raise Unhandled("é" * 100_000)
+
+    with pytest.raises(Unhandled) as raised:
+        deep(200)
+    failure = failure_of(ShardTask(shards[0]), raised.value)
+    assert failure.traceback
+    assert f"tests/logs/test_records.py:{deep.__code__.co_firstlineno + 3})" in failure.error
+    assert len(pickle.dumps(failure)) < 6_000
 
 
 def test_the_owner_is_told_by_flag_variable_or_login(monkeypatch):
