@@ -35,7 +35,7 @@ from pipeline.worker.stage_timer import MetricsSnapshot
 
 WORKERS = (10, 100, 300, 1_000)
 WINDOW_S = 60.0  # of 1,024 images on a GPU at 17 images/s
-HOST = "from pool import CrowdedHost, ray_process; ray_process.main(CrowdedHost)"
+HOST = "from pool import CrowdedServer, ray_process; ray_process.main(CrowdedServer)"
 SECONDS = 20.0  # measured, after as many for the crowd to come
 ERRORS = "POOL_ERRORS"  # set in the environment of a crowd whose workers log errors
 
@@ -80,11 +80,11 @@ class Crowd:
         return self._calls
 
 
-class CrowdedHost(ray_process.Host):
+class CrowdedServer(ray_process.RayServer):
     """All workers are one actor."""
 
     def begin(self, *given):
-        """As Host, and the crowd comes."""
+        """As RayServer, and the crowd comes."""
         began = super().begin(*given)
         self._crowd = ray.remote(Crowd).options(max_concurrency=10_000, num_cpus=0).remote()
         self._started = 0

@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.cluster import ray_private, ray_process
 
 
-class KillHost(ray_process.Host):
+class KillHost(ray_process.RayServer):
     """The process that Ray is in, for a chaos monkey."""
 
     def workers_of(self, driver: int) -> list[tuple[str, int]]:

@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import ActorSpec, Began, ClusterState, Failed, Logged, Step
+from pipeline.cluster.messages import ActorSpec, ClusterState, Failed, Logged, RayStart, Step
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
@@ -72,7 +72,7 @@ class Cluster:
         self._output: IO[bytes]  # standard output and error of Ray's process; the end of it tells why it ended
         self._folder = ""
         self._starts: Starts | None = None
-        self._began, self._state = Began(), ClusterState()
+        self._began, self._state = RayStart(), ClusterState()
         self._next_check = 0.0
         self._lost_reason = ""  # why no call is made any more
         self._gcs_silent_since: float | None = None  # when the GCS was first found not to listen
@@ -131,7 +131,7 @@ class Cluster:
         return self._state
 
     def exchange(self, orders: Orders, spec: ActorSpec | None) -> dict[str, Report | WorkerEnd]:
-        """See Host.exchange. Raises RayLost."""
+        """See RayServer.exchange. Raises RayLost."""
         answers: dict[str, Report | WorkerEnd] = self.call("exchange", orders, spec)
         if any(isinstance(answer, WorkerEnd) for answer in answers.values()):
             self.check_soon()
@@ -153,7 +153,7 @@ class Cluster:
         return map_on_cluster(self, function, items, in_flight or 2 * self.cpus)
 
     def call(self, name: str, *arguments: Any, within: float = CALL_S) -> Any:
-        """Call a method of `Host` in Ray's process. Drivers wait for Ray here alone.
+        """Call a method of `RayServer` in Ray's process. Drivers wait for Ray here alone.
 
         within: seconds, for an answer or a step towards one. Raises RayLost where none comes, or where a process of Ray
         is gone or fails.
@@ -276,7 +276,7 @@ class Cluster:
             )  # fmt: skip
         self._starts = None if self._address else Starts(self._folder, self._process.pid)
         step_s = min(self.silence_s, SILENCE_S)  # a long --stall is for machines that come later, not for this one
-        began: Began = self.call("begin", self._address, self._folder, within=step_s)
+        began: RayStart = self.call("begin", self._address, self._folder, within=step_s)
         if began.refused and self._address:
             _check_reachable(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
@@ -302,7 +302,7 @@ class Cluster:
 
     def _end(self, within: float = 0.0) -> None:
         """End all processes and delete all files of this `with`. within: seconds to leave a cluster in order."""
-        self._began = Began()
+        self._began = RayStart()
         if self._process:
             self._line.close()
             if within and self._address and not self._lost_reason:

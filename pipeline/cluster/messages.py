@@ -31,7 +31,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class RayStart:
     """Where Ray's own processes listen: this machine's raylet (a path), and the GCS (host:port); empty: not known.
 
     refused: why Ray did not start, or cannot be joined; permanent: another start would fail too.

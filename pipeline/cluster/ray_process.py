@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from pipeline.cluster import ray_private
 from pipeline.cluster.actor import LabelActor
 from pipeline.cluster.causes import cause, raised
-from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, Began, ClusterState, Failed, Logged, Step
+from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, ClusterState, Failed, Logged, RayStart, Step
 from pipeline.cluster.metrics import RunGauges
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
@@ -38,7 +38,7 @@ END_S = 10.0  # for processes to end by themselves
 logger = logging.getLogger(__name__)
 
 
-class Host:
+class RayServer:
     """The calls that a driver can make."""
 
     def __init__(self, line: Line, folder: str) -> None:
@@ -73,7 +73,7 @@ class Host:
             logger.exception("%s: %s", name, told(error))
             return Failed(cause(error))
 
-    def begin(self, address: str | None, folder: str) -> Began:
+    def begin(self, address: str | None, folder: str) -> RayStart:
         """Join the Ray at an address, or start a private one in a folder."""
         quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
         inner = f"{folder}/{private.RAYS}"
@@ -87,8 +87,8 @@ class Host:
             lasting = isinstance(error, (ValueError, OSError)) and not isinstance(
                 error, (ConnectionError, TimeoutError)
             )
-            return Began(refused=cause(error), permanent=lasting)
-        return Began(*ray_private.own_node())
+            return RayStart(refused=cause(error), permanent=lasting)
+        return RayStart(*ray_private.own_node())
 
     def look(self) -> ClusterState:
         """The state of the cluster now."""
@@ -199,7 +199,7 @@ def _next(stream: Any) -> bytes | str | None:
     return None if value == BEAT else value
 
 
-def main(kind: type[Host] = Host) -> None:
+def main(kind: type[RayServer] = RayServer) -> None:
     """Serve a driver. When it is gone, end all processes of a private Ray and delete its folder.
 
     Arguments of the process: the file descriptor of the line; the folder of a private Ray, empty to join a cluster.

@@ -191,4 +191,4 @@ def test_what_processes_of_a_cluster_log_is_in_the_log_and_an_error_has_its_line
     text = log.read_text()
     assert "item 1 was asked twice" in text
     assert f'test_where_it_failed.py", line {work.__code__.co_firstlineno + 2}, in work' in traceback_of(raised.value)
-    assert "AttributeError: 'Host' object has no attribute 'no such call'" in text
+    assert "AttributeError: 'RayServer' object has no attribute 'no such call'" in text

@@ -33,7 +33,7 @@ def act(place: Path, word: str) -> None:
         (logs / "raylet.out").write_text(f"Started worker process with pid {ended.pid}\n")
     if word in ("hangs", "unborn"):
         time.sleep(60)
-    from pipeline.cluster.messages import Began, ClusterState, Failed
+    from pipeline.cluster.messages import ClusterState, Failed, RayStart
     from pipeline.cluster.process.line import Line  # takes the better part of a second
 
     line = Line(socket.socket(fileno=int(sys.argv[1])))
@@ -47,7 +47,7 @@ def act(place: Path, word: str) -> None:
         if name == "begin":
             refused = "bad luck" if word in ("refuses", "refuses for good") else ""
             gcs = os.environ.get("FAKE_GCS", "")
-            line.send((number, Began(str(place / "raylet"), gcs, refused, permanent=word == "refuses for good")), 5)
+            line.send((number, RayStart(str(place / "raylet"), gcs, refused, permanent=word == "refuses for good")), 5)
         elif name == "look":
             line.send((number, ClusterState(cpus=3)), 5)
         elif name == "echo":
