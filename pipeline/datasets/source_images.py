@@ -13,9 +13,8 @@ from functools import lru_cache
 from typing import BinaryIO
 
 from pipeline.errors import ConfigError, CorruptShard, ShardChanged
-from pipeline.inputs.reader import read_shard
+from pipeline.inputs.reader import HEADERS_ONLY, read_shard
 from pipeline.inputs.tar.reading import image_of, read_samples
-from pipeline.inputs.tar.splitting import HEADERS_ONLY
 from pipeline.records import RawSample, Shard
 from pipeline.run.layout import WindowObject, window_stem
 from pipeline.run.ledger import Ledger

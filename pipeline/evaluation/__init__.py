@@ -1,1 +1,1 @@
-"""A run held against truth."""
+"""Evaluation: a run compared with a data set's truth."""

@@ -1,6 +1,6 @@
-"""A whole data set measured: every sample of the truth meets the label map of its key, and everything is accounted for.
+"""Evaluation of a data set: every sample of the truth is compared with the label map of its key, or reported.
 
-The truth streams by; what stays is a row a sample and method, and the label maps of the run (`predictions`).
+The truth is streamed; a row per sample and method, and the label maps of the run (`predictions`) stay in memory.
 """
 
 import heapq
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class MethodResult:
-    """What one method scored. rows: one a sample of the truth, scored or left out; left_out: how many, by reason."""
+    """The scores of one method. rows: one a sample of the truth, scored or left out; left_out: how many, by reason."""
 
     scores: list[ImageScore] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class MethodResult:
     matching: DatasetMatching | None = None
 
     def add(self, method: str, key: str, outcome: ScoreOrReason) -> None:
-        """Take in one sample."""
+        """Add one sample."""
         score = outcome.score if isinstance(outcome, Scored) else None
         measures = {name: getattr(score, name, None) for name in MEASURES}
         why = f"{outcome.reason}: {outcome.detail}".removesuffix(": ") if isinstance(outcome, LeftOut) else None
@@ -61,7 +61,7 @@ class MethodResult:
 
 @dataclass(slots=True)
 class Evaluation:
-    """A data set measured.
+    """The result of an evaluation.
 
     no_truth: for each run its keys that the truth does not have. worst: the lowest figures of the first method.
     """
@@ -76,14 +76,14 @@ class Evaluation:
         return [row for result in self.results.values() for row in result.rows]
 
     def lead(self, measure: str) -> dict[str, Interval]:
-        """How far the first method is above each other one, image by image where both have a score."""
+        """Lead of the first method over each other one, image by image where both have a score."""
         first, *others = self.results
         return {other: mean_interval(np.array(self._differences(first, other, measure))) for other in others}
 
-    def _differences(self, one: str, other: str, measure: str) -> list[float]:
-        pairs = zip(self.results[one].rows, self.results[other].rows, strict=True)
-        found = ((ours[measure], theirs[measure]) for ours, theirs in pairs)
-        return [ours - theirs for ours, theirs in found if ours is not None and theirs is not None]
+    def _differences(self, method: str, baseline: str, measure: str) -> list[float]:
+        pairs = zip(self.results[method].rows, self.results[baseline].rows, strict=True)
+        values = ((row[measure], compared[measure]) for row, compared in pairs)
+        return [value - base for value, base in values if value is not None and base is not None]
 
 
 def evaluate(
@@ -98,7 +98,7 @@ def evaluate(
     """Measure every sample of the truth with every method of the scorer.
 
     runs: by the name they have among the methods. parallel_map: where samples are scored.
-    worst: how many of the images that the first method does worst on to keep, by the protocol's leading figure.
+    worst: how many images with the lowest leading figure of the first method to keep.
     Raises ConfigError where no key of the truth is a key of the run.
     """
     protocol = scorer.protocol
@@ -133,7 +133,7 @@ def _pair(truth: Truth, runs: Mapping[str, Predictions]) -> Iterator[Work]:
 
 
 def _noted(works: Iterator[Work], out: deque[Work]) -> Iterator[Work]:
-    """The same, each written down as it is handed out: images need not travel back with their scores."""
+    """Keep each sample that is sent to a scorer: images need not be sent back with their scores."""
     for work in works:
         out.append(work)
         yield work

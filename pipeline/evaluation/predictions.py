@@ -1,4 +1,4 @@
-"""What a run says of every image, by the key the data set has for it.
+"""Predictions: the label maps of a run, by the keys of the data set.
 
 Memory: label maps stay encoded, 2 to 3 kB each: 100,000 images take about 300 MB.
 """
@@ -17,7 +17,7 @@ REPEATS = LeftOut("a key that repeats in the run")
 
 
 class Predictions:
-    """The label maps of a run. A key is found whole, or by the last part of its path where only one has that."""
+    """The label maps of a run, found by the whole key, or by the last part of its path where that is unique."""
 
     def __init__(self, ledger: Ledger, protocol: Protocol, *, categories: bool = False) -> None:
         self.name = str(ledger)
@@ -44,20 +44,20 @@ class Predictions:
         self._found[key] = Prediction(row["label_map"], (row["height"], row["width"]), clusters)
 
     def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-        """Categories as numbers that are the same in every image."""
+        """Categories as numbers that are consistent over all images."""
         named = ((segment["id"], segment["category"]) for segment in segments if segment["category"])
         return {id_: self._clusters.setdefault(category, len(self._clusters)) for id_, category in named}
 
     def __getitem__(self, key: str) -> Prediction | LeftOut:
-        """What the run has for a sample of the truth."""
+        """The prediction for a sample of the truth."""
         self._asked.add(key)
-        place = key if key in self._found else self._by_name.get(_last(key), "")
-        if place is None:
+        own_key = key if key in self._found else self._by_name.get(_last(key), "")
+        if own_key is None:
             return REPEATS
-        if place not in self._found:
+        if own_key not in self._found:
             return LeftOut("no row in the run")
-        self._met.add(place)
-        found = self._found[place]
+        self._met.add(own_key)
+        found = self._found[own_key]
         return replace(found, clusters=None) if isinstance(found, Prediction) and not self._clusters else found
 
     @property
@@ -68,10 +68,10 @@ class Predictions:
     def check_some_key_matches(self) -> None:
         """Raises ConfigError where the run and the truth have no key in common."""
         if self._asked and not self._met:
-            ours, theirs = min(self._found), min(self._asked)
+            own, asked = min(self._found), min(self._asked)
             raise ConfigError(
-                f"{self.name} has none of the {len(self._asked)} keys of the truth: keys are like {ours!r} here and "
-                f"like {theirs!r} there"
+                f"{self.name} has none of the {len(self._asked)} keys of the truth: keys are like {own!r} here and "
+                f"like {asked!r} there"
             )
 
 

@@ -1,4 +1,4 @@
-"""How a data set is measured: what its label values mean, where its files lie, in which view the comparison is made.
+"""Evaluation protocols: the meaning of a data set's label values, its files, and the view that is compared.
 
 Sources: COCO-Stuff (Caesar et al., CVPR 2018) with the 27 coarse classes of IIC and PiCIE; Cityscapes (Cordts et al.,
 CVPR 2016), its 27 classes of void-free label ids; the views are those of DiffSeg (arXiv 2308.12469).
@@ -34,9 +34,9 @@ CITYSCAPES_27 = _classes("cityscapes-27.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """A data set's rules.
+    """The rules of a data set.
 
-    classes: label values by class; None: values are regions of one image and mean nothing beyond it.
+    classes: label values by class; None: values are regions of one image only.
     ignore: values that are no region, where there are no classes.
     label_file, image_file: paths below the data set's folder, group 1 the key; None: named as in a WebDataset shard.
     key: what of a sample's key, which may be a path, is the data set's own (group 1).
@@ -68,7 +68,7 @@ class Protocol:
         return found.group(1) if found else key
 
     def truth_of(self, values: Integer[np.ndarray, "H W"]) -> Integer[np.ndarray, "H W"]:
-        """Label values as classes (or regions), IGNORE where the protocol does not look."""
+        """Label values as classes or regions, IGNORE for values that the protocol ignores."""
         values = values.astype(np.int64)
         if self.classes is None:
             return np.where(np.isin(values, self.ignore), IGNORE, values) if self.ignore else values
@@ -104,7 +104,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def protocol_named(name: str, classes: int | None = None, ignore: tuple[int, ...] = ()) -> Protocol:
-    """A published protocol by name, or the rules for label maps of one's own.
+    """A published protocol by name, or rules for a user's own label maps.
 
     classes: for `regions`, how many classes the values 0..classes-1 stand for (then measured as classes, whole image).
     ignore: for `regions`, values that are not compared.

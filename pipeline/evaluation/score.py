@@ -1,7 +1,7 @@
-"""One sample measured: its truth decoded once, every method's label map brought to the view of the protocol and scored.
+"""Scoring of one sample: its truth is decoded once, every method's label map is scored in the protocol's view.
 
 A method is the run itself, a baseline on the same image, or the annotators against each other.
-What cannot be scored is a value that says why: nothing falls out of a figure without a word.
+A sample that cannot be scored gives a value with the reason: none is left out of a figure silently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing e
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a run says of an image.
+    """The prediction of a run for an image.
 
     label_map: PNG. size: height, width of the upright source image.
-    clusters: what ids stand for in the whole run, the others standing for nothing; None: an id stands for itself.
+    clusters: by id its cluster in the whole run, other ids have none; None: an id is its own cluster.
     """
 
     label_map: bytes
@@ -38,7 +38,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Why an image has no score, in words that are counted, and what was found."""
+    """Why an image has no score: a reason, by which images are counted, and details."""
 
     reason: str
     detail: str = ""
@@ -59,7 +59,7 @@ ScoreOrReason = Scored | LeftOut
 class Work:
     """A sample to measure.
 
-    labelled: what each run says of it; LeftOut where it has no label map. refused: why no method may score it.
+    labelled: the prediction of each run; LeftOut where it has no label map. refused: why no method may score it.
     """
 
     truth: TruthSample
@@ -79,7 +79,7 @@ class Scorer:
     tables: bool = False
 
     def __call__(self, work: Work) -> dict[str, ScoreOrReason]:
-        """One outcome a method. Raises nothing a sample could cause."""
+        """One outcome per method. Faults of a sample are values, not exceptions."""
         truths = work.refused or decode_truths(work.truth, self.protocol)
         if isinstance(truths, LeftOut):
             return dict.fromkeys(self.methods, truths)
@@ -88,7 +88,7 @@ class Scorer:
     def _score(self, method: str, work: Work, truths: Sequence[np.ndarray]) -> ScoreOrReason:
         view = self.protocol.view(*truths[0].shape)
         views = [view.sample(truth) for truth in truths]
-        if any((one < 0).all() for one in views):
+        if any((each < 0).all() for each in views):
             return LeftOut("a truth that ignores every pixel")
         if method == HUMANS:
             return self._humans(views)
@@ -147,7 +147,7 @@ def decode_truths(truth: TruthSample, protocol: Protocol) -> list[Integer[np.nda
         found = [decode_truth(data, protocol) for data in truth.label_maps]
     except ValueError as error:
         return LeftOut("unreadable truth", str(error))
-    shapes = sorted({one.shape for one in found})
+    shapes = sorted({each.shape for each in found})
     return found if len(shapes) == 1 else LeftOut("annotators of different sizes", f"(height, width): {shapes}")
 
 

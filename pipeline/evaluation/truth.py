@@ -1,7 +1,7 @@
-"""The truth of a data set: per sample its key, its label maps, and its image where that lies beside them.
+"""Truth of a data set: per sample its key, its label maps, and its image where that lies beside them.
 
-Goes in: WebDataset shards, or a folder. Files are found and grouped here; what their values mean, and how a published
-data set names its files, is the protocol's.
+Input: WebDataset shards, or a folder. Files are found and grouped here; the protocol defines the meaning of their
+values and the file names of published data sets.
 """
 
 import io
@@ -48,7 +48,7 @@ class Truth:
     listed: frozenset[str] | None = None
 
     def __iter__(self) -> Iterator[TruthSample]:
-        """What is to be measured; a listed key that is nowhere comes last, without label maps."""
+        """The samples to measure; listed keys that are missing come last, without label maps."""
         missing = set(self.listed or ())
         for sample in self.samples(self.listed):
             if self.listed is None or sample.key in self.listed:
@@ -80,7 +80,7 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
 
 
 def _read_whole(shard: Shard) -> Iterator[RawSample]:
-    """A figure over a part of the truth would be another figure: damage is an error here."""
+    """Read all samples of a shard; damage is an error: a figure over a part of the truth would be another figure."""
     try:
         yield from read_shard(shard)
     except ShardError as error:
@@ -88,7 +88,7 @@ def _read_whole(shard: Shard) -> Iterator[RawSample]:
 
 
 def decode_truth(data: bytes, protocol: Protocol) -> Integer[np.ndarray, "H W"]:
-    """A true label map as classes or regions, IGNORE where the protocol does not look.
+    """A true label map as classes or regions, IGNORE for values that the protocol ignores.
 
     Raises ValueError for bytes that are no image of one channel.
     """
@@ -105,7 +105,7 @@ def _names_shards(source: str) -> bool:
     name = redact(source)
     if name.lower().endswith((*kinds.SHARD_SUFFIXES, *kinds.LIST_SUFFIXES)):
         return True
-    return any(c in name for c in "*{[") and not patterns.is_there(source)
+    return any(c in name for c in "*{[") and not patterns.exists(source)
 
 
 def _sample(key: str, members: Mapping[str, T], member: str | None, read: Callable[[T], bytes]) -> TruthSample:
@@ -145,7 +145,7 @@ def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: fro
 def _group(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Files by key and extension, by WebDataset's rule applied to the last part of their paths.
 
-    So `images/7.jpg` and `labels/7.png` are one sample. Raises ConfigError where two files claim one place.
+    So `images/7.jpg` and `labels/7.png` are one sample. Raises ConfigError where two files have one key and extension.
     """
     found: dict[str, dict[str, str]] = {}
     for name in names:

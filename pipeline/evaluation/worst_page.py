@@ -1,4 +1,4 @@
-"""The images that score least, for people: what was labelled beside what is true."""
+"""Page of the worst images: predictions beside the truth."""
 
 import logging
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _photo(work: Work) -> UInt8[np.ndarray, "H W 3"] | None:
 
 
 def _map(label_map: Integer[np.ndarray, "H W"], caption: str, quality: float | None = None) -> GalleryMap:
-    """Ids are counted anew: regions of a truth may have any."""
+    """Renumber ids from 0: regions of a truth may have any."""
     ids, labels, areas = np.unique(label_map, return_inverse=True, return_counts=True)
     ignored = int((ids < 0).sum())
     box = (0, 0, label_map.shape[1], label_map.shape[0])

@@ -1,1 +1,1 @@
-"""A run in the formats that other tools read: committed rows, and the source shards where photos are wanted, go in."""
+"""Exports: a run in the formats of other tools, with the photos of its source shards where they are wanted."""

@@ -1,1 +1,1 @@
-"""Shards of images in: what a user names becomes samples."""
+"""Inputs: patterns become pinned shards, and shards become samples."""

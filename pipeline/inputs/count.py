@@ -1,7 +1,7 @@
-"""How many samples shards hold, known or estimated without reading them.
+"""Counts of samples in shards, known or estimated without reading them.
 
-Parquet and folders say it; a tar does not, so the beginnings of a few tell how many bytes a sample takes. The same
-shards give the same counts: whoever draws by them draws the same.
+Parquet files and folders record their number; a tar does not, so the beginnings of a few tars tell how many bytes a
+sample takes. The counts of given shards are deterministic, and so is a sample drawn by them.
 """
 
 import logging
@@ -12,13 +12,12 @@ from statistics import fmean, stdev
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import CorruptShard
 from pipeline.inputs.folder import reading
-from pipeline.inputs.reader import read_shard
+from pipeline.inputs.reader import HEADERS_ONLY, read_shard
 from pipeline.records import Shard
 
-TARS, FIRST = 8, 32  # tars looked at, of each kind, and samples at the beginning of each
-SAID = 64  # shards looked at of a kind that says how many samples it holds
-DECOMPRESSED = 4 << 20  # bytes of a compressed tar that must be behind: what lies decompressed ahead is not told apart
-NO_BYTES = 1 << 62  # as the first sample wanted: those before it come by their headers alone
+TARS, FIRST = 8, 32  # tars read of each kind, and samples at the beginning of each
+RECORDED = 64  # shards read of a kind that records its number of samples
+DECOMPRESSED = 4 << 20  # bytes of a compressed tar to read at least: the decompressor reads ahead by an unknown amount
 logger = logging.getLogger(__name__)
 
 
@@ -26,12 +25,12 @@ logger = logging.getLogger(__name__)
 class Counts:
     """Samples of each shard, by id, in order.
 
-    exact: none is estimated; error: relative, at 95 % confidence. damaged: why some that were looked at have no more.
+    exact: none is estimated; error: relative, at 95 % confidence. damaged: why shards that were read end early.
     """
 
     samples: Mapping[str, int]
     exact: bool
-    error: float | None = None  # None: too few shards were looked at to tell
+    error: float | None = None  # None: too few shards were read to estimate it
     damaged: tuple[str, ...] = ()
 
     @property
@@ -41,8 +40,8 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What the beginning of a shard shows: samples in so many of its bytes; whole: there is no more of it."""
+class _Beginning:
+    """The beginning of a shard: samples in so many of its bytes; whole: the shard ends there."""
 
     shard: Shard
     samples: int
@@ -52,30 +51,34 @@ class _Look:
 
     @property
     def total(self) -> float:
-        """Samples of the shard, if the rest is like its beginning."""
+        """Samples of the shard, estimated from its beginning."""
         return self.samples if self.whole or not self.bytes else self.samples * self.shard.size / self.bytes
 
 
 def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     """Samples of each shard, from a listing or the headers of a few of them.
 
-    Raises ConfigError where it is open which column of a Parquet file holds images, StorageError, ShardChanged.
+    Raises ConfigError where several columns of a Parquet file may hold the images, StorageError, ShardChanged.
     """
     found: dict[str, int] = {}
     exact = True
     damaged: list[str] = []
     errors: list[tuple[float, float | None]] = []  # of each kind: samples, relative error
-    for kind, same in _by_kind(shards).items():
-        looked = list(prefetch_map(lambda shard: _look(shard, image_key), _spread(same, kind), depth=8, threads=8))
-        seen = {look.shard.id: round(look.total) for look in looked}
-        samples, size = sum(look.total for look in looked), sum(look.shard.size for look in looked)
-        each = samples / size if size else 0.0
-        damaged += [f"{look.shard.url}: {look.damage}" for look in looked if look.damage]
-        of_kind = {shard.id: seen.get(shard.id, round(shard.size * each)) for shard in same}
+    for kind, of_one_kind in _by_kind(shards).items():
+        beginnings = list(
+            prefetch_map(
+                lambda shard: _read_beginning(shard, image_key), _spread(of_one_kind, kind), depth=8, threads=8
+            )
+        )
+        seen = {each.shard.id: round(each.total) for each in beginnings}
+        samples, size = sum(each.total for each in beginnings), sum(each.shard.size for each in beginnings)
+        density = samples / size if size else 0.0
+        damaged += [f"{each.shard.url}: {each.damage}" for each in beginnings if each.damage]
+        of_kind = {shard.id: seen.get(shard.id, round(shard.size * density)) for shard in of_one_kind}
         found |= of_kind
-        known = all(look.whole for look in looked) and len(looked) == len(same)
+        known = all(each.whole for each in beginnings) and len(beginnings) == len(of_one_kind)
         exact = exact and known
-        errors.append((sum(of_kind.values()), 0.0 if known else _error(looked)))
+        errors.append((sum(of_kind.values()), 0.0 if known else _error(beginnings)))
     total = sum(samples for samples, _ in errors)
     rough = any(error is None for _, error in errors)
     error = None if rough else sum(samples * (error or 0.0) for samples, error in errors) / max(1, total)
@@ -95,33 +98,33 @@ def _kind(shard: Shard) -> str:
 
 def _spread(shards: list[Shard], kind: str) -> list[Shard]:
     """Shards at even distances in the order of their ids."""
-    most = SAID if _says(kind) else TARS
+    most = RECORDED if _records_count(kind) else TARS
     ordered = sorted(shards, key=lambda shard: shard.id)
     return ordered if len(ordered) <= most else [ordered[i * len(ordered) // most] for i in range(most)]
 
 
-def _says(kind: str) -> bool:
+def _records_count(kind: str) -> bool:
     return kind in ("folder", "parquet")
 
 
-def _look(shard: Shard, image_key: str | None) -> _Look:
+def _read_beginning(shard: Shard, image_key: str | None) -> _Beginning:
     kind = _kind(shard)
     least = 0 if kind == "tar" else DECOMPRESSED
     seen, end, damage = 0, 0, ""
     try:
-        for sample in read_shard(shard, first=NO_BYTES, image_key=image_key, whole=False):
-            if seen >= FIRST and end >= least and not _says(kind):
-                return _Look(shard, seen, end, whole=False)
+        for sample in read_shard(shard, first=HEADERS_ONLY, image_key=image_key, whole=False):
+            if seen >= FIRST and end >= least and not _records_count(kind):
+                return _Beginning(shard, seen, end, whole=False)
             seen, end = seen + 1, sample.end
     except CorruptShard as error:
         logger.warning("%s: counted up to the damage: %s", shard.url, error)
-        damage = str(error)  # there is no more of it than what lies before the damage
-    return _Look(shard, seen, end, whole=True, damage=damage)
+        damage = str(error)  # it ends at the damage
+    return _Beginning(shard, seen, end, whole=True, damage=damage)
 
 
-def _error(looked: Sequence[_Look]) -> float | None:
-    """How far the mean number of samples a byte may lie from that of all shards."""
-    densities = [look.total / look.shard.size for look in looked if look.shard.size]
+def _error(beginnings: Sequence[_Beginning]) -> float | None:
+    """Relative error of the mean number of samples a byte."""
+    densities = [each.total / each.shard.size for each in beginnings if each.shard.size]
     if len(densities) < 2 or not (mean := fmean(densities)):
         return None
     error: float = 1.96 * stdev(densities) / mean / len(densities) ** 0.5

@@ -1,8 +1,8 @@
-"""Bytes to pixels and label maps to bytes.
+"""Decoding of images: encoded bytes become 8-bit RGB pixels.
 
-Decoding shows what a viewer shows: upright, first frame, alpha over white, whatever there is brought to 8-bit RGB, and
-no matter how broken its metadata are; where pixels are missing, or transparent all over, there is a reason instead.
-Only formats of a fixed list are opened, and nothing is decoded before its size in pixels is known.
+The result is what a viewer shows: upright, first frame, alpha over white, however broken the metadata are. Images with
+missing pixels, or transparent all over, are refused with a reason. Only formats of a fixed list are opened, and nothing
+is decoded before its size in pixels is known.
 """
 
 import io
@@ -12,14 +12,14 @@ import warnings
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pipeline.inputs.mending import TextBomb, has_end, mended
-from pipeline.inputs.modes import NothingToSee, is_deep, rgb, rgb_as_before
+from pipeline.inputs.mending import MetadataBomb, has_end, mend
+from pipeline.inputs.modes import NothingVisible, is_deep, rgb, rgb_reader_1
 from pipeline.records import READER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: 512 MiB of RGB
 MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
-MOST_TOLD = 2**31 - 1  # pixels of a side that a row can hold
+MAX_RECORDED = 2**31 - 1  # pixels of a side that a row can hold
 MAX_BYTES = 256 << 20  # of an encoded image; twice what MAX_PIXELS of noise take as JPEG
 
 # By EXIF orientation. Not ImageOps.exif_transpose: it writes the metadata anew, which fails for some that can be read,
@@ -42,14 +42,14 @@ logger = logging.getLogger(__name__)
 
 
 class UndecodableImage(ValueError):
-    """Bytes that are no image to us. reason: a row's status; size: (width, height) where the header told one that can
-    be: some formats hold larger numbers, and negative ones, than any image has pixels.
+    """Bytes that cannot be decoded. reason: a row's status; size: (width, height) where the header has a possible one:
+    some formats can hold numbers that are negative, or larger than any image.
     """
 
     def __init__(self, reason: str, message: str, size: tuple[int, int] | None = None) -> None:
         super().__init__(message)
         self.reason = reason
-        self.size = size if size and all(0 <= side <= MOST_TOLD for side in size) else None
+        self.size = size if size and all(0 <= side <= MAX_RECORDED for side in size) else None
 
 
 def decode(data: bytes, reader: int = READER) -> np.ndarray:
@@ -61,7 +61,7 @@ def decode(data: bytes, reader: int = READER) -> np.ndarray:
 
 
 def decode_reduced(data: bytes, least: int | None, reader: int = READER) -> tuple[np.ndarray, tuple[int, int]]:
-    """An image of whose longer side no more than `least` pixels are wanted, and its own (width, height), upright.
+    """Decode an image whose longer side needs no more than `least` pixels; also its own (width, height), upright.
 
     A JPEG is decoded at a half, a quarter or an eighth where that leaves at least as many: a 12-megapixel photo in a
     fraction of the time and memory. Everything else, and where least is None, comes whole. Raises UndecodableImage.
@@ -73,39 +73,41 @@ def decode_reduced(data: bytes, least: int | None, reader: int = READER) -> tupl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
         if reader == 1:
-            return _shown(data, least, reader)
+            return _upright(data, least, reader)
         try:
-            return _shown(data, least, reader)
+            return _upright(data, least, reader)
         except UndecodableImage as error:
             if error.reason != "undecodable":
                 raise
-            if whole := _mended(data, least, error):
+            if whole := _decode_mended(data, least, error):
                 return whole
             raise
 
 
-def _mended(data: bytes, least: int | None, fault: UndecodableImage) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """What an image shows whose pixels are whole, though its metadata is broken or its end mark missing."""
+def _decode_mended(
+    data: bytes, least: int | None, fault: UndecodableImage
+) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """Decode an image whose pixels are complete, though its metadata is broken or its end mark missing."""
     try:
-        versions = [_shown(version, least, READER) for version in mended(data)]
+        versions = [_upright(version, least, READER) for version in mend(data)]
     except UndecodableImage:
         return None
-    except TextBomb as error:
+    except MetadataBomb as error:
         raise UndecodableImage("undecodable", str(error), fault.size) from error
     whole = versions and all(np.array_equal(pixels, versions[0][0]) for pixels, _ in versions)
     return versions[0] if whole else None
 
 
-def _shown(data: bytes, least: int | None, reader: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Pixels and size, upright."""
+def _upright(data: bytes, least: int | None, reader: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Upright pixels and size."""
     image, (width, height), deep = _load(data, least, reader)
     try:
-        seen = rgb_as_before(image) if reader == 1 else rgb(image, deep=deep)
-    except NothingToSee as error:
+        seen = rgb_reader_1(image) if reader == 1 else rgb(image, deep=deep)
+    except NothingVisible as error:
         raise UndecodableImage("undecodable", f"nothing to see: {error}", (width, height)) from error
     turn = _turn(image)
-    upright = seen if turn is None else seen.transpose(turn)
-    return np.asarray(upright), (height, width) if turn in _ON_SIDE else (width, height)
+    turned = seen if turn is None else seen.transpose(turn)
+    return np.asarray(turned), (height, width) if turn in _ON_SIDE else (width, height)
 
 
 def _load(data: bytes, least: int | None, reader: int) -> tuple[Image.Image, tuple[int, int], bool]:
@@ -116,7 +118,9 @@ def _load(data: bytes, least: int | None, reader: int) -> tuple[Image.Image, tup
         size = image.size
         if image.width * image.height > MAX_PIXELS or max(size) > MAX_SIDE:
             raise UndecodableImage("too_large", f"{image.width} x {image.height} pixels", size)
-        jpeg = image.format == "JPEG" or (image.format == "MPO" and reader > 1)  # several pictures, the first of them
+        jpeg = image.format == "JPEG" or (
+            image.format == "MPO" and reader > 1
+        )  # MPO: several pictures, the first is decoded
         deep = is_deep(image)
         if least and jpeg and max(size) > least:
             image.draft(None, (-(-size[0] * least // max(size)), -(-size[1] * least // max(size))))
@@ -139,7 +143,7 @@ def _load(data: bytes, least: int | None, reader: int) -> tuple[Image.Image, tup
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings it upright, as EXIF says it was held; nothing where EXIF is damaged, as viewers do."""
+    """The transposition that EXIF asks for; None where EXIF is damaged, as in viewers."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception as error:  # noqa: BLE001 - Pillow alone runs above, and metadata can break in any way

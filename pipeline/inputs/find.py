@@ -1,6 +1,6 @@
-"""What matches a pattern and what lies below a folder, each with its version; on a disk through links.
+"""Search: objects that match a pattern or lie below a folder, each with its version; on a disk through links.
 
-What is not taken is named, so that nothing is lost without a word.
+Everything that is left out is reported.
 """
 
 import errno
@@ -20,41 +20,41 @@ from pipeline.storage.filesystem import Entry
 from pipeline.storage.retry import attempt, translate
 from pipeline.storage.url import local_path, protocol_of, redact
 
-MOST_NAMES = 1000  # of one folder, through links: folders that link to each other have numberless
-Skip: TypeAlias = Callable[[str], bool]  # told a name below the folder that is listed
+MAX_PATHS = 1000  # to one folder, through links: folders that link to each other have infinitely many
+Skip: TypeAlias = Callable[[str], bool]  # called with a name below the listed folder
 _Identity: TypeAlias = tuple[int, int]  # device and inode
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Objects in order of name, and the names of what else is there, below the folder that was listed."""
+    """Objects in order of name, and the names of everything else, below the folder that was listed."""
 
     entries: list[Entry] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)  # links to what is not there
+    broken: list[str] = field(default_factory=list)  # links to nothing
     circular: list[str] = field(default_factory=list)  # links to a folder that they lie in
-    strange: list[str] = field(default_factory=list)  # pipes, sockets, devices
+    special: list[str] = field(default_factory=list)  # pipes, sockets, devices
 
     def left_out(self) -> list[str]:
-        """What of it nobody reads, by kind, counted and named."""
+        """What is not read, by kind, with counts and examples."""
         kinds = (
             (self.skipped, "hidden or system file"),
             (self.broken, "broken link"),
             (self.circular, "circular link"),
-            (self.strange, "special file"),
+            (self.special, "special file"),
         )
         return [counted(names, kind) for names, kind in kinds if names]
 
 
 def counted(names: Sequence[str], kind: str) -> str:
-    """How many, and the first of them by name. kind: of one; that of several ends in an s."""
+    """A count with the first name. kind: singular; an s is added for several."""
     several = len(names) > 1
     return f"{len(names):,} {kind}{'s, such as' if several else ':'} {legible(names[0])}"
 
 
 def walk(folder: str, skip: Skip, *, links: bool = True) -> Found:
-    """Every object below a folder; nothing where there is none. skip: names that are passed over, with all below them.
+    """Every object below a folder; empty where there is no such folder. skip: names to leave out, with all below them.
 
     links: whether those of a disk are followed. Raises ConfigError, StorageError.
     """
@@ -67,9 +67,9 @@ def walk(folder: str, skip: Skip, *, links: bool = True) -> Found:
 
 
 def expand_glob(folder: str, pattern: str, skip: Skip) -> Found:
-    """What a pattern matches below a folder; one listing, however many they are.
+    """Objects that match a pattern below a folder, in one listing.
 
-    folder: as it is named, whatever letters that takes. skip: names that no pattern matches.
+    folder: taken literally, whatever characters it has. skip: names that no pattern matches.
     Raises ConfigError, StorageError.
     """
     whole = filesystem.glob_regex(pattern)
@@ -89,7 +89,7 @@ def expand_glob(folder: str, pattern: str, skip: Skip) -> Found:
 
 
 def glob_without_links(pattern: str) -> list[Entry]:
-    """What a pattern matched for reader 1: on a disk neither links nor what lies behind them."""
+    """Objects that match a pattern by the rules of reader 1: on a disk, links are not followed."""
     return [entry for entry in filesystem.listed(pattern, _glob).values() if entry is not None]
 
 
@@ -108,19 +108,19 @@ def _sorted_out(folder: str, listed: dict[str, Entry | None], skip: Skip) -> Fou
 
 
 def _below(folder: str, depth: int | None, skip: Skip, wanted: Callable[[str], bool]) -> Found:
-    """The same on a disk. depth: folders below each other that are entered, with the first; None: all."""
+    """Objects below a folder of a disk. depth: levels of folders that are entered, with the first; None: all."""
     root = str(Path(local_path(folder)).absolute()).rstrip("/")
     found = _follow(root, depth, skip)
-    others = (found.folders, found.skipped, found.broken, found.circular, found.strange)
+    others = (found.folders, found.skipped, found.broken, found.circular, found.special)
     entries = [entry for entry in found.entries if wanted(entry.url.removeprefix(f"{root}/"))]
     entries.sort(key=lambda entry: entry.url)
     return Found(entries, *(sorted(filter(wanted, names)) for names in others))
 
 
 def _follow(root: str, depth: int | None, skip: Skip) -> Found:
-    """Everything below a folder of a disk, through links, a folder by as many names as lead to it; in any order.
+    """Everything below a folder of a disk, through links, a folder once for every path to it; in any order.
 
-    Raises ConfigError where a folder cannot be listed, or links lead to one over and over.
+    Raises ConfigError where a folder cannot be listed, or too many paths lead to one.
     """
     found, entered = Found(), Counter[_Identity]()
     try:
@@ -139,21 +139,21 @@ def _follow(root: str, depth: int | None, skip: Skip) -> Found:
             elif stat.S_ISREG(info.st_mode):
                 found.entries.append(Entry(f"{root}/{name}", info.st_size, str(info.st_mtime)))
             elif not stat.S_ISDIR(info.st_mode):
-                found.strange.append(name)
+                found.special.append(name)
             elif (here := _identity(info)) in above:
                 found.circular.append(name)
             else:
                 found.folders.append(name)
                 entered[here] += 1
-                if entered[here] > MOST_NAMES:
-                    raise ConfigError(f"{root}/{name}: links lead to this folder in more than {MOST_NAMES} ways")
+                if entered[here] > MAX_PATHS:
+                    raise ConfigError(f"{root}/{name}: links lead to this folder in more than {MAX_PATHS} ways")
                 if depth is None or name.count("/") + 2 <= depth:
                     waiting.append((name, (*above, here)))
     return found
 
 
 def _look(entry: os.DirEntry[str], found: Found, name: str) -> os.stat_result | None:
-    """What a name leads to; None for a link that leads nowhere."""
+    """The target of an entry; None for a link that leads nowhere."""
     try:
         return entry.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +166,7 @@ def _look(entry: os.DirEntry[str], found: Found, name: str) -> os.stat_result | 
 
 
 def _scan(path: str) -> list[os.DirEntry[str]]:
-    """What is in a folder; nothing where it is gone meanwhile."""
+    """The entries of a folder; none where it was deleted meanwhile."""
     try:
         return attempt(path, lambda: list(os.scandir(path)))
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What a name tells: the kind of a shard, which files are images, which are nobody's samples, which show labels.
+"""Kinds of files by their names: shards, images, files that are no samples, images that show labels.
 
-A name is that of a file, or an extension as WebDataset has it: what follows the first dot, so that it may hold others.
+A name is that of a file, or an extension as in WebDataset: all after the first dot, so that it may contain dots.
 Reader 1 (see `records.READER`) knows IMAGE_EXTENSIONS alone.
 """
 
@@ -8,7 +8,7 @@ import re
 
 from pipeline.records import READER
 
-HEAD = 512  # bytes that tell what a file is
+HEAD = 512  # bytes by which a file's kind is recognised
 LIST_SUFFIXES = (".txt", ".list")
 PARQUET_SUFFIX = ".parquet"
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
@@ -30,7 +30,7 @@ RAW = _words(  # of cameras; many are TIFF with a small preview for its first pa
 )
 _PHOTOS = _words("heic heif hif heics heifs avci jxl jxr wdp hdp")
 UNOPENED = RAW | _PHOTOS | _words("jls bpg flif qoi psd psb xcf exr hdr tga pcx dds sgi ras ico icns svg svgz xpm")
-_LOSSY = _words("jpg jpeg jpe jfif jif jfi pjpeg pjp mpo webp avif avifs")  # nobody keeps ids with a loss
+_LOSSY = _words("jpg jpeg jpe jfif jif jfi pjpeg pjp mpo webp avif avifs")  # lossy: never used for ids
 _SIZES = re.compile(r"[_:!-](?:large|orig|original|medium|small)$")  # `jpg_large`: how some sites' downloads are named
 
 _SYSTEM = _words(
@@ -47,13 +47,13 @@ _SMALLER = re.compile(r"thumb\w*|preview|lowres")
 
 
 def suffix(name: str) -> str:
-    """Of a name what tells its kind: one of the suffixes of shards; empty where it has none."""
+    """The suffix of a shard's name that tells its kind; empty where it has none."""
     ends = (end for end in (*SHARD_SUFFIXES, PARQUET_SUFFIX) if name.lower().endswith(end))
     return max(ends, key=len, default="")
 
 
 def looks_like(head: bytes) -> tuple[str, tuple[str, ...]] | None:
-    """What a file is by its first HEAD bytes, and the suffixes that say so; None where they are not of a known kind."""
+    """The kind of a file by its first HEAD bytes, and the suffixes of that kind; None for unknown kinds."""
     known = (
         (b"PAR1", "Parquet", (PARQUET_SUFFIX,)),
         (b"\x1f\x8b", "gzip", (".tar.gz", ".tgz")),
@@ -71,7 +71,7 @@ def looks_like(head: bytes) -> tuple[str, tuple[str, ...]] | None:
 
 
 def last(extension: str) -> str:
-    """The part of a name or extension that tells its format, in lower case, without a site's word for its size."""
+    """The last extension in lower case, without the size that some sites add to it."""
     return _SIZES.sub("", extension.rpartition(".")[2].lower())
 
 
@@ -81,38 +81,38 @@ def is_opened(extension: str, reader: int = READER) -> bool:
 
 
 def is_image(extension: str, reader: int = READER) -> bool:
-    """Whether a file of an extension is a picture, one that is decoded or not."""
+    """Whether a file of an extension is an image, decodable or not."""
     return is_opened(extension, reader) or (reader > 1 and last(extension) in UNOPENED)
 
 
 def is_photo(extension: str) -> bool:
-    """Whether a picture is a view rather than ids or distances, by its format."""
-    return last(extension) in _LOSSY | _PHOTOS | RAW - {"raw"}  # the last is anybody's
+    """Whether an image is a photo rather than ids or distances, by its format."""
+    return last(extension) in _LOSSY | _PHOTOS | RAW - {"raw"}  # `raw` is not only used for photos
 
 
 def is_system(path: str) -> bool:
-    """Whether a file is what a system or a program keeps for itself: hidden, or in a folder that is."""
+    """Whether a file belongs to a system or a program: hidden, or in a hidden folder."""
     return any(
         part.lower() in _SYSTEM or (part.startswith(".") and part not in (".", "..")) for part in path.split("/")
     )
 
 
 def is_system_file(path: str) -> bool:
-    """The same of a path whose folders may be anybody's, so that only known names tell."""
+    """Whether a file belongs to a system; its folders count only if their names are known system names."""
     *folders, name = path.split("/")
     return is_system(name) or any(folder.lower() in _SYSTEM for folder in folders)
 
 
 def is_result(name: str) -> bool:
-    """Whether a file is named as label maps and overlays of ours are."""
+    """Whether a file is named like a label map or an overlay of this project."""
     return name.lower().endswith(_RESULTS)
 
 
 def shows_labels(text: str) -> bool:
-    """Whether one of the words of a text says mask, depth map or something else that is drawn over a photo."""
+    """Whether a word of a text names a mask, a depth map or another map of a photo."""
     return any(_SHOWS_LABELS.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))
 
 
 def is_smaller(text: str) -> bool:
-    """Whether one of the words of a text says that it is a photo once more, with fewer pixels."""
+    """Whether a word of a text names a smaller version of a photo."""
     return any(_SMALLER.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))

@@ -1,7 +1,7 @@
-"""Encoded images that do not open although their pixels are whole: the same picture in a wrapping that does.
+"""Mending of encoded images that do not open although their pixels are complete.
 
-What does not decide how a picture looks is taken off, whatever is wrong with it; a missing end mark is put on. Nobody
-here decodes: `images` shows what comes out, and refuses it where pixels are missing after all.
+Metadata that does not change how a picture looks is removed, whatever is wrong with it; a missing end mark is added.
+This module does not decode: `decode` opens the result, and refuses it where pixels are missing after all.
 """
 
 import random
@@ -10,24 +10,24 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-MOST_TEXT = 32 << 20  # bytes that compressed metadata may grow to; a bomb beyond, though nobody inflates it
+MOST_TEXT = 32 << 20  # bytes that compressed metadata may inflate to; more is a bomb, though it is not inflated here
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
-ROOM = 16  # zeros at an end that are room taken for a file before it arrived, and none of its bytes
+ROOM = 16  # zeros at an end that were reserved for a file before it arrived, and are not part of it
 ADOBE, JFIF, EXIF = 14, 16, 8  # bytes that these segments have at least, with their length
-LOOKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}  # chunks of a PNG without which it is none
+NEEDED = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}  # chunks that every PNG needs
 TRANSPARENT = {0: {2}, 2: {6}, 3: set(range(1, 257))}  # bytes of tRNS, by the colour type of a PNG
 FRAMES = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}  # chunks of a WebP that hold pixels
 NO_METADATA = ~0x2C  # of the flags of a WebP: neither a colour profile nor Exif nor XMP
 
 
-class TextBomb(ValueError):
-    """Metadata that would fill the memory of whoever reads them."""
+class MetadataBomb(ValueError):
+    """Metadata that would fill the memory of a program that reads it."""
 
 
-def mended(data: bytes) -> tuple[bytes, ...]:
-    """Versions of an image that all show one picture, where its pixels are whole; none where it cannot be mended.
+def mend(data: bytes) -> tuple[bytes, ...]:
+    """Mended versions of an image, which decode to equal pixels if its pixels are complete; none where that fails.
 
-    Raises TextBomb.
+    Raises MetadataBomb.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(data)
@@ -35,13 +35,13 @@ def mended(data: bytes) -> tuple[bytes, ...]:
         return _jpeg(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data)
-    if data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):  # JPEG 2000, which tells itself what is missing
+    if data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):  # JPEG 2000, whose decoder finds missing data itself
         return (data.removesuffix(b"\xff") + JPEG_END,)
     return ()
 
 
 def has_end(data: bytes) -> bool:
-    """Whether there is an end mark behind the pixels of a JPEG; without one, missing pixels may look like grey ones."""
+    """Whether a JPEG has an end mark after its pixels; without it, missing pixels may be decoded as grey ones."""
     return data.endswith(JPEG_END) or 0 < _pixels_of(data) < data.rfind(JPEG_END)
 
 
@@ -53,9 +53,9 @@ def _png(data: bytes) -> tuple[bytes, ...]:
         if name in (b"zTXt", b"iTXt", b"iCCP"):
             text += _inflated(name, body)
             if text > MOST_TEXT:
-                raise TextBomb(f"its metadata inflates to more than {MOST_TEXT >> 20} MB")
+                raise MetadataBomb(f"its metadata inflates to more than {MOST_TEXT >> 20} MB")
         fits = name == b"eXIf" or (name == b"tRNS" and len(body) in TRANSPARENT.get(colour, ()))
-        if name in LOOKS or (fits and sound):
+        if name in NEEDED or (fits and sound):
             kept.append(chunk)
     return (b"".join(kept),)
 
@@ -133,8 +133,8 @@ def _is_refined(scans: bytes, components: bytes) -> bool:
         count, at = match[1][0], match.end()
         parts, band = scans[at : at + 2 * count : 2], scans[at + 2 * count : at + 2 * count + 3]
         if len(band) == 3:
-            left |= {(part, place): band[2] & 15 for part in parts for place in range(band[0], band[1] + 1)}
-    return all(left.get((part, place)) == 0 for part in components for place in range(64))
+            left |= {(part, index): band[2] & 15 for part in parts for index in range(band[0], band[1] + 1)}
+    return all(left.get((part, index)) == 0 for part in components for index in range(64))
 
 
 def _noise() -> bytes:

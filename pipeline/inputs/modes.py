@@ -1,6 +1,6 @@
-"""What Pillow's decoders give, as 8-bit RGB: one table, and the rules that runs of version 0.1.0 go on with.
+"""Pixel modes: the output of Pillow's decoders as 8-bit RGB, and the rules that runs of version 0.1.0 keep.
 
-Numbers of more than 8 bits have no agreed white: it is the end of the smallest usual range that holds an image's own.
+Numbers of more than 8 bits have no standard white: it is the end of the smallest usual range that holds the image's.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,17 +10,17 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 RANGES = (1, 255, 1023, 4095, 16_383, 65_535)  # floats from 0 to 1, and 8, 10, 12, 14 and 16 bits
-FAINT = 16  # what exceeds 1 by little is in none of these ranges
-OUTLIERS = (0.5, 99.5)  # per cent: between these lies what numbers of no usual range are stretched from
-DARK = 16  # of 256: colours of 16 bits that are all below have lost their picture, of which 8 bits are decoded
+FAINT = 16  # images whose maximum exceeds 1 by little are in none of these ranges
+OUTLIERS = (0.5, 99.5)  # percentiles between which numbers of no usual range are stretched
+DARK = 16  # of 256: 16-bit colours that are all below it are lost, since only the high 8 bits are decoded
 
 
-class NothingToSee(ValueError):
-    """Pixels that are all transparent, or whose values lie below what is decoded of them."""
+class NothingVisible(ValueError):
+    """All pixels are transparent, or their values lie in bits that are not decoded."""
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether an image that is not yet decoded has colours of 16 bits, of which the decoder keeps 8."""
+    """Whether an image, not decoded yet, has 16-bit colours, of which the decoder keeps 8."""
     read_as = [tile.args for tile in image.tile]
     if image.format == "PPM":
         return read_as == [("RGB", 65_535)]
@@ -28,14 +28,14 @@ def is_deep(image: ImageFile.ImageFile) -> bool:
 
 
 def rgb(image: Image.Image, *, deep: bool) -> Image.Image:
-    """An image over white, as 8-bit RGB. deep: its colours had 16 bits. Raises NothingToSee."""
+    """An image over white, as 8-bit RGB. deep: its colours had 16 bits. Raises NothingVisible."""
     if deep and np.asarray(image)[..., :3].max() < DARK:
-        raise NothingToSee("its 16-bit colours are all in the lowest bits, which are not decoded")
+        raise NothingVisible("its 16-bit colours are all in the lowest bits, which are not decoded")
     return TABLE.get(image.mode, _over_white if "transparency" in image.info else _plain)(image)
 
 
-def rgb_as_before(image: Image.Image) -> Image.Image:
-    """The same by the rules of reader 1."""
+def rgb_reader_1(image: Image.Image) -> Image.Image:
+    """An image over white, as 8-bit RGB, by the rules of reader 1."""
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image).astype(np.int64).clip(0, 65_535)
         return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
@@ -55,9 +55,9 @@ def _over_white(image: Image.Image) -> Image.Image:
     cut_out = image.convert("RGBA")
     if cut_out.getchannel("A").getextrema() != (0, 0):
         return _on_white(cut_out)
-    if image.format in ("BMP", "DIB"):  # programs leave the fourth byte at 0, and viewers pass over it then
+    if image.format in ("BMP", "DIB"):  # programs leave the fourth byte at 0, and viewers ignore it then
         return cut_out.convert("RGB")
-    raise NothingToSee("every pixel is transparent")
+    raise NothingVisible("every pixel is transparent")
 
 
 def _on_white(cut_out: Image.Image) -> Image.Image:
@@ -69,7 +69,7 @@ def _premultiplied(image: Image.Image) -> Image.Image:
 
 
 def _wide(image: Image.Image) -> Image.Image:
-    """Numbers of more than 8 bits, scaled; what is no number is black."""
+    """Scale numbers of more than 8 bits; NaN and infinity are black."""
     values, tags = np.asarray(image), image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode == "I" and tags.get(SAMPLEFORMAT, (1,)) in (1, (1,)) and tags:
         values = values.view(np.uint32)  # Pillow has no type for them
@@ -83,7 +83,7 @@ def _wide(image: Image.Image) -> Image.Image:
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """What is black, and what to multiply with for white to be 255."""
+    """The value that is black, and the factor by which white becomes 255."""
     if not values.size:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())

@@ -1,6 +1,6 @@
-"""Patterns in, what they name out: paths and URLs, globs, braces, and text files of them.
+"""Patterns become objects: paths and URLs, globs, braces, and text files of them.
 
-What is there by its very name comes before any pattern: `in [raw]/a.tar`, `s3://b/a?b.tar`.
+An existing name is not read as a pattern: `in [raw]/a.tar`, `s3://b/a?b.tar`.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,14 +20,14 @@ from pipeline.storage import filesystem
 from pipeline.storage.filesystem import Entry
 from pipeline.storage.url import has_query, local_path, protocol_of, redact
 
-Note: TypeAlias = Callable[[str], None]  # hears what is to be said of inputs that are left out
+Note: TypeAlias = Callable[[str], None]  # called with a line about inputs that are left out
 _GLOB = set("*?[")
 _PATTERN = _GLOB | set("{}\\")
 _WEB = ("http://", "https://")
 
 
 def expand(pattern: str, reader: int, note: Note) -> Iterator[Entry]:
-    """What a pattern names, in the order given, of a glob in order of name. reader: see `records.READER`.
+    """The objects of a pattern, in the order given, those of a glob in order of name. reader: see `records.READER`.
 
     Raises ConfigError for a pattern that matches nothing, a shard that is missing and a file that is no shard.
     """
@@ -35,11 +35,11 @@ def expand(pattern: str, reader: int, note: Note) -> Iterator[Entry]:
 
 
 def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Entry]:
-    places = [_place(url) if reader > 1 else _as_ever(url) for url in _braces(pattern, reader)]
-    plain = [url for url, glob in places if not glob]
+    parts = [_literal_and_glob(url) if reader > 1 else _by_letters(url) for url in _braces(pattern, reader)]
+    plain = [url for url, glob in parts if not glob]
     with ThreadPoolExecutor(16) as threads:
         found = dict(zip(plain, threads.map(lambda url: _stat(url, reader), plain), strict=True))
-    for url, glob in places:
+    for url, glob in parts:
         if glob:
             yield from map(_checked, _matches(url, glob, note))
         elif not isinstance(found[url], Folder) and PurePosixPath(redact(url)).suffix in kinds.LIST_SUFFIXES:
@@ -52,15 +52,15 @@ def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Ent
 
 
 def _braces(pattern: str, reader: int) -> list[str]:
-    """The same with its braces written out, those of a name that is there left as they are."""
+    """Expand the braces of a pattern; braces of an existing name are kept."""
     if reader > 1:
         _refuse_query(pattern)
     by_name = reader > 1 and not pattern.startswith(_WEB)  # in URLs of the web a brace is no letter
-    there, rest = _split(pattern) if by_name else ("", pattern)
+    literal, rest = _split(pattern) if by_name else ("", pattern)
     if not rest:
         return [pattern]
     try:
-        urls = [f"{there.rstrip('/')}/{name}" if there else name for name in braceexpand(rest)]
+        urls = [f"{literal.rstrip('/')}/{name}" if literal else name for name in braceexpand(rest)]
     except ValueError as error:
         raise ConfigError(f"{redact(pattern)}: unbalanced braces") from error
     for url in urls:
@@ -68,53 +68,53 @@ def _braces(pattern: str, reader: int) -> list[str]:
     return urls
 
 
-def _as_ever(url: str) -> tuple[str, str]:
-    """A name, or a pattern, by its letters alone: for reader 1."""
+def _by_letters(url: str) -> tuple[str, str]:
+    """A name and a glob, told by its characters alone: for reader 1."""
     glob = bool(_GLOB & set(url) - set("?" if url.startswith(_WEB) else ""))
     return ("", url) if glob else (url, "")
 
 
-def _place(url: str) -> tuple[str, str]:
-    """A name, or the folder that a glob is to be looked for in and the glob."""
+def _literal_and_glob(url: str) -> tuple[str, str]:
+    """A name, or the folder of a glob and the glob."""
     folder, rest = _split(url)
     return (folder, rest) if not rest or _GLOB & set(rest) else (f"{folder.rstrip('/')}/{rest}" if folder else url, "")
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The beginning of a URL that is no pattern, or is there by that very name, and the pattern that is the rest."""
+    """The literal beginning of a URL, which is no pattern or exists by that name, and the pattern after it."""
     scheme, mark, path = url.partition("://")
     if url.startswith(_WEB):
-        return ("", url) if set(url) & set("*[") and not is_there(url) else (url, "")
+        return ("", url) if set(url) & set("*[") and not exists(url) else (url, "")
     if not mark or scheme in ("file", "local"):
         first = url.partition("/")[0]
         named = lexists(url) or (first != "~" and lexists(first))
         if not mark and ":" in first and not named:
-            return "", url  # rather a protocol that is none
+            return "", url  # an unknown protocol
         path = url if named else local_path(url)
         scheme, mark, path = "", "", path if path.startswith("/") else f"{Path.cwd()}/{path}"
     elif set(scheme) & _PATTERN:
         return "", url
     parts = path.split("/")
-    for place, part in enumerate(parts):
-        if set(part) & _PATTERN and not is_there(f"{scheme}{mark}{'/'.join(parts[: place + 1])}"):
-            beginning, rest = "/".join(parts[:place]), "/".join(parts[place:])
-            return (f"{scheme}{mark}{beginning}" or "/", rest) if place else ("", url)
+    for level, part in enumerate(parts):
+        if set(part) & _PATTERN and not exists(f"{scheme}{mark}{'/'.join(parts[: level + 1])}"):
+            beginning, rest = "/".join(parts[:level]), "/".join(parts[level:])
+            return (f"{scheme}{mark}{beginning}" or "/", rest) if level else ("", url)
     return f"{scheme}{mark}{path}", ""
 
 
-def is_there(url: str) -> bool:
-    """Whether there is a file, an object or a folder of this very name, as far as one may know."""
+def exists(url: str) -> bool:
+    """Whether a file, an object or a folder of this name exists, as far as access rights tell."""
     try:
         filesystem.stat(url)
     except IsADirectoryError:
         return True
-    except (FileNotFoundError, ConfigError):  # the latter: a store may refuse to speak of what it does not have
+    except (FileNotFoundError, ConfigError):  # the latter: a store may refuse access to what it does not have
         return False
     return True
 
 
 def _refuse_query(url: str) -> None:
-    """No store listens to it, and it would not be recorded."""
+    """Refuse a query: stores ignore it, and it would not be recorded."""
     if has_query(url):
         raise ConfigError(f"{redact(url)}: what follows reads like a query; give the name of an object alone")
 
@@ -129,7 +129,7 @@ def _stat(url: str, reader: int) -> Entry:
 
 
 def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
-    """What a glob matches of files; what else it does is said. folder: empty where the pattern begins with the URL."""
+    """Files that match a glob; other matches are reported. folder: empty where the pattern begins with the URL."""
     if not folder:
         if entries := find.glob_without_links(pattern):
             return entries
@@ -139,11 +139,11 @@ def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
     left_out = found.left_out()
     if found.folders and "**" not in pattern:
         left_out.append(find.counted(found.folders, "folder"))
-    said = f"{redact(folder).rstrip('/')}/{pattern}: "
+    where = f"{redact(folder).rstrip('/')}/{pattern}: "
     if not found.entries:
-        raise ConfigError(said + "; ".join(["matches no file", *left_out]))
+        raise ConfigError(where + "; ".join(["matches no file", *left_out]))
     if left_out:
-        note(said + "; ".join([*left_out, "not read"]))
+        note(where + "; ".join([*left_out, "not read"]))
     return found.entries
 
 
@@ -151,14 +151,14 @@ def _checked(entry: Entry) -> Entry:
     _refuse_query(entry.url)
     if reading.is_folder(entry.url) or kinds.suffix(redact(entry.url)):
         return entry
-    said = f"{redact(entry.url)}: not a shard"
+    refusal = f"{redact(entry.url)}: not a shard"
     what, ends = kinds.looks_like(_head(entry)) or ("", ())
     if ends:
         raise ConfigError(
-            f"{said} by its name; it holds {what}: let the name, or that of a link to it, end in {ends[0]}"
+            f"{refusal} by its name; it holds {what}: let the name, or that of a link to it, end in {ends[0]}"
         )
     possible = ", ".join((*kinds.SHARD_SUFFIXES, kinds.PARQUET_SUFFIX))
-    raise ConfigError(f"{said}{f' but {what}' if what else ''}; possible are {possible} and folders of images")
+    raise ConfigError(f"{refusal}{f' but {what}' if what else ''}; possible are {possible} and folders of images")
 
 
 def _head(entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""Shards in, samples out: opens a pinned shard, proves it is still the one that was pinned, and decodes its images."""
+"""Shard reader: opens a pinned shard, checks that its version is still the pinned one, and decodes its images."""
 
 import hashlib
 import logging
@@ -15,15 +15,18 @@ from pipeline.storage import filesystem
 logger = logging.getLogger(__name__)
 
 
+HEADERS_ONLY = 1 << 62  # as `first` of `read_shard`: all samples come by their headers, without bytes
+
+
 def read_shard(
     shard: Shard, *, first: int = 0, image_key: str | None = None, window: int | None = None, whole: bool = True
 ) -> Iterator[RawSample]:
     """The samples of a shard in order; those before index `first` by their headers alone, without bytes.
 
-    window: samples after which the shard must still be the one that was pinned, so that what was read up to there may
-    be committed; None: looked at only before the first and after the last. whole: see `read_samples`.
+    window: samples after which the version is checked again, so that what was read up to there may be committed;
+    None: it is checked before the first and after the last sample only. whole: see `read_samples`.
     Raises ShardChanged where size or version differ from the pin; CorruptShard for damage that two reads agree on;
-    StorageError where the store gave out.
+    StorageError where the store failed.
     """
     source = shard.source or shard.url
 
@@ -50,13 +53,13 @@ def read_shard(
     except CorruptShard as damage:
         _same_version(shard, source)
         _confirm(shard, samples(), damage)
-        said = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}"
-        raise CorruptShard(_misnamed(shard, source) or said, damage.offset) from damage
+        where = f"damaged at byte {damage.offset:,} of {shard.size:,}: {damage}"
+        raise CorruptShard(_misnamed(shard, source) or where, damage.offset) from damage
     _same_version(shard, source)
 
 
 def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) -> None:
-    """Bytes can be damaged on their way too: only what a second read finds at the same place is the shard's own."""
+    """Read again: damage may happen in transit too; only damage found twice at one offset is the shard's own."""
     try:
         for _ in second:
             pass
@@ -68,7 +71,7 @@ def _confirm(shard: Shard, second: Iterator[RawSample], damage: CorruptShard) ->
 
 
 def _misnamed(shard: Shard, source: str) -> str | None:
-    """What is wrong with a shard whose name tells another kind than its first bytes do."""
+    """An explanation for a shard whose name and first bytes are of different kinds; None for others."""
     with filesystem.open_ranged(source, shard.size) as stream:
         what, suffixes = kinds.looks_like(stream.read(kinds.HEAD)) or ("", ())
     if not what or kinds.suffix(shard.url) in suffixes:
@@ -79,7 +82,7 @@ def _misnamed(shard: Shard, source: str) -> str | None:
 
 def _same_version(shard: Shard, source: str) -> None:
     if reading.is_folder(shard.url):
-        return  # each of its files is held against the pin by itself
+        return  # each of its files is compared with its own pin
     try:
         now = filesystem.stat(source)
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -94,7 +97,7 @@ def _same_version(shard: Shard, source: str) -> None:
 def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> ImageSample | SampleFailure:
     """One sample's image; an undecodable one is a value, not an error.
 
-    reader: of its run, by whose rules it is decoded. least: see `images.decode_reduced`.
+    reader: of its run, by whose rules it is decoded. least: see `decode.decode_reduced`.
     """
     if raw.problem:
         return SampleFailure(raw, *raw.problem)

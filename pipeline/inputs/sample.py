@@ -1,9 +1,9 @@
-"""`--sample`: some windows of a run, drawn by seed, in place of all of them.
+"""Sampling (`--sample`): random windows of a run, drawn by seed, in place of all of them.
 
-A sample is a sample of whole windows: the unit of commit stays what it is, so a sampled run is a run like any other,
-of which some windows are there. The same command resumes it; one without `--sample` labels the rest. Every sample of
-the input has the same chance, as far as counts are known: windows are drawn with equal chances from all there are. With
-the same shards and seed a larger sample holds the smaller one.
+Whole windows are drawn: the unit of commit does not change, so a sampled run is a normal run that has only some of its
+windows. Repeating the command resumes it; without `--sample` the rest is labelled. Windows are drawn uniformly, so that
+every sample of the input has an equal chance as far as counts are known. With equal shards and seeds a larger sample
+contains the smaller one.
 """
 
 import random
@@ -21,7 +21,7 @@ Windows = Mapping[str, Collection[int]]  # by shard id
 
 @dataclass(frozen=True, slots=True)
 class DrawnWindows:
-    """Windows that were drawn. bytes: of the input, from the beginning of each shard to the last of them."""
+    """Drawn windows. bytes: of the input, from the beginning of each shard to its last drawn window."""
 
     windows: Windows
     bytes: int
@@ -57,25 +57,25 @@ def draw(counts: Mapping[str, int], window: int, images: int, seed: int) -> dict
     ends = list(accumulate(-(-counts[shard] // window) for shard in shards))
     rng, held = random.Random(seed), 0
     while held < images:
-        place = rng.randrange(ends[-1])
-        which = bisect_right(ends, place)
-        shard, number = shards[which], place - (ends[which - 1] if which else 0)
-        mine = drawn.setdefault(shard, set())
-        if number not in mine:
-            mine.add(number)
+        position = rng.randrange(ends[-1])
+        which = bisect_right(ends, position)
+        shard, number = shards[which], position - (ends[which - 1] if which else 0)
+        own_windows = drawn.setdefault(shard, set())
+        if number not in own_windows:
+            own_windows.add(number)
             held += min(window, counts[shard] - number * window)
     return drawn
 
 
 def within(tasks: Iterable[ShardTask], windows: Windows) -> list[ShardTask]:
-    """The part of tasks that lies in these windows, as runs of neighbours; none is open to the end of its shard."""
+    """The part of tasks in these windows, as ranges of consecutive windows; none is open to the end of its shard."""
     parts: list[ShardTask] = []
     for task in tasks:
         first: int | None = None
-        mine = sorted(n for n in windows.get(task.shard.id, ()) if _holds(task, n))
-        for place, number in enumerate(mine):
+        own_windows = sorted(n for n in windows.get(task.shard.id, ()) if _holds(task, n))
+        for index, number in enumerate(own_windows):
             first = number if first is None else first
-            if place + 1 == len(mine) or mine[place + 1] != number + 1:
+            if index + 1 == len(own_windows) or own_windows[index + 1] != number + 1:
                 parts.append(replace(task, first_window=first, last_window=number))
                 first = None
     return parts

@@ -1,6 +1,6 @@
-"""Which shards a run reads: patterns in (`patterns`), pinned shards out.
+"""Shards of a run: patterns become pinned shards.
 
-A shard's id names its outputs: two shards of one base name under different prefixes differ.
+A shard's id names its outputs: ids of shards with one base name under different prefixes differ.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from pipeline.storage import filesystem
 from pipeline.storage.url import canonical, redact, stem
 
 
-def pin(patterns: Iterable[str], reader: int = READER, note: Note = lambda said: None) -> list[Shard]:
+def pin(patterns: Iterable[str], reader: int = READER, note: Note = lambda line: None) -> list[Shard]:
     """Every shard the patterns name, once, in the order given, with the size and version it has now.
 
-    reader: by whose rules samples are told. note: hears what of the input is left out.
+    reader: the version of the rules for samples. note: called with a line about inputs that are left out.
 
     Raises ConfigError for a pattern that matches nothing, a shard that is missing and a file that is no shard.
     """

@@ -17,7 +17,7 @@ from pipeline.datasets.selection import Selection
 from pipeline.evaluation.truth import _sample
 from pipeline.exports.export import export
 from pipeline.inputs.decode import UndecodableImage, decode, decode_reduced, extension_of
-from pipeline.inputs.mending import mended
+from pipeline.inputs.mending import mend
 from pipeline.inputs.reader import decode_sample
 from pipeline.records import ImageSample, RawSample, SampleFailure
 from tests.conftest import SHARED
@@ -60,7 +60,7 @@ def test_wherever_a_jpeg_is_cut_it_is_shown_whole_or_not_at_all(data):
 
 
 def test_a_photo_with_a_film_behind_it_needs_no_mending(monkeypatch):
-    monkeypatch.setattr("pipeline.inputs.decode.mended", None)
+    monkeypatch.setattr("pipeline.inputs.decode.mend", None)
     film = np.random.default_rng(0).bytes(1 << 18) + b"\xff\xda" + bytes(100)
     assert np.array_equal(decode(JPEG + film), decode(JPEG))
 
@@ -179,7 +179,7 @@ def test_damage_beside_damage_gives_an_image_or_a_reason_and_nothing_else(data, 
     for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF\0\0\0\0WEBP"):
         with suppress(UndecodableImage):
             assert decode(start + bent).ndim == 3
-        mended(start + bent)
+        mend(start + bent)
 
 
 SEVERAL = save(split(), "MPO", save_all=True, append_images=[split().rotate(180)])

@@ -73,7 +73,7 @@ def test_circles_end_and_are_named(tmp_path):
 
 
 def test_folders_that_all_lead_to_each_other_are_refused_soon(tmp_path, monkeypatch):
-    monkeypatch.setattr(find, "MOST_NAMES", 50)
+    monkeypatch.setattr(find, "MAX_PATHS", 50)
     for one in range(12):
         (tmp_path / str(one)).mkdir()
         for other in range(12):
@@ -89,7 +89,7 @@ def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     found = walk(str(tmp_path), is_system)
     assert names(found, tmp_path) == ["a.jpg"]
-    assert (found.skipped, found.broken, found.strange) == (
+    assert (found.skipped, found.broken, found.special) == (
         ["._a.jpg", ".git"],
         ["below.jpg", "broken.jpg"],
         ["pipe.jpg"],

@@ -1,4 +1,4 @@
-"""What a folder held when it was pinned: its image files in order of name, kept beside the run's inputs.
+"""File lists: the image files of a folder when it was pinned, in order of name, stored beside the run's inputs.
 
 A list is gzip of one line of JSON a file, `[name below the folder, bytes, version]`: a million files are about 20 MB,
 and both ways are streams.
@@ -18,7 +18,7 @@ from pipeline.records import Shard
 from pipeline.storage import filesystem
 from pipeline.storage.url import redact
 
-PLACE = "inputs/files"  # below a run
+FOLDER = "inputs/files"  # below a run
 _DAMAGE = (OSError, EOFError, zlib.error, ValueError, TypeError)
 
 
@@ -33,7 +33,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class FileList:
-    """Files as they are kept. size: bytes of all files; digest: of the list, the version of the folder."""
+    """A stored list. size: bytes of all files; digest: of the list, the version of the folder."""
 
     data: bytes
     size: int
@@ -41,7 +41,7 @@ class FileList:
 
 
 def pack(files: Iterable[File]) -> FileList:
-    """Files, in order of name, as they are kept."""
+    """Pack files, in order of name, into a stored list."""
     packed, digest, size = io.BytesIO(), hashlib.blake2b(digest_size=16), 0
     with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as out:
         for file in files:
@@ -53,12 +53,12 @@ def pack(files: Iterable[File]) -> FileList:
 
 
 def name_of(shard: Shard) -> str:
-    """Where a run keeps the list of a folder, below its own folder."""
-    return f"{PLACE}/{shard.id}.{shard.etag}.jsonl.gz"
+    """The name of a folder's list below the run."""
+    return f"{FOLDER}/{shard.id}.{shard.etag}.jsonl.gz"
 
 
 def files_of(shard: Shard) -> Iterator[File]:
-    """What a folder held when it was pinned. Raises ConfigError where its list is gone or damaged, StorageError."""
+    """The files of a folder when it was pinned. Raises ConfigError where its list is gone or damaged, StorageError."""
     if isinstance(shard.files, bytes):
         yield from _unpack(io.BytesIO(shard.files), shard.url)
         return
@@ -71,9 +71,9 @@ def files_of(shard: Shard) -> Iterator[File]:
 
 
 def compare(parts: Iterable[Shard], now: Shard) -> tuple[list[str], FileList]:
-    """The files of a folder that are gone, by name, and those that came, since its parts were pinned.
+    """The files of a folder that were deleted, by name, and those that were added, since its parts were pinned.
 
-    Raises ConfigError where one is there and another than it was.
+    Raises ConfigError where one has changed.
     """
     known = {file.name: file for part in parts for file in files_of(part)}
     new, changed = [], []

@@ -1,7 +1,7 @@
 """Folders of images as shards: every image file is a sample, in order of name.
 
-Samples are those of the list that was pinned (`filelists`), so that no index ever moves: a file that came later is not
-among them, one that is gone or is another now gives a row that says so.
+Samples are those of the pinned list (`file_list`), so that no index ever changes: a file that was added later is no
+sample, one that was deleted or changed gives a row that says so.
 """
 
 import logging
@@ -20,25 +20,25 @@ from pipeline.records import READER, RawSample, Shard, legible
 from pipeline.storage import filesystem
 from pipeline.storage.url import canonical, protocol_of, redact
 
-AHEAD = 32  # files fetched side by side: small reads are spent waiting
+AHEAD = 32  # concurrent reads: small reads mostly wait
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Folder(filesystem.Entry):
-    """A folder as the one object its files are to a run: bytes of all files, and a digest of their list."""
+    """A folder as one object: bytes of all files, and a digest of their list."""
 
-    files: bytes  # as `filelists.pack` has them
-    left_out: str  # what else lies in it, counted and named
+    files: bytes  # as packed by `file_list.pack`
+    left_out: str  # everything else in it, counted and named
 
 
 def is_folder(url: str) -> bool:
-    """Told by the slash at the end."""
+    """Whether a URL ends in a slash, as those of folders do."""
     return url.endswith("/")
 
 
 def stat_folder(folder: str, reader: int = READER) -> Folder:
-    """A folder and the image files below it now, as a reader tells them. Raises ConfigError where it holds no image."""
+    """A folder with the image files below it now, by a reader's rules. Raises ConfigError where it holds no image."""
     root = _root(folder)
     named = redact(root)  # as a listing names what it finds
     found = find.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
@@ -51,17 +51,17 @@ def stat_folder(folder: str, reader: int = READER) -> Folder:
         raise ConfigError(f"{named}: an export, where images may be label maps: name the folder of its photos")
     masks, doubtful = _masks([file.name for file in images]) if reader > 1 else (set(), [])
     listed = pack(file for file in images if file.name not in masks)
-    said = [_by_extension(others)] if others else []
-    said += [find.counted(sorted(masks), "label image")] if masks else []
-    said += [find.counted(exports, "export")] if any(exports) else []
-    said += found.left_out()
+    left_out = [_by_extension(others)] if others else []
+    left_out += [find.counted(sorted(masks), "label image")] if masks else []
+    left_out += [find.counted(exports, "export")] if any(exports) else []
+    left_out += found.left_out()
     if listed == NOTHING:
         shards = sorted({kinds.suffix(name) for name in others} - {""})
         hint = f"name its shards: {named}*{shards[0] if shards else '.tar'}"
-        raise ConfigError(f"{named}: {'; '.join(['a folder without images', *said, hint])}")
+        raise ConfigError(f"{named}: {'; '.join(['a folder without images', *left_out, hint])}")
     if doubtful:
-        said.append(f"{find.counted(doubtful, 'possible mask')}, labelled like any photo")
-    return Folder(root, listed.size, listed.digest, listed.data, "; ".join(said))
+        left_out.append(f"{find.counted(doubtful, 'possible mask')}, labelled like any photo")
+    return Folder(root, listed.size, listed.digest, listed.data, "; ".join(left_out))
 
 
 NOTHING: FileList = pack(())
@@ -71,14 +71,13 @@ def read_folder(shard: Shard, *, first: int = 0) -> Iterator[RawSample]:
     """The samples of a folder in order; those before index `first` without bytes."""
     root = shard.source or shard.url
 
-    def read(place: tuple[int, File, int]) -> RawSample:
-        index, file, end = place
+    def read(entry: tuple[int, File, int]) -> RawSample:
+        index, file, end = entry
         name = legible(file.name)
         extension = _extension(name)
         data, problem = b"", None
         if file.size > MAX_BYTES:
-            said = f"{name} has {file.size} bytes, more than the {MAX_BYTES} that are read"
-            problem = ("too_large", said)
+            problem = ("too_large", f"{name} has {file.size} bytes, more than the {MAX_BYTES} that are read")
         elif index >= first:
             try:
                 data = _get(root + file.name, file)
@@ -87,13 +86,13 @@ def read_folder(shard: Shard, *, first: int = 0) -> Iterator[RawSample]:
                 problem = ("changed", str(error))
         return RawSample(_key(name), index, {extension: data}, extension, end, problem)
 
-    places = _places(files_of(shard))
-    for place in islice(places, first):
-        yield read(place)
-    yield from prefetch_map(read, places, depth=AHEAD, threads=AHEAD // 2)
+    entries = _with_ends(files_of(shard))
+    for entry in islice(entries, first):
+        yield read(entry)
+    yield from prefetch_map(read, entries, depth=AHEAD, threads=AHEAD // 2)
 
 
-def _places(files: Iterator[File]) -> Iterator[tuple[int, File, int]]:
+def _with_ends(files: Iterator[File]) -> Iterator[tuple[int, File, int]]:
     """Files with their index and the bytes up to their end."""
     end = 0
     for index, file in enumerate(files):
@@ -102,9 +101,9 @@ def _places(files: Iterator[File]) -> Iterator[tuple[int, File, int]]:
 
 
 def _get(url: str, file: File) -> bytes:
-    """A file's bytes. Raises ShardChanged where it is not the one that was pinned.
+    """A file's bytes. Raises ShardChanged where its version is not the pinned one.
 
-    Looked at after it was read: what is still the pinned version then was it all along.
+    The version is checked after reading: if it is still the pinned one then, it was so all along.
     """
     data, failed = b"", None
     try:
@@ -132,7 +131,7 @@ def _key(name: str) -> str:
 
 
 def _root(folder: str) -> str:
-    """What the names of its files are appended to."""
+    """The URL prefix of its files."""
     protocol = protocol_of(folder)
     if protocol == "file":
         return canonical(folder).removeprefix("file://").rstrip("/") + "/"
@@ -156,15 +155,15 @@ def _by_extension(names: Sequence[str]) -> str:
     """As in `3 other files: 2 .txt, 1 .mp4`."""
     counts = Counter(_extension(name) for name in names).most_common()
     named = {extension: f".{legible(extension)}" if extension else "without extension" for extension, _ in counts}
-    said = ", ".join(f"{count:,} {named[extension]}" for extension, count in counts)
-    return f"{len(names):,} other {'file' if len(names) == 1 else 'files'}: {said}"
+    listed = ", ".join(f"{count:,} {named[extension]}" for extension, count in counts)
+    return f"{len(names):,} other {'file' if len(names) == 1 else 'files'}: {listed}"
 
 
 def _masks(names: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Of image files those that show labels of a photo beside them, or are results of ours; and those that may be such.
+    """Image files that are label maps of a photo beside them, or results of this project; and files that may be such.
 
-    `a.mask.png` beside `a.jpg` is of the first kind; `a_mask.png` or `a.png` beside it, or `b.mask.png` alone, may be a
-    photo.
+    `a.mask.png` beside `a.jpg` is of the first kind; `a_mask.png` or `a.png` beside it, or `b.mask.png` alone, may be
+    a photo.
     """
     stems = {name.rpartition(".")[0] for name in names}
     photos = {name.rpartition(".")[0] for name in names if kinds.is_photo(name)}

@@ -1,4 +1,4 @@
-"""Compressed shards as the bytes they hold."""
+"""Decompression of shards."""
 
 import zlib
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ SUFFIXES = (".gz", ".tgz", ".zst", ".tzst")
 
 
 def is_compressed(name: str) -> bool:
-    """Told by the name, as everywhere."""
+    """Whether a name is that of a compressed file."""
     return name.lower().endswith(SUFFIXES)
 
 
 def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
-    """The stream itself, or what it holds compressed. Reading may raise what `damage` knows."""
+    """The stream, decompressed by its name. Reading may raise the errors that `damage` translates."""
     if not is_compressed(name):
         return stream
     if name.lower().endswith("zst"):
@@ -26,12 +26,12 @@ def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
 
 
 class Damaged(Exception):
-    """Compressed bytes that are not what was compressed."""
+    """Damaged compressed bytes."""
 
 
 @contextmanager
 def damage() -> Iterator[None]:
-    """Whatever the decompressors raise on damaged bytes, as Damaged."""
+    """Translate the errors of the decompressors on damaged bytes into Damaged."""
     try:
         yield
     except (EOFError, BadGzipFile, zlib.error, ZstdError) as error:

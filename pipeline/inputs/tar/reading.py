@@ -50,15 +50,15 @@ def read_samples(
 
     name: tells a compressed tar by its extension. first: the samples before it come by their headers alone, without
     members' bytes. image_key: the extension that holds the image; None: see `image_of`. whole: with the bytes of all
-    members, else only of those that may be the image. reader: by whose rules samples are told. Two neighbours of one
-    key that repeat an extension are two samples; a link is a sample whose image is not to be had.
+    members, else only of those that may be the image. reader: the version of its rules. Two neighbours of one key
+    that repeat an extension are two samples; a link is a sample without an image.
     Raises CorruptShard where the archive is damaged, after the last sample that has its image whole.
     Format: https://github.com/webdataset/webdataset (naming: the key is the path up to the first dot of its last part).
     """
     image_key = image_key.lower().lstrip(".") if image_key else None
     group: _Group | None = None
     reading: str | None = None  # the member whose bytes are being read
-    passed = 0  # members that are of no sample
+    passed = 0  # members that belong to no sample
     try:
         with open_strict(stream, name) as archive:
             for info in members(archive):
@@ -96,24 +96,24 @@ def read_samples(
 
 
 def image_of(members: Iterable[str], image_key: str | None = None, reader: int = READER) -> str | None:
-    """Which extension holds the image: the one that was named, else the first of `kinds.OPENED` that is there.
+    """The extension that holds the image: the named one, else the first of `kinds.OPENED` among the members.
 
-    Where there is none, a single one of several parts that ends in such an extension (`7.photo.jpg`) will do. What may
-    be a mask beside a photo that cannot be opened, or that has another name, is not taken for the photo.
+    Without one, a single extension of several parts that ends in one of these (`7.photo.jpg`) is used. An image that
+    may be a mask beside a photo that cannot be opened, or that has another name, is not used.
     """
-    there = list(members)
+    extensions = list(members)
     if image_key is not None:
-        return image_key if image_key in there else None
+        return image_key if image_key in extensions else None
     known = kinds.OPENED if reader > 1 else kinds.IMAGE_EXTENSIONS
-    plain = [extension for extension in there if "." not in extension and kinds.is_opened(extension, reader)]
-    longer = [extension for extension in there if "." in extension and kinds.is_opened(extension, reader)]
+    plain = [extension for extension in extensions if "." not in extension and kinds.is_opened(extension, reader)]
+    longer = [extension for extension in extensions if "." in extension and kinds.is_opened(extension, reader)]
     if plain:
         chosen = min(plain, key=lambda extension: known.index(kinds.last(extension)))
     elif len(longer) == 1:
         [chosen] = longer
     else:
         return None
-    return None if reader > 1 and _may_be_a_mask(chosen, there) else chosen
+    return None if reader > 1 and _may_be_a_mask(chosen, extensions) else chosen
 
 
 def _may_be_a_mask(image: str, members: Iterable[str]) -> bool:

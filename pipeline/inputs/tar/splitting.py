@@ -1,6 +1,6 @@
-"""One big shard for several workers: its windows shared out where workers would else have nothing to do.
+"""Splitting of large shards: their windows are distributed where workers would otherwise be idle.
 
-Only uncompressed tars and folders: there a window in the middle is reached by headers, or names, alone.
+Only uncompressed tars and folders are split: a window in their middle is reached by headers, or names, alone.
 """
 
 import logging
@@ -9,20 +9,19 @@ from dataclasses import replace
 from itertools import islice
 
 from pipeline.errors import PipelineError
-from pipeline.inputs.reader import read_shard
+from pipeline.inputs.reader import HEADERS_ONLY, read_shard
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 
-LOOKED_AT = 64  # samples at a shard's beginning that tell how large its samples are
-HEADERS_ONLY = 1 << 62  # as the first sample wanted
+READ = 64  # samples at a shard's beginning, from which the size of its samples is estimated
 logger = logging.getLogger(__name__)
 
 
 def split(tasks: Iterable[ShardTask], workers: int, window: int) -> Iterator[ShardTask]:
-    """The same work in at least as many tasks as there are workers, if it can be shared.
+    """Split tasks into at least as many as there are workers, where that is possible.
 
-    window: samples. How many windows a tar has is only estimated: a task beyond its end finds nothing, the last one is
-    open to the end.
+    window: samples. The number of windows of a tar is only estimated: a task beyond its end finds no samples, the last
+    task is open to the end.
     """
     source = iter(tasks)
     first = list(islice(source, workers))
@@ -39,9 +38,9 @@ def _is_open(task: ShardTask) -> bool:
 
 
 def _windows(shard: Shard, window: int) -> int:
-    """About how many windows a shard has; 0 where it cannot be read, which is for a worker to say."""
+    """Estimated number of windows of a shard; 0 where it cannot be read: a worker will report why."""
     try:
-        first = list(islice(read_shard(shard, first=HEADERS_ONLY, whole=False), LOOKED_AT))
+        first = list(islice(read_shard(shard, first=HEADERS_ONLY, whole=False), READ))
     except (PipelineError, FileNotFoundError) as error:
         logger.debug("%s is not split: %s", shard.url, error)
         return 0

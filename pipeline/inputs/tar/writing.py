@@ -7,7 +7,7 @@ from typing import IO
 
 
 def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
-    """A tar of (key, members by extension): the same samples give the same bytes, so that racing writers agree."""
+    """A tar of (key, members by extension): equal samples give equal bytes, so that racing writers agree."""
     buffer = io.BytesIO()
     with writing(buffer) as write:
         for key, members in samples:
@@ -17,8 +17,8 @@ def write_samples(samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> bytes:
 
 @contextmanager
 def writing(out: IO[bytes]) -> Iterator[Callable[[str, Mapping[str, bytes]], None]]:
-    """The same, sample by sample. Members without an extension, or named as the writer names the key, have no place in
-    such a tar and are left out.
+    """Write a tar sample by sample. Members without an extension, or with the name the writer uses for the key, cannot
+    be stored in such a tar and are left out.
     """
     from webdataset import TarWriter
 
