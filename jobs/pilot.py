@@ -1,4 +1,4 @@
-"""`diffseg pilot`: some images at several thresholds, side by side, with speed and cost: before the bill."""
+"""`diffseg pilot`: a sample at several thresholds, side by side, with speed and cost of a whole run."""
 
 import json as json_format
 import shlex

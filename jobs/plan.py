@@ -1,4 +1,4 @@
-"""`diffseg plan`: what a run will take, from a pilot's speed, before anything is paid for."""
+"""`diffseg plan`: hours, cost and bytes of a run, estimated from a pilot's speed."""
 
 import shlex
 from dataclasses import asdict

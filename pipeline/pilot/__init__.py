@@ -1,1 +1,1 @@
-"""Before the bill: a seeded sample, thresholds side by side, hours and cost."""
+"""Pilot: a seeded sample labelled at several thresholds, with the hours and cost of the whole run."""
