@@ -101,8 +101,13 @@ class Counting(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record in: of this thread, or one that `replay` has brought. The handler's lock is held."""
+        try:
+            self._take(record, getattr(record, "carried", None))
+        except Exception:  # noqa: BLE001 - what is wrong with a record must not end the work that it tells of
+            self.handleError(record)
+
+    def _take(self, record: logging.LogRecord, carried: Record | None) -> None:
         self._tell(now := monotonic())
-        carried: Record | None = getattr(record, "carried", None)
         name = carried.kind if carried else _kind_of(record)
         if len(self._kinds) >= KINDS and name not in self._kinds:
             name = OTHERS

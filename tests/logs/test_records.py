@@ -134,6 +134,13 @@ def test_a_program_that_uses_the_package_has_the_records_in_its_own_handlers(buf
     assert "ValueError: number 0" in caplog.text
 
 
+def test_a_record_that_cannot_be_made_costs_no_work(buffer, capsys):
+    buffer.handle(logging.LogRecord("pipeline.tested", logging.ERROR, "x.py", 1, "%d samples", ("no number",), None))
+    logger.error("the next one")
+    assert [record.message for record in buffer.take()] == ["the next one"]
+    assert "Logging error" in capsys.readouterr().err  # told as Python's own handlers tell it
+
+
 def test_nothing_is_written_where_nobody_asked_for_it(capsys):
     logger.error("unheard")
     assert capsys.readouterr().err == ""
