@@ -4,6 +4,7 @@ No result replaces another: results of a second photo of one name, or of other t
 """
 
 import io
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
@@ -17,6 +18,8 @@ from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from diffseg import DiffSeg, Segmentation
+
+logger = logging.getLogger(__name__)
 
 
 @options.with_segment_options
@@ -131,6 +134,7 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
         contents = {"labels.png": encode_label_map(result.label_map), "overlay.png": shown.getvalue()}
         label_map, picture = results.add(path.stem, contents)
     except (UndecodableImage, AttentionError, OutOfMemory, OSError) as error:
+        logger.debug("%s has no labels", path, exc_info=error)
         console.note(f"diffseg: {path}: {error}")
         return False
     console.say(f"{path}: {_count(result)}: {label_map}, {picture}")
