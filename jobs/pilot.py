@@ -110,7 +110,7 @@ def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
             SegmentConfig(thresholds=schedules[-1])
         except ValueError as error:
             raise ConfigError(f"--threshold {text!r}: {error}") from error
-    if len(given) == 1 and "," in given[0]:  # 0.1.0 compared these numbers; since then they are one schedule
+    if len(given) == 1 and "," in given[0]:  # 0.1.0 compared these numbers; the next release takes them as one schedule
         several = " ".join(f"--threshold {number.strip()}" for number in given[0].split(","))
         raise ConfigError(
             f"--threshold {given[0]} is one schedule, a value an iteration, as `diffseg label` takes it: to compare "

@@ -1,4 +1,4 @@
-"""Ctrl-C once and twice, and SIGTERM, on a run with workers of its own: the right exit code, and nobody left behind."""
+"""Ctrl-C once and twice, and SIGTERM, on a run with workers of its own: the right exit code, and no process left."""
 
 import os
 import signal

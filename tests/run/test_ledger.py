@@ -1,4 +1,4 @@
-"""A run on storage: what is there is done, what is missing is known, nobody mixes anything in."""
+"""A run on storage: committed windows are done, missing ones are known, and nothing foreign is mixed in."""
 
 import json
 import threading
@@ -142,7 +142,7 @@ def test_a_run_of_0_1_0_is_joined_and_stays_as_it_is(shards, tmp_path):
 
 
 def rewrite_run(ledger, **changes):
-    """run.json as somebody else has left it."""
+    """Change run.json as another version or a person could."""
     said = json.loads(ledger.store.get("run.json"))
     said["segment"] |= changes.pop("segment", {})
     ledger.store.replace("run.json", json.dumps(said | changes).encode())

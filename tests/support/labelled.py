@@ -30,7 +30,7 @@ def photo(number: int) -> bytes:
 
 
 def label_map(number: int, segments: int = 5) -> np.ndarray:
-    """Ids 0..segments-1 at random, in several components each, with pixels that belong to nobody; half of SIZE."""
+    """Ids 0..segments-1 at random, in several components each, with ignored pixels; half of SIZE."""
     random = np.random.default_rng(number)
     labels = random.integers(0, segments, (3, 4)).repeat(3, 0).repeat(3, 1).astype(np.int32)
     labels[0, :segments] = np.arange(segments)
