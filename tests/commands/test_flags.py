@@ -145,3 +145,24 @@ def test_an_export_tells_its_flags_too(tmp_path, capsys):
     assert "already complete" in capsys.readouterr().out
     assert cli.run(["export", run, "--output", output, "--format", "png"]) == 2
     assert "it was begun with --format webdataset" in capsys.readouterr().err
+
+
+def test_label_pilot_and_segment_take_one_set_of_segmentation_options():
+    commands = typer.main.get_group(cli.app).commands
+    names = {each.name for each in fields(options.SegmentOptions)}
+    declared = {
+        command: {
+            option.name: (option.opts, option.secondary_opts, getattr(option, "help", None), option.default)
+            for option in commands[command].params
+            if option.name in names
+        }
+        for command in ("label", "pilot", "segment")
+    }
+    assert declared["label"].keys() == names
+    assert declared["segment"] == declared["label"]
+    threshold = declared["pilot"].pop("threshold")  # it takes several, and says so itself
+    assert threshold[0] == declared["label"].pop("threshold")[0] == ["--threshold"]
+    assert declared["pilot"] == declared["label"]
+    assert SETTINGS - {"anchors_per_side", "split_components", "compile"} == names - {"config", "threshold"} | {
+        "thresholds"
+    }
