@@ -12,11 +12,7 @@ from pipeline.storage.names import unit_hash
 from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_filter
 
 TRAIN, VAL = "train", "val"
-
-
 NOT_ASKED = "not asked for"
-
-
 WANTED = (*COLUMNS, "label_map", "segments")
 
 

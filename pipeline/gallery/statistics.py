@@ -15,12 +15,10 @@ from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 
+WINDOWS = 1000  # about a million images
+COLUMNS = ("status", "quality", "segments")  # that are counted
 _AREA_EDGES = tuple(10.0 ** (power / 3 - 4) for power in range(13))  # 0.01 % to all of the image, three bins a decade
-
-
 _QUALITY_EDGES = tuple(step / 20 for step in range(21))
-
-
 _SEGMENT_BINS = 30  # at most; wider bins beyond as many segments
 
 
@@ -128,10 +126,6 @@ class Distributions:
 
 def _mean(name: str, value: float | None, digits: int) -> str:
     return "no labelled image" if value is None else f"{name} {value:.{digits}f}"
-
-
-WINDOWS = 1000  # about a million images
-COLUMNS = ("status", "quality", "segments")  # what is counted
 
 
 @dataclass(frozen=True, slots=True)

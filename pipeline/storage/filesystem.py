@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.storage.clients import client_of
 from pipeline.storage.ranged_reader import FIRST_CHUNK, GAP, RangedReader
 from pipeline.storage.retry import attempt
-from pipeline.storage.url import _WEB, local_path, protocol_of, redact
+from pipeline.storage.url import WEB, local_path, protocol_of, redact
 
 EXTRAS = {"s3": "s3", "gs": "gs", "abfs": "az"}  # of this package, by protocol
 
@@ -63,7 +63,7 @@ def listed(url: str, request: Callable[[Any, str], Mapping[str, Any]]) -> dict[s
     Raises ConfigError, StorageError, FileNotFoundError.
     """
     protocol = protocol_of(url)
-    if protocol in _WEB:
+    if protocol in WEB:
         raise ConfigError(f"{redact(url)}: {protocol} cannot be listed; name the files, with braces or in a .txt list")
     fs, path = filesystem(url)
     found = attempt(redact(url), lambda: request(fs, path))

@@ -187,6 +187,6 @@ def _code(error: BaseException) -> str | None:
 
 def _reason(error: Exception) -> str:
     """The first line of what a library says, without the queries and user names its URLs may carry."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = next((line.strip() for line in str(said).splitlines() if line.strip()), type(error).__name__)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = next((line.strip() for line in str(text).splitlines() if line.strip()), type(error).__name__)
     return redacted(line)[:300]

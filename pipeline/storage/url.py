@@ -10,22 +10,12 @@ from pipeline.errors import ConfigError
 from pipeline.records import legible
 
 POSSIBLE = "use a path or file://, s3://, gs://, az://, https://"
-
-
 _ALIASES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "local": "file"}
-
-
-_WEB = ("http", "https")
-
-
+WEB = ("http", "https")
 # Of the URL of an object, whose name may hold any letter: `?versionId=1`, not `a?b.tar` or `photo.php?id=1.jpg`
 _QUERY = re.compile(r"\?[\w.~%-]+=(?![^?&]*\.[A-Za-z]\w{0,9}$).*", re.DOTALL)
-
-
 # Layers over other file systems, and what runs programs or holds nothing that another process could read.
 _NOT_STORAGE = {"simplecache", "filecache", "blockcache", "cached", "async_wrapper", "dir", "dirfs", "generic", "data"}
-
-
 _NOT_STORAGE |= {"reference", "zip", "tar", "libarchive", "archive", "dask", "lakefs", "asynclocal"}
 
 
@@ -54,7 +44,7 @@ def redact(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     if not mark or scheme in ("file", "local"):
         return url
-    location = re.split("[?#]", rest, maxsplit=1)[0] if scheme in _WEB else _QUERY.sub("", rest)
+    location = re.split("[?#]", rest, maxsplit=1)[0] if scheme in WEB else _QUERY.sub("", rest)
     host, slash, path = location.partition("/")
     user, _, machine = host.rpartition("@")
     container = f"{user.partition(':')[0]}@" if user and _ALIASES.get(scheme, scheme) == "abfs" else ""
@@ -64,7 +54,7 @@ def redact(url: str) -> str:
 def has_query(url: str) -> bool:
     """Whether the URL of an object has a query, which every store here would ignore."""
     scheme, mark, _ = url.partition("://")
-    return bool(mark) and scheme not in ("file", "local", *_WEB) and _QUERY.search(url) is not None
+    return bool(mark) and scheme not in ("file", "local", *WEB) and _QUERY.search(url) is not None
 
 
 def canonical(url: str, *, follow: bool = True) -> str:
