@@ -10,6 +10,7 @@ from diffseg.types import Segment
 READER = 2  # version of the rules of what is a sample and how it is decoded; a run keeps the one it began with
 READERS = (1, READER)  # versions that are known; 1: of version 0.1.0
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
+POISON = "poison"  # the status of a sample that killed every worker that had it alone
 
 
 @dataclass(frozen=True, slots=True)

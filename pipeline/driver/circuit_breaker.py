@@ -4,7 +4,7 @@ It counts rows that workers have made, committed or not: a window may be larger 
 """
 
 from pipeline.errors import WouldRepeat
-from pipeline.records import OK
+from pipeline.records import OK, POISON
 from pipeline.worker.stage_timer import MetricsSnapshot
 
 FIRST_CHECK = 500  # rows: enough to tell a pattern from chance; what comes by the next answer stays below 1,000
@@ -13,8 +13,11 @@ MAX_SINGLE = 0.9  # share of labelled images that are one segment: thresholds fa
 MAX_SEGMENTS = 150  # of an image, on average: thresholds so low that hardly any of 256 anchors merge
 
 
-def check(made: MetricsSnapshot) -> None:
-    """Raises WouldRepeat with the reason and examples where most of what was made is useless."""
+def check(made: MetricsSnapshot, last_end: str = "") -> None:
+    """Raises WouldRepeat with the reason and examples where most of what was made is useless.
+
+    last_end: the error that ended a worker last; it explains rows of poison.
+    """
     rows = sum(made.images.values())
     if rows < FIRST_CHECK:
         return
@@ -23,8 +26,9 @@ def check(made: MetricsSnapshot) -> None:
     if rows - labelled > MAX_FAILED * rows:
         worst = sorted(failed.items(), key=lambda item: -item[1])[:3]
         reasons = ", ".join(f"{count} {status}" for status, count in worst)
+        cause = f"; a worker ended with {last_end}" if last_end and POISON in failed else ""
         raise WouldRepeat(
-            f"{rows - labelled} of the first {rows} rows have no labels ({reasons}), {_examples(made, 'failed')}"
+            f"{rows - labelled} of the first {rows} rows have no labels ({reasons}), {_examples(made, 'failed')}{cause}"
         )
     if made.single > MAX_SINGLE * labelled:
         raise WouldRepeat(

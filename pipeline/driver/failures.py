@@ -18,6 +18,7 @@ class FailureLog:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._ends: set[str] = set()  # tracebacks that are on storage
+        self.last_end = ""  # the error that ended a worker last
 
     def failed(self, failure: ShardFailure) -> None:
         """A task came back unfinished. Where an error ended its worker, the first record of each traceback is kept."""
@@ -26,7 +27,10 @@ class FailureLog:
         with bound(shard=task.shard.id, window=f"{task.first_window}-{last}"):
             level = logging.INFO if failure.kind in ROUTINE else logging.WARNING
             logger.log(level, "attempt %d failed: %s: %s", task.attempt, failure.kind, failure.error)
-        if not (failure.traceback and failure.heartbeats) or failure.traceback in self._ends:
+        if not (failure.traceback and failure.heartbeats):
+            return
+        self.last_end = failure.error
+        if failure.traceback in self._ends:
             return
         if len(self._ends) < MOST_ENDS:
             self._ends.add(failure.traceback)

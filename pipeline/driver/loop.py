@@ -60,7 +60,7 @@ def drive(
                     case Quarantine(failure=failure):
                         counters.broken[failure.task.shard.id] = failure
                         failures.given_up(failure)
-        circuit_breaker.check(registry.made)
+        circuit_breaker.check(registry.made, failures.last_end)
         tick()
 
 

@@ -20,7 +20,7 @@ from pipeline.concurrency import prefetch_map
 from pipeline.errors import CorruptShard
 from pipeline.logs.context import bound
 from pipeline.messages import Heartbeat, Outcome, Receipt, ShardTask
-from pipeline.records import OK, LabelRecord, RawSample, SampleFailure
+from pipeline.records import OK, POISON, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.worker.committer import Committer
 from pipeline.worker.device_check import DeviceCheck
@@ -172,7 +172,7 @@ class Worker:
         work = self._begun(task, task.first_window)
         by_index = {raw.index: raw for raw in raws}
         for index in by_index.keys() & set(task.probe.poison):
-            failure = SampleFailure(by_index[index], "poison", "killed every worker that had it alone")
+            failure = SampleFailure(by_index[index], POISON, "killed every worker that had it alone")
             self._take(work, failure)
             self.committer.quarantine(task, failure)
         for piece in pieces(task.probe, by_index):

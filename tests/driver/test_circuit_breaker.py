@@ -49,6 +49,14 @@ def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, s
             circuit_breaker.check(made)
 
 
+def test_samples_that_kill_every_worker_stop_a_run_with_the_error_that_ended_one():
+    ended = "worker 3: KeyError: 'x' (pipeline/worker/labeling.py:74)"
+    with pytest.raises(WouldRepeat, match=re.escape(f"(251 poison), for example a; a worker ended with {ended}")):
+        circuit_breaker.check(MetricsSnapshot({"ok": 249, "poison": 251}, examples={"failed": ("a",)}), ended)
+    with pytest.raises(WouldRepeat, match=r"\(251 model_nan\), for example a$"):
+        circuit_breaker.check(MetricsSnapshot({"ok": 249, "model_nan": 251}, examples={"failed": ("a",)}), ended)
+
+
 def test_what_workers_made_adds_up_with_the_last_examples_of_each_kind():
     first, second = StageTimer(), StageTimer()
     for number in range(4):

@@ -15,6 +15,7 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster
 from pipeline.cluster.parallel import parallel_mapping
 from pipeline.config import RunConfig
+from pipeline.driver import circuit_breaker
 from pipeline.errors import RayLost, Stopped
 from pipeline.inputs.shards import pin
 from pipeline.labelling import Summary, finish
@@ -94,6 +95,16 @@ def test_an_encoder_that_fails_is_found_from_the_log_from_failures_and_from_stat
     assert (level, worker, node) == ("ERROR", "worker-0", "-")
     assert run.startswith("run-")
     assert place == f"{next(iter(ledger.shards))}/0"
+
+
+def test_an_encoder_that_fails_on_most_samples_stops_the_run_with_its_line(tmp_path, log, monkeypatch, planted):
+    shard = write_shard(tmp_path / "in" / "s.tar", [(f"{i}", {"jpg": jpeg(i)}) for i in range(32)])
+    ledger = Ledger.start(str(tmp_path / "run"), a_run(window=8), pin([str(shard)]))
+    monkeypatch.setattr(circuit_breaker, "FIRST_CHECK", 1)
+    monkeypatch.setattr(circuit_breaker, "MAX_FAILED", 0.0)
+    monkeypatch.setattr(labeling, "encode_label_map", planted)
+    with pytest.raises(Stopped, match=rf"\(1 poison\).*; a worker ended with .*> {re.escape(line_of(planted))}"):
+        label(ledger, log)
 
 
 def test_an_encoder_that_always_fails_stops_the_run_with_its_line(tmp_path, log, monkeypatch):
