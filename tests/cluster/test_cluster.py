@@ -118,7 +118,7 @@ def prometheus(nodes: Cluster, folder):
 
 def answers(address, query, since):
     """The numbers that a panel would draw."""
-    query = query.replace("$cluster", ".*").replace("$__rate_interval", "30s")
+    query = re.sub(r"\$(cluster|owner|run)\b", ".*", query.replace("$__rate_interval", "30s"))
     asked = urllib.parse.urlencode({"query": query, "start": since, "end": time.time(), "step": 2})
     with urllib.request.urlopen(f"{address}/api/v1/query_range?{asked}", timeout=20) as reply:
         series = json.load(reply)["data"]["result"]

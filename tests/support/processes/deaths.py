@@ -53,6 +53,7 @@ class Death:
     rerun: int
     rows: int
     twice: int
+    images: int = IMAGES
 
     def line(self, commit: str = "") -> str:
         """Of the table."""
@@ -63,7 +64,7 @@ class Death:
             self.code,
             f"{self.still_s:.0f}",
             f"{self.ended_s:.0f}",
-            f"{self.rows - self.twice} of {IMAGES}",
+            f"{self.rows - self.twice} of {self.images}",
         ]
         return f"| {' | '.join(map(str, [*cells, len(self.left), '; '.join(told), commit]))} |\n"
 
@@ -86,14 +87,20 @@ def found(process: str, mark: str) -> list[int]:
     return [pid for pid, words in left_behind(mark).items() if PROCESSES[process] in words]
 
 
-def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str, str]] | None = None) -> Death:
+def kill(
+    process: str,
+    moment: str,
+    *options: str,
+    cluster: tuple[str, dict[str, str]] | None = None,
+    images: int = IMAGES,
+) -> Death:
     """Label photos with two workers, kill a process, see how it ends, and do the same again where it did not.
 
     cluster: the mark of its processes and its environment, where the run is to be on one that is there.
     """
     folder = Path(tempfile.mkdtemp(prefix="deaths-", dir="/tmp"))  # Ray's sockets bear no long names
     mark, run = uuid.uuid4().hex, folder / "run"
-    shard = write_shard(folder / "s.tar", [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(IMAGES)])
+    shard = write_shard(folder / "s.tar", [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(images)])
     words = [sys.executable, "-m", "jobs.shared.cli", "label", str(shard), "--output", str(run), "--model", "tiny"]
     words += ["--window", str(WINDOW), "--workers", "2", *options]
     there, environment = cluster or (mark, {})
@@ -105,7 +112,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
         return command.poll() is not None
 
     try:
-        due = {"start-up": 0, "mid-run": 5, "last window": IMAGES // WINDOW - 1}[moment]
+        due = {"start-up": 0, "mid-run": 5, "last window": images // WINDOW - 1}[moment]
         await_(lambda: windows(run) >= due, ended)
         victims = await_(lambda: found(process, there), ended)
         assert victims, (folder / "said").read_text()
@@ -124,7 +131,7 @@ def kill(process: str, moment: str, *options: str, cluster: tuple[str, dict[str,
         said = (folder / "said").read_text()
         return Death(
             process, moment, code, still_s, ended_s, said, [*left.values(), *folders], rerun, len(rows),
-            len(rows) - len(set(rows)),
+            len(rows) - len(set(rows)), images,
         )  # fmt: skip
     finally:
         command.kill()

@@ -18,6 +18,7 @@ from pipeline.inputs import decode, reader
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.run import manifest, verify
+from pipeline.run.commit import RunWriter
 from pipeline.run.ledger import Ledger
 from pipeline.storage import filesystem, object_store
 from pipeline.storage.object_store import Store
@@ -42,9 +43,9 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
     "labelling a later batch": (FakeSegmenter, "segment", "after", 3),
     "encoding a window": (table, "encode_window", "before", 1),
     "after encoding a window": (table, "encode_window", "after", 2),
-    "before the end of a shard": (Ledger, "commit_end", "before", 1),
-    "after the end of a shard": (Ledger, "commit_end", "after", 1),
-    "after the end of the last shard": (Ledger, "commit_end", "after", 4),
+    "before the end of a shard": (RunWriter, "commit_end", "before", 1),
+    "after the end of a shard": (RunWriter, "commit_end", "after", 1),
+    "after the end of the last shard": (RunWriter, "commit_end", "after", 4),
     "before the audit": (verify, "audit", "before", 1),
     "before the manifest": (manifest, "write_manifest", "before", 1),
     "between the manifest and its mark": (Store, "put_new", "before", 15),
