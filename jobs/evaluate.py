@@ -1,8 +1,11 @@
-"""`diffseg evaluate`: a run, or a baseline, against the truth, by the field's protocols."""
+"""`diffseg evaluate`: a run, or a baseline, against the truth, by the field's protocols.
+
+With --reproduce it makes the run first, as a published row was made, and compares the figures with that row.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 from time import monotonic
@@ -10,21 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.label import report
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from diffseg.evaluation.bootstrap import Interval
     from diffseg.evaluation.scores import Summary
+    from pipeline.config import RunConfig
     from pipeline.evaluation.evaluate import Evaluation, MethodResult
     from pipeline.evaluation.protocols import Protocol
+    from pipeline.evaluation.reproduce import Comparison, PublishedRow
+    from pipeline.records import Shard
 
 SHOWN = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F", "miou": "mIoU", "accuracy": "accuracy"}
 PROGRESS_S = 10.0  # seconds between two lines of progress
 
 
 def evaluate(
-    truth: Annotated[str, typer.Option("--truth", help="Shards or a folder with label maps.", show_default=False)],
     url: Annotated[str | None, typer.Argument(help="The run. Without one only baselines are measured.")] = None,
+    truth: Annotated[str | None, typer.Option("--truth", help="Shards or a folder with label maps.")] = None,
     protocol: Annotated[
         str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")
     ] = "regions",
@@ -47,20 +54,51 @@ def evaluate(
         str | None, typer.Option("--ray-address", help="A running Ray whose CPUs score, instead of processes here.")
     ] = None,
     stall: options.Stall = None,
+    reproduce: Annotated[
+        str | None,
+        typer.Option("--reproduce", help="Label and compare as published: coco-stuff-27, cityscapes-27."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of --reproduce; the paper's is sd1.4.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Of --reproduce: the folder where the data set was unpacked.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Of --reproduce: only so many photos.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Of --reproduce: the run. Default: reproduce-coco-stuff-27, ...")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Of --reproduce: as `label` takes it.")] = None,
     json: options.Json = False,
-) -> None:
-    """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals."""
+) -> int:
+    """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals.
+
+    With --reproduce, exit 1 where a published figure lies outside the interval.
+    """
     from pipeline.cluster.parallel import parallel_mapping
+    from pipeline.config import RunConfig
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions
     from pipeline.evaluation.protocols import protocol_named
+    from pipeline.evaluation.reproduce import open_photos, published_row
     from pipeline.evaluation.score import AGAINST, HUMANS, RUN, Scorer, check_methods
     from pipeline.evaluation.truth import open_truth
     from pipeline.evaluation.worst_page import worst_page
     from pipeline.run.ledger import Ledger
     from pipeline.table import encode_rows
 
+    row = None if reproduce is None else published_row(reproduce)
+    if row is None:
+        own = {"--model": model, "--data": data, "--limit": limit, "--output": output, "--workers": workers}
+        if given := [name for name, value in own.items() if value is not None]:
+            raise ConfigError(f"{given[0]} belongs to --reproduce")
+        if truth is None:
+            raise ConfigError("--truth is missing: name shards or a folder with label maps, or --reproduce a row")
+    elif url or truth or listed or truth_key or protocol != "regions":
+        raise ConfigError("--reproduce brings its run, --truth, --protocol, --list and --truth-key: leave these out")
+    elif model is None or data is None:
+        raise ConfigError("--reproduce needs --model (the paper's is sd1.4) and --data, where the data set is unpacked")
+    else:
+        url, truth, protocol = output or f"reproduce-{reproduce}", data, str(reproduce)
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
@@ -71,21 +109,65 @@ def evaluate(
     _refuse_unwritable(table)
     _refuse_unwritable(gallery)
     scorer = Scorer(rules, methods, tables=matching == "dataset")
-    data = open_truth(truth, rules, member=truth_key, listed=listed)
+    if row is None:
+        samples = open_truth(truth, rules, member=truth_key, listed=listed)
+    else:
+        shard, samples = open_photos(truth, rules, row, limit)
+        if code := _label(shard, str(url), str(model), row, RunConfig(workers=workers, ray_address=ray_address), json):
+            return code
     runs = {name: Predictions(Ledger.open(run), rules, categories=scorer.tables) for name, run in urls.items()}
     kept = worst if gallery else 0
     with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
-        done = evaluate(data, runs, scorer, parallel_map=parallel_map, worst=kept, on_image=_Ticker().tick)
+        done = evaluate(samples, runs, scorer, parallel_map=parallel_map, worst=kept, on_image=_Ticker().tick)
     if not any(result.scores for result in done.results.values()):
         raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")
     if table:
         _write(table, encode_rows(done.rows))
     if gallery:
         _write(gallery, worst_page(done, scorer, url or truth))
+    compared = None if row is None else _compare(done.results[RUN], row, truth)
     if json:
-        console.say_json(_document(done, rules))
+        agreement = {name: asdict(one) | {"agrees": one.agrees} for name, one in (compared or {}).items()}
+        console.say_json(_document(done, rules) | ({} if compared is None else {"published": agreement}))
     else:
         _report(done, rules)
+        _report_published(compared or {})
+    return 0 if compared is None or all(one.agrees for one in compared.values()) else 1
+
+
+def _label(shard: "Shard", output: str, model: str, row: "PublishedRow", run: "RunConfig", json: bool) -> int:
+    """Label photos with the settings of a published row, or finish that; 0 where every photo has labels."""
+    from pipeline.labelling import Hooks, finish, open_run
+
+    ledger = open_run([shard], output, model, row.config, run, extend=True)
+    thresholds = options.describe(ledger.run.segment.thresholds)
+    console.note(f"{ledger}: model {ledger.run.model}, mode {ledger.run.segment.mode}, {thresholds}")
+    with console.progress() as tick:
+        summary = finish(ledger, model, run, hooks=Hooks(tick=tick, note=console.note))
+    whole = not summary.faults and not summary.totals.failed_rows
+    return 0 if whole and json else report(summary, replace(run, max_failed=0.0), json)
+
+
+def _compare(result: "MethodResult", row: "PublishedRow", data: str) -> "dict[str, Comparison]":
+    """The run's figures beside the published ones. Raises ConfigError where they are not of all photos."""
+    from pipeline.errors import ConfigError
+    from pipeline.evaluation.score import IGNORED
+
+    if result.left_out.keys() - {IGNORED.reason} or result.summary is None:
+        raise ConfigError(f"{data}: no figure of the protocol, for photos could not be scored: {_left_out(result)}")
+    return row.compare(result.summary)
+
+
+def _report_published(compared: "dict[str, Comparison]") -> None:
+    """Print published figures beside the run's own, where there are any."""
+    if not compared:
+        return
+    console.say("published (DiffSeg, arXiv 2308.12469), inside the run's 95 % interval but for its rounding?")
+    rows = [
+        [SHOWN[name], f"{one.published:.3f}", _cell(one.own), "inside" if one.agrees else "outside"]
+        for name, one in compared.items()
+    ]
+    _table(["", "published", "here", ""], rows)
 
 
 class _Ticker:

@@ -84,7 +84,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _resumes(arguments: list[str]) -> str:
-    return "; the same command resumes" if set(arguments[:1]) & set(RESUMING) else ""
+    resuming = set(arguments[:1]) & set(RESUMING) or any(each.startswith("--reproduce") for each in arguments)
+    return "; the same command resumes" if resuming else ""
 
 
 def _line(error: Exception) -> str:

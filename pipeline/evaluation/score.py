@@ -53,6 +53,7 @@ class Scored:
 
 
 ScoreOrReason = Scored | LeftOut
+IGNORED = LeftOut("a truth that ignores every pixel")  # such an image counts in no published figure either
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Scorer:
         view = self.protocol.view(*truths[0].shape)
         views = [view.sample(truth) for truth in truths]
         if any((each < 0).all() for each in views):
-            return LeftOut("a truth that ignores every pixel")
+            return IGNORED
         if method == HUMANS:
             return self._humans(views)
         label_map = label_map_of(method, work, truths[0].shape)

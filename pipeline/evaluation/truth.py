@@ -25,6 +25,7 @@ from pipeline.storage.object_store import Store
 from pipeline.storage.url import redact
 
 T = TypeVar("T")
+PHOTO = "jpg"  # the extension of a published data set's photos in its samples, whatever it is on storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: frozenset[str] | None) -> Truth:
     names = [name for name, _ in store.list("") if not kinds.is_system(name)]
-    files = _group(names) if protocol.label_file is None else _find(names, protocol)
+    files = _group(names) if protocol.label_file is None else files_by_key(names, protocol)
     if not files:
         raise ConfigError(f"{store}: {_what_is_wrong(names, protocol)}")
     if keys is None and protocol.listed:
@@ -159,10 +160,10 @@ def _group(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {key: members for key, members in found.items() if any(e.endswith("png") for e in members)}
 
 
-def _find(names: Iterable[str], protocol: Protocol) -> dict[str, dict[str, str]]:
-    """Files by key, in a published data set's own layout."""
+def files_by_key(names: Iterable[str], protocol: Protocol) -> dict[str, dict[str, str]]:
+    """Files that have a label map, by key and extension, in a published data set's own layout; the photo is PHOTO."""
     found: dict[str, dict[str, str]] = {}
-    for extension, pattern in (("seg.png", protocol.label_file), ("jpg", protocol.image_file)):
+    for extension, pattern in (("seg.png", protocol.label_file), (PHOTO, protocol.image_file)):
         for name in names:
             if pattern and (match := re.search(pattern, name)):
                 found.setdefault(match.group(1), {})[extension] = name

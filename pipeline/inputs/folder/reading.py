@@ -39,7 +39,7 @@ def is_folder(url: str) -> bool:
 
 def stat_folder(folder: str, reader: int = READER) -> Folder:
     """A folder with the image files below it now, by a reader's rules. Raises ConfigError where it holds no image."""
-    root = _root(folder)
+    root = root_of(folder)
     named = redact(root)  # as a listing names what it finds
     found = find.walk(root, kinds.is_system if reader > 1 else lambda name: False, links=reader > 1)
     files = [File(entry.url.removeprefix(named), entry.size, entry.etag) for entry in found.entries]
@@ -130,8 +130,8 @@ def _key(name: str) -> str:
     return folder + slash + (last.split(".")[0] or last)
 
 
-def _root(folder: str) -> str:
-    """The URL prefix of its files."""
+def root_of(folder: str) -> str:
+    """The URL prefix of a folder's files."""
     protocol = protocol_of(folder)
     if protocol == "file":
         return canonical(folder).removeprefix("file://").rstrip("/") + "/"
