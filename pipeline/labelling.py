@@ -225,6 +225,7 @@ def open_run(
         files.sha256,
         model=files.name,
         revision=files.revision,
+        licence=files.licence,
         window=run.window or WINDOW,
         image_key=run.image_key,
         also=run.also,

@@ -17,7 +17,7 @@ from typing import Any
 from diffseg.models.cache import ORIGIN, PARTIAL, create_once, origin_of
 from diffseg.models.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
 from diffseg.models.recognise import norms_latents, read_json
-from diffseg.models.specs import BACKENDS
+from diffseg.models.specs import BACKENDS, licence_of
 
 HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetched earlier is used
@@ -38,9 +38,11 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     listing = listing_of(folder)
     names = needed(repr(_public(model)), listing, reader_of(folder))
     digest = _digest(folder, names)
-    if origin := origin_of(folder, digest):
+    name = _public(model)
+    origin = origin_of(folder, digest)
+    if origin:
         revision = origin.revision
-    return ModelFiles(_public(model), folder, revision, digest)
+    return ModelFiles(name, folder, revision, digest, licence_of(origin.model if origin else name))
 
 
 def bytes_arriving() -> int:

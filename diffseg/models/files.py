@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffseg.models.recognise import SCHEDULER, wrong_bytes, wrong_file
-from diffseg.models.specs import BACKENDS, OVERRIDES
+from diffseg.models.specs import BACKENDS, OVERRIDES, UNKNOWN
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WEIGHTED = PARTS[:4]
@@ -31,12 +31,14 @@ class ModelFiles:
 
     revision: the hub's commit; None for other models.
     sha256: of the files that decide labels, independent of the folder's name.
+    licence: as the table of models names it; `unknown` for what is not in it.
     """
 
     name: str
     folder: Path
     revision: str | None
     sha256: str
+    licence: str = UNKNOWN
 
 
 def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list[str]:

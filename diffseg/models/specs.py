@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from diffseg.config import Dtype
 
+UNKNOWN = "unknown"  # the licence of a checkpoint that is not in the table
 OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, timestep, image_size, dtype
 
 
@@ -17,7 +18,7 @@ class BackendSpec:
 
     name: str
     repo: str | None
-    licence: str
+    licence: str  # as the hub names it
     image_size: int = 512  # pixels it was trained at
     levels: tuple[tuple[int, int], ...] = ((64, 5), (32, 5), (16, 5), (8, 1))
     context: int = 768  # width of the text embedding
@@ -75,3 +76,9 @@ BACKENDS: Mapping[str, BackendSpec] = {
         ),
     )
 }
+
+
+def licence_of(model: str) -> str:
+    """The licence of a model by its name or hub id, whatever the revision; UNKNOWN for any other."""
+    repo = model.partition("@")[0]
+    return next((spec.licence for spec in BACKENDS.values() if spec.name == model or spec.repo == repo), UNKNOWN)

@@ -98,7 +98,10 @@ class _Array:
 
 @contextmanager
 def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
-    """One JSON file: annotations as they come, then the images, buffered on the disk, and the categories."""
+    """One JSON file: annotations as they come, then the images, buffered on the disk, and the categories.
+
+    `info` names the model's licence; `licenses` is for those of photos, which are not known here.
+    """
     name = f"annotations/{kind}_{writer.side}{writer.suffix}.json"
     with writer.grow(name) as out, TemporaryFile() as waiting:
         images = _Array(waiting)
@@ -116,7 +119,8 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
         waiting.seek(0)
         out.write(b',\n"images": ')
         copyfileobj(waiting, out)
-        out.write(b',\n"categories": ' + json.dumps(_categories(writer)).encode() + b"}\n")
+        out.write(b',\n"categories": ' + json.dumps(_categories(writer)).encode())
+        out.write((b',\n"info": ' + json.dumps(writer.notice).encode() if writer.notice else b"") + b"}\n")
 
 
 def _categories(writer: PartWriter) -> list[dict[str, Any]]:

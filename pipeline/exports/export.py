@@ -1,6 +1,6 @@
 """Export of a run: parts of whole windows, each written on its own, on this machine or on others.
 
-export.json           what is exported from which run, create-only: another export is refused here
+export.json           what is exported from which run, create-only: another export is refused here; the model's licence
 _export/<part>.json   the record of a complete part, written after everything it holds
 _SUCCESS              written last, when all parts are complete
 """
@@ -130,7 +130,7 @@ def export(
     if not windows:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to export")
     store = Store(url)
-    _begin(store, _description(ledger, windows, kind, selection, images, members))
+    _begin(store, _description(ledger, windows, kind, selection, images, members), ledger.run.notice)
     if store.exists(SUCCESS):
         return Exported(str(store), documents.from_json(State, store.get(SUCCESS)), _missing(ledger), idle=True)
     planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), format_.categories)
@@ -159,11 +159,14 @@ def _description(
     }
 
 
-def _begin(store: Store, description: dict[str, Any]) -> None:
-    """Record what is exported here, or find an equal record. Raises ConfigError where something else is stored."""
+def _begin(store: Store, description: dict[str, Any], notice: dict[str, str]) -> None:
+    """Record what is exported here, or find an equal record. Raises ConfigError where something else is stored.
+
+    notice: recorded, not compared.
+    """
     if not store.exists(EXPORT) and next(store.list(""), None):
         raise ConfigError(f"{store}: there is something here that is no export: use another --output")
-    if store.put_new(EXPORT, json.dumps(description, indent=2).encode()):
+    if store.put_new(EXPORT, json.dumps(description | notice, indent=2).encode()):
         return
     try:
         stored = json.loads(store.get(EXPORT))
@@ -220,6 +223,7 @@ def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
                     min_area=work.selection.min_area,
                     ids=ids,
                     categories=work.categories,
+                    notice=ledger.run.notice,
                     puts=puts,
                 )
                 sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(writer))

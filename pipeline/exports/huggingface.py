@@ -45,7 +45,7 @@ FEATURES: dict[str, Any] = {
 def parquet(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A row an image."""
     name = f"data/{writer.side}-{writer.number:05}.parquet"
-    with writer.grow(name) as out, table.images.writing_features(out, FEATURES, ROWS) as write:
+    with writer.grow(name) as out, table.images.writing_features(out, FEATURES, ROWS, writer.notice) as write:
 
         def add(sample: LabelledSample) -> None:
             row = {column: sample.row[column] for column in FEATURES if column in sample.row}

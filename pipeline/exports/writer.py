@@ -52,7 +52,7 @@ class PartWriter:
 
     side: `train` or `val`. number: of the part. alone: there is no other part. images: whether photos lie beside the
     labels. members: whether the other members of a sample do too. min_area: share of the image. ids: of annotations.
-    categories: ids by name, equal in all parts.
+    categories: ids by name, equal in all parts. notice: of the model and its licence, where the run knows it.
     """
 
     side: str
@@ -63,6 +63,7 @@ class PartWriter:
     min_area: float
     ids: Iterator[int]
     categories: dict[str, int]
+    notice: dict[str, str]
     puts: Writing
 
     @property

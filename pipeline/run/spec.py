@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
+from pathlib import PurePosixPath
 from typing import Any
 
 from diffseg.config import LABELS_VERSION, ResolvedConfig, fingerprint, labels_version_of
@@ -29,6 +30,7 @@ class Run:
     also: tuple[str, ...] = ()
     schema: int = 1
     reader: int = READER  # see `records.READER`; 1 where run.json has none
+    licence: str | None = None  # of the model: recorded, not compared; None in runs begun before it was
     made_with: Mapping[str, str] = field(default_factory=dict)  # recorded, not compared
     newer: Mapping[str, Any] = field(default_factory=dict)  # fields of another version: kept, compared
     labels_version: int | None = None  # of its labels; None where the fingerprint does not follow from the other fields
@@ -73,7 +75,15 @@ class Run:
         """The bytes of run.json, readable by people too."""
         document = asdict(self) | {"segment": self.segment.to_dict()}
         newer, _ = document.pop("newer"), document.pop("labels_version")
+        if self.licence is None:
+            del document["licence"]
         return json.dumps(document | newer, indent=2).encode()
+
+    @property
+    def notice(self) -> dict[str, str]:
+        """What an export says of the labels' origin: the model's own name, without its place, and its licence."""
+        name = PurePosixPath(self.model).name
+        return {} if self.licence is None else {"model": name, "model_licence": self.licence}
 
     def refusal(self, other: "Run", *more: str) -> str | None:
         """Why the other run cannot share this run's folder, and which flags to repeat; None where it can.
@@ -89,7 +99,7 @@ class Run:
 
 def _comparable(run: Run) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(run.to_json())
-    for name in ("made_with", "fingerprint", "model", "revision", "segment"):
-        document.pop(name)
+    for name in ("made_with", "licence", "fingerprint", "model", "revision", "segment"):
+        document.pop(name, None)
     segment: dict[str, Any] = json.loads(json.dumps(asdict(run.segment)))
     return {**document, **segment}

@@ -18,12 +18,15 @@ Row: TypeAlias = Mapping[str, Any]
 
 
 @contextmanager
-def writing_features(out: IO[bytes], features: Mapping[str, Any], group: int) -> Iterator[Callable[[Row], None]]:
+def writing_features(
+    out: IO[bytes], features: Mapping[str, Any], group: int, notice: Mapping[str, str]
+) -> Iterator[Callable[[Row], None]]:
     """Write rows to a Parquet file as they come, `group` of them at a time. Yields the function that takes a row.
 
     features: the columns as Hugging Face's datasets describes them; they give the types and are kept in the file.
+    notice: of the data's origin, kept beside them.
     """
-    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}, **notice}).encode()}
     schema = pa.schema([(name, _type_of(feature)) for name, feature in features.items()], metadata=metadata)
     rows: list[Row] = []
     plain = [name for name, feature in features.items() if feature == {"_type": "Image"}]  # PNG and JPEG do not shrink

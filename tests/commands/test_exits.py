@@ -308,7 +308,7 @@ def command():
         add(data)
     assert table.concat.read_window_list(out) == b"[]"
     images = io.BytesIO()
-    with table.images.writing_features(images, {"image": {"_type": "Image"}}, 1) as write:
+    with table.images.writing_features(images, {"image": {"_type": "Image"}}, 1, {}) as write:
         write({"image": {"bytes": b"x", "path": "x.jpg"}})
     assert list(table.images.read_images(images, "x"))
     print(len(os.listdir("/proc/self/task")) - threads)

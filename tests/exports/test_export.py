@@ -2,6 +2,7 @@ import dataclasses
 import json
 import pickle
 
+import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
@@ -49,6 +50,27 @@ def test_the_command_says_what_it_wrote(tmp_path, out, capsys):
     assert said["left_out"] == {"without labels: undecodable": 1, "without labels: no_image": 1}
     assert said["missing"] == []
     assert keys(out) == list("acdefgh")
+
+
+@pytest.mark.parametrize("kind", hub.FORMATS)
+def test_every_export_says_the_models_licence_where_its_run_knows_it(kind, tmp_path, out):
+    ledger = make_run(tmp_path / "new", [["a"]], model="s3://private/models/sd15", licence="creativeml-openrail-m")
+    notice = {"model": "sd15", "model_licence": "creativeml-openrail-m"}
+
+    export(ledger, str(out), kind, Selection())
+    export(make_run(tmp_path / "old", [["a"]]), str(out.with_name("before")), kind, Selection())
+
+    assert export(ledger, str(out), kind, Selection()).idle
+    own, old = (json.loads((folder / "export.json").read_bytes()) for folder in (out, out.with_name("before")))
+    assert own.items() >= notice.items()
+    assert own.keys() - old.keys() == notice.keys()
+    for path in out.glob("annotations/*.json"):
+        assert json.loads(path.read_bytes())["info"] == notice
+        assert "info" not in json.loads((out.with_name("before") / "annotations" / path.name).read_bytes())
+    for path in out.glob("data/*.parquet"):
+        said = json.loads(pq.read_schema(path).metadata[b"huggingface"])
+        assert said.pop("info").keys() == {"features"}
+        assert said == notice
 
 
 def test_image_ids_do_not_depend_on_what_was_selected(tmp_path, out):

@@ -16,6 +16,7 @@ import pytest
 
 from diffseg.models import fetch
 from diffseg.models.cache import ORIGIN, create_once
+from diffseg.models.specs import licence_of
 from diffseg.models.unet import loading
 from diffseg.models.unet.random_weights import random_checkpoint
 from jobs.shared import cli
@@ -67,6 +68,22 @@ def test_a_hub_model_is_copied_to_storage_with_its_commit_and_hash(monkeypatch, 
 
     files = fetch.fetch(str(target))
     assert (files.revision, files.sha256) == ("c0ffee", note["sha256"])
+    assert files.licence == "creativeml-openrail-m"  # as of the hub's
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [
+        ("tiny", "apache-2.0"),
+        ("sd2.1", "openrail++"),
+        ("segmind/SSD-1B", "apache-2.0"),
+        ("CompVis/stable-diffusion-v1-4@c0ffee", "creativeml-openrail-m"),
+        ("another/finetune", "unknown"),
+        ("s3://bucket/models/sd15", "unknown"),
+    ],
+)
+def test_a_licence_is_that_of_the_table_or_unknown(model, licence):
+    assert licence_of(model) == licence
 
 
 def test_weights_in_parts_go_through_an_object_store_as_they_are(s3, saved, place, tmp_path):

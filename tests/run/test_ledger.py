@@ -141,6 +141,17 @@ def test_a_run_of_0_1_0_is_joined_and_stays_as_it_is(shards, tmp_path):
         labelling.open_run(shards, store.url, "tiny", SegmentConfig(thresholds=(0.5,)), RunConfig())
 
 
+def test_a_licence_is_recorded_and_keeps_no_driver_out(shards, tmp_path):
+    begun = labelling.open_run(shards, str(tmp_path / "new"), "tiny", SegmentConfig(), RunConfig()).run
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["licence"] == "apache-2.0"
+    assert Run.from_json(begun.to_json()) == begun
+    without = replace(begun, licence=None)
+    assert b"licence" not in without.to_json()
+    assert begun.refusal(without) is None
+    assert without.refusal(replace(begun, licence="unknown")) is None
+    assert without.fingerprint == begun.fingerprint
+
+
 def rewrite_run(ledger, **changes):
     """Change run.json as another version or a person could."""
     said = json.loads(ledger.store.get("run.json"))
@@ -232,6 +243,7 @@ def test_what_a_newer_version_says_of_a_run_is_read_past_kept_and_not_joined(led
         {"also": [["a"]]},
         {"image_key": 3},
         {"made_with": "me"},
+        {"licence": 7},
         {"reader": "third"},
     ],
 )

@@ -57,6 +57,8 @@ def make_run(
     labels: Callable[[int], np.ndarray] = label_map,
     leave_out: tuple[int, ...] = (),
     beside: Mapping[str, bytes] | None = None,
+    model: str = "fake",
+    licence: str | None = None,
 ) -> Ledger:
     """A run of one shard for each list of keys, in windows of four.
 
@@ -69,7 +71,7 @@ def make_run(
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
     shards = pin([str(folder / "in" / "s-*.tar")])
-    made = Run.of(SEGMENT, "0", model="fake", revision=None, window=WINDOW)
+    made = Run.of(SEGMENT, "0", model=model, licence=licence, revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
         _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else ())
