@@ -1,8 +1,8 @@
 """Tables of files and commands, made from what the code says of itself: `python infra/docs/tables.py` writes them.
 
 Each package's README.md holds one sentence, a table of its files between two marks, and whatever else a person wrote
-there. `infra/docs/commands.md` holds every command with its flags. `--check` writes nothing and exits with 1 where
-something is out of date.
+there. `infra/docs/commands.md` holds every command with its flags, `infra/docs/models.md` the licence of every model.
+`--check` writes nothing and exits with 1 where something is out of date.
 """
 
 import ast
@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- files: made by infra/docs/tables.py -->", "<!-- end of files -->"
 LAYERS = ("diffseg", "pipeline", "jobs")
 COMMANDS = ROOT / "infra" / "docs" / "commands.md"
+MODELS = ROOT / "infra" / "docs" / "models.md"
+LICENCES, LICENCES_END = "<!-- licences: made by infra/docs/tables.py -->", "<!-- end of licences -->"
 
 
 def main() -> int:
@@ -36,6 +38,7 @@ def documents() -> Iterator[tuple[Path, str]]:
             if "entry" not in package.parts:
                 yield package / "README.md", readme(package)
     yield COMMANDS, commands()
+    yield MODELS, licences()
 
 
 def readme(package: Path) -> str:
@@ -77,6 +80,18 @@ def commands() -> str:
     for path, command in walk("diffseg", typer.main.get_command(app)):
         pages.append(f"## {path}\n\n{(command.help or '').strip()}\n\n{flags(command)}")
     return "\n".join(pages).rstrip("\n") + "\n"
+
+
+def licences() -> str:
+    """The page of models with its table of licences anew."""
+    sys.path.insert(0, str(ROOT))
+    from diffseg.models.specs import BACKENDS
+
+    before, _, rest = MODELS.read_text().partition(LICENCES)
+    _, _, after = rest.partition(LICENCES_END)
+    rows = (f"| `{spec.name}` | {spec.repo or 'in this package'} | {spec.licence} |\n" for spec in BACKENDS.values())
+    table = f"| name | on huggingface.co | licence |\n|---|---|---|\n{''.join(rows)}"
+    return f"{before}{LICENCES}\n{table}{LICENCES_END}{after}"
 
 
 def walk(path: str, command: object) -> Iterator[tuple[str, object]]:
