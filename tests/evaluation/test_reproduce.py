@@ -22,6 +22,7 @@ from pipeline.run.ledger import Ledger
 from tests.support.truths import lay, png
 
 COCO = [f"{number:012d}" for number in (139, 724, 785, 872)]
+AT = dict(zip([*COCO, "000000999999"], (10, 14, 66, 70, 40), strict=True))  # where label maps are parted
 CITIES = ("frankfurt", "lindau", "munster")
 
 
@@ -35,8 +36,9 @@ def photo(number, kind, size=(80, 64)):
     return buffer.getvalue()
 
 
-def halves(left, right):
-    return png(np.repeat([[left] * 40 + [right] * 40], 64, 0))
+def parted(left, right, at=40):
+    """A label map of two values, parted at a column; of the 80 columns the protocol sees those from 8 to 72."""
+    return png(np.repeat([[left] * at + [right] * (80 - at)], 64, 0))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,8 @@ def model(tmp_path_factory):
 @pytest.fixture
 def coco(tmp_path):
     """COCO-Stuff as its two archives and the curated list unpack, with a photo that the list does not have."""
-    files = {f"coco/images/val2017/{key}.jpg": photo(i, "JPEG") for i, key in enumerate([*COCO, "000000999999"])}
-    files |= {f"coco/stuffthingmaps/val2017/{key}.png": halves(0, 156) for key in [*COCO, "000000999999"]}
+    files = {f"coco/images/val2017/{key}.jpg": photo(i, "JPEG") for i, key in enumerate(AT)}
+    files |= {f"coco/stuffthingmaps/val2017/{key}.png": parted(0, 156, AT[key]) for key in AT}
     files |= {f"coco/stuffthingmaps/train2017/{COCO[0]}.png": b"not to be read"}
     files |= {f"coco/curated/val2017/{COCO_STUFF_LIST}": "".join(f"{key}\n" for key in COCO).encode()}
     lay(tmp_path, files)
@@ -61,7 +63,7 @@ def cityscapes(tmp_path):
     for i, city in enumerate(CITIES):
         stem = f"{city}/{city}_{i:06d}_000019"
         files[f"city/leftImg8bit/val/{stem}_leftImg8bit.png"] = photo(i, "PNG")
-        files[f"city/gtFine/val/{stem}_gtFine_labelIds.png"] = halves(7, 23) if i else halves(0, 3)
+        files[f"city/gtFine/val/{stem}_gtFine_labelIds.png"] = parted(7, 23) if i else parted(0, 3)
         files[f"city/gtFine/val/{stem}_gtFine_color.png"] = photo(i, "PNG")
     files["city/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"] = b"not to be read"
     lay(tmp_path, files)
@@ -107,6 +109,12 @@ def test_coco_is_labelled_as_published_and_compared_and_the_same_command_goes_on
     assert "| accuracy | 0.725 " in shown
     again = {row["key"]: row["label_map"] for row in Ledger.open(run).rows(["key", "label_map"])}
     assert {key.rpartition("/")[2] for key in again} == set(COCO)
+    whole = [
+        max(AT[key] - 8, 72 - AT[key]) / 64 for key in COCO
+    ]  # one segment an image: random weights merge everything
+    assert f"| {np.mean(whole):.3f} ({min(whole):.3f} to " in shown
+    assert cli.run(["evaluate", run, "--truth", coco, "--protocol", "coco-stuff-27"]) == 0
+    assert capsys.readouterr().out.strip() in shown
     assert rows.items() < again.items()
 
     monkeypatch.setitem(PUBLISHED, "coco-stuff-27", replace(PUBLISHED["coco-stuff-27"], figures=found))
