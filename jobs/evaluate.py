@@ -74,7 +74,7 @@ def evaluate(
     With --reproduce, exit 1 where a published figure lies outside the interval.
     """
     from pipeline.cluster.parallel import parallel_mapping
-    from pipeline.config import RunConfig
+    from pipeline.config import read_config
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions
@@ -113,7 +113,8 @@ def evaluate(
         samples = open_truth(truth, rules, member=truth_key, listed=listed)
     else:
         shard, samples = open_photos(truth, rules, row, limit)
-        if code := _label(shard, str(url), str(model), row, RunConfig(workers=workers, ray_address=ray_address), json):
+        _, settings = read_config(None, {}, {"workers": workers, "ray_address": ray_address, "stall": stall})
+        if code := _label(shard, str(url), str(model), row, settings, json):
             return code
     runs = {name: Predictions(Ledger.open(run), rules, categories=scorer.tables) for name, run in urls.items()}
     kept = worst if gallery else 0

@@ -165,6 +165,7 @@ def test_data_that_is_not_the_published_set_is_refused_before_anything_is_labell
     assert "no label maps of cityscapes-27 among" in line("cityscapes-27", coco)
     assert "no such folder" in line("coco-stuff-27", str(tmp_path / "nowhere"))
     assert "published are coco-stuff-27, cityscapes-27" in line("voc", coco)
+    assert "workers must be at least 0" in line("coco-stuff-27", coco, "--limit", "1", "--workers", "-1")
     assert not (tmp_path / "run").exists()
 
 
