@@ -38,11 +38,9 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     listing = listing_of(folder)
     names = needed(repr(_public(model)), listing, reader_of(folder))
     digest = _digest(folder, names)
-    name = _public(model)
-    origin = origin_of(folder, digest)
-    if origin:
+    if origin := origin_of(folder, digest):
         revision = origin.revision
-    return ModelFiles(name, folder, revision, digest, licence_of(origin.model if origin else name))
+    return ModelFiles(_public(model), folder, revision, digest, licence_of(origin.model if origin else model))
 
 
 def bytes_arriving() -> int:

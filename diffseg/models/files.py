@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffseg.models.recognise import SCHEDULER, wrong_bytes, wrong_file
-from diffseg.models.specs import BACKENDS, OVERRIDES, UNKNOWN
+from diffseg.models.specs import BACKENDS, OVERRIDES
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WEIGHTED = PARTS[:4]
@@ -38,7 +38,7 @@ class ModelFiles:
     folder: Path
     revision: str | None
     sha256: str
-    licence: str = UNKNOWN
+    licence: str = "unknown"
 
 
 def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list[str]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from diffseg.config import Dtype
 
-UNKNOWN = "unknown"  # the licence of a checkpoint that is not in the table
 OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, timestep, image_size, dtype
 
 
@@ -79,6 +78,6 @@ BACKENDS: Mapping[str, BackendSpec] = {
 
 
 def licence_of(model: str) -> str:
-    """The licence of a model by its name or hub id, whatever the revision; UNKNOWN for any other."""
+    """The licence of a model by its name or hub id, whatever the revision; `unknown` for any other."""
     repo = model.partition("@")[0]
-    return next((spec.licence for spec in BACKENDS.values() if spec.name == model or spec.repo == repo), UNKNOWN)
+    return next((spec.licence for spec in BACKENDS.values() if spec.name == model or spec.repo == repo), "unknown")

@@ -16,7 +16,6 @@ import pytest
 
 from diffseg.models import fetch
 from diffseg.models.cache import ORIGIN, create_once
-from diffseg.models.specs import licence_of
 from diffseg.models.unet import loading
 from diffseg.models.unet.random_weights import random_checkpoint
 from jobs.shared import cli
@@ -75,15 +74,16 @@ def test_a_hub_model_is_copied_to_storage_with_its_commit_and_hash(monkeypatch, 
     ("model", "licence"),
     [
         ("tiny", "apache-2.0"),
-        ("sd2.1", "openrail++"),
+        ("sd1.4", "creativeml-openrail-m"),
         ("segmind/SSD-1B", "apache-2.0"),
         ("CompVis/stable-diffusion-v1-4@c0ffee", "creativeml-openrail-m"),
         ("another/finetune", "unknown"),
-        ("s3://bucket/models/sd15", "unknown"),
+        (None, "unknown"),
     ],
 )
-def test_a_licence_is_that_of_the_table_or_unknown(model, licence):
-    assert licence_of(model) == licence
+def test_a_licence_is_that_of_the_table_or_unknown(monkeypatch, saved, model, licence):
+    offer(monkeypatch, FakeHub(saved))
+    assert fetch.fetch(model or str(saved)).licence == licence
 
 
 def test_weights_in_parts_go_through_an_object_store_as_they_are(s3, saved, place, tmp_path):
