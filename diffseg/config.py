@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
 # by mode; raised only when this code gives other labels for equal configuration and weights
@@ -36,13 +36,18 @@ class ModelDefaults(Protocol):
         ...
 
     @property
-    def timestep(self) -> int:
-        """Diffusion time of the one pass, 0..999."""
+    def timestep(self) -> int | None:
+        """Diffusion time of the one pass, 0..999; None: the model knows no time."""
         ...
 
     @property
     def image_size(self) -> int:
         """Side in pixels of the square that has the area of the model's input."""
+        ...
+
+    @property
+    def unit(self) -> int:
+        """Pixels: the sides of the model's input are multiples of it."""
         ...
 
     @property
@@ -82,8 +87,8 @@ class SegmentConfig:
             raise ValueError(f"anchors_per_side must be at least 1, got {self.anchors_per_side}")
         if self.timestep is not None and not 0 <= self.timestep < 1000:
             raise ValueError(f"timestep must lie in 0..999, got {self.timestep}")
-        if self.image_size is not None and (self.image_size < 64 or self.image_size % 64):
-            raise ValueError(f"image_size must be a positive multiple of 64 pixels, got {self.image_size}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size}")
         if self.output_size != "source" and (isinstance(self.output_size, str) or self.output_size < 1):
             raise ValueError(f"output_size must be a number of pixels or 'source', got {self.output_size!r}")
         if not 0 <= self.min_area < 1:
@@ -95,7 +100,10 @@ class SegmentConfig:
         """Fill in the model's values for what is None.
 
         `paper` mode runs in float32, as published, unless a dtype is named.
+        Raises ValueError for an image_size that the model cannot take, and for a timestep where it has none.
         """
+        if self.timestep is not None and model.timestep is None:
+            raise ValueError(f"{getattr(model, 'name', 'this model')} has no timestep, got {self.timestep}")
         asked = {each.name: getattr(self, each.name) for each in fields(self)}
         return ResolvedConfig(
             **{
@@ -103,6 +111,7 @@ class SegmentConfig:
                 "thresholds": self.thresholds or model.thresholds,
                 "timestep": model.timestep if self.timestep is None else self.timestep,
                 "image_size": self.image_size or model.image_size,
+                "unit": model.unit,
                 "dtype": self.dtype or ("float32" if self.mode == "paper" else model.dtype),
             }
         )
@@ -113,9 +122,15 @@ class ResolvedConfig(SegmentConfig):
     """A configuration in which nothing is left open: what a run records and every step of the method reads."""
 
     thresholds: tuple[float, ...]
-    timestep: int
+    timestep: int | None
     image_size: int
     dtype: Dtype
+    unit: int = field(default=64, metadata={AS_BEFORE: 64})  # pixels, see `ModelDefaults`; 64 is that of UNets
+
+    def __post_init__(self) -> None:
+        SegmentConfig.__post_init__(self)  # super() knows no class with slots
+        if self.unit < 1 or self.image_size % self.unit:
+            raise ValueError(f"image_size must be a multiple of {self.unit} pixels, got {self.image_size}")
 
     def resolve(self, model: ModelDefaults) -> "ResolvedConfig":
         """Return this configuration, whatever the model."""

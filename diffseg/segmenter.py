@@ -23,7 +23,7 @@ from diffseg.method.results import ids, segmentations, tidy
 from diffseg.method.rle import rle_decode
 from diffseg.method.score import score
 from diffseg.method.tf32 import tensor_cores
-from diffseg.models.unet.capture import AttentionMaps
+from diffseg.models.attention import AttentionMaps
 from diffseg.types import AttentionError, Float, Int, Segmentation
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
@@ -33,7 +33,7 @@ FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infini
 
 @runtime_checkable
 class Model(Protocol):
-    """What the method needs of a model: `diffseg.models.unet.backend.Backend`, or any other source of attention."""
+    """What the method needs of a model: a `Backend` of `diffseg.models`, or any other source of attention."""
 
     @property
     def config(self) -> ResolvedConfig:
@@ -51,7 +51,7 @@ class Model(Protocol):
 
 
 class DiffSeg:
-    """Segments images with a diffusion model that was never trained to.
+    """Segments images with a model that was never trained to.
 
     batch_size: images a forward pass; None: as many as fit. It changes speed and memory only.
     """
@@ -75,9 +75,9 @@ class DiffSeg:
 
         Raises ValueError where there is no usable model of that name.
         """
-        from diffseg.models.unet.loading import Backend
+        from diffseg.models.load import load
 
-        return cls(Backend.load(model, config or SegmentConfig(), device=device), batch_size)
+        return cls(load(model, config, device), batch_size)
 
     @property
     def config(self) -> ResolvedConfig:

@@ -17,13 +17,13 @@ def fetch(
 ) -> None:
     """Copy a hub model to storage once, for clusters that then need no hub."""
     from diffseg.models import fetch as weights
-    from diffseg.models.specs import BACKENDS
-    from diffseg.models.unet.loading import check
+    from diffseg.models.load import check
+    from diffseg.models.specs import MODELS
     from pipeline.errors import ConfigError
     from pipeline.storage.model_mirror import copy_model
 
-    if revision and model in BACKENDS:
-        model = BACKENDS[model].repo or model
+    if revision and model in MODELS:
+        model = MODELS[model].repo or model
     try:
         files = weights.fetch(f"{model}@{revision}" if revision else model)
         check(files)

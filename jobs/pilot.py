@@ -17,7 +17,7 @@ from jobs.shared import console, options
 
 if TYPE_CHECKING:
     from diffseg.config import SegmentConfig
-    from diffseg.models.unet.loading import Backend
+    from diffseg.models.load import Backend
     from pipeline.pilot.pilot import Pilot
     from pipeline.pilot.plan import Speed
 
@@ -128,7 +128,7 @@ def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tupl
     """Load the model; returns it with its images a pass. On a CPU it has one thread, as in a worker."""
     import torch
 
-    from diffseg.models.unet.loading import Backend
+    from diffseg.models.load import load
     from diffseg.segmenter import DiffSeg
     from pipeline.errors import ConfigError
     from pipeline.worker.device_errors import device_errors
@@ -137,7 +137,7 @@ def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tupl
         torch.set_num_threads(1)
     try:
         with device_errors():
-            backend = Backend.load(model, settings)
+            backend = load(model, settings)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return backend, DiffSeg(backend, batch_size).batch_size

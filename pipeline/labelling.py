@@ -209,8 +209,8 @@ def open_run(
 ) -> Ledger:
     """Resolve the configuration with the model's defaults, and begin or join the run. Raises ConfigError."""
     from diffseg.models.fetch import fetch
+    from diffseg.models.load import check
     from diffseg.models.recognise import recognise
-    from diffseg.models.unet.loading import check
 
     try:
         files = fetch(model)

@@ -14,7 +14,6 @@ from torch import Tensor
 from diffseg.config import ResolvedConfig
 from diffseg.types import Float, Integer
 
-STEP = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
 ASPECT = 4.0  # beyond it an image is squeezed: the short side of a strip would have too few cells
 
 Size = tuple[int, int]
@@ -51,7 +50,7 @@ def frame(size: Size, config: ResolvedConfig) -> Frame:
     if config.mode == "paper":
         model = (config.image_size, config.image_size)
         return Frame(size, _centre_square(size), model, output, _centre_square(output), antialias=False)
-    model = model_size(size, config.image_size)
+    model = model_size(size, config.image_size, config.unit)
     return Frame(size, (0, 0, *size), model, output, (0, 0, *output), antialias=True)
 
 
@@ -63,8 +62,8 @@ def output_size(size: Size, config: ResolvedConfig) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def model_size(size: Size, image_size: int) -> Size:
-    """Sides that are multiples of 64 with about the area and the aspect asked for.
+def model_size(size: Size, image_size: int, unit: int) -> Size:
+    """Sides that are multiples of the model's unit with about the area and the aspect asked for.
 
     A distorted aspect costs twice what an equally wrong area costs: area is only detail, aspect is shape.
     """
@@ -75,7 +74,7 @@ def model_size(size: Size, image_size: int) -> Size:
         h, w = candidate
         return 2 * abs(math.log(w / h / aspect)) + abs(math.log(h * w / (height * width)))
 
-    return min(((h, w) for h in _multiples(height) for w in _multiples(width)), key=cost)
+    return min(((h, w) for h in _multiples(height, unit) for w in _multiples(width, unit)), key=cost)
 
 
 def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
@@ -91,9 +90,9 @@ def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
     return pixels.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
 
 
-def _multiples(length: float) -> tuple[int, int]:
-    below = max(STEP, int(length) // STEP * STEP)
-    return below, below + STEP
+def _multiples(length: float, unit: int) -> tuple[int, int]:
+    below = max(unit, int(length) // unit * unit)
+    return below, below + unit
 
 
 def _centre_square(size: Size) -> Box:

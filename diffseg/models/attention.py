@@ -7,6 +7,7 @@ Letters: B images, H heads, n cells, d channels of a head.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,21 @@ from diffseg.models.fused_attention import fused_attention
 from diffseg.types import Float
 
 LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """The attention of one forward pass.
+
+    levels: float32 [B, n, n], each the mean over the heads and layers of one resolution, finest first.
+    grid: height and width in cells of the finest level.
+    features: the vector of every cell [B, n, channels] where they were asked for, of the cells of `features_grid`.
+    """
+
+    levels: tuple[Tensor, ...]
+    grid: tuple[int, int]
+    features: Tensor | None = None
+    features_grid: tuple[int, int] | None = None
 
 
 def attend(

@@ -16,8 +16,10 @@ from typing import Any
 
 from diffseg.models.cache import ORIGIN, PARTIAL, create_once, origin_of
 from diffseg.models.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
-from diffseg.models.recognise import norms_latents, read_json
-from diffseg.models.specs import BACKENDS, licence_of
+from diffseg.models.recognise import named, read_json
+from diffseg.models.specs import CONFIG, MODELS, licence_of
+from diffseg.models.unet.recognise import norms_latents
+from diffseg.models.vit.recognise import reading, recognise_vit
 
 HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetched earlier is used
@@ -37,7 +39,7 @@ def fetch(model: str, cache: Path | None = None) -> ModelFiles:
     folder, revision = _locate(model, cache or cache_folder())
     listing = listing_of(folder)
     names = needed(repr(_public(model)), listing, reader_of(folder))
-    digest = _digest(folder, names)
+    digest = _digest(_public(model), folder, names)
     if origin := origin_of(folder, digest):
         revision = origin.revision
     return ModelFiles(_public(model), folder, revision, digest, licence_of(origin.model if origin else model))
@@ -55,7 +57,7 @@ def bytes_arriving() -> int:
     return total
 
 
-def _digest(folder: Path, names: list[str]) -> str:
+def _digest(model: str, folder: Path, names: list[str]) -> str:
     def of(name: str) -> bytes:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -65,7 +67,10 @@ def _digest(folder: Path, names: list[str]) -> str:
     whole = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
         whole.update(name.encode() + b"\0" + digest)
-    if norms_latents(read_json(folder / "vae" / "config.json")):
+    if CONFIG in names:
+        with named(files := ModelFiles(model, folder, None, "")):
+            whole.update(json.dumps(reading(recognise_vit(files))).encode())
+    elif norms_latents(read_json(folder / "vae" / "config.json")):
         whole.update(b"normed latents")  # 0.1.0 ignored that: its runs have other labels
     return whole.hexdigest()
 
@@ -75,8 +80,8 @@ def _locate(model: str, cache: Path) -> tuple[Path, str | None]:
         raise ValueError(f"no model was named; {POSSIBLE}")
     if model == "tiny":
         return Path(__file__).parents[1] / "tiny", None
-    if model in BACKENDS:
-        return _from_hub(model, BACKENDS[model].repo or model, None)
+    if model in MODELS:
+        return _from_hub(model, MODELS[model].repo or model, None)
     if "://" in model and not model.startswith("file://"):
         return _from_storage(model, cache), None
     path = Path(model.removeprefix("file://")).expanduser()

@@ -11,16 +11,20 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.models.recognise import SCHEDULER, wrong_bytes, wrong_file
-from diffseg.models.specs import BACKENDS, OVERRIDES
+from diffseg.models.recognise import wrong_bytes, wrong_file
+from diffseg.models.specs import CONFIG, MODELS, OVERRIDES
+from diffseg.models.unet.recognise import SCHEDULER
+from diffseg.models.vit.recognise import POSSIBLE as KINDS
+from diffseg.models.vit.recognise import PREPROCESSOR, unsupported
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 WEIGHTED = PARTS[:4]
 VARIANTS = ("", ".fp16", ".bf16")  # full precision before half
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # the others: "model"
 POSSIBLE = (
-    f"possible are {', '.join(BACKENDS)}, a hub id (owner/name), a folder or an fsspec URL with a Stable Diffusion "
-    "checkpoint as diffusers saves it (unet/, vae/, text_encoder/, tokenizer/, weights as safetensors)"
+    f"possible are {', '.join(MODELS)}, a hub id (owner/name), a folder or an fsspec URL with a Stable Diffusion "
+    "checkpoint as diffusers saves it (unet/, vae/, text_encoder/, tokenizer/, weights as safetensors), or with a "
+    "DINOv2 or DINOv3 vision transformer as transformers saves it (config.json, model.safetensors)"
 )
 Read = Callable[[str], bytes]
 
@@ -48,6 +52,10 @@ def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list
     Raises ValueError where they are not all there.
     """
     names = set(listing)
+    if _is_vit(names):
+        if read and (fault := unsupported(_settings(model, read(CONFIG)))):
+            raise ValueError(f"{model} {fault}; {KINDS}")
+        return sorted({CONFIG, *_weights(model, "", names, read), *({PREPROCESSOR, OVERRIDES} & names)})
     chosen = {name for name in names if name == OVERRIDES or _is_settings(PurePosixPath(name))}
     second = any(name.startswith("text_encoder_2/") for name in names)
     for part in WEIGHTED[: 3 + second]:
@@ -63,12 +71,14 @@ def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list
 
 def beside(listing: Iterable[str]) -> list[str]:
     """Files of a copy that no label depends on: the indices of weights in parts, the scheduler."""
-    indices = {f"{part}/{name}" for part in WEIGHTED for variant in VARIANTS for name in _indices(part, variant)}
-    return sorted((indices | {SCHEDULER}) & set(listing))
+    names = set(listing)
+    parts = ("",) if _is_vit(names) else WEIGHTED
+    indices = {_inside(part, name) for part in parts for variant in VARIANTS for name in _indices(part, variant)}
+    return sorted((indices | {SCHEDULER}) & names)
 
 
 def weight_files(folder: Path, part: str) -> list[Path]:
-    """The safetensors of one part of a fetched checkpoint."""
+    """The safetensors of one part of a fetched checkpoint; part "": of a model that lies in one folder."""
     listing = {path.relative_to(folder).as_posix() for path in (folder / part).iterdir()}
     return [folder / name for name in sorted(_weights(str(folder), part, listing, reader_of(folder)))]
 
@@ -100,6 +110,25 @@ def tensors_of(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
         raise ValueError(f"{path} {wrong_file(path) or f'is damaged or not whole: {error}'}") from error
 
 
+def _is_vit(names: set[str]) -> bool:
+    """Whether a listing is of one model with its `config.json`, as transformers saves it."""
+    return CONFIG in names and not any(name.startswith("unet/") for name in names)
+
+
+def _settings(model: str, data: bytes) -> dict[str, Any]:
+    try:
+        settings = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{model}: {CONFIG} {wrong_bytes(data) or f'is no JSON: {error}'}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{model}: {CONFIG} should hold a JSON object, got {type(settings).__name__}")
+    return settings
+
+
+def _inside(part: str, name: str) -> str:
+    return f"{part}/{name}" if part else name
+
+
 def _is_settings(path: PurePosixPath) -> bool:
     return (
         len(path.parts) == 2
@@ -113,24 +142,27 @@ def _weights(model: str, part: str, names: set[str], read: Read | None) -> set[s
     """The weights of one part: full precision before half, one file before several."""
     stem, fault = STEMS.get(part, "model"), None
     for variant in VARIANTS:
-        if (whole := f"{part}/{stem}{variant}.safetensors") in names:
+        if (whole := _inside(part, f"{stem}{variant}.safetensors")) in names:
             return {whole}
-        indices = [f"{part}/{index}" for index in _indices(part, variant)]
+        indices = [_inside(part, index) for index in _indices(part, variant)]
         if read and (index := next((index for index in indices if index in names), None)):
             named = _indexed(model, index, read(index))
             if named <= names:
                 return named
             fault = fault or f"{index} names {sorted(named - names)[0]}, which is not there"
             continue
-        pattern = rf"{part}/{stem}(?:{variant}-\d+-of-(\d+)|-\d+-of-(\d+){variant})\.safetensors"
+        numbers = rf"{stem}(?:{variant}-\d+-of-(\d+)|-\d+-of-(\d+){variant})\.safetensors"
+        pattern = _inside(part, numbers)
         shards = [match for name in names if (match := re.fullmatch(pattern, name))]
         if shards and len(shards) == int(shards[0][1] or shards[0][2]):
             return {match.string for match in shards}
     if fault:
         raise ValueError(f"{model} is not whole: {fault}")
-    if any(name.startswith(f"{part}/") and name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in names):
-        raise ValueError(f"{model} holds {part} only as a pickle, which is a program and is never run; {POSSIBLE}")
-    raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/{stem}.safetensors; {POSSIBLE}")
+    if any(name.startswith(_inside(part, "")) and name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in names):
+        held = part or "its weights"
+        raise ValueError(f"{model} holds {held} only as a pickle, which is a program and is never run; {POSSIBLE}")
+    kind = "Stable Diffusion checkpoint" if part else "whole vision transformer"
+    raise ValueError(f"{model} is no {kind}: no {_inside(part, stem)}.safetensors; {POSSIBLE}")
 
 
 def _indices(part: str, variant: str) -> tuple[str, str]:
@@ -149,4 +181,4 @@ def _indexed(model: str, index: str, data: bytes) -> set[str]:
         raise ValueError(f"{model}: {index} {fault}") from error
     if outside or not named:
         raise ValueError(f"{model}: {index} names {sorted(outside) or 'nothing'}, not safetensors of its own folder")
-    return {f"{PurePosixPath(index).parent}/{name}" for name in named}
+    return {(PurePosixPath(index).parent / name).as_posix() for name in named}

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from diffseg.config import Dtype
 
-OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, timestep, image_size, dtype
+OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, image_size, dtype; timestep, or layers of a ViT
+CONFIG = "config.json"  # of a vision transformer; the parts of a diffusion model have one each in their folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,42 @@ class BackendSpec:
     vae_upcast: bool = False  # the encoder overflows float16 and then runs in float32
     thresholds: tuple[float, ...] = (1.1, 1.1, 1.1)  # published for SD 1.4 on COCO-Stuff; not tuned for the others
     timestep: int = 300
+    unit: int = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
     dtype: Dtype = "bfloat16"  # its range fits every family; on a processor name float32, it has no fast bfloat16
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViTSpec:
+    """One vision transformer as data; what it decides about labels are `config.ModelDefaults`.
+
+    layers: the last self-attention layers, whose mean is taken; all of them see the scene, the early ones textures.
+    mean, std: of its input, for pixels 0..255 times `rescale`.
+    """
+
+    name: str
+    repo: str | None
+    licence: str
+    patch: int = 14  # pixels, the side of a cell
+    width: int = 384  # channels of a token
+    depth: int = 12  # layers there are
+    registers: int = 0  # tokens beside the class token and the patches
+    layers: int = 4
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # published for both families, of ImageNet's training photos
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    rescale: float = 1 / 255
+    image_size: int = 518
+    thresholds: tuple[float, ...] = (0.3, 0.3, 0.3)
+    timestep: None = None
+    dtype: Dtype = "float32"  # every machine is fast enough for it, and labels are the same on all
+
+    @property
+    def unit(self) -> int:
+        """The sides of the input are multiples of the patch."""
+        return self.patch
+
+
+Spec = BackendSpec | ViTSpec
+SIDE = 37  # patches a side of the square that a ViT sees: what DINOv2 was trained at last
 
 SD1_4 = BackendSpec(name="sd1.4", repo="CompVis/stable-diffusion-v1-4", licence="creativeml-openrail-m")
 SD2_BASE = replace(
@@ -75,9 +110,31 @@ BACKENDS: Mapping[str, BackendSpec] = {
         ),
     )
 }
+DINOV2 = ViTSpec(name="dinov2-small", repo="facebook/dinov2-small", licence="apache-2.0")
+DINOV3 = ViTSpec(
+    name="dinov3-small",
+    repo="facebook/dinov3-vits16-pretrain-lvd1689m",
+    licence="dinov3-license",
+    patch=16,
+    image_size=SIDE * 16,
+    registers=4,
+)
+VITS: Mapping[str, ViTSpec] = {
+    spec.name: spec
+    for spec in (
+        DINOV2,
+        replace(DINOV2, name="dinov2-base", repo="facebook/dinov2-base", width=768),
+        replace(DINOV2, name="dinov2-large", repo="facebook/dinov2-large", width=1024, depth=24),
+        replace(DINOV2, name="dinov2-giant", repo="facebook/dinov2-giant", width=1536, depth=40),
+        DINOV3,
+        replace(DINOV3, name="dinov3-base", repo="facebook/dinov3-vitb16-pretrain-lvd1689m", width=768),
+        replace(DINOV3, name="dinov3-large", repo="facebook/dinov3-vitl16-pretrain-lvd1689m", width=1024, depth=24),
+    )
+}
+MODELS: Mapping[str, Spec] = {**BACKENDS, **VITS}
 
 
 def licence_of(model: str) -> str:
     """The licence of a model by its name or hub id, whatever the revision; `unknown` for any other."""
     repo = model.partition("@")[0]
-    return next((spec.licence for spec in BACKENDS.values() if spec.name == model or spec.repo == repo), "unknown")
+    return next((spec.licence for spec in MODELS.values() if spec.name == model or spec.repo == repo), "unknown")

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.fused_attention import FLASH_ON_CPU
-from diffseg.models.unet.loading import Backend
+from diffseg.segmenter import Model
 
 Step = Callable[[], Any]
 
@@ -56,7 +56,7 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def measure_limits(backend: Backend) -> Limits:
+def measure_limits(backend: Model) -> Limits:
     """The best of several matrix products and copies."""
     cuda = backend.device.type == "cuda"
     side, count = (8192, 1 << 28) if cuda else (1024, 1 << 25)

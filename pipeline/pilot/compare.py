@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diffseg.config import ResolvedConfig
-from diffseg.models.unet.capture import AttentionMaps
+from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery.html_page import PICTURE_SIDE

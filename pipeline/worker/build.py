@@ -42,7 +42,7 @@ def build_worker(settings: WorkerSettings, observe: Observe | None = None) -> Wo
     ledger = settings.open_ledger()
     import torch
 
-    from diffseg.models.unet.loading import Backend
+    from diffseg.models.load import load
     from diffseg.segmenter import DiffSeg
 
     if settings.gpu:
@@ -51,7 +51,7 @@ def build_worker(settings: WorkerSettings, observe: Observe | None = None) -> Wo
         torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
     try:
         with device_errors():
-            backend = Backend.load(settings.model, ledger.run.segment)
+            backend = load(settings.model, ledger.run.segment)
             segmenter = DiffSeg(backend, settings.batch_size)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error

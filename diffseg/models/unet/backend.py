@@ -4,9 +4,6 @@ Only the UNet and the encoder of the VAE are kept; the embedding of the empty pr
 encoders are dropped. This module knows no image files, no segments and no runs.
 """
 
-import logging
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.models.fetch import cache_folder, fetch
+from diffseg.models.attention import AttentionMaps
+from diffseg.models.device import Device, images_that_fit, placed
+from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
-from diffseg.models.recognise import named, recognise
+from diffseg.models.recognise import named
 from diffseg.models.specs import BackendSpec
-from diffseg.models.unet.capture import AttentionMaps, capture_attention, cut_after_last_attention, rehearse
+from diffseg.models.unet.capture import capture_attention, cut_after_last_attention, rehearse
 from diffseg.models.unet.loading import read_encoder, read_prompt, read_unet
+from diffseg.models.unet.recognise import recognise_unet
 from diffseg.types import Float
 
 ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
-SHARE = 0.6  # of the free memory that a batch may fill: the rest is for fragmentation and what the estimate omits
-MOST = 32  # images a batch: smaller ones fill a GPU already
-
-logger = logging.getLogger(__name__)
-
-Device = torch.device | str | None
 
 
 @dataclass(frozen=True)
@@ -57,10 +51,7 @@ class Backend:
         self.files = files
         self.spec = spec
         self.config = config
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = getattr(torch, config.dtype)
-        if where.type == "cpu" and dtype != torch.float32:
-            logger.warning("%s is slow on most processors: name dtype float32 there", self.config.dtype)
+        where, dtype = placed(config, device)
         cut_after_last_attention(parts.unet)
         self.unet = parts.unet.to(where, dtype)
         self.encoder = parts.encoder.to(where, torch.float32 if spec.vae_upcast and dtype == torch.float16 else dtype)
@@ -69,7 +60,6 @@ class Backend:
         if where.type == "cuda":  # convolutions of half precision want the channels innermost there
             for part in (self.unet, self.encoder):
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            _share_compiled()
             rehearse(self.unet, where, dtype)
         if self.config.compile:
             self.unet.compile()
@@ -77,14 +67,10 @@ class Backend:
 
     @classmethod
     def load(cls, model: str | ModelFiles, config: SegmentConfig | None = None, device: Device = None) -> "Backend":
-        """Fetch, recognise and load a model.
-
-        device: a GPU where there is one by default.
-        Raises ValueError where there is no usable model of that name, OSError where it cannot be reached.
-        """
+        """Fetch, recognise and load a model; see `diffseg.models.load.load`."""
         files = model if isinstance(model, ModelFiles) else fetch(model)
         with named(files):
-            spec = recognise(files)
+            spec = recognise_unet(files)
             hidden, pooled = read_prompt(files.folder, spec.added_conditions)
             parts = Parts(read_unet(files.folder), read_encoder(files.folder), hidden, pooled)
         return cls(files, spec, (config or SegmentConfig()).resolve(spec), parts, device)
@@ -129,25 +115,10 @@ class Backend:
         return {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
 
     def batch_size(self) -> int:
-        """Images of the model's own size that fit in the free memory of the device; 1 on a processor.
-
-        Larger batches are not faster on a processor, and use its caches worse.
-        """
-        if self.device.type != "cuda":
-            return 1
+        """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
         side, cells = self.config.image_size, self.spec.levels[0][0] ** 2
         scale = (side / self.spec.image_size) ** 2
         encoder: Any = self.encoder
         widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
         image = ENCODER_COPIES * widest + MAPS_COPIES * (cells * scale) ** 2 * torch.float32.itemsize
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return max(1, min(MOST, int(SHARE * free / image)))
-
-
-def _share_compiled() -> None:
-    """Share compiled kernels between all processes of this machine, unless the user keeps them elsewhere."""
-    folder = cache_folder() / "triton"
-    with suppress(OSError):  # a read-only cache: Triton has a folder of its own
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
+        return images_that_fit(self.device, image)

@@ -8,26 +8,13 @@ Letters: B images, H heads, n cells of a level, d channels of a head.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffseg.models.attention import add_head_mean, attend, attend_opaque
+from diffseg.models.attention import AttentionMaps, add_head_mean, attend, attend_opaque
 from diffseg.types import Float
-
-
-@dataclass(frozen=True)
-class AttentionMaps:
-    """The attention of one forward pass.
-
-    levels: float32 [B, n, n], each the mean over the heads and layers of one resolution, finest first.
-    grid: height and width in cells of the finest level.
-    """
-
-    levels: tuple[Tensor, ...]
-    grid: tuple[int, int]
 
 
 class AttentionStore:

@@ -1,0 +1,114 @@
+"""A vision transformer in memory: pixels in, attention maps out."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffseg.config import ResolvedConfig, SegmentConfig
+from diffseg.models.attention import AttentionMaps, add_head_mean
+from diffseg.models.device import Device, images_that_fit, placed
+from diffseg.models.fetch import fetch
+from diffseg.models.files import ModelFiles
+from diffseg.models.recognise import named
+from diffseg.models.specs import ViTSpec
+from diffseg.models.vit.capture import attend_through_us, capture_attention
+from diffseg.models.vit.loading import read_vit, renew_positions
+from diffseg.models.vit.recognise import PREPROCESSOR, recognise_vit
+from diffseg.types import Float
+
+MAPS_COPIES = 6  # of the map: over tokens, over patches, the aggregate, its logarithm, products on the way
+TOKENS_COPIES = 16  # of the hidden states, that live at once while a layer runs
+
+logger = logging.getLogger(__name__)
+
+
+class Backend:
+    """One vision transformer, ready for one configuration."""
+
+    def __init__(
+        self, files: ModelFiles, spec: ViTSpec, config: ResolvedConfig, model: nn.Module, device: Device
+    ) -> None:
+        """Take over a model of any precision, on any device."""
+        self.files = files
+        self.spec = spec
+        self.config = config
+        where, dtype = placed(config, device)
+        self.model: Any = model.to(where, dtype)
+        renew_positions(self.model)
+        self.model.to(where)
+        attend_through_us(self.model)
+        shape = (1, 3, 1, 1)
+        # of pixels in [-1, 1]: (x + 1) * 127.5 * rescale - mean, over the deviation
+        scale = 127.5 * spec.rescale / torch.tensor(spec.std, dtype=torch.float64)
+        self._scale = scale.view(shape).to(where, torch.float32)
+        shift = (127.5 * spec.rescale - torch.tensor(spec.mean, dtype=torch.float64)) / torch.tensor(spec.std)
+        self._shift = shift.view(shape).to(where, torch.float32)
+        if where.type == "cuda":
+            self._rehearse(dtype)
+        if config.compile:
+            self.model.compile()
+
+    @classmethod
+    def load(cls, model: str | ModelFiles, config: SegmentConfig | None = None, device: Device = None) -> "Backend":
+        """Fetch, recognise and load a model; see `diffseg.models.load.load`."""
+        files = model if isinstance(model, ModelFiles) else fetch(model)
+        with named(files):
+            spec = recognise_vit(files)
+            if not (files.folder / PREPROCESSOR).is_file():
+                logger.warning(
+                    "%s has no %s: its input is normed by the published mean %s and deviation %s",
+                    *(files.name, PREPROCESSOR, spec.mean, spec.std),
+                )
+            resolved = (config or SegmentConfig()).resolve(spec)
+            return cls(files, spec, resolved, read_vit(files.folder), device)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(iter(self.model.parameters())).device
+
+    @torch.inference_mode()
+    def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
+        """One pass over a batch of one size, pixels in [-1, 1], sides multiples of the patch.
+
+        features: give the last hidden state of every patch too.
+        Raises ValueError for other sides.
+        """
+        grid = self.grid(pixels)
+        with capture_attention(self.model, self.spec.layers) as store:
+            tokens = self.tokens(self.normed(pixels))
+        count = grid[0] * grid[1]
+        vectors = tokens[:, -count:] if features else None
+        return AttentionMaps((store.of_patches(count),), grid, vectors, grid if features else None)
+
+    def grid(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[int, int]:
+        """Height and width in patches. Raises ValueError where pixels are left over."""
+        (height, width), patch = pixels.shape[2:], self.spec.patch
+        if height % patch or width % patch or not height * width:
+            raise ValueError(f"the sides of the model's input must be multiples of {patch}, got {height} x {width}")
+        return height // patch, width // patch
+
+    def normed(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Pixels in [-1, 1] as the model was trained on them, in its precision."""
+        given = pixels.to(self.device, torch.float32)
+        return torch.addcmul(self._shift, given, self._scale).to(self.model.dtype)
+
+    def tokens(self, given: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B t c"]:
+        """The last hidden state of every token: class, registers, patches."""
+        hidden: Tensor = self.model(pixel_values=given).last_hidden_state
+        return hidden
+
+    def batch_size(self) -> int:
+        """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
+        tokens = (self.config.image_size // self.spec.patch) ** 2 + 1 + self.spec.registers
+        hidden = TOKENS_COPIES * tokens * self.spec.width * self.model.dtype.itemsize
+        return images_that_fit(self.device, MAPS_COPIES * tokens**2 * torch.float32.itemsize + hidden)
+
+    def _rehearse(self, dtype: torch.dtype) -> None:
+        """Compile the kernel that capture needs before the first images."""
+        heads = self.model.config.num_attention_heads
+        query = torch.zeros((1, heads, 16, self.spec.width // heads), device=self.device, dtype=dtype)
+        mean = torch.zeros((1, 16, 16), device=self.device)
+        add_head_mean(mean, query, query, torch.zeros((1, heads, 16), device=self.device))
