@@ -30,6 +30,7 @@ class Model:
     thresholds: tuple[float, ...] = (0.4, 0.4, 0.4)
     timestep: int = 50
     image_size: int = 256
+    unit: int = 64
     dtype: Dtype = "float32"
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from diffseg import AttentionError, DiffSeg, SegmentConfig, segment_attention
 from diffseg.config import ResolvedConfig
 from diffseg.method.geometry import frame
-from diffseg.models.unet.capture import AttentionMaps
+from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import as_pixels, label
 from tests.support import synthetic
 

@@ -28,7 +28,7 @@ def placed(config: ResolvedConfig, device: Device) -> tuple[torch.device, torch.
     return where, dtype
 
 
-def images_that_fit(device: torch.device, image_bytes: float) -> int:
+def images_that_fit(device: torch.device, image_bytes: int) -> int:
     """Images of a batch that fit in the free memory of the device; 1 on a processor.
 
     Larger batches are not faster on a processor, and use its caches worse.

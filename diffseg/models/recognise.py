@@ -81,6 +81,7 @@ def is_number(value: Any) -> bool:
     """Whether a value of a JSON file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
+
 def override(spec: Any, folder: Path) -> Any:
     """A spec with what the model's folder says of itself in `diffseg.json`. Raises ValueError for nonsense there."""
     path = folder / OVERRIDES

@@ -62,7 +62,7 @@ def profile(batch: int) -> str:
     from torch.profiler import ProfilerActivity, profile
 
     from diffseg import DiffSeg, SegmentConfig
-    from diffseg.models.unet.random_weights import random_backend
+    from diffseg.models.load import random_backend
 
     backend = random_backend("sd1.5", SegmentConfig(dtype="bfloat16", image_size=512), "cuda")
     segmenter = DiffSeg(backend, batch)

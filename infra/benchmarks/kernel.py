@@ -23,8 +23,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from diffseg.models.fetch import cache_folder
-from diffseg.models.recognise import attention_levels
 from diffseg.models.unet.architectures import LAYOUTS, Layout, narrow
+from diffseg.models.unet.recognise import attention_levels
 
 SHARED_LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a block may ask for; CUDA's own figures
 CARDS = {80: "A100", 86: "A10G, RTX 30", 89: "L4, RTX 40", 90: "H100, H200"}

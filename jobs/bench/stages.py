@@ -10,7 +10,7 @@ from jobs.shared import console, options
 from jobs.shared.logged import logged
 
 if TYPE_CHECKING:
-    from diffseg.models.unet.loading import Backend
+    from diffseg.models.load import Backend
     from pipeline.bench.stages import Measured
 
 Model = Annotated[str | None, typer.Option("--model", help="The model to time: a name, hub id, folder or URL.")]
@@ -51,17 +51,12 @@ def bench(
         raise ConfigError("bench times one model: give --model M, or --random-weights with a name such as sd1.5")
     flags = {"mode": mode, "dtype": dtype, "compile": compile, "image_size": image_size}
     settings, _ = read_config(None, flags, {})
-    from diffseg.models.unet.loading import Backend
-    from diffseg.models.unet.random_weights import random_backend
+    from diffseg.models.load import load, random_backend
     from pipeline.bench.stages import measure
 
     with device_errors():
         try:
-            backend = (
-                Backend.load(model, settings, device)
-                if model
-                else random_backend(random_weights or "", settings, device)
-            )
+            backend = load(model, settings, device) if model else random_backend(random_weights or "", settings, device)
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from error
         measured = measure(backend, batch_size or backend.batch_size(), repeats, structured=model is None)

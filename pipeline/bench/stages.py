@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,16 +21,19 @@ from diffseg.method.assign import assign
 from diffseg.method.geometry import frame, to_model
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.tf32 import tensor_cores
-from diffseg.models.unet.capture import AttentionMaps, capture_attention
-from diffseg.models.unet.loading import Backend
+from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import FLOOR, DiffSeg, label
 from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, peak_bytes
 from pipeline.inputs.decode import decode
 from pipeline.table.label_map import encode_label_map
 
+if TYPE_CHECKING:
+    from diffseg.models.load import Backend
+
 PHOTOS = Path(str(files("jobs") / "photos"))
 TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # in the prepared attention: that of random weights has one region
+MODEL_STAGES = ("vae", "unet", "vit", "capture")
 ANCHORS = 256  # 16 x 16, as published
 
 
@@ -46,7 +49,7 @@ class StageCost:
 
     def limit(self, limits: Limits) -> float | None:
         """The least seconds an image that this machine allows; None where no work was stated."""
-        rate = limits.model_flop_s if self.name in ("vae", "unet", "capture") else limits.core_flop_s
+        rate = limits.model_flop_s if self.name in MODEL_STAGES else limits.core_flop_s
         return max(self.flop / rate, self.bytes / limits.byte_s) or None
 
 
@@ -65,7 +68,7 @@ class Measured:
 class Structured:
     """A model that takes the time of a real pass, then answers with attention that has regions."""
 
-    def __init__(self, backend: Backend, maps: AttentionMaps) -> None:
+    def __init__(self, backend: "Backend", maps: AttentionMaps) -> None:
         self._backend, self._maps = backend, maps
         self.config, self.device, self.batch_size = backend.config, backend.device, backend.batch_size
 
@@ -76,7 +79,7 @@ class Structured:
 
 
 @torch.inference_mode()
-def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool) -> Measured:
+def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bool) -> Measured:
     """Time every stage. structured: the core gets prepared attention, since random weights give none worth merging."""
     clock = Clock(backend.device, repeats)
     if backend.device.type == "cuda":
@@ -109,33 +112,21 @@ def measure(backend: Backend, batch_size: int, repeats: int, *, structured: bool
     return Measured(stages, limits, whole / batch_size, large_decoded, peak_bytes(backend.device), batch_size)
 
 
-def _model_stages(backend: Backend, pixels: torch.Tensor, clock: Clock) -> tuple[list[StageCost], AttentionMaps]:
-    unet: Any = backend.unet
-    latents, conditions = backend.latents(pixels), backend.conditions(pixels)
-    count, sides = len(pixels), (latents.shape[2], latents.shape[3])
-
-    def plain() -> None:
-        unet(latents, backend.config.timestep, **conditions)
-
-    def captured() -> AttentionMaps:
-        with capture_attention(unet) as store:
-            plain()
-        return store.maps(sides)
-
-    (vae,) = clock(lambda: backend.latents(pixels))
-    without, with_capture = clock(plain, captured)
-    cells = [level.shape[1] for level in captured().levels]
-    layers = [layers for _, layers in backend.spec.levels]
-    channels = [int(width) for width in unet.config.block_out_channels][-len(cells) :]
-    products = sum(2 * n * n * c * k for n, c, k in zip(cells, channels, layers, strict=True))
-    traffic = sum(2 * 4 * n * n * k for n, k in zip(cells, layers, strict=True))  # each layer adds to its level once
-    one = pixels[:1]
+def _model_stages(backend: "Backend", pixels: torch.Tensor, clock: Clock) -> tuple[list[StageCost], AttentionMaps]:
+    maps, count = backend.attend(pixels), len(pixels)
+    steps = backend.steps(pixels)
+    *names, plain, capture = steps
+    alone = [(name, clock(steps[name])[0]) for name in names]
+    without, with_capture = clock(steps[plain], steps[capture])
+    cells = [level.shape[1] for level in maps.levels]
+    layers = backend.captured()
+    products = sum(2 * n * n * c * k for n, (c, k) in zip(cells, layers, strict=True))
+    traffic = sum(2 * 4 * n * n * k for n, (_, k) in zip(cells, layers, strict=True))  # each layer adds to its level
     stages = [
-        StageCost("vae", vae / count, count_flop(lambda: backend.latents(one))),
-        StageCost("unet", without / count, count_flop(plain) / count),
-        StageCost("capture", (with_capture - without) / count, products, traffic),
+        *(StageCost(name, s / count, count_flop(steps[name]) / count) for name, s in [*alone, (plain, without)]),
+        StageCost(capture, (with_capture - without) / count, products, traffic),
     ]
-    return stages, captured()
+    return stages, maps
 
 
 def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[StageCost]:

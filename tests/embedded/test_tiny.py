@@ -17,7 +17,7 @@ from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
 from diffseg.method.geometry import frame, to_model
-from diffseg.models.unet.capture import AttentionMaps
+from diffseg.models.attention import AttentionMaps
 from diffseg.models.unet.random_weights import build
 from diffseg.scenes.scene import benchmark
 from diffseg.segmenter import Model

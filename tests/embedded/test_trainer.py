@@ -51,7 +51,7 @@ def test_every_step_reports_both_losses(straight):
 
 
 def test_what_is_saved_is_the_average_and_loads_as_any_model(straight, tmp_path):
-    from diffseg.models.unet.loading import Backend
+    from diffseg.models.unet.backend import Backend
 
     trainer, _ = straight
     backend = Backend.load(str(trainer.save(tmp_path / "model", torch.float32)), device="cpu")

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffseg.models.attention import add_head_mean, attend_opaque
 from diffseg.models.fused_attention import fused_attention, log_sum_exp
-from diffseg.models.recognise import attention_levels
 from diffseg.models.unet.architectures import LAYOUTS, narrow
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention
 from diffseg.models.unet.random_weights import build
+from diffseg.models.unet.recognise import attention_levels
 
 torch.set_num_threads(1)
 

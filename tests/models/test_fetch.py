@@ -16,8 +16,7 @@ import pytest
 
 from diffseg.models import fetch
 from diffseg.models.cache import ORIGIN, create_once
-from diffseg.models.unet import loading
-from diffseg.models.unet.random_weights import random_checkpoint
+from diffseg.models.load import check, random_checkpoint
 from jobs.shared import cli
 from tests.models.test_files import UNET, FakeHub, copies, offer
 from tests.models.test_wrong_models import in_parts
@@ -93,7 +92,7 @@ def test_weights_in_parts_go_through_an_object_store_as_they_are(s3, saved, plac
     assert cli.run(["fetch", str(model), place]) == 0
     copy = fetch.fetch(place, tmp_path / "cache")
     assert copy.sha256 == fetch.fetch(str(model)).sha256
-    loading.check(copy)
+    check(copy)
 
 
 def test_the_second_time_nothing_is_written(monkeypatch, saved, tmp_path, capsys):

@@ -4,6 +4,7 @@ Only the UNet and the encoder of the VAE are kept; the embedding of the empty pr
 encoders are dropped. This module knows no image files, no segments and no runs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,16 +82,17 @@ class Backend:
         return next(self.unet.parameters()).device
 
     @torch.inference_mode()
-    def attend(self, pixels: Float[Tensor, "B 3 H W"]) -> AttentionMaps:
+    def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
         """One pass over a batch of one size, pixels in [-1, 1], sides multiples of 64.
 
+        features: give the output of the encoder's last self-attention too.
         Raises ValueError for other sides.
         """
         height, width = pixels.shape[2:]
         if height % 64 or width % 64 or not height * width:
             raise ValueError(f"the sides of the model's input must be multiples of 64, got {height} x {width}")
         latents = self.latents(pixels)
-        with capture_attention(self.unet) as store:
+        with capture_attention(self.unet, features) as store:
             self.unet(latents, self.config.timestep, **self.conditions(pixels))
         return store.maps((latents.shape[2], latents.shape[3]))
 
@@ -114,6 +116,26 @@ class Backend:
         added = {"text_embeds": self.pooled.expand(images, -1), "time_ids": sizes.expand(images, -1)}
         return {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
 
+    def steps(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Callable[[], Any]]:
+        """What a pass is made of, to be timed: the encoder, the UNet, and the UNet with capture."""
+        latents, conditions = self.latents(pixels), self.conditions(pixels)
+
+        def plain() -> None:
+            self.unet(latents, self.config.timestep, **conditions)
+
+        def captured() -> None:
+            with capture_attention(self.unet):
+                plain()
+
+        return {"vae": lambda: self.latents(pixels), "unet": plain, "capture": captured}
+
+    def captured(self) -> list[tuple[int, int]]:
+        """Channels of each level's attention and the number of its layers, finest first."""
+        unet: Any = self.unet
+        channels = [int(width) for width in unet.config.block_out_channels]
+        layers = [layers for _, layers in self.spec.levels]
+        return list(zip(channels[-len(layers) :], layers, strict=True))
+
     def batch_size(self) -> int:
         """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
         side, cells = self.config.image_size, self.spec.levels[0][0] ** 2
@@ -121,4 +143,4 @@ class Backend:
         encoder: Any = self.encoder
         widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
         image = ENCODER_COPIES * widest + MAPS_COPIES * (cells * scale) ** 2 * torch.float32.itemsize
-        return images_that_fit(self.device, image)
+        return images_that_fit(self.device, int(image))

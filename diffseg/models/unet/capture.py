@@ -23,6 +23,7 @@ class AttentionStore:
     def __init__(self, layers: Mapping[int, int]) -> None:
         self.layers = layers  # of each depth, the halvings of the latent
         self.means: dict[int, Tensor] = {}
+        self.features: tuple[int, Tensor] | None = None  # with the depth of their cells
 
     def mean(self, depth: int, query: Float[Tensor, "B H n d"]) -> Float[Tensor, "B n n"]:
         """The running mean of a level, zeros before its first layer."""
@@ -37,15 +38,23 @@ class AttentionStore:
             raise RuntimeError("no self-attention was recorded: run the UNet inside the block first")
         depths = sorted(self.means)
         levels = tuple(self.means[depth] for depth in depths)
-        return AttentionMaps(levels, (latent[0] >> depths[0], latent[1] >> depths[0]))
+        grid = latent[0] >> depths[0], latent[1] >> depths[0]
+        if self.features is None:
+            return AttentionMaps(levels, grid)
+        depth, vectors = self.features
+        return AttentionMaps(levels, grid, vectors, (latent[0] >> depth, latent[1] >> depth))
 
 
 class Recorder:
-    """An attention processor with the arithmetic of the stock one, which also adds to its level."""
+    """An attention processor with the arithmetic of the stock one, which also adds to its level.
 
-    def __init__(self, store: AttentionStore, depth: int) -> None:
+    features: keep the output too.
+    """
+
+    def __init__(self, store: AttentionStore, depth: int, features: bool = False) -> None:
         self.store = store
         self.depth = depth
+        self.features = features
 
     def __call__(
         self,
@@ -66,18 +75,25 @@ class Recorder:
         step = attend_opaque if torch.compiler.is_compiling() else attend
         mixed: Tensor = layer.to_out[0](step(query, key, value, mean, weight))
         output: Tensor = mixed / layer.rescale_output_factor
+        if self.features:
+            self.store.features = self.depth, output
         return output
 
 
 @contextmanager
-def capture_attention(unet: nn.Module) -> Iterator[AttentionStore]:
-    """Record attention while the block runs, then restore the model."""
+def capture_attention(unet: nn.Module, features: bool = False) -> Iterator[AttentionStore]:
+    """Record attention while the block runs, then restore the model.
+
+    features: keep the output of the last self-attention of the encoder too (DiffCut, arXiv 2406.02842).
+    """
     sites = attention_sites(unet)
     originals = [layer.processor for _, layer in sites]
     store = AttentionStore(Counter(depth for depth, _ in sites))
     try:
+        encoder = set(unet.get_submodule("down_blocks").modules()) if features else set()
+        last = [layer for _, layer in sites if layer in encoder][-1:]
         for depth, layer in sites:
-            layer.set_processor(Recorder(store, depth))
+            layer.set_processor(Recorder(store, depth, layer in last))
         yield store
     finally:
         for (_, layer), original in zip(sites, originals, strict=True):

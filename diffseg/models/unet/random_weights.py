@@ -13,11 +13,11 @@ from torch import nn
 
 from diffseg.config import SegmentConfig
 from diffseg.models.files import ModelFiles
-from diffseg.models.recognise import LATENT_SCALE, attention_levels
 from diffseg.models.specs import BACKENDS, OVERRIDES
 from diffseg.models.unet.architectures import CONTEXT, Layout, Settings, layout_of
 from diffseg.models.unet.backend import Backend, Parts
 from diffseg.models.unet.loading import new_part, new_text_encoder
+from diffseg.models.unet.recognise import LATENT_SCALE, attention_levels
 
 SCHEDULER: Settings = {  # no label depends on it; pipelines of diffusers require it in the folder
     "_class_name": "DDIMScheduler",

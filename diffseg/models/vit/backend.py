@@ -1,6 +1,7 @@
 """A vision transformer in memory: pixels in, attention maps out."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,6 +100,14 @@ class Backend:
         """The last hidden state of every token: class, registers, patches."""
         hidden: Tensor = self.model(pixel_values=given).last_hidden_state
         return hidden
+
+    def steps(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Callable[[], Any]]:
+        """What a pass is made of, to be timed: the model, and the model with capture."""
+        return {"vit": lambda: self.tokens(self.normed(pixels)), "capture": lambda: self.attend(pixels)}
+
+    def captured(self) -> list[tuple[int, int]]:
+        """Channels of the one level's attention and the number of its layers."""
+        return [(self.spec.width, self.spec.layers)]
 
     def batch_size(self) -> int:
         """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""

@@ -23,9 +23,9 @@ from diffseg import DiffSeg
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.partition import overlaps
 from diffseg.models.fetch import fetch
+from diffseg.models.load import random_checkpoint
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
-from diffseg.models.unet.random_weights import random_checkpoint
 from diffseg.scenes.scene import draw_scene
 from jobs.shared import cli
 from pipeline.config import RunConfig
