@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError
 @dataclasses.dataclass(frozen=True)
 class Model:
     thresholds: tuple[float, ...] = (0.4, 0.4, 0.4)
-    timestep: int = 50
+    timestep: int | None = 50
     image_size: int = 256
     unit: int = 64
     dtype: Dtype = "float32"
@@ -43,7 +43,7 @@ class Model:
         ({"thresholds": (float("nan"),)}, "nan"),
         ({"anchors_per_side": 0}, "got 0"),
         ({"timestep": 1000}, "0..999, got 1000"),
-        ({"image_size": 500}, "multiple of 64 pixels, got 500"),
+        ({"image_size": -64}, "positive number of pixels, got -64"),
         ({"output_size": 0}, "got 0"),
         ({"output_size": "huge"}, "'huge'"),
         ({"min_area": 1.0}, "got 1.0"),
@@ -70,6 +70,18 @@ def test_a_resolved_configuration_stays_as_it_is_whatever_the_model():
     assert not [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None]
     with pytest.raises(TypeError, match="timestep"):
         ResolvedConfig(thresholds=(1.0,), image_size=512, dtype="float32")  # type: ignore[call-arg]  # as is tested
+
+
+@pytest.mark.parametrize(("unit", "size"), [(64, 500), (64, 32), (14, 512)])
+def test_an_image_size_that_the_model_cannot_take_is_refused_when_the_model_is_known(unit, size):
+    with pytest.raises(ValueError, match=f"image_size must be a multiple of {unit} pixels, got {size}"):
+        SegmentConfig(image_size=size).resolve(Model(image_size=unit * 8, unit=unit))
+
+
+def test_what_a_model_lacks_cannot_be_given():
+    assert SegmentConfig().resolve(Model(timestep=None)).timestep is None
+    with pytest.raises(ValueError, match="this model has no timestep, got 50"):
+        SegmentConfig(timestep=50).resolve(Model(timestep=None))
 
 
 def test_everything_that_changes_labels_changes_the_fingerprint():

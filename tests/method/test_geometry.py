@@ -32,13 +32,15 @@ def photo(height, width):
     ],
 )
 def test_the_model_sees_about_its_own_area_in_the_shape_of_the_image(size, expected):
-    assert model_size(size, 512) == expected
+    assert model_size(size, 512, 64) == expected
 
 
-@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([256, 512, 768, 1024]))
-def test_every_size_becomes_multiples_of_64_near_the_area_asked_for(height, width, image_size):
-    h, w = model_size((height, width), image_size)
-    assert h % 64 == w % 64 == 0
+@given(
+    st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([256, 512, 768, 1024]), st.sampled_from([14, 16, 64])
+)
+def test_every_size_becomes_multiples_of_the_unit_near_the_area_asked_for(height, width, image_size, unit):
+    h, w = model_size((height, width), image_size, unit)
+    assert h % unit == w % unit == 0
     assert 0.5 * image_size**2 < h * w <= 2 * image_size**2
     assert 1 / 4.5 < w / h < 4.5
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffseg.models import exponentials
+from diffseg.models import device, exponentials
 from diffseg.models.exponentials import add_exponentials
-from diffseg.models.unet import backend, capture
+from diffseg.models.unet import capture
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.capture import rehearse
 from diffseg.models.unet.loading import new_part
@@ -328,10 +328,10 @@ def test_every_head_size_of_a_model_is_tried_when_it_is_loaded(monkeypatch, name
 def test_compiled_kernels_are_kept_where_the_weights_are_unless_the_user_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
-    backend._share_compiled()
+    device._share_compiled()
     assert os.environ["TRITON_CACHE_DIR"] == "/elsewhere"
     monkeypatch.delenv("TRITON_CACHE_DIR")
-    backend._share_compiled()
+    device._share_compiled()
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "triton")
     assert (tmp_path / "triton").is_dir()
 
@@ -340,5 +340,5 @@ def test_a_cache_that_cannot_be_written_is_left_alone(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path / "file"))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
-    backend._share_compiled()
+    device._share_compiled()
     assert "TRITON_CACHE_DIR" not in os.environ

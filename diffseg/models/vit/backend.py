@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.models.attention import AttentionMaps, add_head_mean
+from diffseg.models.attention import AttentionMaps
 from diffseg.models.device import Device, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
@@ -47,7 +47,8 @@ class Backend:
         shift = (127.5 * spec.rescale - torch.tensor(spec.mean, dtype=torch.float64)) / torch.tensor(spec.std)
         self._shift = shift.view(shape).to(where, torch.float32)
         if where.type == "cuda":
-            self._rehearse(dtype)
+            side = 4 * spec.patch
+            self.attend(torch.zeros(1, 3, side, side))  # compiles the kernels before the first images
         if config.compile:
             self.model.compile()
 
@@ -68,7 +69,8 @@ class Backend:
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        return next(iter(self.model.parameters())).device
+        where: torch.device = self.model.device
+        return where
 
     @torch.inference_mode()
     def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
@@ -114,10 +116,3 @@ class Backend:
         tokens = (self.config.image_size // self.spec.patch) ** 2 + 1 + self.spec.registers
         hidden = TOKENS_COPIES * tokens * self.spec.width * self.model.dtype.itemsize
         return images_that_fit(self.device, MAPS_COPIES * tokens**2 * torch.float32.itemsize + hidden)
-
-    def _rehearse(self, dtype: torch.dtype) -> None:
-        """Compile the kernel that capture needs before the first images."""
-        heads = self.model.config.num_attention_heads
-        query = torch.zeros((1, heads, 16, self.spec.width // heads), device=self.device, dtype=dtype)
-        mean = torch.zeros((1, 16, 16), device=self.device)
-        add_head_mean(mean, query, query, torch.zeros((1, heads, 16), device=self.device))

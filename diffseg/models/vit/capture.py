@@ -48,14 +48,14 @@ class AttentionStore:
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
-    """Self-attention as transformers' registry has it: tensors [B, H, t, d] in, [B, t, channels] out.
+    """Self-attention as transformers' registry has it: tensors [B, H, t, d] in, [B, t, H, d] out.
 
     Layers that are not recorded take the kernel which torch chooses, as transformers' own "sdpa" does.
     """
     store = getattr(module, STORE, None)
     if isinstance(store, AttentionStore):
-        return store.add(query, key, value), None
-    return scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2), None
+        return store.add(query, key, value).unflatten(-1, (query.shape[1], -1)), None
+    return scaled_dot_product_attention(query, key, value).transpose(1, 2), None
 
 
 def attend_through_us(model: nn.Module) -> None:

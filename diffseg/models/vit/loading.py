@@ -50,7 +50,7 @@ def new_vit(settings: Mapping[str, Any], device: str = "cpu") -> "nn.Module":
     config, kind = kinds[settings["model_type"]]
     answers = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
     with torch.device(device):
-        model: nn.Module = kind(config(**settings | answers))
+        model: nn.Module = kind(config(**{**settings, **answers}))
     renew_positions(model)
     return model.eval()
 

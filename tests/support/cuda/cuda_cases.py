@@ -24,6 +24,7 @@ from diffseg.config import SegmentConfig
 from diffseg.evaluation.partition import overlaps
 from diffseg.models.fetch import fetch
 from diffseg.models.load import random_checkpoint
+from diffseg.models.specs import VITS
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
 from diffseg.scenes.scene import draw_scene
@@ -46,7 +47,8 @@ def families():
     return sorted(found.values(), key=lambda name: name != "tiny")
 
 
-MODELS = families()  # "tiny" first, with its own weights; the others have random ones and few channels
+VITS_TRIED = ("dinov2-small", "dinov2-giant", "dinov3-small")  # a table of positions, the other MLP, rotary positions
+MODELS = [*families(), *VITS_TRIED]  # "tiny" first, with its own weights; the others have random ones and few channels
 PRECISIONS = [  # and what attention runs on; no other kernel takes float32
     ("float32", "efficient"),
     *product(("bfloat16", "float16"), ("flash", "efficient", "cudnn")),
@@ -145,7 +147,8 @@ def agreement(found, expected):
 
 @pytest.mark.parametrize(("model", "dtype", "kernel", "config"), list(cases()))
 def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path, model, dtype, kernel, config):
-    settings: dict[str, Any] = {"image_size": SIDE, **CONFIGS[config]}
+    unit = VITS[model].patch if model in VITS else 64
+    settings: dict[str, Any] = {"image_size": SIDE // unit * unit, **CONFIGS[config]}
     if model != "tiny" and dtype == "float32":
         settings["thresholds"] = (CLOSE,) * 3
     # float16 is no faster on a processor, but slower
