@@ -162,7 +162,9 @@ def test_the_method_needs_neither_ray_nor_the_engine():
         "from pipeline.gallery import preview\nfrom pipeline.run import compact, ledger, status",
         "from pipeline.exports import export",
         "from diffseg import SegmentConfig\nfrom diffseg.models import fetch, recognise",
-        "from diffseg.models import load\nfrom diffseg.models.unet import loading\nfrom diffseg.models.vit import loading",
+        "from diffseg.models import load",
+        "from diffseg.models.unet import loading",
+        "from diffseg.models.vit import loading",
     ],
 )
 def test_help_status_and_configuration_import_no_torch(code):
