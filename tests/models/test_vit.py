@@ -53,7 +53,7 @@ def pixels(height, width, images=1, seed=7):
 
 
 @torch.no_grad()
-def literal(folder, given, layers=4):
+def literal(folder, given, layers=2):
     """Attention and last hidden state as transformers' own eager code has them."""
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, None, :, None, None]
     normed = ((given + 1) * 127.5 / 255 - mean) / std
@@ -85,7 +85,7 @@ def test_attention_is_transformers_own_and_features_are_the_last_hidden_state_to
 def test_so_they_are_with_real_weights():
     backend = loaded(REAL)
     given = pixels(8 * 14, 12 * 14)
-    expected, normed, first = literal(REAL, given)
+    expected, normed, first = literal(REAL, given, layers=6)
     maps = backend.attend(given, features=True)
     assert (maps.levels[0] - expected).abs().max() < 1e-5
     assert torch.allclose(backend.normed(given), normed, atol=1e-5)
@@ -303,13 +303,13 @@ def test_weights_in_parts_and_of_a_classifier_are_the_same_model(folders, tmp_pa
 def test_a_folder_brings_its_own_defaults_and_layers(folders, tmp_path):
     folder = copy(folders["dinov2-small"], tmp_path)
     before = fetch(str(folder)).sha256
-    own = {"thresholds": [0.2, 0.4], "image_size": 28, "dtype": "bfloat16", "layers": 2}
+    own = {"thresholds": [0.2, 0.4], "image_size": 28, "dtype": "bfloat16", "layers": 3}
     (folder / "diffseg.json").write_text(json.dumps(own))
     config = SegmentConfig().resolve(recognise(fetch(str(folder))))
     assert (config.thresholds, config.image_size, config.dtype, config.unit) == ((0.2, 0.4), 28, "bfloat16", 14)
     assert fetch(str(folder)).sha256 != before
     given = pixels(28, 42)
-    expected, *_ = literal(folder, given, layers=2)
+    expected, *_ = literal(folder, given, layers=3)
     assert (loaded(folder, SegmentConfig(dtype="float32")).attend(given).levels[0] - expected).abs().max() < (1e-5)
 
 
@@ -347,6 +347,7 @@ def test_the_table_says_what_the_layouts_say(name):
     assert (spec.patch, spec.width, spec.depth) == (
         *(layout["patch_size"], layout["hidden_size"], layout["num_hidden_layers"]),
     )
+    assert spec.layers == spec.depth // 2
     assert (spec.registers, spec.image_size) == (layout.get("num_register_tokens", 0), 37 * spec.patch)
 
 

@@ -35,7 +35,7 @@ def recognise_vit(files: "ModelFiles") -> ViTSpec:
         width=width,
         depth=depth,
         registers=_registers(config),
-        layers=min(DINOV2.layers, depth),
+        layers=max(1, depth // 2),
         image_size=SIDE * patch,
         **_normalisation(files.folder / PREPROCESSOR),
     )
