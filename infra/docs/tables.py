@@ -85,11 +85,13 @@ def commands() -> str:
 def licences() -> str:
     """The page of models with its table of licences anew."""
     sys.path.insert(0, str(ROOT))
-    from diffseg.models.specs import MODELS
+    from diffseg.models import specs
 
     before, _, rest = MODELS.read_text().partition(LICENCES)
     _, _, after = rest.partition(LICENCES_END)
-    rows = (f"| `{spec.name}` | {spec.repo or 'in this package'} | {spec.licence} |\n" for spec in MODELS.values())
+    rows = (
+        f"| `{spec.name}` | {spec.repo or 'in this package'} | {spec.licence} |\n" for spec in specs.MODELS.values()
+    )
     table = f"| name | on huggingface.co | licence |\n|---|---|---|\n{''.join(rows)}"
     return f"{before}{LICENCES}\n{table}{LICENCES_END}{after}"
 
