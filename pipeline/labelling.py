@@ -242,7 +242,7 @@ def _pool(
     if run.workers == 0:
         local = LocalPool(lambda: build(settings))
         try:
-            yield local, lambda snapshot, tally: None
+            yield local, lambda snapshot, counters: None
         finally:
             local.close()
         return
@@ -252,7 +252,7 @@ def _pool(
         pool = RayPool(cluster, settings, run.workers, build=build, device=run.device)
         figures = Figures(left_bytes, run.price)
         try:
-            yield pool, lambda moment, tally: cluster.show(figures.at(moment, tally), tally.failures)
+            yield pool, lambda moment, counters: cluster.show(figures.at(moment, counters), counters.failures)
         finally:
             pool.close()
 

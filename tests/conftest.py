@@ -4,7 +4,7 @@ import io
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from diffseg.config import ResolvedConfig
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
-from pipeline.records import Shard
+from pipeline.records import LabelRecord, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.storage import retry
+from pipeline.table.window_metadata import WindowMetadata, digest_of
 from pipeline.worker.worker import Worker
 from tests.support.processes import servers
 from tests.support.processes.proxy import Proxy, proxy
@@ -103,6 +104,27 @@ SEGMENT = ResolvedConfig(thresholds=(1.0,), timestep=50, image_size=512, dtype="
 def a_run(**changes: Any) -> Run:
     """A run of the fake model, four samples a window."""
     made = Run.of(SEGMENT, "0", model="fake", revision=None, window=4)
+    return replace(made, **changes)
+
+
+def window_metadata(rows: Sequence[LabelRecord], **changes: Any) -> WindowMetadata:
+    """What a window of these rows says of itself."""
+    made = WindowMetadata(
+        fingerprint="f",
+        shard=rows[0].shard,
+        url="file:///s.tar",
+        size=10,
+        etag="e",
+        window=0,
+        first_index=rows[0].index,
+        rows=len(rows),
+        failed={},
+        attempt="me",
+        digest=digest_of(rows),
+        model="fake",
+        revision=None,
+        made_with={},
+    )
     return replace(made, **changes)
 
 

@@ -34,6 +34,27 @@ class AttentionMaps:
     features_grid: tuple[int, int] | None = None
 
 
+def cells_of(pixels: Float[Tensor, "B 3 H W"], unit: int) -> tuple[int, int]:
+    """Height and width of a model's input in units. unit: pixels. Raises ValueError where pixels are left over."""
+    height, width = pixels.shape[2:]
+    if height % unit or width % unit or not height * width:
+        raise ValueError(f"the sides of the model's input must be multiples of {unit}, got {height} x {width}")
+    return height // unit, width // unit
+
+
+def record(
+    query: Float[Tensor, "B H n d"],
+    key: Float[Tensor, "B H n d"],
+    value: Float[Tensor, "B H n d"],
+    mean: Float[Tensor, "B n n"],
+    weight: float,
+) -> Float[Tensor, "B n c"]:
+    """`attend`, inside and outside of what torch.compile traces."""
+    step = attend_opaque if torch.compiler.is_compiling() else attend
+    output: Tensor = step(query, key, value, mean, weight)
+    return output
+
+
 def attend(
     query: Float[Tensor, "B H n d"],
     key: Float[Tensor, "B H n d"],

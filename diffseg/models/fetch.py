@@ -16,6 +16,7 @@ from typing import Any
 
 from diffseg.models.cache import ORIGIN, PARTIAL, create_once, origin_of
 from diffseg.models.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
+from diffseg.models.parts import first_line
 from diffseg.models.recognise import named, read_json
 from diffseg.models.specs import CONFIG, MODELS, licence_of
 from diffseg.models.unet.recognise import norms_latents
@@ -120,7 +121,7 @@ def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
         except OSError:
             hint = "give a folder or an fsspec URL that holds the model, or fetch it once where there is a network"
             raise OSError(
-                f"{asked} cannot be reached ({_first_line(error)}) and was not fetched before; {hint}"
+                f"{asked} cannot be reached ({first_line(error)}) and was not fetched before; {hint}"
             ) from error
         return folder, folder.name
 
@@ -168,11 +169,7 @@ def _copy(storage: Any, sources: dict[str, str], target: Path) -> None:
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _state(info: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diffseg.models.recognise import wrong_bytes, wrong_file
+from diffseg.models.recognise import is_vit, json_object, wrong_bytes, wrong_file
 from diffseg.models.specs import CONFIG, MODELS, OVERRIDES
 from diffseg.models.unet.recognise import SCHEDULER
 from diffseg.models.vit.recognise import POSSIBLE as KINDS
@@ -52,8 +52,8 @@ def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list
     Raises ValueError where they are not all there.
     """
     names = set(listing)
-    if _is_vit(names):
-        if read and (fault := unsupported(_settings(model, read(CONFIG)))):
+    if is_vit(names):
+        if read and (fault := unsupported(json_object(read(CONFIG), f"{model}: {CONFIG}"))):
             raise ValueError(f"{model} {fault}; {KINDS}")
         return sorted({CONFIG, *_weights(model, "", names, read), *({PREPROCESSOR, OVERRIDES} & names)})
     chosen = {name for name in names if name == OVERRIDES or _is_settings(PurePosixPath(name))}
@@ -72,7 +72,7 @@ def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list
 def beside(listing: Iterable[str]) -> list[str]:
     """Files of a copy that no label depends on: the indices of weights in parts, the scheduler."""
     names = set(listing)
-    parts = ("",) if _is_vit(names) else WEIGHTED
+    parts = ("",) if is_vit(names) else WEIGHTED
     indices = {_inside(part, name) for part in parts for variant in VARIANTS for name in _indices(part, variant)}
     return sorted((indices | {SCHEDULER}) & names)
 
@@ -108,21 +108,6 @@ def tensors_of(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 yield key, tuple(tensor.get_shape()), tensor.get_dtype()
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} {wrong_file(path) or f'is damaged or not whole: {error}'}") from error
-
-
-def _is_vit(names: set[str]) -> bool:
-    """Whether a listing is of one model with its `config.json`, as transformers saves it."""
-    return CONFIG in names and not any(name.startswith("unet/") for name in names)
-
-
-def _settings(model: str, data: bytes) -> dict[str, Any]:
-    try:
-        settings = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{model}: {CONFIG} {wrong_bytes(data) or f'is no JSON: {error}'}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{model}: {CONFIG} should hold a JSON object, got {type(settings).__name__}")
-    return settings
 
 
 def _inside(part: str, name: str) -> str:

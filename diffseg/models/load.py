@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from diffseg.config import SegmentConfig
 from diffseg.models.fetch import fetch
-from diffseg.models.files import ModelFiles
+from diffseg.models.files import ModelFiles, listing_of
 from diffseg.models.recognise import is_vit, named, recognise
 from diffseg.models.specs import VITS, ViTSpec
 
@@ -27,7 +27,7 @@ def load(model: str, config: SegmentConfig | None = None, device: "Device" = Non
     Raises ValueError where there is no usable model of that name, OSError where it cannot be reached.
     """
     files = fetch(model)
-    if is_vit(files.folder):
+    if is_vit(listing_of(files.folder)):
         from diffseg.models.vit.backend import Backend as ViT
 
         return ViT.load(files, config, device)

@@ -6,7 +6,7 @@ What a configuration says is applied or refused, never passed over: a wrong inpu
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,28 +25,42 @@ def recognise(files: "ModelFiles") -> Spec:
     Raises ValueError that says what the folder is, where it is no UNet of the SD 1, 2 or XL family and no DINOv2 or
     DINOv3 vision transformer.
     """
+    from diffseg.models.files import listing_of
     from diffseg.models.unet.recognise import recognise_unet
     from diffseg.models.vit.recognise import recognise_vit
 
     with named(files):
-        return recognise_vit(files) if is_vit(files.folder) else recognise_unet(files)
+        return recognise_vit(files) if is_vit(listing_of(files.folder)) else recognise_unet(files)
 
 
-def is_vit(folder: Path) -> bool:
-    """Whether a folder has the layout of transformers, one model, and not that of diffusers, parts in folders."""
-    return (folder / CONFIG).is_file() and not (folder / "unet").is_dir()
+def is_vit(listing: Iterable[str]) -> bool:
+    """Whether files have the layout of transformers, one model, and not that of diffusers, parts in folders."""
+    names = set(listing)
+    return CONFIG in names and not any(name.startswith("unet/") for name in names)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError where there is no such file or it is no JSON object."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        fault = wrong_file(path) or f"cannot be read as a model's configuration: {error}"
-        raise ValueError(f"{path} {fault}") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} {wrong_file(path) or _unreadable(error)}") from error
+    return json_object(data, str(path))
+
+
+def json_object(data: bytes, name: str) -> dict[str, Any]:
+    """The object that a configuration holds. name: of the file, for errors. Raises ValueError where it holds none."""
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{name} {wrong_bytes(data) or _unreadable(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{name} should hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def _unreadable(error: Exception) -> str:
+    return f"cannot be read as a model's configuration: {error}"
 
 
 def wrong_file(path: Path) -> str | None:

@@ -30,14 +30,13 @@ class FailureLog:
         if not (failure.traceback and failure.heartbeats):
             return
         self.last_end = failure.error
-        if failure.traceback in self._ends:
+        if failure.traceback in self._ends or len(self._ends) >= MOST_ENDS:
             return
-        if len(self._ends) < MOST_ENDS:
-            self._ends.add(failure.traceback)
-            try:
-                self._record("workers", failure, in_hand=[f"{h.shard} {h.first}-{h.last}" for h in failure.heartbeats])
-            except PipelineError as error:  # a record lost is no reason to stop a run
-                logger.warning("no record of it on storage: %s", error)
+        self._ends.add(failure.traceback)
+        try:
+            self._record("workers", failure, in_hand=[f"{h.shard} {h.first}-{h.last}" for h in failure.heartbeats])
+        except PipelineError as error:  # a record lost is no reason to stop a run
+            logger.warning("no record of it on storage: %s", error)
 
     def given_up(self, failure: ShardFailure) -> None:
         """A shard will not be read to its end. Raises StorageError."""

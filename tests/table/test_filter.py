@@ -8,30 +8,14 @@ from pipeline import table
 from pipeline.errors import ConfigError
 from pipeline.records import OK, LabelRecord
 from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, parse_filter
-from pipeline.table.window_metadata import WindowMetadata, digest_of
+from tests.conftest import window_metadata
 
 SEGMENTS = tuple(Segment(number, 1, (0, 0, 1, 1), 1.0) for number in range(12))
 ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, None, b"png", SEGMENTS, 0.5)
 
 
 def window(rows: list[LabelRecord]) -> io.BytesIO:
-    metadata = WindowMetadata(
-        fingerprint="f",
-        shard="s",
-        url="u",
-        size=1,
-        etag="",
-        window=0,
-        first_index=rows[0].index,
-        rows=len(rows),
-        failed={},
-        attempt="a",
-        digest=digest_of(rows),
-        model="m",
-        revision=None,
-        made_with={},
-    )
-    return io.BytesIO(table.encode_window(rows, metadata))
+    return io.BytesIO(table.encode_window(rows, window_metadata(rows)))
 
 
 def takes(text: str) -> bool:

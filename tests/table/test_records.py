@@ -14,7 +14,8 @@ from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.table.filter import parse_filter
-from pipeline.table.window_metadata import WindowMetadata, digest_of
+from pipeline.table.window_metadata import digest_of
+from tests.conftest import window_metadata
 
 SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
 ROWS = [
@@ -22,22 +23,7 @@ ROWS = [
     LabelRecord("b", "s-1", 5, "undecodable", "cut", 4, None),
     LabelRecord("c", "s-1", 6, OK, None, 4, 4, b"png2", (), None, "cd"),
 ]
-METADATA = WindowMetadata(
-    fingerprint="f",
-    shard="s-1",
-    url="file:///s.tar",
-    size=10,
-    etag="e",
-    window=1,
-    first_index=4,
-    rows=3,
-    failed={"undecodable": 1},
-    attempt="me",
-    digest=digest_of(ROWS),
-    model="fake",
-    revision=None,
-    made_with={"torch": "2"},
-)
+METADATA = window_metadata(ROWS, window=1, failed={"undecodable": 1}, made_with={"torch": "2"})
 
 
 def test_rows_and_footer_come_back_as_they_were():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.models.attention import AttentionMaps
+from diffseg.models.attention import AttentionMaps, cells_of
 from diffseg.models.device import Device, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
@@ -88,9 +88,7 @@ class Backend:
         features: give the output of the encoder's last self-attention too.
         Raises ValueError for other sides.
         """
-        height, width = pixels.shape[2:]
-        if height % 64 or width % 64 or not height * width:
-            raise ValueError(f"the sides of the model's input must be multiples of 64, got {height} x {width}")
+        cells_of(pixels, self.spec.unit)
         latents = self.latents(pixels)
         with capture_attention(self.unet, features) as store:
             self.unet(latents, self.config.timestep, **self.conditions(pixels))

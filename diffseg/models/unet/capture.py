@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffseg.models.attention import AttentionMaps, add_head_mean, attend, attend_opaque
+from diffseg.models.attention import AttentionMaps, add_head_mean, record
 from diffseg.types import Float
 
 
@@ -72,8 +72,7 @@ class Recorder:
         )
         weight = 1 / self.store.layers[self.depth]
         mean = self.store.mean(self.depth, query)
-        step = attend_opaque if torch.compiler.is_compiling() else attend
-        mixed: Tensor = layer.to_out[0](step(query, key, value, mean, weight))
+        mixed: Tensor = layer.to_out[0](record(query, key, value, mean, weight))
         output: Tensor = mixed / layer.rescale_output_factor
         if self.features:
             self.store.features = self.depth, output

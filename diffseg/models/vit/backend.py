@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.models.attention import AttentionMaps
+from diffseg.models.attention import AttentionMaps, cells_of
 from diffseg.models.device import Device, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
@@ -79,19 +79,12 @@ class Backend:
         features: give the last hidden state of every patch too.
         Raises ValueError for other sides.
         """
-        grid = self.grid(pixels)
+        grid = cells_of(pixels, self.spec.patch)
         with capture_attention(self.model, self.spec.layers) as store:
             tokens = self.tokens(self.normed(pixels))
         count = grid[0] * grid[1]
         vectors = tokens[:, -count:] if features else None
         return AttentionMaps((store.of_patches(count),), grid, vectors, grid if features else None)
-
-    def grid(self, pixels: Float[Tensor, "B 3 H W"]) -> tuple[int, int]:
-        """Height and width in patches. Raises ValueError where pixels are left over."""
-        (height, width), patch = pixels.shape[2:], self.spec.patch
-        if height % patch or width % patch or not height * width:
-            raise ValueError(f"the sides of the model's input must be multiples of {patch}, got {height} x {width}")
-        return height // patch, width // patch
 
     def normed(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Pixels in [-1, 1] as the model was trained on them, in its precision."""
