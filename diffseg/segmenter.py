@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig, SegmentConfig
+from diffseg.labels.assign import assign, paste
+from diffseg.labels.results import ids, segmentations, tidy
+from diffseg.labels.rle import rle_decode
+from diffseg.labels.score import score
 from diffseg.method.aggregate import aggregate
-from diffseg.method.assign import assign, paste
 from diffseg.method.geometry import Frame, frame, to_model
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.refine import refine
-from diffseg.method.results import ids, segmentations, tidy
-from diffseg.method.rle import rle_decode
-from diffseg.method.score import score
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.attention import AttentionMaps
 from diffseg.types import AttentionError, Float, Int, Segmentation

@@ -14,8 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("diffseg", "pipeline", "jobs")
 # Packages and the files at the root of one, lowest first. Each may import itself and what stands before it.
 ORDER = (
-    *("diffseg.config", "diffseg.types", "diffseg.draw"),
-    *("diffseg.method", "diffseg.evaluation", "diffseg.scenes", "diffseg.models", "diffseg.segmenter"),
+    *("diffseg.config", "diffseg.types", "diffseg.tree", "diffseg.draw"),
+    *(
+        "diffseg.method",
+        "diffseg.labels",
+        "diffseg.hierarchy",
+        "diffseg.evaluation",
+        "diffseg.scenes",
+        "diffseg.models",
+        "diffseg.segmenter",
+    ),
     *("diffseg.embedded", "diffseg"),
     *("pipeline.searchpath", "pipeline.errors", "pipeline.logs", "pipeline.documents", "pipeline.concurrency"),
     *("pipeline.process", "pipeline.watch", "pipeline.flags", "pipeline.config", "pipeline.records"),

@@ -1,1 +1,1 @@
-"""The DiffSeg algorithm: from attention maps to a label map with scores."""
+"""The DiffSeg algorithm: from attention maps to object proposals."""

@@ -14,8 +14,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from diffseg.labels.assign import assign
 from diffseg.method.aggregate import aggregate
-from diffseg.method.assign import assign
 from diffseg.method.merge import merge
 from jobs.shared import console
 from pipeline import process

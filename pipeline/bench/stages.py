@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from diffseg.config import ResolvedConfig
+from diffseg.labels.assign import assign
 from diffseg.method.aggregate import aggregate
-from diffseg.method.assign import assign
 from diffseg.method.geometry import frame, to_model
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.tf32 import tensor_cores

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diffseg.method.rle import adjacent_runs, connected_components, rle_decode, rle_encode, segments_of, union_find
+from diffseg.labels.rle import adjacent_runs, connected_components, rle_decode, rle_encode, segments_of, union_find
 
 
 def regions(labels):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig
-from diffseg.method.cleanup import clean
-from diffseg.method.rle import (
+from diffseg.labels.cleanup import clean
+from diffseg.labels.rle import (
     RunLengths,
     Segments,
     adjacent_runs,

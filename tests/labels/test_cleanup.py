@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diffseg.method.cleanup import clean
-from diffseg.method.rle import rle_decode, rle_encode
+from diffseg.labels.cleanup import clean
+from diffseg.labels.rle import rle_decode, rle_encode
 
 
 def cleaned(*rows, pixels):

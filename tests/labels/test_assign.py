@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffseg.method.assign import assign, paste
+from diffseg.labels.assign import assign, paste
 from tests.support import literal
 
 
@@ -34,7 +34,7 @@ def test_labels_do_not_depend_on_the_tiles_they_are_made_in(monkeypatch):
     proposals = torch.rand(7, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = assign(proposals, (50, 30))
 
-    monkeypatch.setattr("diffseg.method.assign.TILE_BYTES", {"cpu": 7 * 30 * 4 * 3})
+    monkeypatch.setattr("diffseg.labels.assign.TILE_BYTES", {"cpu": 7 * 30 * 4 * 3})
 
     assert torch.equal(assign(proposals, (50, 30)), whole)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffseg.method.rle import Adjacency, RunLengths, adjacent_runs, connected_components, union_find
+from diffseg.labels.rle import Adjacency, RunLengths, adjacent_runs, connected_components, union_find
 from diffseg.types import Bool, Int
 
 HALF = 32  # bits: two pixel counts share a 64-bit rank, so that one maximum compares by both

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffseg.labels.rle import rle_encode, segments_of
+from diffseg.labels.score import margins, score
 from diffseg.method.merge import Proposals
-from diffseg.method.rle import rle_encode, segments_of
-from diffseg.method.score import margins, score
 
 
 def test_margin_is_the_lead_over_the_runner_up():

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffseg.labels.rle import RunLengths, Segments
 from diffseg.method.merge import Proposals
-from diffseg.method.rle import RunLengths, Segments
 from diffseg.types import Float
 
 PARTS = 1 << 24  # of one pixel's score: integers have an equal sum in whatever order a GPU adds them

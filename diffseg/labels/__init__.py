@@ -1,0 +1,1 @@
+"""Label maps: painted from proposals, cleaned up, measured, scored and brought to the host."""
