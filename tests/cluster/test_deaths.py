@@ -15,11 +15,14 @@ from pipeline.cluster import Cluster
 from tests.commands.test_signals import MARK, left_behind
 from tests.conftest import jpeg, write_shard
 from tests.support.processes import clusters
-from tests.support.processes.deaths import IMAGES, found, kill
+from tests.support.processes.deaths import IMAGES, WINDOW, found, kill
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 AIM_S = 60.0  # in which a run goes on, on a machine that has nothing else to do
-LONGER = 240  # images that outlast the workers of a killed raylet, which label on for seconds
+LONGER = 240  # images that outlast what goes on by itself for seconds after a loss
+THIRD = (
+    80  # images: with two workers the last of three windows is labelled alone, and takes longer than a loss is found
+)
 slow = pytest.mark.slow
 
 
@@ -55,8 +58,9 @@ def test_a_map_goes_on_when_the_raylet_of_a_private_ray_is_killed(tmp_path):
     ],
 )
 def test_a_run_whose_ray_loses_a_process_goes_on_with_a_fresh_one(process, moment):
-    images = LONGER if (process, moment) == ("raylet", "mid-run") else IMAGES
-    death = kill(process, moment, "--json", images=images)
+    images = LONGER if (process, moment) in [("raylet", "mid-run"), ("GCS", "last window")] else IMAGES
+    window = THIRD if moment == "last window" else WINDOW
+    death = kill(process, moment, "--json", images=images, window=window)
     say(death)
     assert death.code == 0
     assert death.said.count("it is started again") == 1

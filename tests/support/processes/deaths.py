@@ -93,6 +93,7 @@ def kill(
     *options: str,
     cluster: tuple[str, dict[str, str]] | None = None,
     images: int = IMAGES,
+    window: int = WINDOW,
 ) -> Death:
     """Label photos with two workers, kill a process, see how it ends, and do the same again where it did not.
 
@@ -102,7 +103,7 @@ def kill(
     mark, run = uuid.uuid4().hex, folder / "run"
     shard = write_shard(folder / "s.tar", [(f"{n:03d}", {"jpg": jpeg(n, (192, 128))}) for n in range(images)])
     words = [sys.executable, "-m", "jobs.shared.cli", "label", str(shard), "--output", str(run), "--model", "tiny"]
-    words += ["--window", str(WINDOW), "--workers", "2", *options]
+    words += ["--window", str(window), "--workers", "2", *options]
     there, environment = cluster or (mark, {})
     env = {**os.environ, **environment, MARK: mark, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     with (folder / "said").open("w") as stream:
@@ -112,7 +113,7 @@ def kill(
         return command.poll() is not None
 
     try:
-        due = {"start-up": 0, "mid-run": 5, "last window": images // WINDOW - 1}[moment]
+        due = {"start-up": 0, "mid-run": 5, "last window": images // window - 1}[moment]
         await_(lambda: windows(run) >= due, ended)
         victims = await_(lambda: found(process, there), ended)
         assert victims, (folder / "said").read_text()
