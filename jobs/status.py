@@ -26,6 +26,7 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
+    from pipeline.derived.note import overview
     from pipeline.gallery.statistics import detail as detail_of
     from pipeline.run.ledger import Ledger
     from pipeline.run.status import failures, status
@@ -34,9 +35,12 @@ def status(
     seen = status(ledger)
     more = detail_of(ledger) if detail else None
     failed_work = failures(ledger) if detail else Counter()
+    derived = overview(ledger) if detail else {}
     if json:
         document = {"output": str(ledger), "fingerprint": ledger.run.fingerprint, **asdict(seen)}
-        console.say_json({**document, "detail": _as_json(more, failed_work)} if more else document)
+        console.say_json(
+            {**document, "detail": _as_json(more, failed_work) | {"derived": derived}} if more else document
+        )
         return
     failed = sum(seen.failed.values())
     state = "complete" if seen.complete else f"{seen.drivers} drivers at work" if seen.drivers else "not at work"
@@ -55,6 +59,8 @@ def status(
     console.table(str(ledger), ["", ""], rows)
     if more:
         _show(more)
+        if derived:
+            console.table("derived tables", ["", ""], [[table, line] for table, line in derived.items()])
         _show_failures(failed_work)
 
 

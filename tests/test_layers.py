@@ -28,8 +28,15 @@ ORDER = (
     *("pipeline.searchpath", "pipeline.errors", "pipeline.logs", "pipeline.documents", "pipeline.concurrency"),
     *("pipeline.process", "pipeline.watch", "pipeline.flags", "pipeline.config", "pipeline.records"),
     *("pipeline.messages", "pipeline.storage", "pipeline.table", "pipeline.inputs", "pipeline.run"),
-    *("pipeline.worker", "pipeline.gallery", "pipeline.datasets", "pipeline.pilot", "pipeline.driver"),
-    *("pipeline.cluster", "pipeline.exports", "pipeline.evaluation", "pipeline.labelling", "pipeline"),
+    *("pipeline.derived", "pipeline.worker", "pipeline.gallery", "pipeline.datasets", "pipeline.pilot"),
+    *(
+        "pipeline.driver",
+        "pipeline.cluster",
+        "pipeline.exports",
+        "pipeline.evaluation",
+        "pipeline.labelling",
+        "pipeline",
+    ),
     *("pipeline.bench", "jobs.shared", "jobs.bench", "jobs"),
 )
 MOST_FILES = {"jobs": 24}  # in a folder beside __init__.py; 12 elsewhere
@@ -48,6 +55,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/table/rows.py",
         "pipeline/table/images.py",
         "pipeline/table/concat.py",
+        "pipeline/table/values.py",
     },
     "webdataset": {"pipeline/inputs/tar/writing.py"},
     "fsspec": {

@@ -1,0 +1,70 @@
+"""The one reader of derived tables: their values joined onto rows as these are read."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pipeline.derived.note import FOLDER, Part, Source, read_note
+from pipeline.errors import ConfigError
+from pipeline.run.ledger import Ledger
+from pipeline.table.values import read_values
+
+
+class DerivedTable:
+    """A table of a run, opened by NAME (its latest revision) or NAME/REVISION.
+
+    Raises ConfigError where there is no such table, or it lacks one of the columns.
+    """
+
+    def __init__(self, ledger: Ledger, table: str, columns: Sequence[str]) -> None:
+        self.ledger, self.columns = ledger, tuple(columns)
+        self.note, self.revision = read_note(ledger, table)
+        self.name = table.partition("/")[0]
+        if lost := [name for name in columns if name not in self.note.columns]:
+            there = ", ".join(self.note.columns)
+            raise ConfigError(
+                f"{self}: has no column {', '.join(lost)}, it has {there}: it was made by another command"
+            )
+        sources, current = self.note.sources, [Source.of(window) for window in ledger.windows()]
+        self.windows = len(current)
+        self._places = {(one.shard, one.window): sources[one] for one in current if one in sources}
+        self._opened: tuple[tuple[str, int], dict[tuple[int, int], dict[str, Any]]] = (("", -1), {})
+
+    def __str__(self) -> str:
+        return f"{self.ledger}/{FOLDER}/{self.name}/{self.revision}"
+
+    @property
+    def outdated(self) -> str | None:
+        """What to tell where windows were added or replaced since it was made; None where it is whole."""
+        made, command = len(self._places), self.note.command
+        if made == self.windows:
+            return None
+        return f"{self} was made from {made:,} of {self.windows:,} windows: run `{command} --extend`"
+
+    def join(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Rows with `shard`, `index` and `segments`, each segment with the columns of this table too.
+
+        None where the table has no value. Memory holds the values of one window. Raises ConfigError where a part is
+        missing or damaged.
+        """
+        nothing = dict.fromkeys(self.columns)
+        for row in rows:
+            values = self._values(row["shard"], row["index"] // self.ledger.run.window)
+            for segment in row["segments"] or ():
+                segment.update(values.get((row["index"], segment["id"]), nothing))
+            yield row
+
+    def _values(self, shard: str, window: int) -> dict[tuple[int, int], dict[str, Any]]:
+        place = (shard, window)
+        if self._opened[0] != place:
+            self._opened = (place, self._read(shard, *self._places[place]) if place in self._places else {})
+        return self._opened[1]
+
+    def _read(self, shard: str, part: Part, group: int) -> dict[tuple[int, int], dict[str, Any]]:
+        path = f"{FOLDER}/{self.name}/{part.name}"
+        try:
+            with self.ledger.store.reader(path) as stream:
+                return read_values(stream, group, shard, self.columns)
+        except (FileNotFoundError, ValueError) as error:
+            why = "is missing" if isinstance(error, FileNotFoundError) else str(error)
+            again = self.note.command
+            raise ConfigError(f"{self.ledger}/{path}: {why}; run `{again}` for a new revision") from error

@@ -1,0 +1,123 @@
+"""The note of a derived table's revision: what made it, from which windows, and where their values are.
+
+<output>/derived/<name>/<revision>/<attempt>-<part>.parquet   values of up to WINDOWS windows, a row group each
+<output>/derived/<name>/<revision>/note.json                  written last: without it there is no such revision
+
+Nothing is rewritten. Parts of a writer that was killed, or came second, are named by no note and seen by no reader.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import documents
+from pipeline.errors import ConfigError
+from pipeline.run.layout import WindowObject
+from pipeline.run.ledger import Ledger
+
+FOLDER = "derived"
+NOTE = "note.json"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A window whose values are one row group of a part.
+
+    name, size: of the window's object in bytes, by which a listing shows whether it is still the one. digest: of its
+    rows, as its metadata have it.
+    """
+
+    shard: str
+    window: int
+    name: str
+    size: int
+    digest: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, window: WindowObject, digest: str = "") -> "Source":
+        """The window as a listing shows it now."""
+        return cls(window.shard, window.window, window.name, window.size, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One object of values. name: below the table's folder. sources: of its row groups, in order."""
+
+    name: str
+    size: int  # bytes
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What made a revision. columns: beside the key, each with Arrow's name of its type. cut: of the segments."""
+
+    command: str
+    version: str  # of diffseg
+    columns: Mapping[str, str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    cut: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def sources(self) -> dict[Source, tuple[Part, int]]:
+        """Part and row group of every window."""
+        return {source: (part, group) for part in self.parts for group, source in enumerate(part.sources)}
+
+
+def check_name(name: str) -> str:
+    """The name. Raises ConfigError where it is none that a table can have."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"derived table {name!r}: a name has small letters, digits, - and _, 64 at most")
+    return name
+
+
+def revisions(ledger: Ledger) -> dict[str, int]:
+    """The latest revision of every derived table of a run, by name, from one listing."""
+    found: dict[str, int] = {}
+    for path, _ in ledger.store.list(f"{FOLDER}/"):
+        _, name, revision, *rest = [*path.split("/"), "", ""]
+        if rest[:1] == [NOTE] and revision.isdecimal():
+            found[name] = max(found.get(name, 0), int(revision))
+    return found
+
+
+def read_note(ledger: Ledger, table: str) -> tuple[Note, int]:
+    """A table's note and revision. table: NAME for the latest revision, or NAME/REVISION.
+
+    Raises ConfigError where there is no such table, or the note is damaged.
+    """
+    name, _, wanted = table.partition("/")
+    known = revisions(ledger)
+    latest = known.get(check_name(name), 0)
+    if not latest:
+        there = f"; there are {', '.join(sorted(known))}" if known else ""
+        raise ConfigError(f"{ledger}: no derived table {name!r}{there}")
+    if wanted and not wanted.isdecimal():
+        raise ConfigError(f"derived table {table!r}: a revision is a number from 1 on, the latest is {latest}")
+    revision = int(wanted or latest)
+    path = f"{FOLDER}/{name}/{revision}/{NOTE}"
+    try:
+        return documents.from_json(Note, ledger.store.get(path)), revision
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{ledger}: derived table {name!r} has no revision {revision}, the latest is {latest}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{ledger}/{path}: no note of ours: {error}") from error
+
+
+def overview(ledger: Ledger) -> dict[str, str]:
+    """The latest revision of every derived table of a run, by NAME/REVISION, in one line each, damaged ones too."""
+    current = {Source.of(window) for window in ledger.windows()}
+    found = {}
+    for name, revision in revisions(ledger).items():
+        table = f"{name}/{revision}"
+        try:
+            note = read_note(ledger, table)[0]
+            found[table] = f"{len(current & note.sources.keys()):,} of {len(current):,} windows, by `{note.command}`"
+        except ConfigError as error:
+            found[table] = str(error)
+    return found
