@@ -21,6 +21,8 @@ FIRST_FIELDS = {
     *("split_components", "dtype", "compile"),
 }
 AS_BEFORE = "as before"
+LEAVES = 64  # of a tree, unless a user says otherwise
+ANCHORS = 16  # a side, as published
 
 Mode = Literal["paper", "fast"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -33,6 +35,11 @@ class ModelDefaults(Protocol):
     @property
     def thresholds(self) -> tuple[float, ...]:
         """Symmetric KL in nats, one an iteration."""
+        ...
+
+    @property
+    def cut(self) -> float | None:
+        """Symmetric KL in nats: the height at which a tree is cut into segments."""
         ...
 
     @property
@@ -65,7 +72,7 @@ class SegmentConfig:
 
     mode: Mode = "fast"  # "paper": as published, from the centre square; "fast": from the whole image, cleaned up
     thresholds: tuple[float, ...] | None = None  # symmetric KL in nats, one an iteration
-    anchors_per_side: int = 16
+    anchors_per_side: int = ANCHORS
     refine: bool = False  # K-means on the attention maps, started from the proposals
     timestep: int | None = None  # diffusion time of the one UNet pass, 0..999
     image_size: int | None = None  # pixels; "fast" keeps the aspect and aims for this squared in area
@@ -74,6 +81,10 @@ class SegmentConfig:
     split_components: bool = False  # "fast": every connected region a segment of its own
     dtype: Dtype | None = None
     compile: bool = False
+    tree: bool | None = field(default=None, metadata={AS_BEFORE: False})  # a hierarchy of segments, cut at `cut`
+    leaves: int = field(default=LEAVES, metadata={AS_BEFORE: LEAVES})  # of the tree, at most
+    cut: float | None = field(default=None, metadata={AS_BEFORE: None})  # height in nats
+    vectors: bool | None = field(default=None, metadata={AS_BEFORE: False})  # of its leaves; None: if there is a tree
 
     def __post_init__(self) -> None:
         if self.mode not in ("paper", "fast"):
@@ -95,15 +106,22 @@ class SegmentConfig:
             raise ValueError(f"min_area is a share of the image in [0, 1), got {self.min_area}")
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        if not 2 <= self.leaves <= 256:
+            raise ValueError(f"leaves must lie in 2..256, got {self.leaves}")
+        if self.cut is not None and not (math.isfinite(self.cut) and self.cut >= 0):
+            raise ValueError(f"cut is a height in nats, at least 0, got {self.cut}")
 
     def resolve(self, model: ModelDefaults) -> "ResolvedConfig":
         """Fill in the model's values for what is None.
 
-        `paper` mode runs in float32, as published, unless a dtype is named.
-        Raises ValueError for an image_size that the model cannot take, and for a timestep where it has none.
+        `paper` mode runs in float32, as published, unless a dtype is named. There is no tree where greedy merging is
+        asked for by one of its own settings.
+        Raises ValueError for an image_size that the model cannot take, for a timestep where it has none, and for
+        settings of a tree where there is none.
         """
         if self.timestep is not None and model.timestep is None:
             raise ValueError(f"{getattr(model, 'name', 'this model')} has no timestep, got {self.timestep}")
+        tree = self._asks_for_tree()
         asked = {each.name: getattr(self, each.name) for each in fields(self)}
         return ResolvedConfig(
             **{
@@ -113,8 +131,24 @@ class SegmentConfig:
                 "image_size": self.image_size or model.image_size,
                 "unit": model.unit,
                 "dtype": self.dtype or ("float32" if self.mode == "paper" else model.dtype),
+                "tree": tree,
+                "cut": (model.cut if self.cut is None else self.cut) if tree else None,
+                "vectors": tree if self.vectors is None else self.vectors,
             }
         )
+
+    def _asks_for_tree(self) -> bool:
+        settings = {"tree": self.tree, "cut": self.cut is not None, "leaves": self.leaves != LEAVES}
+        settings |= {"vectors": self.vectors}
+        asked = ", ".join(name for name, given in settings.items() if given)
+        greedy = {"mode": self.mode == "paper", "thresholds": self.thresholds is not None, "refine": self.refine}
+        greedy |= {"anchors_per_side": self.anchors_per_side != ANCHORS}
+        reason = next((name for name, given in greedy.items() if given), "tree = false" if self.tree is False else None)
+        if reason and asked:
+            raise ValueError(
+                f"{asked}: of a tree, but {reason} means none; give one of them (--cut: a tree's threshold)"
+            )
+        return bool(asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +159,8 @@ class ResolvedConfig(SegmentConfig):
     timestep: int | None
     image_size: int
     dtype: Dtype
+    tree: bool = field(default=False, metadata={AS_BEFORE: False})
+    vectors: bool = field(default=False, metadata={AS_BEFORE: False})
     unit: int = field(default=64, metadata={AS_BEFORE: 64})  # pixels, see `ModelDefaults`; 64 is that of UNets
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from diffseg.models.attention import AttentionMaps
 from diffseg.types import AttentionError, Float, Int, Segmentation
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
-PUBLISHED = ResolvedConfig(thresholds=(1.1, 1.1, 1.1), timestep=300, image_size=512, dtype="float32")
+PUBLISHED = ResolvedConfig(thresholds=(1.1, 1.1, 1.1), cut=1.1, timestep=300, image_size=512, dtype="float32")
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffseg.types import Float, Int
+from diffseg.annotations import Float, Int
 
 # What is known of a node beside its place, each as a share of 255; see `hierarchy.features`
 _FEATURES = [(name, "u1") for name in ("margin", "low_margin", "border_margin", "stability")]

@@ -1,30 +1,28 @@
 """What the method returns, and the shape annotations it is written with.
 
-Letters: B images of a batch, H x W pixels, h x w cells of the finest attention grid, N = h * w, n cells of any level,
-A anchors, P proposals. No torch here: readers of finished labels share these records.
+No torch here: readers of finished labels share these records.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Int32, Integer, UInt8
-else:
-    try:  # jaxtyping checks shapes under test; a production install does without it
-        from jaxtyping import Bool, Float, Int, Int32, Integer, UInt8
-    except ImportError:
+from diffseg.annotations import Bool, Float, Int, Int32, Integer, UInt8
+from diffseg.tree import Tree
 
-        class _Annotation:
-            """`Float[Tensor, "B N"]` reads as plain `Tensor` where jaxtyping is absent."""
-
-            def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
-                return item[0]
-
-        Bool = Float = Int = Int32 = Integer = UInt8 = _Annotation
-
-__all__ = ["AttentionError", "Bool", "Float", "IGNORE", "Int", "Int32", "Integer", "Segment", "Segmentation", "UInt8"]
+__all__ = [
+    "IGNORE",
+    "AttentionError",
+    "Bool",
+    "Float",
+    "Int",
+    "Int32",
+    "Integer",
+    "Segment",
+    "Segmentation",
+    "UInt8",
+    "Vectors",
+]
 
 IGNORE = -1  # the id of void pixels, which belong to no segment: outside the crop in `paper` mode
 
@@ -51,6 +49,14 @@ class Segment:
     category: str | None = None  # None where semantics are off
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Vectors:
+    """A vector for each leaf of a tree, by which leaves of all images compare: `values` times `scales`."""
+
+    values: Int[np.ndarray, "L 64"]  # int8
+    scales: Float[np.ndarray, " L"]  # float16
+
+
 @dataclass(frozen=True, slots=True)
 class Segmentation:
     """The labels of one image.
@@ -58,8 +64,13 @@ class Segmentation:
     label_map: ids 0..n-1 without gaps, IGNORE for void pixels, in the frame of the source image.
     segments: one per id, in order of id.
     quality: area-weighted mean score, in [0, 1]; None where there is only one segment.
+    leaf_map: the leaf of each pixel, as label_map; tree: of these leaves, `label_map` is one of its cuts; vectors: of
+    the leaves. None where they are off.
     """
 
     label_map: Int32[np.ndarray, "H W"]
     segments: tuple[Segment, ...]
     quality: float | None
+    leaf_map: Int32[np.ndarray, "H W"] | None = None
+    tree: Tree | None = None
+    vectors: Vectors | None = None

@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError
 @dataclasses.dataclass(frozen=True)
 class Model:
     thresholds: tuple[float, ...] = (0.4, 0.4, 0.4)
+    cut: float | None = 0.5
     timestep: int | None = 50
     image_size: int = 256
     unit: int = 64
@@ -48,6 +49,10 @@ class Model:
         ({"output_size": "huge"}, "'huge'"),
         ({"min_area": 1.0}, "got 1.0"),
         ({"dtype": "int8"}, "'int8'"),
+        ({"leaves": 1}, "2..256, got 1"),
+        ({"leaves": 257}, "2..256, got 257"),
+        ({"cut": -0.1}, "at least 0, got -0.1"),
+        ({"cut": float("inf")}, "got inf"),
     ],
 )
 def test_nonsense_is_refused_with_the_nonsense_in_the_message(values, message):
@@ -67,7 +72,7 @@ def test_resolving_fills_in_what_the_model_decides_and_nothing_else():
 def test_a_resolved_configuration_stays_as_it_is_whatever_the_model():
     resolved = SegmentConfig(mode="paper").resolve(Model())
     assert resolved.resolve(Model(thresholds=(9.0,), timestep=9, image_size=512)) is resolved
-    assert not [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None]
+    assert [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None] == ["cut"]
     with pytest.raises(TypeError, match="timestep"):
         ResolvedConfig(thresholds=(1.0,), image_size=512, dtype="float32")  # type: ignore[call-arg]  # as is tested
 
@@ -84,6 +89,34 @@ def test_what_a_model_lacks_cannot_be_given():
         SegmentConfig(timestep=50).resolve(Model(timestep=None))
 
 
+@pytest.mark.parametrize(
+    ("asked", "tree", "cut", "vectors"),
+    [
+        ({"tree": True}, True, 0.5, True),
+        ({"cut": 0.7}, True, 0.7, True),
+        ({"leaves": 128, "vectors": False}, True, 0.5, False),
+        ({"tree": False}, False, None, False),
+        ({"thresholds": (0.3,)}, False, None, False),
+        ({"refine": True}, False, None, False),
+        ({"anchors_per_side": 8}, False, None, False),
+        ({"mode": "paper"}, False, None, False),
+    ],
+)
+def test_there_is_a_tree_unless_greedy_merging_is_asked_for(asked, tree, cut, vectors):
+    resolved = SegmentConfig(**asked).resolve(Model())
+    assert (resolved.tree, resolved.cut, resolved.vectors) == (tree, cut, vectors)
+
+
+@pytest.mark.parametrize("of_greedy", [{"mode": "paper"}, {"thresholds": (0.3,)}, {"refine": True}, {"tree": False}])
+@pytest.mark.parametrize("of_tree", [{"tree": True}, {"cut": 0.7}, {"leaves": 128}, {"vectors": True}])
+def test_settings_of_trees_and_of_greedy_merging_exclude_each_other(of_greedy, of_tree):
+    if of_greedy.keys() == of_tree.keys():
+        return
+    [name] = of_tree
+    with pytest.raises(ValueError, match=f"^{name}: of a tree, but .*--cut"):
+        SegmentConfig(**of_greedy, **of_tree).resolve(Model())
+
+
 def test_everything_that_changes_labels_changes_the_fingerprint():
     config = SegmentConfig().resolve(Model())
     other: dict[str, Any] = {
@@ -98,6 +131,10 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "split_components": True,
         "dtype": "float16",
         "compile": True,
+        "tree": True,
+        "leaves": 128,
+        "cut": 0.7,
+        "vectors": True,
     }
     assert other.keys() == {field.name for field in dataclasses.fields(SegmentConfig)}
     assert other.keys() >= FIRST_FIELDS

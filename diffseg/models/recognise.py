@@ -102,7 +102,7 @@ def override(spec: Any, folder: Path) -> Any:
     if not path.is_file():
         return spec
     own = read_json(path)
-    possible = ("thresholds", "timestep" if isinstance(spec, BackendSpec) else "layers", "image_size", "dtype")
+    possible = ("thresholds", "cut", "timestep" if isinstance(spec, BackendSpec) else "layers", "image_size", "dtype")
     if unknown := sorted(set(own) - set(possible)):
         raise ValueError(f"{path} has no {unknown[0]!r}; it may have {', '.join(possible)}")
     try:

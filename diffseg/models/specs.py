@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 from diffseg.config import Dtype
 
-OVERRIDES = "diffseg.json"  # in a model's folder: its own thresholds, image_size, dtype; timestep, or layers of a ViT
+OVERRIDES = (
+    "diffseg.json"  # in a model's folder: its own thresholds, cut, image_size, dtype; timestep, or layers of a ViT
+)
 CONFIG = "config.json"  # of a vision transformer; the parts of a diffusion model have one each in their folders
 
 
@@ -28,6 +30,7 @@ class BackendSpec:
     vae_std: tuple[float, ...] = ()
     vae_upcast: bool = False  # the encoder overflows float16 and then runs in float32
     thresholds: tuple[float, ...] = (1.1, 1.1, 1.1)  # published for SD 1.4 on COCO-Stuff; not tuned for the others
+    cut: float = 1.1  # not tuned either
     timestep: int = 300
     unit: int = 64  # pixels: eight a latent cell, and three halvings of the latent inside the UNet
     dtype: Dtype = "bfloat16"  # its range fits every family; on a processor name float32, it has no fast bfloat16
@@ -54,6 +57,7 @@ class ViTSpec:
     rescale: float = 1 / 255
     image_size: int = 518  # layers, size and thresholds: chosen for dinov2-small on 50 photos of BSDS500
     thresholds: tuple[float, ...] = (0.3, 0.3, 0.3)
+    cut: float = 0.45
     timestep: None = None
     dtype: Dtype = "float32"  # every machine is fast enough for it, and labels are the same on all
 
@@ -105,6 +109,7 @@ BACKENDS: Mapping[str, BackendSpec] = {
             levels=((32, 3), (16, 3), (8, 3), (4, 1)),
             context=64,
             thresholds=(0.3, 0.3, 0.3),
+            cut=0.5,
             timestep=50,
             dtype="float32",
         ),

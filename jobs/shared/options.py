@@ -31,6 +31,10 @@ OutputSize = Annotated[
 ]
 Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-means after merging.")]
 MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
+Tree = Annotated[bool | None, typer.Option("--tree/--no-tree", help="One hierarchy of segments an image.")]
+Leaves = Annotated[int | None, typer.Option("--leaves", help="Of a tree, at most: 2..256. Default: 64.")]
+Height = Annotated[float | None, typer.Option("--cut", help="Nats: the tree's cut. Default: the model's own.")]
+Vectors = Annotated[bool | None, typer.Option("--vectors/--no-vectors", help="A vector for each leaf of a tree.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
 ImageKey = Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
@@ -54,6 +58,10 @@ class SegmentOptions:
     output_size: OutputSize = None
     refine: Refine = None
     min_area: MinArea = None
+    tree: Tree = None
+    leaves: Leaves = None
+    cut: Height = None
+    vectors: Vectors = None
     dtype: Dtype = None
 
     def settings(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import typer
@@ -32,6 +32,10 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
     "split_components": True,
     "dtype": "bfloat16",
     "compile": True,
+    "tree": True,
+    "leaves": 128,
+    "cut": 0.7,
+    "vectors": True,
     "window": 9,
     "image_key": "a b.jpg",
     "also": ["webdataset"],
@@ -74,8 +78,8 @@ def refused(there: Run, here: Run, *more: str) -> str:
 @pytest.mark.parametrize("name", BEGUN)
 def test_a_refusal_says_what_differs_and_the_flag_to_repeat(name):
     refusal = refused(begun(name), RUN)
-    said = json.loads(RUN.to_json())
-    assert f"({name}: {BEGUN[name]} there, {(said | said['segment'])[name]} here)" in refusal
+    said = json.loads(RUN.to_json()) | json.loads(json.dumps(asdict(RUN.segment)))
+    assert f"({name}: {BEGUN[name]} there, {said[name]} here)" in refusal
     if said := flags.LABEL[name]:
         assert f"): it was begun with {said}" in refusal
         assert refusal.endswith(": repeat that, or use another --output")
@@ -86,6 +90,13 @@ def test_a_refusal_says_what_differs_and_the_flag_to_repeat(name):
 @pytest.mark.parametrize(("name", "said"), [("also", "--also"), ("image_key", "--image-key")])
 def test_what_a_run_was_begun_without_is_told(name, said):
     assert refused(RUN, begun(name)).endswith(f": it was begun without {said}: repeat that, or use another --output")
+
+
+def test_a_run_without_a_tree_is_continued_by_saying_so_and_a_run_with_one_by_its_cut():
+    grown = a_run(segment=replace(RUN.segment, tree=True, cut=0.7, leaves=9))
+    assert refused(RUN, grown).endswith("it was begun with --no-tree: repeat that, or use another --output")
+    greedy = a_run(segment=replace(RUN.segment, thresholds=(0.5, 0.5)))
+    assert "begun with --cut 0.7 --leaves 9 --tree: repeat" in refused(grown, greedy)
 
 
 def test_another_model_is_told_by_its_name_and_other_weights_of_the_same_name_by_their_digest():

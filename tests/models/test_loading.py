@@ -243,7 +243,7 @@ def test_a_model_brings_its_own_defaults_in_its_folder(copy):
 @pytest.mark.parametrize(
     ("own", "line"),
     [
-        ('{"tau": 1}', "has no 'tau'; it may have thresholds, timestep, image_size, dtype"),
+        ('{"tau": 1}', "has no 'tau'; it may have thresholds, cut, timestep, image_size, dtype"),
         ('{"timestep": 5000}', "timestep must lie in 0..999, got 5000"),
         ("[]", "should hold a JSON object"),
         ("{", "cannot be read as a model's configuration"),

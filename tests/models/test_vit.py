@@ -316,7 +316,7 @@ def test_a_folder_brings_its_own_defaults_and_layers(folders, tmp_path):
 @pytest.mark.parametrize(
     ("own", "line"),
     [
-        ({"timestep": 50}, "has no 'timestep'; it may have thresholds, layers, image_size, dtype"),
+        ({"timestep": 50}, "has no 'timestep'; it may have thresholds, cut, layers, image_size, dtype"),
         ({"layers": 6}, "takes the last 6 layers, and there are 5"),
         ({"layers": 0}, "takes the last 0 layers"),
         ({"image_size": 64}, "image_size must be a multiple of 14 pixels, got 64"),

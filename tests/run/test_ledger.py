@@ -209,10 +209,10 @@ def test_a_number_written_in_another_way_is_no_edit(ledger):
 
 
 def test_a_configuration_of_a_newer_version_is_refused_with_what_is_new(ledger):
-    rewrite_run(ledger, segment={"tree": True, "cut": 0.3})
+    rewrite_run(ledger, segment={"flavour": "vanilla", "taste": 0.3})
     for opened in (Ledger.open, lambda url: Ledger.start(url, a_run(), [])):
         with pytest.raises(
-            ConfigError, match=r"run\.json: segment has tree, cut, which this version of diffseg does not know"
+            ConfigError, match=r"run\.json: segment has flavour, taste, which this version of diffseg does not know"
         ):
             opened(ledger.store.url)
 
