@@ -78,7 +78,9 @@ def test_attention_is_transformers_own_and_features_are_the_last_hidden_state_to
     model = AutoModel.from_pretrained(folders[name], attn_implementation="sdpa", dtype=torch.float32).eval()
     with torch.inference_mode():
         assert torch.equal(maps.features, model(backend.normed(given)).last_hidden_state[:, first:])
-    assert backend.attend(given).features is None
+    plain = backend.attend(given)
+    assert plain.features is None
+    assert torch.equal(plain.levels[0], maps.levels[0])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real weights on this machine")
@@ -117,11 +119,20 @@ def test_nothing_of_a_recording_outlives_its_pass_even_when_that_fails(folders, 
     layers = attention_layers(backend.model)
     assert len(layers) == 5
     before = [set(vars(layer)) for layer in layers]
+    whole = list(backend.model.modules())
+    ran = []
+    perceptrons = [module for module in whole if type(module).__name__ == "Dinov2MLP"]
+    for each in perceptrons:
+        each.register_forward_hook(lambda *_: ran.append(1))
     backend.attend(pixels(28, 28))
+    assert len(ran) == len(perceptrons) - 1, "what only features need ran without them"
+    backend.attend(pixels(28, 28), features=True)
+    assert len(ran) == 2 * len(perceptrons) - 1
     monkeypatch.setattr(backend, "tokens", lambda given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         backend.attend(pixels(28, 28))
     assert [set(vars(layer)) for layer in layers] == before
+    assert list(backend.model.modules()) == whole
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -236,6 +247,9 @@ def test_a_preprocessor_that_cannot_be_followed_is_refused(folders, tmp_path, sa
         ({"num_hidden_layers": 6}, "lacks 18 of its .* tensors, encoder.layer.5"),
         ({"use_swiglu_ffn": True}, "does not fit"),
         ({"patch_size": 16}, "does not fit"),
+        ({"rope_theta": 100.0}, "says rope_theta of its attention .config.json., which is not known here"),
+        ({"qk_norm": True}, "says qk_norm of its attention"),
+        ({"attn_logit_softcapping": 50.0}, "says attn_logit_softcapping of its attention"),
     ],
 )
 def test_a_configuration_that_is_none_of_these_models_is_refused_in_one_line(folders, tmp_path, config, line):

@@ -80,7 +80,7 @@ class Backend:
         Raises ValueError for other sides.
         """
         grid = cells_of(pixels, self.spec.patch)
-        with capture_attention(self.model, self.spec.layers) as store:
+        with capture_attention(self.model, self.spec.layers, features=features) as store:
             tokens = self.tokens(self.normed(pixels))
         count = grid[0] * grid[1]
         vectors = tokens[:, -count:] if features else None

@@ -17,6 +17,7 @@ from diffseg.types import Float
 
 NAME = "diffseg"  # of our attention in transformers' registry
 STORE = "diffseg_store"  # the attribute of a recorded layer
+LEFT_OUT = nn.Identity()
 
 
 class AttentionStore:
@@ -67,15 +68,23 @@ def attend_through_us(model: nn.Module) -> None:
 
 
 @contextmanager
-def capture_attention(model: nn.Module, layers: int) -> Iterator[AttentionStore]:
-    """Record the last layers while the block runs, then forget it."""
+def capture_attention(model: nn.Module, layers: int, *, features: bool = True) -> Iterator[AttentionStore]:
+    """Record the last layers while the block runs, then forget it.
+
+    features: False: the perceptron after the last attention, which only features need, is left out.
+    """
     store = AttentionStore(layers)
     recorded = attention_layers(model)[-layers:]
+    last: Any = [module for module in model.modules() if hasattr(module, "mlp")][-1]
+    perceptron = last.mlp
     try:
         for layer in recorded:
             setattr(layer, STORE, store)
+        if not features:
+            last.mlp = LEFT_OUT
         yield store
     finally:
+        last.mlp = perceptron
         for layer in recorded:
             delattr(layer, STORE)
 

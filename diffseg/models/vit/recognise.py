@@ -15,6 +15,10 @@ PREPROCESSOR = "preprocessor_config.json"
 KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 POSSIBLE = f"possible are vision transformers of the kinds {', '.join(KINDS)}"
 PATCHES = {"dinov2": 14}  # where a configuration leaves it out; the others: 16
+OF_ATTENTION = {  # what is applied, or changes nothing outside training
+    *("num_attention_heads", "attention_probs_dropout_prob", "attention_dropout", "qkv_bias"),
+    *("output_attentions", "attn_implementation"),
+}
 
 
 def recognise_vit(files: "ModelFiles") -> ViTSpec:
@@ -72,6 +76,12 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
     side = config.get("image_size", 224)
     if isinstance(side, list) and len(set(side)) > 1:
         return f"has a position table that is no square: image_size {side} ({CONFIG})"
+    known = OF_ATTENTION | ({"rope_theta"} if kind == "dinov3_vit" else set())
+    for key in sorted(key for key in config.keys() - known if not key.startswith("_")):
+        if config[key] not in (None, False) and any(
+            word in key for word in ("attention", "attn", "qk", "rope", "window")
+        ):
+            return f"says {key} of its attention ({CONFIG}), which is not known here"
     return None
 
 
