@@ -55,7 +55,7 @@ def painting(image: np.ndarray, _: np.random.Generator) -> np.ndarray:
 
 
 def low_light(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Shot and read noise of a camera at a hundredth of the light, brightened until it is half as bright as the photo."""
+    """Shot and read noise of a camera at a hundredth of the light, brightened to half the mean of the photo."""
     linear = (image / 255.0) ** GAMMA
     electrons = random.poisson(linear * DIM * ELECTRONS) + random.normal(0, READ_NOISE, image.shape)
     seen = np.clip(electrons / (DIM * ELECTRONS), 0, 1) ** (1 / GAMMA)
