@@ -18,7 +18,7 @@ from pipeline import process
 
 COMMANDS = (
     *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
-    *("fetch",),
+    *("calibrate", "fetch"),
 )
 BRIEF = ("status",)  # which have no log
 app = typer.Typer(

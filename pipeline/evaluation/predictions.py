@@ -19,19 +19,32 @@ REPEATS = LeftOut("a key that repeats in the run")
 class Predictions:
     """The label maps of a run, found by the whole key, or by the last part of its path where that is unique."""
 
-    def __init__(self, ledger: Ledger, protocol: Protocol, *, categories: bool = False) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        protocol: Protocol,
+        *,
+        categories: bool = False,
+        segments: bool = False,
+        only: frozenset[str] | None = None,
+    ) -> None:
+        """segments: keep them too. only: keys whose path ends in one of these names."""
         self.name = str(ledger)
         self._found: dict[str, Prediction | LeftOut] = {}
         self._by_name: dict[str, str | None] = {}  # None: several keys end so
         self._clusters: dict[str, int] = {}  # of categories, in order of appearance
         self._asked, self._met = set[str](), set[str]()
-        columns = ["key", "status", "width", "height", "label_map"] + ["segments"] * categories
+        columns = ["key", "status", "width", "height", "label_map"] + ["segments"] * (categories or segments)
+        self._example: str | None = None
         for row in ledger.rows(columns):
-            self._add(protocol.key_of(row["key"]), row)
-        if not self._found:
+            key = protocol.key_of(row["key"])
+            self._example = key if self._example is None else min(self._example, key)
+            if only is None or _last(key) in only:
+                self._add(key, row, keep=segments)
+        if self._example is None:
             raise ConfigError(f"{ledger}: the run has no rows yet, there is nothing to evaluate")
 
-    def _add(self, key: str, row: Mapping[str, Any]) -> None:
+    def _add(self, key: str, row: Mapping[str, Any], keep: bool) -> None:
         if key in self._found:
             self._found[key] = REPEATS
             return
@@ -41,7 +54,8 @@ class Predictions:
             self._found[key] = LeftOut("failed in the run", row["status"])
             return
         clusters = self._numbered(row.get("segments") or ())
-        self._found[key] = Prediction(row["label_map"], (row["height"], row["width"]), clusters)
+        size, segments = (row["height"], row["width"]), tuple(row["segments"] or ()) if keep else ()
+        self._found[key] = Prediction(row["label_map"], size, clusters, segments)
 
     def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """Categories as numbers that are consistent over all images."""
@@ -68,7 +82,7 @@ class Predictions:
     def check_some_key_matches(self) -> None:
         """Raises ConfigError where the run and the truth have no key in common."""
         if self._asked and not self._met:
-            own, asked = min(self._found), min(self._asked)
+            own, asked = self._example, min(self._asked)
             raise ConfigError(
                 f"{self.name} has none of the {len(self._asked)} keys of the truth: keys are like {own!r} here and "
                 f"like {asked!r} there"

@@ -1,0 +1,67 @@
+"""`diffseg calibrate`: the IoU that segments are expected to have, from a few labelled images."""
+
+from dataclasses import asdict
+from math import isnan
+from typing import Annotated
+
+import typer
+
+from jobs.shared import console, options
+
+SHOWN = 5  # images left out
+
+
+def calibrate(
+    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="Shards or a folder with label maps of some images.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Of the table, for --calibration of other commands.")] = "iou",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as for evaluate.")
+    ] = "regions",
+    listed: Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")] = None,
+    truth_key: Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")] = None,
+    ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="No new fit: take in the windows that the table does not have.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Fit the score of segments to a few labelled images and keep their predicted IoU beside the run."""
+    from pipeline.errors import ConfigError
+    from pipeline.evaluation import calibrate as calibration
+    from pipeline.evaluation.protocols import protocol_named
+    from pipeline.evaluation.truth import open_truth
+    from pipeline.run.ledger import Ledger
+
+    if extend == (truth is not None):
+        raise ConfigError("--truth fits, --extend takes in new windows by an earlier fit: name one of them")
+    rules = protocol_named(protocol, None, tuple(ignore or ()))
+    ledger = Ledger.open(url)
+    if truth is None:
+        done = calibration.extend(ledger, name)
+    else:
+        samples = open_truth(truth, rules, member=truth_key, listed=listed)
+        done = calibration.calibrate(ledger, samples, rules, name, f"diffseg calibrate {ledger} --name {name}")
+    if json:
+        figures = {
+            key: None if isinstance(value, float) and isnan(value) else value for key, value in asdict(done).items()
+        }
+        console.say_json({"output": str(ledger), **figures})
+        return
+    for line in done.left_out[:SHOWN]:
+        console.note(f"left out: {line}")
+    if len(done.left_out) > SHOWN:
+        console.note(f"left out: {len(done.left_out) - SHOWN:,} images more")
+    if truth is None:
+        console.say(f"{done.table}: {done.windows:,} windows taken in, by the fit to {done.images:,} images")
+        return
+    console.say(f"{done.table}: predicted IoU of all segments in {done.windows:,} windows")
+    console.say(f"fitted to {done.segments:,} segments of {done.images:,} images")
+    above = f"{_shown(done.auroc)} (of the score: {_shown(done.auroc_of_score)})"
+    console.say(f"on images that a fit has not seen: AUROC of IoU above .5 {above}, calibration error {done.error:.3f}")
+
+
+def _shown(value: float) -> str:
+    return "undefined" if isnan(value) else f"{value:.3f}"
