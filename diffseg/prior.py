@@ -22,3 +22,11 @@ def geometry(areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray, "S 4"]) -> Flo
     contact = (corners == corners.min(axis=0, initial=0)).mean(axis=1) if len(boxes) else areas
     longer = boxes[:, 2:].max(axis=1, initial=1).astype(float)
     return np.stack([np.log(areas / max(1.0, areas.sum())), np.log(longer**2 / areas), contact], axis=1)
+
+
+def prior(nodes: np.ndarray) -> Float[np.ndarray, " S"]:
+    """How far segments can be trusted, in [0, 1]: margin times stability.
+
+    nodes: `tree.LEAF` [S], what is known of the segments' nodes.
+    """
+    return nodes["margin"] * nodes["stability"].astype(np.float64) / 255**2

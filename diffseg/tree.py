@@ -11,7 +11,8 @@ import numpy as np
 from diffseg.annotations import Float, Int
 
 # What is known of a node beside its place, each as a share of 255; see `hierarchy.features`
-_FEATURES = [(name, "u1") for name in ("margin", "low_margin", "border_margin", "stability")]
+FEATURES = ("margin", "low_margin", "border_margin", "stability")
+_FEATURES = [(name, "u1") for name in FEATURES]
 LEAF = np.dtype(_FEATURES)  # 4 bytes a leaf
 MERGE = np.dtype([("left", "<u2"), ("right", "<u2"), ("height", "<f4"), *_FEATURES])  # 12 bytes a merge
 
@@ -55,6 +56,21 @@ class Tree:
         """The nodes that are segments after `made` merges, in order of their first leaf."""
         nodes: np.ndarray = np.unique(self._roots(made))[self._order(made)]
         return nodes
+
+    def nodes_of(self, of_leaf: Int[np.ndarray, " L"]) -> Int[np.ndarray, " S"]:
+        """The node of each segment of any cut, given the segment of each leaf."""
+        segments = of_leaf.tolist()  # of nodes; None where a node is more than one
+        for left, right in zip(self.merges["left"].tolist(), self.merges["right"].tolist(), strict=True):
+            segments.append(segments[left] if segments[left] == segments[right] else None)
+        largest = {segment: node for node, segment in enumerate(segments)}
+        return np.array([largest[segment] for segment in range(int(of_leaf.max()) + 1)])
+
+    def features(self) -> np.ndarray:
+        """LEAF [n]: what is known of all nodes."""
+        merged = np.empty(len(self.merges), LEAF)
+        for name in FEATURES:
+            merged[name] = self.merges[name]
+        return np.concatenate([self.leaves, merged])
 
     def heights(self) -> Float[np.ndarray, " n"]:
         """Of all nodes; that of a leaf is 0."""

@@ -46,6 +46,8 @@ def evaluate(
     truth_key: Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
     ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
+    cut: options.ReadCut = None,
+    segments: options.ReadSegments = None,
     table: Annotated[str | None, typer.Option("--table", help="Write a Parquet file, one row an image.")] = None,
     gallery: Annotated[str | None, typer.Option("--gallery", help="Write an HTML page of the worst images.")] = None,
     worst: Annotated[int, typer.Option("--worst", help="Images in the gallery.", min=1)] = 24,
@@ -99,6 +101,8 @@ def evaluate(
         raise ConfigError("--reproduce needs --model (the paper's is sd1.4) and --data, where the data set is unpacked")
     else:
         url, truth, protocol = output or f"reproduce-{reproduce}", data, str(reproduce)
+    if (at := options.cut_of(cut, segments)) and (url is None or row is not None):
+        raise ConfigError("--cut and --segments are of a run that has trees: name that run")
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
@@ -116,7 +120,10 @@ def evaluate(
         _, settings = read_config(None, {}, {"workers": workers, "ray_address": ray_address, "stall": stall})
         if code := _label(shard, str(url), str(model), row, settings, json):
             return code
-    runs = {name: Predictions(Ledger.open(run), rules, categories=scorer.tables) for name, run in urls.items()}
+    runs = {  # --against is read as it was labelled
+        name: Predictions(Ledger.open(run, cut=at if name == RUN else None), rules, categories=scorer.tables)
+        for name, run in urls.items()
+    }
     kept = worst if gallery else 0
     with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
         done = evaluate(samples, runs, scorer, parallel_map=parallel_map, worst=kept, on_image=_Ticker().tick)

@@ -41,6 +41,8 @@ def export(
     where: Where = None,
     min_area: MinArea = 0.0,
     min_score: MinScore = 0.0,
+    cut: options.ReadCut = None,
+    segments: options.ReadSegments = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,
     split: Split = None,
     images: Images = None,
@@ -58,7 +60,7 @@ def export(
     from pipeline.run.ledger import Ledger
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
-    ledger, began = Ledger.open(url), monotonic()
+    ledger, began = Ledger.open(url, cut=options.cut_of(cut, segments)), monotonic()
     with (
         parallel_mapping(ray_address=ray_address, note=console.note, silence_s=stall)
         if ray_address

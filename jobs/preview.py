@@ -11,6 +11,7 @@ import typer
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
+    from diffseg.cut import Cut
     from pipeline.gallery.preview import Shown
 
 SAMPLES = 300  # about 15 MB of HTML
@@ -21,11 +22,14 @@ def preview(
     output: Annotated[str, typer.Option("--output", help="The HTML file: a path or an fsspec URL.")],
     samples: Annotated[int, typer.Option("--samples", min=1, help="Shown at most: worst, best and random.")] = SAMPLES,
     seed: Annotated[int, typer.Option("--seed", help="Decides which samples are the random ones.")] = 0,
+    cut: options.ReadCut = None,
+    segments: options.ReadSegments = None,
     title: Annotated[str | None, typer.Option("--title", help="Heading of the page. Default: the run's name.")] = None,
     json: options.Json = False,
 ) -> None:
     """Write a self-contained HTML gallery of a run, finished or not."""
-    shown = write_preview(url, output, samples=samples, seed=seed, title=title)
+    at = options.cut_of(cut, segments)
+    shown = write_preview(url, output, samples=samples, seed=seed, title=title, cut=at)
     if json:
         console.say_json({"output": output, "shown": shown.items, "samples": shown.samples})
         return
@@ -34,7 +38,15 @@ def preview(
     console.say(f"{output}: {shown.items:,} of {shown.samples:,} samples")
 
 
-def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 0, title: str | None = None) -> "Shown":
+def write_preview(
+    run: str,
+    output: str,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    title: str | None = None,
+    cut: "Cut | None" = None,
+) -> "Shown":
     """Write the gallery of a run to a path or URL; it appears whole.
 
     Raises ConfigError where there is no run, nothing to show, or no way to write the output.
@@ -42,7 +54,7 @@ def write_preview(run: str, output: str, *, samples: int = SAMPLES, seed: int = 
     from pipeline.gallery.preview import write_page
     from pipeline.run.ledger import Ledger
 
-    ledger = Ledger.open(run)
+    ledger = Ledger.open(run, cut=cut)
     with appearing(output) as out:
         return write_page(ledger, out, samples=samples, seed=seed, title=title)
 

@@ -23,15 +23,21 @@ def status(
         bool,
         typer.Option("--detail", help="Read rows too: status, segments, areas, quality, storage, failures."),
     ] = False,
+    cut: options.ReadCut = None,
+    segments: options.ReadSegments = None,
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
     from pipeline.derived.note import overview
+    from pipeline.errors import ConfigError
     from pipeline.gallery.statistics import detail as detail_of
     from pipeline.run.ledger import Ledger
     from pipeline.run.status import failures, status
 
-    ledger = Ledger.open(url)
+    at = options.cut_of(cut, segments)
+    if at and not detail:
+        raise ConfigError("--cut and --segments belong to --detail")
+    ledger = Ledger.open(url, cut=at)
     seen = status(ledger)
     more = detail_of(ledger) if detail else None
     failed_work = failures(ledger) if detail else Counter()

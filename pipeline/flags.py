@@ -41,6 +41,8 @@ EXPORT = {  # settings that exports are compared by
     "min_score": "--min-score",
     "limit": "--limit",
     "split": "--split",
+    "cut": "--cut",
+    "segments": "--segments",
     "run": "",
     "windows": "",
 }

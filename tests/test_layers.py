@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("diffseg", "pipeline", "jobs")
 # Packages and the files at the root of one, lowest first. Each may import itself and what stands before it.
 ORDER = (
-    *("diffseg.config", "diffseg.annotations", "diffseg.tree", "diffseg.prior", "diffseg.types", "diffseg.draw"),
+    *("diffseg.config", "diffseg.annotations", "diffseg.tree", "diffseg.prior", "diffseg.types", "diffseg.cut"),
+    "diffseg.draw",
     *(
         "diffseg.method",
         "diffseg.labels",

@@ -3,12 +3,11 @@
 Letters: R runs and S segments of all images (see rle.py).
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig
+from diffseg.cut import quality
 from diffseg.labels.cleanup import clean
 from diffseg.labels.rle import (
     RunLengths,
@@ -47,11 +46,4 @@ def segmentations(rle: RunLengths, segments: Segments, scores: Float[Tensor, " S
     for (image, area, x, y, width, height), score in zip(numbers, scores.tolist(), strict=True):
         own = of_image[image]
         own.append(Segment(len(own), area, (x, y, width, height), score))
-    return [Segmentation(labels, tuple(own), _quality(own)) for labels, own in zip(label_maps, of_image, strict=True)]
-
-
-def _quality(segments: list[Segment]) -> float | None:
-    """Area-weighted mean score; None for a single segment, which separates no two pixels."""
-    if len(segments) < 2:
-        return None
-    return math.fsum(each.score * each.area for each in segments) / sum(each.area for each in segments)
+    return [Segmentation(labels, tuple(own), quality(own)) for labels, own in zip(label_maps, of_image, strict=True)]

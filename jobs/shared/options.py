@@ -5,9 +5,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from diffseg.cut import Cut
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Shards = Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")]
@@ -44,6 +47,15 @@ Stall = Annotated[
     typer.Option("--stall", min=2, help="Seconds in which nothing on Ray answers, then it stops. Default: 120."),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
+
+
+ReadCut = Annotated[
+    str | None,
+    typer.Option("--cut", help="Of a run with trees: another cut, at a height in nats. Default: as it was labelled."),
+]
+ReadSegments = Annotated[
+    int | None, typer.Option("--segments", help="Of a run with trees: the cut that has so many segments an image.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +125,21 @@ def schedule(text: str) -> tuple[float, ...]:
     except ValueError as error:
         raise ConfigError(f"--threshold takes numbers such as 0.4 or 0.7,0.9,1.1, got {text!r}") from error
     return given * ITERATIONS if len(given) == 1 else given
+
+
+def cut_of(cut: str | None, segments: int | None) -> "Cut | None":
+    """The cut that readers are asked for; None: the one that was labelled. Raises ConfigError."""
+    from diffseg.cut import Cut
+    from pipeline.errors import ConfigError
+
+    if cut is None and segments is None:
+        return None
+    if cut is not None and segments is not None:
+        raise ConfigError("--cut and --segments ask for two cuts: name one of them")
+    try:
+        return Cut(height=None if cut is None else float(cut), segments=segments)
+    except ValueError as error:
+        raise ConfigError(f"--cut takes a height in nats, got {cut!r}" if cut else f"--segments: {error}") from error
 
 
 def describe(thresholds: Sequence[float]) -> str:

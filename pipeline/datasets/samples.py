@@ -3,13 +3,14 @@
 Rows come in the order of (shard, index); every shard is read through once, for its photos.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 from scipy import ndimage
 
+from diffseg.cut import Cut
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import prefetch_map
@@ -61,9 +62,17 @@ class LabelledSample:
 class Samples:
     """The wanted samples of a part of a run."""
 
-    def __init__(self, ledger: Ledger, selection: Selection, names: Names, photos: SourceImages | None) -> None:
-        """photos: where they come from; None: they are not read."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        selection: Selection,
+        names: Names,
+        photos: SourceImages | None,
+        cut_of: Callable[[Mapping[str, Any]], Cut | None] = lambda row: None,
+    ) -> None:
+        """photos: where they come from; None: they are not read. cut_of: the cut of a row; None: the ledger's."""
         self.ledger, self.selection, self.names, self.photos = ledger, selection, names, photos
+        self.cut_of = cut_of
 
     def of(self, part: Part, tally: RowCounts) -> Iterator[LabelledSample]:
         """The samples of a part, until its limit is reached; counted as they come."""
@@ -85,7 +94,8 @@ class Samples:
             yield number, row, checked(found, row, self.ledger)
 
     def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> LabelledSample:
-        """A row of WANTED columns, and its image, as formats write it."""
+        """An uncut row of WANTED columns, and its image, as formats write it."""
+        row = self.ledger.at_cut(row, self.cut_of(row))
         label_map = resize_labels(decode_label_map(row.pop("label_map")), (row["height"], row["width"]))
         recorded = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
         segments = self._kept(label_map, recorded)

@@ -9,7 +9,8 @@ from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
-from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, parse_filter
+from pipeline.table.cuts import OF_CUT
+from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, columns_of, parse_filter
 
 TRAIN, VAL = "train", "val"
 NOT_ASKED = "not asked for"
@@ -44,6 +45,14 @@ class Selection:
         if self.where is None:
             return None
         return Some((Comparison("!=", Column("status"), Constant(OK)), parse_filter(self.where)))
+
+    def check(self, ledger: Ledger) -> None:
+        """Raises ConfigError where the filter reads columns that are stored of another cut than the ledger's."""
+        if ledger.cut and (stored := columns_of(self.condition) & set(OF_CUT) if self.condition else None):
+            raise ConfigError(
+                f"--where reads {', '.join(sorted(stored))} as labelled, not at another cut: leave out either that or "
+                "--cut and --segments"
+            )
 
     def side(self, key: str) -> str:
         """`train` or `val`, by the key alone: stable over runs, exports and machines."""
@@ -87,12 +96,12 @@ class Part:
 def chosen_rows(
     ledger: Ledger, selection: Selection, part: Part, tally: RowCounts, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The wanted rows of a part, each with its number in the run from 1 on; counted as they come."""
+    """The wanted rows of a part, uncut, each with its number in the run from 1 on; counted as they come."""
     window = ledger.run.window
     starts = {(at.shard, at.window): start for at, start in zip(part.windows, part.starts, strict=True)}
     seen = part.starts[0]
     wanted = list({*columns, "key", "shard", "index", "status"})
-    for row in ledger.rows(wanted, windows=part.windows, filter=selection.condition):
+    for row in ledger.rows(wanted, windows=part.windows, filter=selection.condition, uncut=True):
         number_of_window, within = divmod(row["index"], window)
         number = starts[row["shard"], number_of_window] + within + 1
         tally.leave_out(NOT_ASKED, number - seen - 1)

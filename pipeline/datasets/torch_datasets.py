@@ -19,10 +19,11 @@ Pixels come from the source shards, or with `photos="webdataset"` from the tars 
 of a DataLoader need `multiprocessing_context="spawn"`: a fork would share connections to storage.
 """
 
+import math
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -32,6 +33,7 @@ import torch
 from torch import distributed
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from diffseg.cut import Cut
 from diffseg.types import Int, Segment, UInt8
 from pipeline.datasets.samples import LabelledSample, Samples, checked
 from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, RowCounts, Selection, chosen_rows
@@ -72,13 +74,27 @@ class _Run(Generic[T]):
     """Base of both datasets: a run that each process opens when it first reads."""
 
     def __init__(
-        self, run: str, selection: Selection, side: str, photos: str, transform: Callable[[Example], T]
+        self,
+        run: str,
+        selection: Selection,
+        side: str,
+        photos: str,
+        transform: Callable[[Example], T],
+        cut: float | tuple[float, float] | None,
+        segments: int | None,
+        seed: int,
     ) -> None:
         if photos not in SOURCES:
             raise ConfigError(f"photos={photos!r}: possible are {', '.join(SOURCES)}")
         if side not in (TRAIN, VAL):
             raise ConfigError(f"side={side!r}: possible are {TRAIN}, {VAL}")
         self.url, self.selection, self.side, self.transform = run, selection, side, transform
+        self._heights = cut if isinstance(cut, tuple) else None
+        self._cut = _cut(cut[0] if isinstance(cut, tuple) else cut, segments)
+        if self._heights and not 0 < self._heights[0] <= self._heights[1] < math.inf:
+            raise ConfigError(f"cut={cut}: two heights in nats, the lower one first and above 0")
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
         self._beside = photos == "webdataset"
         self._opened: Samples | None = None
         self._process = 0
@@ -93,10 +109,23 @@ class _Run(Generic[T]):
             raise ConfigError(f'{self.url}: workers must begin with multiprocessing_context="spawn", not by a fork')
         if self._opened is None:
             self._process = os.getpid()
-            ledger = Ledger.open(self.url)
+            ledger = Ledger.open(self.url, cut=self._cut)
+            self.selection.check(ledger)
             photos = SourceImages(ledger, beside=self._beside, jumps=True)
-            self._opened = Samples(ledger, self.selection, Names(), photos)
+            self._opened = Samples(ledger, self.selection, Names(), photos, self._drawn)
         return self._opened
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other heights, and in a shuffled stream another order, equal on every rank, from the next sample on."""
+        self._epoch.fill_(epoch)
+
+    def _drawn(self, row: Mapping[str, Any]) -> Cut | None:
+        """A height between the two for a row, each ratio of heights as likely as any other; None: heights are fixed."""
+        if self._heights is None:
+            return None
+        low, high = self._heights
+        share = random.Random(f"{self.seed} {int(self._epoch)} {row['shard']} {row['index']}").random()
+        return Cut(height=low * (high / low) ** share)
 
     def example(self, labelled: LabelledSample) -> T:
         """A sample as a trainer gets it. Raises ShardChanged where it is not what was labelled."""
@@ -108,6 +137,13 @@ class _Run(Generic[T]):
         label_map = torch.from_numpy(labelled.label_map.astype(np.int64))
         found = Example(image, label_map, labelled.segments, row["key"], row["shard"], row["index"])
         return self.transform(found)
+
+
+def _cut(height: float | None, segments: int | None) -> Cut | None:
+    try:
+        return None if height is None and segments is None else Cut(height=height, segments=segments)
+    except ValueError as error:
+        raise ConfigError(f"cut={height}, segments={segments}: {error}") from error
 
 
 def _part(windows: Iterable[WindowObject], size: int) -> Part:
@@ -133,10 +169,16 @@ class RunDataset(_Run[T], Dataset[T]):
         side: str = TRAIN,
         photos: str = "source",
         transform: Callable[[Example], T] = whole,
+        cut: float | tuple[float, float] | None = None,
+        segments: int | None = None,
+        seed: int = 0,
     ) -> None:
-        """Arguments as those of `diffseg export`. Raises ConfigError for what makes no sense."""
+        """Arguments as those of `diffseg export`. Raises ConfigError for what makes no sense.
+
+        cut: two heights: every sample is cut at one between them, drawn by seed and epoch.
+        """
         selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
-        super().__init__(run, selection, side, photos, transform)
+        super().__init__(run, selection, side, photos, transform, cut, segments, seed)
         ledger = self.samples.ledger
         self.windows = list(ledger.windows())
         numbers = {(window.shard, window.window): number for number, window in enumerate(self.windows)}
@@ -156,7 +198,7 @@ class RunDataset(_Run[T], Dataset[T]):
     def _rows_of(self, window: int) -> dict[int, dict[str, Any]]:
         """The rows of a window by index; those of the last few windows are kept."""
         if window not in self._rows:
-            found = self.samples.ledger.rows(WANTED, windows=[self.windows[window]])
+            found = self.samples.ledger.rows(WANTED, windows=[self.windows[window]], uncut=True)
             self._rows[window] = {row["index"]: row for row in found}
         self._rows.move_to_end(window)
         while len(self._rows) > KEPT:
@@ -193,6 +235,8 @@ class RunStream(_Run[T], IterableDataset[T]):
         side: str = TRAIN,
         photos: str = "source",
         transform: Callable[[Example], T] = whole,
+        cut: float | tuple[float, float] | None = None,
+        segments: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
         buffer: int = BUFFER,
@@ -201,18 +245,13 @@ class RunStream(_Run[T], IterableDataset[T]):
     ) -> None:
         """rank, world_size: those of torch.distributed where they are not given; 0 of 1 without it."""
         selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
-        super().__init__(run, selection, side, photos, transform)
+        super().__init__(run, selection, side, photos, transform, cut, segments, seed)
         running = distributed.is_available() and distributed.is_initialized()
         self.rank = rank if rank is not None else distributed.get_rank() if running else 0
         self.world_size = world_size if world_size is not None else distributed.get_world_size() if running else 1
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank={self.rank} of world_size={self.world_size}: ranks begin at 0")
-        self.shuffle, self.seed, self.buffer = shuffle, seed, buffer
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
-
-    def set_epoch(self, epoch: int) -> None:
-        """Use another random order, equal on every rank, from the next iteration on."""
-        self._epoch.fill_(epoch)
+        self.shuffle, self.buffer = shuffle, buffer
 
     def __iter__(self) -> Iterator[T]:
         worker = get_worker_info()

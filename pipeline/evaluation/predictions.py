@@ -12,6 +12,7 @@ from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.score import LeftOut, Prediction
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import encode_label_map
 
 REPEATS = LeftOut("a key that repeats in the run")
 
@@ -55,7 +56,10 @@ class Predictions:
             return
         clusters = self._numbered(row.get("segments") or ())
         size, segments = (row["height"], row["width"]), tuple(row["segments"] or ()) if keep else ()
-        self._found[key] = Prediction(row["label_map"], size, clusters, segments)
+        label_map = row["label_map"]
+        if not isinstance(label_map, bytes):  # at another cut
+            label_map = encode_label_map(label_map)
+        self._found[key] = Prediction(label_map, size, clusters, segments)
 
     def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """Categories as numbers that are consistent over all images."""

@@ -29,6 +29,7 @@ from pipeline.storage.names import Names
 from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
+LATER = ("cut", "segments")  # absent in what 0.1.0 recorded
 ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 
 
@@ -120,6 +121,7 @@ def export(
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind!r}: possible are {', '.join(FORMATS)}")
+    selection.check(ledger)
     format_ = FORMATS[kind]
     if format_.images and images is False:
         raise ConfigError(f"--no-images: photos are part of {kind}")
@@ -155,6 +157,8 @@ def _description(
         "windows": f"{len(windows)} ({listed})",
         "images": images,
         "members": members,
+        "cut": ledger.cut.height if ledger.cut else None,
+        "segments": ledger.cut.segments if ledger.cut else None,
         **asdict(selection),
     }
 
@@ -166,7 +170,8 @@ def _begin(store: Store, description: dict[str, Any], notice: dict[str, str]) ->
     """
     if not store.exists(EXPORT) and next(store.list(""), None):
         raise ConfigError(f"{store}: there is something here that is no export: use another --output")
-    if store.put_new(EXPORT, json.dumps(description | notice, indent=2).encode()):
+    written = {name: value for name, value in description.items() if value is not None or name not in LATER}
+    if store.put_new(EXPORT, json.dumps(written | notice, indent=2).encode()):
         return
     try:
         stored = json.loads(store.get(EXPORT))
@@ -187,13 +192,13 @@ def _written(
     """Progress of every part, in order; parts that exist already are not written again."""
     existing = {name for name, _ in store.list(f"{PARTS}/")}
     left = [part for part in parts if _record(part) not in existing]
-    run, output = ledger.store.url, store.url
+    run, output, cut = ledger.store.url, store.url, ledger.cut
 
     def far(part: Part) -> State:
         target = Store(output)
         if not target.exists(EXPORT):
             raise ConfigError(f"{target}: a machine of the cluster does not see the export that was begun there")
-        return _write_part(Ledger.open(run), target, work, part)
+        return _write_part(Ledger.open(run, cut=cut), target, work, part)
 
     written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
     for part in parts:

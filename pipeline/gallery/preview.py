@@ -123,6 +123,8 @@ def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title
     run = ledger.run
     facts = [("samples", f"{counts.samples:,}"), ("shown", f"{shown:,}"), ("model", run.model)]
     facts.append(("mode", run.segment.mode))
+    if ledger.cut:
+        facts.append(("cut", str(ledger.cut)))
     if counts.mean_segments is not None:
         facts.append(("segments an image", f"{counts.mean_segments:.1f}"))
     if counts.mean_quality is not None:
@@ -195,7 +197,7 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, draw
         error=row["error"],
         size=(row["width"], row["height"]) if row["width"] else None,
         image=photo,
-        maps=(_labels(row),) if row["label_map"] else (),
+        maps=() if row["label_map"] is None else (_labels(row),),
         random=drawn,
     )
 

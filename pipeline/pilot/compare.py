@@ -16,8 +16,7 @@ from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery.html_page import PICTURE_SIDE
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
-from pipeline.table.label_map import encode_label_map
-from pipeline.worker.labeling import AdaptiveBatches, failed_row, label_batch
+from pipeline.worker.labeling import AdaptiveBatches, failed_row, label_batch, with_labels
 
 PILOT = Shard("pilot", "", 0, "")  # the rows of a pilot form one window, whatever shards they come from
 
@@ -157,7 +156,7 @@ class Labelling:
         batch, self._batch = self._batch, []
         images = {sample.raw.index: sample.image for sample in batch}
         for row in label_batch(self._adaptive, ShardTask(PILOT), batch):
-            record = row.encoded()
+            record = row.record  # of the first threshold
             image = images[record.index]
             self._rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))
             if record.index % self._photo_every == 0:
@@ -171,12 +170,7 @@ class Labelling:
         if record.status != OK:
             return (record,)
         began = perf_counter()
-        rows = tuple(
-            replace(
-                record, label_map=encode_label_map(result.label_map), segments=result.segments, quality=result.quality
-            )
-            for result in results
-        )
+        rows = tuple(with_labels(record, result) for result in results)
         self._encode_s += perf_counter() - began
         return rows
 

@@ -111,7 +111,10 @@ def _write(ledger: Ledger, first: int, windows: Sequence[WindowObject]) -> Compa
 
     if not ledger.store.exists(name):
         listed: list[dict[str, object]] = []
-        with ledger.store.growing(name) as out, table.concat.joining_windows(out, listed) as add:
+        with (
+            ledger.store.growing(name) as out,
+            table.concat.joining_windows(out, listed, ledger.run.later_columns) as add,
+        ):
             for window, data in prefetch_map(fetch, windows, depth=AHEAD, threads=AHEAD):
                 listed.append(asdict(_add(ledger, window, io.BytesIO(data), add)))
     file = next(read_compacted(ledger.store, name), None)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from diffseg.cut import Cut
 from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, StorageError
@@ -22,6 +23,7 @@ from pipeline.run.open import RUN, begin_or_join, check_room, pin_shards, pinned
 from pipeline.run.shard_index import ShardIndex
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
+from pipeline.table import cuts
 from pipeline.table.filter import Condition
 from pipeline.table.window_metadata import WindowMetadata
 
@@ -32,7 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user."""
+    """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user.
+
+    cut: at which `rows` gives labels; None: as they were committed.
+    """
+
+    cut: Cut | None = None
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
         self.store, self.run, self.writer = store, run, RunWriter(store, run)
@@ -43,14 +50,18 @@ class Ledger:
         return str(self.store)
 
     @classmethod
-    def open(cls, url: str, *, create_only: bool = True) -> "Ledger":
-        """Open an existing run. create_only: see Store. Raises ConfigError where there is none."""
+    def open(cls, url: str, *, create_only: bool = True, cut: Cut | None = None) -> "Ledger":
+        """Open an existing run. create_only: see Store. Raises ConfigError where there is none, or none with trees."""
         store = Store(url, create_only=create_only)
         try:
             run = read_run(store)
         except FileNotFoundError as error:
             raise ConfigError(f"{store}: no run here (there is no {RUN})") from error
-        return cls(store, run, pinned_shards(store))
+        if cut and not run.segment.tree:
+            raise ConfigError(f"{store}: a run without trees, to be read as it was labelled: no --cut, no --segments")
+        ledger = cls(store, run, pinned_shards(store))
+        ledger.cut = cut
+        return ledger
 
     @classmethod
     def start(
@@ -185,27 +196,38 @@ class Ledger:
         windows: Iterable[WindowObject] | None = None,
         filter: Condition | None = None,
         stored: bool = False,
+        uncut: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Committed rows as dicts, in order of shard and index, from compacted files where those hold them.
 
         Every reader of rows calls this function. columns: only these (None: all). windows: only of these (None: of
-        all). filter: only rows that it is true of. stored: see `table.read_rows`. Raises ConfigError where an object
-        is damaged.
+        all). filter: only rows that it is true of. stored: see `table.read_rows`; such rows are not cut. uncut: rows
+        for `at_cut`, which then gives these columns. Raises ConfigError where an object is damaged.
         """
+        needed = cuts.uncut(columns) if self.cut and not stored else columns
         for part in self._compacted.ranges(self.windows() if windows is None else windows):
             try:
                 with self.store.reader(part.name, part.size) as stream:
-                    yield from table.read_rows(
+                    rows = table.read_rows(
                         stream,
-                        columns,
+                        needed,
                         first=part.first,
                         rows=part.rows,
                         filter=filter,
                         window=part.window,
                         stored=stored,
                     )
+                    yield from rows if stored or uncut else map(self.at_cut, rows)
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
+
+    def at_cut(self, row: dict[str, Any], cut: Cut | None = None) -> dict[str, Any]:
+        """A row that was read uncut, at a cut (None: the ledger's). Raises ConfigError where its tree is damaged."""
+        cut = cut or self.cut
+        try:
+            return cuts.at_cut(row, cut) if cut else row
+        except (ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's, of damaged bytes
+            raise ConfigError(f"{self}: a damaged tree: {error}; `diffseg verify --full` finds where") from error
 
     def is_compacted(self, window: WindowObject) -> bool:
         """Whether a window's rows are read from a compacted file."""

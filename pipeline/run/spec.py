@@ -10,7 +10,7 @@ from typing import Any
 from diffseg.config import LABELS_VERSION, ResolvedConfig, fingerprint, labels_version_of
 from pipeline import flags
 from pipeline.documents import validated
-from pipeline.records import READER, READERS
+from pipeline.records import LATER, READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
 NOT_IN_JSON = {"newer", "labels_version"}
@@ -78,6 +78,12 @@ class Run:
         if self.licence is None:
             del document["licence"]
         return json.dumps(document | newer, indent=2).encode()
+
+    @property
+    def later_columns(self) -> tuple[str, ...]:
+        """The columns of `records.LATER` that its windows may have."""
+        asked = {"leaf_map": self.segment.tree, "tree": self.segment.tree, "vectors": self.segment.vectors}
+        return tuple(name for name in LATER if asked[name])
 
     @property
     def notice(self) -> dict[str, str]:

@@ -1,14 +1,14 @@
 """Windows joined into one larger Parquet file, with a list of them in its metadata."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.table.records import DAMAGE, SCHEMA, parquet, read_window_metadata, settings
+from pipeline.table.records import DAMAGE, parquet, read_window_metadata, schema_with, settings
 from pipeline.table.window_metadata import WindowMetadata
 
 LIST_KEY = b"diffseg.windows"  # of the list of windows in the file's metadata
@@ -17,16 +17,18 @@ ROW_GROUP = 4 << 20  # bytes of a row group: about a window, so that one can sti
 
 @contextmanager
 def joining_windows(
-    out: IO[bytes], windows: Sequence[Mapping[str, Any]]
+    out: IO[bytes], windows: Sequence[Mapping[str, Any]], later: Collection[str] = ()
 ) -> Iterator[Callable[[IO[bytes]], WindowMetadata]]:
     """Join the files of windows into one Parquet file; memory holds a row group.
 
-    windows: the list that the file keeps, filled by the caller until the block ends. Yields a function that adds a
+    windows: the list that the file keeps, filled by the caller until the block ends. later: columns of LATER that they
+    may have. Yields a function that adds a
     window's file, returns its metadata, and raises ValueError where it is no whole window.
     """
     waiting: list[pa.Table] = []
     size = 0  # of what waits, in bytes
-    with pq.ParquetWriter(out, SCHEMA, **settings(SCHEMA.names)) as file:
+    schema = schema_with(later)
+    with pq.ParquetWriter(out, schema, **settings(schema.names)) as file:
 
         def flush() -> None:
             nonlocal size
@@ -37,7 +39,7 @@ def joining_windows(
         def add(stream: IO[bytes]) -> WindowMetadata:
             nonlocal size
             metadata = read_window_metadata(stream)
-            table = _whole_window(stream, metadata)
+            table = _whole_window(stream, metadata, schema)
             waiting.append(table)
             size += table.nbytes
             if size >= ROW_GROUP:
@@ -62,7 +64,7 @@ def read_window_list(stream: IO[bytes]) -> bytes:
     return bytes(raw)
 
 
-def _whole_window(stream: IO[bytes], metadata: WindowMetadata) -> pa.Table:
+def _whole_window(stream: IO[bytes], metadata: WindowMetadata, schema: pa.Schema) -> pa.Table:
     try:
         with parquet(stream) as file:
             table = file.read(use_threads=False).replace_schema_metadata(None)
@@ -71,4 +73,4 @@ def _whole_window(stream: IO[bytes], metadata: WindowMetadata) -> pa.Table:
     indices = range(metadata.first_index, metadata.first_index + metadata.rows)
     if table["index"].to_pylist() != list(indices) or set(table["shard"].to_pylist()) - {metadata.shard}:
         raise ValueError(f"rows are not {metadata.first_index} onwards of {metadata.shard}")
-    return pa.concat_tables([SCHEMA.empty_table(), table], promote_options="default").cast(SCHEMA)
+    return pa.concat_tables([schema.empty_table(), table], promote_options="default").cast(schema)

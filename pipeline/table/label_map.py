@@ -24,8 +24,10 @@ def encode_label_map(label_map: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_label_map(data: bytes) -> np.ndarray:
-    """Decode a label map's PNG: int32 [H, W] with IGNORE = -1."""
+def decode_label_map(data: bytes | np.ndarray) -> np.ndarray:
+    """Decode a label map's PNG: int32 [H, W] with IGNORE = -1. A label map at another cut was never encoded."""
+    if isinstance(data, np.ndarray):
+        return data
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         pixels = np.asarray(image)
     ignore = 255 if pixels.dtype == np.uint8 else 65_535

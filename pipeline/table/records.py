@@ -4,15 +4,15 @@ Columns added later are nullable, so that old runs stay readable. `images` reads
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import documents
-from pipeline.records import OK, LabelRecord, Shard
-from pipeline.table.window_metadata import WindowMetadata, fields_of
+from pipeline.records import LATER, OK, LabelRecord, Shard
+from pipeline.table.window_metadata import WindowMetadata, columns_without_value, fields_of
 
 METADATA_KEY = b"diffseg"
 
@@ -64,8 +64,14 @@ def encode_window(records: Sequence[LabelRecord], metadata: WindowMetadata) -> b
         raise ValueError(f"window {metadata.window} of {metadata.shard}: indices are not consecutive: {indices[:5]}...")
     if {record.shard for record in records} != {metadata.shard}:
         raise ValueError(f"window {metadata.window} of {metadata.shard} holds rows of another shard")
-    columns = {field.name: [_cell(record, field.name) for record in records] for field in SCHEMA}
-    return _encode(pa.table(columns, schema=SCHEMA), {METADATA_KEY: documents.to_json(metadata)})
+    schema = schema_with(set(LATER) - columns_without_value(records))
+    columns = {field.name: [_cell(record, field.name) for record in records] for field in schema}
+    return _encode(pa.table(columns, schema=schema), {METADATA_KEY: documents.to_json(metadata)})
+
+
+def schema_with(later: Collection[str]) -> pa.Schema:
+    """The columns of 0.1.0 and those of LATER that are named."""
+    return pa.schema([*SCHEMA, *(pa.field(name, pa.binary()) for name in LATER if name in later)])
 
 
 def _cell(record: LabelRecord, name: str) -> Any:
@@ -82,11 +88,11 @@ def _encode(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
 
 def settings(columns: Sequence[str]) -> dict[str, Any]:
     """The options with which pyarrow writes these columns."""
-    plain = {"label_map"} & set(columns)  # PNG does not shrink further
+    plain = {"label_map", "leaf_map"} & set(columns)  # PNG does not shrink further
     return {
         "compression": {name: "none" if name in plain else "zstd" for name in columns},
         "use_dictionary": [name for name in ("shard", "status") if name in columns],
-        "write_statistics": [name for name in columns if name not in plain],
+        "write_statistics": [name for name in columns if name not in ("label_map", *LATER)],
     }
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffseg.types import Segment
-from pipeline.records import LabelRecord
+from pipeline.records import LATER, LabelRecord
 from pipeline.table.filter import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
 from pipeline.table.records import DAMAGE, metadata_of, parquet
 from pipeline.table.window_metadata import WindowMetadata
@@ -38,10 +38,10 @@ def read_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file of windows as dicts, in order.
 
-    columns: only these (None: all). first, rows: a range of rows (rows None: to the end). filter: only rows for which
-    it is true; a row group without any is skipped. window: the shard and number that the file must have. stored: rows
-    as they were committed; else the quality of single segments is null, as it is in rows committed now. Raises
-    ValueError where the file is damaged or of another window.
+    columns: only these (None: all of the file); those of LATER that it lacks are null. first, rows: a range of rows
+    (rows None: to the end). filter: only rows for which it is true; a row group without any is skipped. window: the
+    shard and number that the file must have. stored: rows as they were committed; else the quality of single segments
+    is null, as it is in rows committed now. Raises ValueError where the file is damaged or of another window.
     """
     try:
         with parquet(stream) as file:
@@ -65,6 +65,8 @@ def _rows(
     file: pq.ParquetFile, columns: list[str], first: int, last: int, filter: Condition | None, stored: bool
 ) -> Iterator[dict[str, Any]]:
     small = _to_read(columns_of(filter), stored) if filter else []
+    absent = dict.fromkeys(set(LATER) & set(columns) - set(file.schema_arrow.names))
+    columns = [name for name in columns if name not in absent]
     needed = _to_read({*columns, *small}, stored)
     wanted = _expression(filter) if filter else None
     at = 0
@@ -78,7 +80,8 @@ def _rows(
             table = _without_single_quality(pa.Table.from_batches([batch]), stored)
             taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
             begin += len(batch)
-            yield from (taken if wanted is None else _filtered(taken, wanted)).select(columns).to_pylist()
+            found = taken if wanted is None else _filtered(taken, wanted)
+            yield from (row | absent for row in found.select(columns).to_pylist())
             if begin >= last:
                 break
 

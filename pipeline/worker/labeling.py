@@ -13,6 +13,7 @@ from pipeline.logs.traces import told
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, legible
 from pipeline.table.label_map import encode_label_map
+from pipeline.table.trees import encode_tree, encode_vectors
 from pipeline.worker.device_errors import device_errors, release_memory
 
 logger = logging.getLogger(__name__)
@@ -62,16 +63,27 @@ class AdaptiveBatches:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row whose label map is encoded later, by another thread, so that the device need not wait."""
+    """A row whose labels are encoded later, by another thread, so that the device need not wait."""
 
-    record: LabelRecord  # without the label map
-    label_map: np.ndarray | None = None  # int [H, W]; None where there are no labels
+    record: LabelRecord  # without what is encoded
+    labels: Segmentation | None = None
 
     def encoded(self) -> LabelRecord:
         """The row as it is written."""
-        if self.label_map is None:
-            return self.record
-        return replace(self.record, label_map=encode_label_map(self.label_map))
+        return self.record if self.labels is None else with_labels(self.record, self.labels)
+
+
+def with_labels(record: LabelRecord, labels: Segmentation) -> LabelRecord:
+    """A row with the labels of its image, encoded."""
+    return replace(
+        record,
+        label_map=encode_label_map(labels.label_map),
+        segments=labels.segments,
+        quality=labels.quality,
+        leaf_map=None if labels.leaf_map is None else encode_label_map(labels.leaf_map),
+        tree=None if labels.tree is None else encode_tree(labels.tree),
+        vectors=None if labels.vectors is None else encode_vectors(labels.vectors),
+    )
 
 
 def label_batch(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSample]) -> list[Row]:
@@ -114,7 +126,7 @@ def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> Row:
         quality=result.quality,
         image_sha256=sample.sha256,
     )
-    return Row(record, result.label_map)
+    return Row(record, result)
 
 
 def _failure(sample: ImageSample, reason: str, text: str) -> SampleFailure:

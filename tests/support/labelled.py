@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from diffseg.config import ResolvedConfig
+from diffseg.cut import Cut, segmentation
 from diffseg.types import IGNORE, Segment
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
@@ -16,9 +18,12 @@ from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.table.label_map import encode_label_map
+from pipeline.worker.labeling import with_labels
+from tests.support.trees import a_tree, a_vector_each
 
 SIZE = (18, 24)  # height and width of photos; label maps have half of it
 WINDOW = 4
+CUT = Cut(height=0.4)
 SEGMENT = ResolvedConfig(thresholds=(1.1,), timestep=50, image_size=512, dtype="float32")
 
 
@@ -59,11 +64,13 @@ def make_run(
     beside: Mapping[str, bytes] | None = None,
     model: str = "fake",
     licence: str | None = None,
+    trees: Cut | None = None,
 ) -> Ledger:
     """A run of one shard for each list of keys, in windows of four.
 
     failed: statuses of rows without labels, by (shard, index). leave_out: windows of the last shard.
     beside: members of every sample, in place of the numbered photo.
+    trees: rows are those of `tree_record` at this cut.
     """
     for number, names in enumerate(keys):
         target = folder / "in" / f"s-{number}.tar"
@@ -71,11 +78,21 @@ def make_run(
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
     shards = pin([str(folder / "in" / "s-*.tar")])
-    made = Run.of(SEGMENT, "0", model=model, licence=licence, revision=None, window=WINDOW)
+    segment = replace(SEGMENT, tree=True, vectors=True, cut=CUT.height) if trees else SEGMENT
+    made = Run.of(segment, "0", model=model, licence=licence, revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
-        _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else ())
+        _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else (), trees)
     return Ledger.open(str(folder / "run"))
+
+
+def tree_record(key: str, shard: str, index: int, number: int, cut: Cut) -> LabelRecord:
+    """The row of a photo with `a_tree`."""
+    leaf_map, tree = a_tree(number, label_map(0).shape)
+    found = segmentation(leaf_map, tree, cut.of(tree))
+    vectors = a_vector_each(number, len(tree.leaves))
+    row = LabelRecord(key, shard, index, OK, None, SIZE[1], SIZE[0], image_sha256="0" * 64)
+    return with_labels(row, replace(found, leaf_map=leaf_map, tree=tree, vectors=vectors))
 
 
 def _commit(
@@ -86,10 +103,13 @@ def _commit(
     failed: Mapping[tuple[int, int], str],
     labels: Callable[[int], np.ndarray],
     leave_out: tuple[int, ...],
+    trees: Cut | None = None,
 ) -> None:
     rows = [
         LabelRecord(key, shard.id, index, failed[number, index], "for a reason")
         if (number, index) in failed
+        else tree_record(key, shard.id, index, 100 * number + index, trees)
+        if trees
         else record(key, shard.id, index, labels(100 * number + index))
         for index, key in enumerate(keys)
     ]

@@ -1,0 +1,36 @@
+"""Rows at another cut than the one that was stored: their labels are made anew from leaf map and tree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffseg.cut import Cut, segmentation
+from pipeline.table.label_map import decode_label_map
+from pipeline.table.trees import decode_tree
+from pipeline.table.window_metadata import as_stored, fields_of
+
+OF_CUT = ("label_map", "num_segments", "segments", "quality")  # columns that another cut changes
+_NEEDED = ("leaf_map", "tree")
+
+
+def uncut(columns: Sequence[str] | None) -> Sequence[str] | None:
+    """The columns to read for these ones at any cut."""
+    if columns is None or not set(columns) & set(OF_CUT):
+        return columns
+    return [*(name for name in columns if name not in OF_CUT), *_NEEDED]
+
+
+def at_cut(row: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
+    """A row of `uncut` columns with its labels at a cut; the label map is no PNG but an array.
+
+    Raises ValueError, or what Pillow does, for what is no leaf map or tree.
+    """
+    made = {name: value for name, value in row.items() if name not in _NEEDED}
+    if not set(_NEEDED) <= row.keys():
+        return made
+    if row["leaf_map"] is None or row["tree"] is None:
+        return made | dict.fromkeys(OF_CUT)
+    tree = decode_tree(row["tree"])
+    found = segmentation(decode_label_map(row["leaf_map"]), tree, cut.of(tree))
+    segments = [fields_of(segment) | {"score": as_stored(segment.score)} for segment in found.segments]
+    values = (found.label_map, len(segments), segments, as_stored(found.quality))
+    return made | dict(zip(OF_CUT, values, strict=True))

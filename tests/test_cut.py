@@ -1,0 +1,62 @@
+"""Label maps at any cut, against cutting by hand."""
+
+import numpy as np
+import pytest
+
+from diffseg.cut import Cut, segmentation
+from diffseg.tree import FEATURES
+from diffseg.types import IGNORE
+from tests.support.trees import a_tree
+
+
+def by_hand(leaf_map, tree, cut):
+    """Segments merged pixel by pixel."""
+    label_map = leaf_map.copy()
+    for number, (left, right, height) in enumerate(tree.merges[["left", "right", "height"]].tolist()):
+        enough = height > cut.height if cut.segments is None else len(tree.leaves) - number <= cut.segments
+        if enough:
+            break
+        label_map[(label_map == left) | (label_map == right)] = len(tree.leaves) + number
+    ids = [id_ for id_ in np.unique(label_map) if id_ != IGNORE]
+    first = {id_: leaf_map[label_map == id_].min() for id_ in ids}
+    ids.sort(key=first.__getitem__)
+    found = np.full_like(leaf_map, IGNORE)
+    for new, old in enumerate(ids):
+        found[label_map == old] = new
+    return found, ids
+
+
+@pytest.mark.parametrize(
+    "cut", [*(Cut(height=h) for h in (0.0, 0.2, 0.5, 9.0)), *(Cut(segments=n) for n in (1, 3, 99))]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cut_is_what_merging_by_hand_gives(cut, seed):
+    leaf_map, tree = a_tree(seed)
+    leaf_map[0, :3] = IGNORE
+    found = segmentation(leaf_map, tree, cut.of(tree))
+    label_map, nodes = by_hand(leaf_map, tree, cut)
+    assert (found.label_map == label_map).all()
+    features = [*tree.leaves.tolist(), *zip(*(tree.merges[name].tolist() for name in FEATURES), strict=True)]
+    for segment, node in zip(found.segments, nodes, strict=True):
+        y, x = np.nonzero(label_map == segment.id)
+        box = (x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1)
+        margin, _, _, stability = features[node]
+        assert (segment.area, segment.box) == (len(x), box)
+        assert segment.score == pytest.approx(margin * stability / 255**2)
+    weighed = sum(each.score * each.area for each in found.segments) / (label_map >= 0).sum()
+    assert found.quality == (None if len(found.segments) == 1 else pytest.approx(weighed))
+
+
+def test_a_tree_of_other_leaves_is_refused():
+    leaf_map, tree = a_tree(0)
+    for other in (np.where(leaf_map == 1, 0, leaf_map), np.where(leaf_map == 0, len(tree.leaves), leaf_map)):
+        with pytest.raises(ValueError, match="leaves of its tree"):
+            segmentation(other, tree, Cut(segments=2).of(tree))
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"height": 1.0, "segments": 2}, {"height": -1.0}, {"height": np.nan}, {"segments": 0}]
+)
+def test_what_is_no_cut_is_refused(given):
+    with pytest.raises(ValueError, match="a cut"):
+        Cut(**given)
