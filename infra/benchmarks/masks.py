@@ -30,7 +30,9 @@ from diffseg.models.load import load
 
 HUMANS = "humans"
 MEASURES = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F"}
-VARIANTS: dict[str, SegmentConfig] = {"greedy": SegmentConfig()}  # as published, in mode `fast`
+VARIANTS = {  # settings of a model, by what a method says after its colon
+    "greedy": SegmentConfig(tree=False, vectors=False),  # labels as of 0.1.0
+}
 KEPT = ("photos",)  # sets whose passes are kept: 10 MB a photo
 
 LabelMap = np.ndarray

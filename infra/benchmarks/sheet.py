@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--photos")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--method", action="append", default=[])
+    parser.add_argument("--width", type=int, default=1200, help="of the picture, pixels")
     parser.add_argument("--passes", type=Path, help="folder of passes that masks.py kept")
     given = parser.parse_args()
     shown = samples("photos", given.photos) if given.photos else demo()
@@ -52,7 +53,8 @@ def main() -> None:
         rows = [sample.image, *(overlay(sample.image, each[i]) for each in maps)]
         for row, pixels in enumerate(rows):
             sheet.paste(tile(pixels), (left, top + row * height))
-    sheet.save(given.output, quality=80)
+    size = (given.width, round(sheet.height * given.width / sheet.width))
+    sheet.resize(size, Image.Resampling.LANCZOS).save(given.output, quality=70)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("infra/docs/*.md", "infra/docs/*.svg", "infra/benchmarks/*.md")
+PAGES = ("infra/docs/*.md", "infra/docs/*.svg", "infra/benchmarks/*.md", "infra/benchmarks/masks.jpg")
 ELSEWHERE = {"infra/README.md": "cluster.md", "diffseg/tiny/README.md": "tiny.md"}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 
