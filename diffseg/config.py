@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
 # by mode; raised only when this code gives other labels for equal configuration and weights
-LABELS_VERSION: Mapping[str, int] = {"paper": 1, "fast": 1}
+LABELS_VERSION: Mapping[str, int] = {"paper": 1, "fast": 1, "quality": 1}
 VERSIONS = range(1, 1000)  # tried for a fingerprint; it may be of a newer version than this code's
 
 # Fields of 0.1.0. Every later field says in its metadata which value labels as 0.1.0 did: {AS_BEFORE: value}
@@ -24,7 +24,10 @@ AS_BEFORE = "as before"
 LEAVES = 64  # of a tree, unless a user says otherwise
 ANCHORS = 16  # a side, as published
 
-Mode = Literal["paper", "fast"]
+MOST_CLUSTERS = 256
+QUALITY_TIMESTEP = 50  # of UNets, published for segments by a normalised cut (DiffCut, arXiv 2406.02842)
+
+Mode = Literal["paper", "fast", "quality"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -70,7 +73,9 @@ class SegmentConfig:
     Raises ValueError on construction for values that no model could use.
     """
 
-    mode: Mode = "fast"  # "paper": as published, from the centre square; "fast": from the whole image, cleaned up
+    # "paper": as published, from the centre square; "fast": from the whole image, cleaned up; "quality": so too, but
+    # the cells are split by the spectrum of their features, not merged by their attention
+    mode: Mode = "fast"
     thresholds: tuple[float, ...] | None = None  # symmetric KL in nats, one an iteration
     anchors_per_side: int = ANCHORS
     refine: bool = False  # K-means on the attention maps, started from the proposals
@@ -85,10 +90,15 @@ class SegmentConfig:
     leaves: int = field(default=LEAVES, metadata={AS_BEFORE: LEAVES})  # of the tree, at most
     cut: float | None = field(default=None, metadata={AS_BEFORE: None})  # height in nats
     vectors: bool | None = field(default=None, metadata={AS_BEFORE: False})  # of its leaves; None: if there is a tree
+    clusters: int | None = field(default=None, metadata={AS_BEFORE: None})  # "quality": segments; None: an image's own
 
     def __post_init__(self) -> None:
-        if self.mode not in ("paper", "fast"):
-            raise ValueError(f"mode must be 'paper' or 'fast', got {self.mode!r}")
+        if self.mode not in LABELS_VERSION:
+            raise ValueError(f"mode must be 'paper', 'fast' or 'quality', got {self.mode!r}")
+        if self.clusters is not None and (self.mode != "quality" or not 2 <= self.clusters <= MOST_CLUSTERS):
+            raise ValueError(f"clusters are 2..{MOST_CLUSTERS} segments of mode 'quality', got {self.clusters}")
+        if self.mode == "quality" and self.refine:
+            raise ValueError("refine belongs to merging, which mode 'quality' does not do")
         if self.thresholds is not None:
             if len(self.thresholds) == 0:
                 raise ValueError("thresholds must name at least one iteration, got ()")
@@ -122,12 +132,15 @@ class SegmentConfig:
         if self.timestep is not None and model.timestep is None:
             raise ValueError(f"{getattr(model, 'name', 'this model')} has no timestep, got {self.timestep}")
         tree = self._asks_for_tree()
+        if self.mode == "quality" and self.thresholds is not None:
+            raise ValueError("thresholds belong to merging: mode 'quality' takes clusters")
+        own_time = QUALITY_TIMESTEP if self.mode == "quality" and model.timestep is not None else model.timestep
         asked = {each.name: getattr(self, each.name) for each in fields(self)}
         return ResolvedConfig(
             **{
                 **asked,
                 "thresholds": self.thresholds or model.thresholds,
-                "timestep": model.timestep if self.timestep is None else self.timestep,
+                "timestep": own_time if self.timestep is None else self.timestep,
                 "image_size": self.image_size or model.image_size,
                 "unit": model.unit,
                 "dtype": self.dtype or ("float32" if self.mode == "paper" else model.dtype),
@@ -141,7 +154,11 @@ class SegmentConfig:
         settings = {"tree": self.tree, "cut": self.cut is not None, "leaves": self.leaves != LEAVES}
         settings |= {"vectors": self.vectors}
         asked = ", ".join(name for name, given in settings.items() if given)
-        greedy = {"mode": self.mode == "paper", "thresholds": self.thresholds is not None, "refine": self.refine}
+        greedy = {
+            f"mode {self.mode!r}": self.mode != "fast",
+            "thresholds": self.thresholds is not None,
+            "refine": self.refine,
+        }
         greedy |= {"anchors_per_side": self.anchors_per_side != ANCHORS}
         reason = next((name for name, given in greedy.items() if given), "tree = false" if self.tree is False else None)
         if reason and asked:

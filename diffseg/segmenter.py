@@ -21,6 +21,7 @@ from diffseg.labels.score import score
 from diffseg.method.aggregate import aggregate
 from diffseg.method.geometry import Frame, frame, to_model
 from diffseg.method.merge import Proposals, merge
+from diffseg.method.normalised_cut import normalised_cut
 from diffseg.method.refine import refine
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.attention import AttentionMaps
@@ -43,8 +44,8 @@ class Model(Protocol):
     def device(self) -> torch.device:
         """The device of attention and labels."""
 
-    def attend(self, pixels: Float[Tensor, "B 3 H W"]) -> AttentionMaps:
-        """One forward pass; pixels in [-1, 1]."""
+    def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
+        """One forward pass; pixels in [-1, 1]. features: with the vector of every cell, for mode `quality`."""
 
     def batch_size(self) -> int:
         """Images that fit into one forward pass."""
@@ -106,7 +107,8 @@ class DiffSeg:
         results: list[dict[int, Segmentation]] = [{} for _ in configs]
         refused: list[int] = []
         for batch in self._batches(frames):
-            maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in batch]))
+            wanted = {"features": True} if self.config.mode == "quality" else {}
+            maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in batch]), **wanted)
             for positions, part in _parts(maps):
                 images_of_part = [batch[i] for i in positions]
                 planned = [frames[i] for i in images_of_part]
@@ -137,9 +139,10 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: ResolvedConfig) 
     Raises AttentionError naming the images whose attention is no distribution.
     """
     proposals = propose(maps, config)
-    label_maps = [_in_frame(_of_image(proposals, i, maps.grid), each) for i, each in enumerate(frames)]
+    grid = (maps.features_grid if config.mode == "quality" else None) or maps.grid
+    label_maps = [_in_frame(_of_image(proposals, i, grid), each) for i, each in enumerate(frames)]
     rle, segments = tidy(label_maps, config)
-    scores = score(segments, rle, proposals, maps.grid, [each.window for each in frames])
+    scores = score(segments, rle, proposals, grid, [each.window for each in frames])
     return segmentations(rle, segments, scores)
 
 
@@ -211,7 +214,14 @@ def segment_attention(
 
 
 def propose(maps: AttentionMaps, config: ResolvedConfig) -> Proposals:
-    """Aggregate, merge, and refine where asked for."""
+    """Aggregate, merge, and refine where asked for; in mode `quality` split by the features instead.
+
+    Raises ValueError for that mode where the model gives no features.
+    """
+    if config.mode == "quality":
+        if maps.features is None:
+            raise ValueError("mode 'quality' needs the features of cells, not their attention alone")
+        return normalised_cut(maps.features, config.clusters)
     attention = aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
     with tensor_cores(allowed=config.dtype != "float32"):
         proposals = merge(attention, config.thresholds, config.anchors_per_side)
@@ -238,7 +248,9 @@ def _parts(maps: AttentionMaps) -> Iterator[tuple[range, AttentionMaps]]:
     step = 1 if maps.levels[0].device.type == "cpu" else max(1, images)
     for first in range(0, images, step):
         positions = range(first, min(first + step, images))
-        yield positions, replace(maps, levels=tuple(level[positions.start : positions.stop] for level in maps.levels))
+        taken = slice(positions.start, positions.stop)
+        features = None if maps.features is None else maps.features[taken]
+        yield positions, replace(maps, levels=tuple(level[taken] for level in maps.levels), features=features)
 
 
 def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[Tensor, "P h w"]:

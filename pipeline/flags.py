@@ -24,6 +24,7 @@ LABEL = {  # settings that runs are compared by; "": set by no flag, such as the
     "leaves": "--leaves",
     "cut": "--cut",
     "vectors": "--vectors",
+    "clusters": "--clusters",
     "model": "--model",
     "window": "--window",
     "image_key": "--image-key",

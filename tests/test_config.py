@@ -12,6 +12,7 @@ from diffseg.config import (
     AS_BEFORE,
     FIRST_FIELDS,
     LABELS_VERSION,
+    QUALITY_TIMESTEP,
     Dtype,
     ResolvedConfig,
     SegmentConfig,
@@ -72,7 +73,10 @@ def test_resolving_fills_in_what_the_model_decides_and_nothing_else():
 def test_a_resolved_configuration_stays_as_it_is_whatever_the_model():
     resolved = SegmentConfig(mode="paper").resolve(Model())
     assert resolved.resolve(Model(thresholds=(9.0,), timestep=9, image_size=512)) is resolved
-    assert [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None] == ["cut"]
+    assert [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None] == [
+        "cut",
+        "clusters",
+    ]
     with pytest.raises(TypeError, match="timestep"):
         ResolvedConfig(thresholds=(1.0,), image_size=512, dtype="float32")  # type: ignore[call-arg]  # as is tested
 
@@ -135,10 +139,15 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "leaves": 128,
         "cut": 0.7,
         "vectors": True,
+        "clusters": 8,
     }
+    needs: dict[str, Any] = {"clusters": {"mode": "quality"}}
     assert other.keys() == {field.name for field in dataclasses.fields(SegmentConfig)}
     assert other.keys() >= FIRST_FIELDS
-    prints = {fingerprint(dataclasses.replace(config, **{name: value}), "w") for name, value in other.items()}
+    prints = {
+        fingerprint(dataclasses.replace(config, **{name: value}, **needs.get(name, {})), "w")
+        for name, value in other.items()
+    }
     prints |= {fingerprint(config, "w"), fingerprint(config, "another model")}
     assert len(prints) == len(other) + 2
 
@@ -261,3 +270,25 @@ def test_a_mistake_in_the_file_is_one_line_that_says_what_is_possible(tmp_path, 
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
         read_config(tmp_path / "none.toml", {}, {})
+
+
+def test_quality_mode_takes_the_published_time_where_a_model_knows_one():
+    assert SegmentConfig(mode="quality").resolve(Model()).timestep == QUALITY_TIMESTEP
+    assert SegmentConfig(mode="quality", timestep=7).resolve(Model()).timestep == 7
+    assert SegmentConfig(mode="quality").resolve(Model(timestep=None)).timestep is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"clusters": 8}, "clusters are 2..256 segments of mode 'quality'"),
+        ({"mode": "quality", "clusters": 1}, "clusters are 2..256 segments of mode 'quality', got 1"),
+        ({"mode": "quality", "clusters": 257}, "clusters are 2..256"),
+        ({"mode": "quality", "refine": True}, "refine belongs to merging"),
+        ({"mode": "quality", "thresholds": (0.3,)}, "thresholds belong to merging: mode 'quality' takes clusters"),
+        ({"mode": "quality", "tree": True}, "tree: of a tree, but mode 'quality' means none"),
+    ],
+)
+def test_settings_of_another_mode_are_refused(asked, line):
+    with pytest.raises(ValueError, match=line):
+        SegmentConfig(**asked).resolve(Model())

@@ -170,15 +170,19 @@ class Colours:
     def batch_size(self):
         return 4
 
-    def attend(self, pixels):
+    def attend(self, pixels, *, features=False):
         self.passes.append(len(pixels))
         height, width = pixels.shape[2] // 4, pixels.shape[3] // 4
         levels = []
         for k in (1, 2, 4):
             cells = torch.nn.functional.adaptive_avg_pool2d(pixels, (height // k, width // k)).flatten(2).mT
             levels.append(torch.softmax(-4 * torch.cdist(cells, cells), -1))
-        levels[0][pixels.amax((1, 2, 3)) == -1] = float("nan")  # black makes no sense to it
-        return AttentionMaps(tuple(levels), (height, width))
+        black = pixels.amax((1, 2, 3)) == -1
+        levels[0][black] = float("nan")  # black makes no sense to it
+        colours = torch.nn.functional.adaptive_avg_pool2d(pixels, (height // 2, width // 2)).flatten(2).mT.clone()
+        colours[black] = float("nan")
+        vectors = (colours, (height // 2, width // 2)) if features else (None, None)
+        return AttentionMaps(tuple(levels), (height, width), *vectors)
 
 
 def halves(height, width):
@@ -340,6 +344,23 @@ def test_pil_images_of_any_mode_are_taken_as_colour():
     expected = DiffSeg(Colours()).segment([image.convert("RGBA"), image.convert("P"), image])
 
     assert all(np.array_equal(each.label_map, expected[2].label_map) for each in expected)
+
+
+def test_quality_mode_splits_by_features_and_names_images_without_any():
+    segmenter = DiffSeg(Colours("quality"))
+    results = segmenter.segment([halves(40, 60), halves(64, 64)])
+    assert [len(result.segments) for result in results] == [2, 2]
+    assert np.array_equal(
+        results[1].label_map == results[1].label_map[0, 0], np.repeat([[True] * 32 + [False] * 32], 64, 0)
+    )
+    with pytest.raises(AttentionError) as caught:
+        segmenter.segment([halves(40, 60), np.zeros((40, 60, 3), np.uint8)])
+    assert caught.value.images == (1,)
+
+
+def test_attention_alone_has_no_quality_mode():
+    with pytest.raises(ValueError, match="mode 'quality' needs the features of cells"):
+        segment_attention([np.full((16, 16), 1 / 16)], SegmentConfig(mode="quality"), (8, 8))
 
 
 def test_no_images_give_no_results():

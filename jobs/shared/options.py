@@ -22,7 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with [segment] and [run]; flags override it.")
 ]
-Mode = Annotated[str | None, typer.Option("--mode", help="fast (default) or paper, exactly as published.")]
+Mode = Annotated[
+    str | None, typer.Option("--mode", help="fast (default), quality (by features), or paper, exactly as published.")
+]
 Thresholds = Annotated[
     list[str] | None,
     typer.Option("--threshold", help="Nats: 0.4, or a schedule, one an iteration: 0.7,0.9,1.1. Default: the model's."),
@@ -33,6 +35,9 @@ OutputSize = Annotated[
     str | None, typer.Option("--output-size", help="Longer side of label maps in pixels, or 'source'. Default: 1024.")
 ]
 Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-means after merging.")]
+Clusters = Annotated[
+    int | None, typer.Option("--clusters", help="Segments an image, in mode quality. Default: each image's own number.")
+]
 MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
 Tree = Annotated[bool | None, typer.Option("--tree/--no-tree", help="One hierarchy of segments an image.")]
 Leaves = Annotated[int | None, typer.Option("--leaves", help="Of a tree, at most: 2..256. Default: 64.")]
@@ -69,6 +74,7 @@ class SegmentOptions:
     image_size: ImageSize = None
     output_size: OutputSize = None
     refine: Refine = None
+    clusters: Clusters = None
     min_area: MinArea = None
     tree: Tree = None
     leaves: Leaves = None

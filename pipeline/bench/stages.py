@@ -6,7 +6,7 @@ Letters: B images a batch, n cells of a level, N cells of the finest one.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +72,10 @@ class Structured:
         self._backend, self._maps = backend, maps
         self.config, self.device, self.batch_size = backend.config, backend.device, backend.batch_size
 
-    def attend(self, pixels: torch.Tensor) -> AttentionMaps:
+    def attend(self, pixels: torch.Tensor, *, features: bool = False) -> AttentionMaps:
         """The prepared maps, after a real pass."""
-        self._backend.attend(pixels)
-        return self._maps
+        given = self._backend.attend(pixels, features=features)
+        return replace(self._maps, features=given.features, features_grid=given.features_grid)
 
 
 @torch.inference_mode()

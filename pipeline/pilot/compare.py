@@ -74,10 +74,10 @@ class Timed:
         """The model's own."""
         return self._model.batch_size()
 
-    def attend(self, pixels: Float[torch.Tensor, "B 3 H W"]) -> AttentionMaps:
+    def attend(self, pixels: Float[torch.Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
         """One forward pass."""
         began = perf_counter()
-        maps = self._model.attend(pixels)
+        maps = self._model.attend(pixels, features=features)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds += perf_counter() - began

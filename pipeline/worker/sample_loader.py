@@ -98,6 +98,6 @@ def pixels_wanted(config: ResolvedConfig) -> int | None:
     That is the side of label maps, or twice the side of the square that the model sees where this is more: no aspect
     makes the model see a longer side.
     """
-    if config.mode != "fast" or config.output_size == "source":
+    if config.mode == "paper" or config.output_size == "source":
         return None
     return max(config.output_size, 2 * config.image_size)

@@ -38,7 +38,7 @@ class Waking(Colours):
 
     now = 0.0
 
-    def attend(self, pixels):
+    def attend(self, pixels, *, features=False):
         self.now += 0.5 if self.passes else 10.0
         return super().attend(pixels)
 

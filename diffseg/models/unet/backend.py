@@ -24,6 +24,8 @@ from diffseg.models.unet.recognise import recognise_unet
 from diffseg.types import Float
 
 ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
+BETAS, STEPS = (0.00085, 0.012), 1000  # of the noise at training
+NOISE_SEED = 42  # as published
 MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
 
 
@@ -90,6 +92,8 @@ class Backend:
         """
         cells_of(pixels, self.spec.unit)
         latents = self.latents(pixels)
+        if self.config.mode == "quality":
+            latents = self.noised(latents)
         with capture_attention(self.unet, features) as store:
             self.unet(latents, self.config.timestep, **self.conditions(pixels))
         return store.maps((latents.shape[2], latents.shape[3]))
@@ -103,6 +107,17 @@ class Backend:
             mean, std = latents.new_tensor([self.spec.vae_mean, self.spec.vae_std])[..., None, None]
             latents = (latents - mean) / std
         return (latents * self.spec.vae_scaling).to(dtype)
+
+    def noised(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        """Latents at the configured time, with one seeded noise for all images (DiffCut, arXiv 2406.02842, section 4).
+
+        The schedule is that which every Stable Diffusion was trained with: "scaled linear", a thousand steps.
+        """
+        betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, STEPS, dtype=torch.float64).square()
+        kept = (1 - betas).cumprod(0)[self.config.timestep].item()
+        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(NOISE_SEED))
+        noised: Tensor = kept**0.5 * latents + (1 - kept) ** 0.5 * noise.to(latents)
+        return noised
 
     def conditions(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Any]:
         """The UNet's arguments beside latent and time: the empty prompt, and for SDXL the image sizes."""

@@ -58,6 +58,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "paper": {"mode": "paper"},
     "refine": {"refine": True},
     "split": {"split_components": True},
+    "quality": {"mode": "quality"},
 }
 SIDE = 128  # pixels, of what the model sees: a case takes a second
 SIZES = ((96, 128), (96, 128))  # of photos; they share a pass, and the reference image, a square, has its own
@@ -76,6 +77,8 @@ def cases():
             chosen = p == 0 or c == p % len(CONFIGS)
         else:
             chosen = p in {2 * m % 6, 0 if m < 3 else None} and c == (p + m) % len(CONFIGS)
+        if config == "quality" and model != "tiny" and p:
+            continue  # the features of random weights differ by little more than half precision rounds away
         case = model, *precision, config
         yield pytest.param(*case, marks=[] if chosen else [pytest.mark.slow], id="-".join(case))
 
@@ -149,7 +152,7 @@ def agreement(found, expected):
 def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path, model, dtype, kernel, config):
     unit = VITS[model].patch if model in VITS else 64
     settings: dict[str, Any] = {"image_size": SIDE // unit * unit, **CONFIGS[config]}
-    if model != "tiny" and dtype == "float32":
+    if model != "tiny" and dtype == "float32" and config != "quality":
         settings["thresholds"] = (CLOSE,) * 3
     # float16 is no faster on a processor, but slower
     exact: Any = "float32" if dtype == "float16" else dtype
@@ -180,9 +183,9 @@ def passes(monkeypatch):
     faults: dict[int, Callable[[torch.Tensor], object]] = {}
     attend, number = Backend.attend, count()
 
-    def faulty(backend, pixels):
+    def faulty(backend, pixels, **asked):
         faults.get(next(number), lambda pixels: None)(pixels)
-        return attend(backend, pixels)
+        return attend(backend, pixels, **asked)
 
     monkeypatch.setattr(Backend, "attend", faulty)
     return faults
