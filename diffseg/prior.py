@@ -19,7 +19,7 @@ def geometry(areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray, "S 4"]) -> Flo
     """
     areas = np.asarray(areas, float)
     corners = np.hstack([boxes[:, :2], -boxes[:, :2] - boxes[:, 2:]])
-    contact = (corners == corners.min(axis=0, initial=0)).mean(axis=1) if len(boxes) else areas
+    contact = (corners == corners.min(axis=0, initial=np.iinfo(corners.dtype).max)).mean(axis=1)
     longer = boxes[:, 2:].max(axis=1, initial=1).astype(float)
     return np.stack([np.log(areas / max(1.0, areas.sum())), np.log(longer**2 / areas), contact], axis=1)
 

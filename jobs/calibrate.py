@@ -23,6 +23,8 @@ def calibrate(
     listed: Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")] = None,
     truth_key: Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")] = None,
     ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
+    cut: options.ReadCut = None,
+    segments: options.ReadSegments = None,
     extend: Annotated[
         bool, typer.Option("--extend", help="No new fit: take in the windows that the table does not have.")
     ] = False,
@@ -38,8 +40,11 @@ def calibrate(
     if extend == (truth is not None):
         raise ConfigError("--truth fits, --extend takes in new windows by an earlier fit: name one of them")
     rules = protocol_named(protocol, None, tuple(ignore or ()))
-    ledger = Ledger.open(url)
+    at = options.cut_of(cut, segments)
+    ledger = Ledger.open(url, cut=at)
     if truth is None:
+        if at:
+            raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
         done = calibration.extend(ledger, name)
     else:
         samples = open_truth(truth, rules, member=truth_key, listed=listed)

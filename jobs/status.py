@@ -25,19 +25,20 @@ def status(
     ] = False,
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
+    calibration: options.ReadCalibration = None,
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
+    from pipeline.derived.calibrated import open_run
     from pipeline.derived.note import overview
     from pipeline.errors import ConfigError
     from pipeline.gallery.statistics import detail as detail_of
-    from pipeline.run.ledger import Ledger
     from pipeline.run.status import failures, status
 
     at = options.cut_of(cut, segments)
-    if at and not detail:
-        raise ConfigError("--cut and --segments belong to --detail")
-    ledger = Ledger.open(url, cut=at)
+    if (at or calibration) and not detail:
+        raise ConfigError("--cut, --segments and --calibration belong to --detail")
+    ledger = open_run(url, at, calibration)
     seen = status(ledger)
     more = detail_of(ledger) if detail else None
     failed_work = failures(ledger) if detail else Counter()

@@ -42,6 +42,7 @@ EXPORT = {  # settings that exports are compared by
     "min_score": "--min-score",
     "limit": "--limit",
     "split": "--split",
+    "calibration": "--calibration",
     "cut": "--cut",
     "segments": "--segments",
     "run": "",

@@ -61,6 +61,12 @@ ReadCut = Annotated[
 ReadSegments = Annotated[
     int | None, typer.Option("--segments", help="Of a run with trees: the cut that has so many segments an image.")
 ]
+ReadCalibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration", help="Scores are the IoU that a table of `calibrate` predicts: NAME or NAME/REVISION."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,17 @@ from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
-from pipeline.table.cuts import OF_CUT
-from pipeline.table.filter import COLUMNS, Column, Comparison, Condition, Constant, Some, columns_of, parse_filter
+from pipeline.table.filter import (
+    COLUMNS,
+    PREDICTED,
+    Column,
+    Comparison,
+    Condition,
+    Constant,
+    Some,
+    columns_of,
+    parse_filter,
+)
 
 TRAIN, VAL = "train", "val"
 NOT_ASKED = "not asked for"
@@ -46,13 +55,17 @@ class Selection:
             return None
         return Some((Comparison("!=", Column("status"), Constant(OK)), parse_filter(self.where)))
 
-    def check(self, ledger: Ledger) -> None:
-        """Raises ConfigError where the filter reads columns that are stored of another cut than the ledger's."""
-        if ledger.cut and (stored := columns_of(self.condition) & set(OF_CUT) if self.condition else None):
-            raise ConfigError(
-                f"--where reads {', '.join(sorted(stored))} as labelled, not at another cut: leave out either that or "
-                "--cut and --segments"
-            )
+    def check(self, ledger: Ledger, *, drawn: bool = False) -> None:
+        """Raises ConfigError where the filter reads what is not known of the ledger's rows.
+
+        drawn: their cuts are drawn at random.
+        """
+        read = columns_of(self.condition) if self.condition else set()
+        if PREDICTED in read and not ledger.calibration:
+            raise ConfigError(f"--where reads {PREDICTED}, which only a derived table has: name it with --calibration")
+        if drawn and (read & ledger.remade or ledger.calibration):
+            what = "a calibration is" if ledger.calibration else f"{', '.join(sorted(read & ledger.remade))}: they are"
+            raise ConfigError(f"{what} of one cut, and cut=(low, high) draws others: leave out one of them")
 
     def side(self, key: str) -> str:
         """`train` or `val`, by the key alone: stable over runs, exports and machines."""

@@ -1,12 +1,15 @@
 """The one reader of derived tables: their values joined onto rows as these are read."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from pipeline.derived.note import FOLDER, Part, Source, read_note
+from pipeline.derived.note import FOLDER, Source, read_note
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 from pipeline.table.values import read_values
+
+KEPT = 4  # windows whose values are in memory: about 5 MB each where images have 16 segments
 
 
 class DerivedTable:
@@ -27,7 +30,7 @@ class DerivedTable:
         sources, current = self.note.sources, [Source.of(window) for window in ledger.windows()]
         self.windows = len(current)
         self._places = {(one.shard, one.window): sources[one] for one in current if one in sources}
-        self._opened: tuple[tuple[str, int], dict[tuple[int, int], dict[str, Any]]] = (("", -1), {})
+        self._values = lru_cache(KEPT)(self._read)
 
     def __str__(self) -> str:
         return f"{self.ledger}/{FOLDER}/{self.name}/{self.revision}"
@@ -41,25 +44,26 @@ class DerivedTable:
         return f"{self} was made from {made:,} of {self.windows:,} windows: run `{command} --extend`"
 
     def join(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Rows with `shard`, `index` and `segments`, each segment with the columns of this table too.
-
-        None where the table has no value. Memory holds the values of one window. Raises ConfigError where a part is
-        missing or damaged.
-        """
-        nothing = dict.fromkeys(self.columns)
+        """Rows with `shard`, `index` and `segments`, each segment with the columns of this table too; see `of`."""
         for row in rows:
-            values = self._values(row["shard"], row["index"] // self.ledger.run.window)
-            for segment in row["segments"] or ():
-                segment.update(values.get((row["index"], segment["id"]), nothing))
-            yield row
+            values = self.of(row)
+            yield {**row, "segments": row["segments"] and [s | v for s, v in zip(row["segments"], values, strict=True)]}
 
-    def _values(self, shard: str, window: int) -> dict[tuple[int, int], dict[str, Any]]:
-        place = (shard, window)
-        if self._opened[0] != place:
-            self._opened = (place, self._read(shard, *self._places[place]) if place in self._places else {})
-        return self._opened[1]
+    def of(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The columns of this table for each segment of a row, in order; None where the table has no value.
 
-    def _read(self, shard: str, part: Part, group: int) -> dict[tuple[int, int], dict[str, Any]]:
+        Memory holds the values of KEPT windows. Raises ConfigError where a part is missing or damaged.
+        """
+        if not row["segments"]:
+            return []
+        values = self._values(row["shard"], row["index"] // self.ledger.run.window)
+        nothing = dict.fromkeys(self.columns)
+        return [values.get((row["index"], segment["id"]), nothing) for segment in row["segments"]]
+
+    def _read(self, shard: str, window: int) -> dict[tuple[int, int], dict[str, Any]]:
+        if (shard, window) not in self._places:
+            return {}
+        part, group = self._places[shard, window]
         path = f"{FOLDER}/{self.name}/{part.name}"
         try:
             with self.ledger.store.reader(path) as stream:
@@ -67,4 +71,4 @@ class DerivedTable:
         except (FileNotFoundError, ValueError) as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else str(error)
             again = self.note.command
-            raise ConfigError(f"{self.ledger}/{path}: {why}; run `{again}` for a new revision") from error
+            raise ConfigError(f"{self.ledger}/{path}: {why}; make the table again (`{again}`)") from error

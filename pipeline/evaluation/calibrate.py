@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffseg.cut import Cut
 from diffseg.evaluation.calibration import MATCHED, Calibration, auroc, best_ious, calibration_error, fit, out_of_fold
 from diffseg.prior import GEOMETRY, geometry
 from diffseg.types import Float
@@ -24,8 +25,8 @@ from pipeline.evaluation.score import RUN, LeftOut, Prediction, Work, decode_tru
 from pipeline.evaluation.truth import Truth, TruthSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table.filter import PREDICTED
 
-COLUMN = "predicted_iou"
 FEATURES = ("logit of the score", *GEOMETRY)
 EDGE = 1e-3  # of scores: their logit is taken between this and one less this
 
@@ -80,7 +81,8 @@ def calibrate(ledger: Ledger, truth: Truth, protocol: Protocol, name: str, comma
     given, wanted, owners = np.concatenate(columns), np.concatenate(ious), np.concatenate(images)
     fitted, predicted = fit(given, wanted), out_of_fold(given, wanted, owners)
     fields = {"features": FEATURES, **asdict(fitted), "images": len(images), "truth_sha256": digest.hexdigest()}
-    note = new_note(command, {COLUMN: "float32"}, fields)
+    cut = asdict(ledger.cut) if ledger.cut else None
+    note = new_note(command, {PREDICTED: "float32"}, fields | {"cut": cut}, str(ledger.cut) if cut else None)
     done, revision = write(ledger, name, note, partial(_values, ledger, fitted))
     return Calibrated(
         table=f"{name}/{revision}",
@@ -95,12 +97,13 @@ def calibrate(ledger: Ledger, truth: Truth, protocol: Protocol, name: str, comma
 
 
 def extend(ledger: Ledger, name: str) -> Calibrated:
-    """Predict the IoU of segments in windows that a calibration does not have, by its own coefficients.
+    """Predict the IoU of segments in windows that a calibration does not have, by its own coefficients, at its own cut.
 
+    ledger: read at that cut from then on.
     Raises ConfigError where there is none.
     """
     note, _ = read_note(ledger, name)
-    fitted = _fitted(note)
+    fitted, ledger.cut = _fitted(note)
     done, revision = write(ledger, name, note, partial(_values, ledger, fitted))
     return Calibrated(
         table=f"{name}/{revision}",
@@ -110,11 +113,12 @@ def extend(ledger: Ledger, name: str) -> Calibrated:
     )
 
 
-def _fitted(note: Note) -> Calibration:
+def _fitted(note: Note) -> tuple[Calibration, Cut | None]:
     try:
         if tuple(note.parameters["features"]) != FEATURES:
             raise ValueError(f"it was fitted to {', '.join(note.parameters['features'])}")
-        return documents.validated(Calibration, {k: note.parameters[k] for k in Calibration.__slots__})
+        fitted = documents.validated(Calibration, {k: note.parameters[k] for k in Calibration.__slots__})
+        return fitted, Cut(**note.parameters["cut"]) if note.parameters["cut"] else None
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"a derived table that this version's calibrate did not make: {error}") from error
 
@@ -124,7 +128,7 @@ def _values(ledger: Ledger, fitted: Calibration, window: WindowObject) -> Iterat
         if segments := row["segments"]:
             found = fitted.predict(columns_of(segments)).tolist()
             for segment, value in zip(segments, found, strict=True):
-                yield {"index": row["index"], "segment": segment["id"], COLUMN: value}
+                yield {"index": row["index"], "segment": segment["id"], PREDICTED: value}
 
 
 def _measured(

@@ -123,6 +123,8 @@ def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title
     run = ledger.run
     facts = [("samples", f"{counts.samples:,}"), ("shown", f"{shown:,}"), ("model", run.model)]
     facts.append(("mode", run.segment.mode))
+    if ledger.calibration:
+        facts.append(("scores", f"IoU predicted by {ledger.calibration}"))
     if ledger.cut:
         facts.append(("cut", str(ledger.cut)))
     if counts.mean_segments is not None:

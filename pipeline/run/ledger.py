@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from diffseg.cut import Cut
 from pipeline import table
@@ -24,7 +24,7 @@ from pipeline.run.shard_index import ShardIndex
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
 from pipeline.table import cuts
-from pipeline.table.filter import Condition
+from pipeline.table.filter import Condition, columns_of, holds
 from pipeline.table.window_metadata import WindowMetadata
 
 LISTINGS = 16  # a store gives the pages of a listing one by one: large runs are listed in parts, side by side
@@ -36,10 +36,12 @@ logger = logging.getLogger(__name__)
 class Ledger:
     """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user.
 
-    cut: at which `rows` gives labels; None: as they were committed.
+    cut: at which `rows` gives labels; None: as they were committed. calibration: of their scores, NAME/REVISION of a
+    derived table; None: as they were committed.
     """
 
     cut: Cut | None = None
+    calibration: str | None = None
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
         self.store, self.run, self.writer = store, run, RunWriter(store, run)
@@ -50,7 +52,7 @@ class Ledger:
         return str(self.store)
 
     @classmethod
-    def open(cls, url: str, *, create_only: bool = True, cut: Cut | None = None) -> "Ledger":
+    def open(cls, url: str, *, create_only: bool = True, cut: Cut | None = None) -> Self:
         """Open an existing run. create_only: see Store. Raises ConfigError where there is none, or none with trees."""
         store = Store(url, create_only=create_only)
         try:
@@ -204,6 +206,12 @@ class Ledger:
         all). filter: only rows that it is true of. stored: see `table.read_rows`; such rows are not cut. uncut: rows
         for `at_cut`, which then gives these columns. Raises ConfigError where an object is damaged.
         """
+        if filter and not stored and columns_of(filter) & self.remade:
+            asked = columns if columns is None else list({*columns, *columns_of(filter)})
+            for row in self.rows(asked, windows=windows, uncut=True):
+                if holds(filter, made := self.at_cut(row)):
+                    yield row if uncut else {name: made[name] for name in columns or made}
+            return
         needed = cuts.uncut(columns) if self.cut and not stored else columns
         for part in self._compacted.ranges(self.windows() if windows is None else windows):
             try:
@@ -220,6 +228,11 @@ class Ledger:
                     yield from rows if stored or uncut else map(self.at_cut, rows)
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
+
+    @property
+    def remade(self) -> frozenset[str]:
+        """Columns whose values are not those that were committed: a filter on them is applied to rows made anew."""
+        return frozenset(cuts.OF_CUT if self.cut else ())
 
     def at_cut(self, row: dict[str, Any], cut: Cut | None = None) -> dict[str, Any]:
         """A row that was read uncut, at a cut (None: the ledger's). Raises ConfigError where its tree is damaged."""

@@ -6,9 +6,10 @@ is taken only where the whole condition is true.
 """
 
 import ast
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pipeline.errors import ConfigError
 
@@ -24,9 +25,18 @@ COLUMNS: dict[str, type] = {
     "quality": float,
     "image_sha256": str,
 }
+PREDICTED = "predicted_iou"  # known where a run is read with a calibration
 MAX_LENGTH = 10_000  # letters; a longer text could exhaust the parser's stack
 MAX_INTEGER = 2**63  # the least number that a column of integers cannot hold
 
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 _KINDS = {str: "strings", float: "numbers"}
 _OPERATORS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<",
@@ -109,6 +119,23 @@ def columns_of(condition: Condition) -> set[str]:
             return set[str]().union(*map(columns_of, parts))
 
 
+def holds(condition: Condition, row: Mapping[str, Any]) -> bool | None:
+    """Whether a condition is true of a row's values; None where a missing value leaves that unknown."""
+    match condition:
+        case Comparison(sign, left, right):
+            values = [row[side.name] if isinstance(side, Column) else side.value for side in (left, right)]
+            return None if None in values else bool(COMPARE[sign](*values))
+        case Among(value, possible):
+            found = row[value.name] if isinstance(value, Column) else value.value
+            return None if found is None else found in possible
+        case Not(part):
+            return None if (known := holds(part, row)) is None else not known
+        case Every(parts) | Some(parts):
+            decided = isinstance(condition, Some)  # one such part decides
+            known_parts = [holds(part, row) for part in parts]
+            return decided if decided in known_parts else None if None in known_parts else not decided
+
+
 def parse_filter(text: str) -> Condition:
     """Parse a condition. Raises ConfigError where the text is none, or names a column that does not exist."""
     try:
@@ -163,16 +190,16 @@ def _same_kind(kind: type, other_kind: type, node: ast.expr, other: ast.expr, te
 
 def _kind(value: Column | Constant) -> type:
     if isinstance(value, Column):
-        return COLUMNS[value.name]
+        return COLUMNS.get(value.name, float)
     return str if isinstance(value.value, str) else float
 
 
 def _value(node: ast.expr, text: str) -> Column | Constant:
     match node:
-        case ast.Name(id=name) if name in COLUMNS:
+        case ast.Name(id=name) if name in COLUMNS or name == PREDICTED:
             return Column(name)
         case ast.Name(id=name):
-            raise _refused(text, f"no column {name!r}; possible are {', '.join(COLUMNS)}")
+            raise _refused(text, f"no column {name!r}; possible are {', '.join(COLUMNS)}, {PREDICTED}")
         case ast.Constant() | ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
             return Constant(_constant(node, text))
     raise _refused(text, f"{ast.unparse(node)!r} is neither a column nor a number nor a string in quotes")

@@ -1,7 +1,7 @@
 """Label records read again: as rows of some columns, under a condition, or whole as they were committed."""
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import IO, Any
 
@@ -11,19 +11,11 @@ import pyarrow.parquet as pq
 
 from diffseg.types import Segment
 from pipeline.records import LATER, LabelRecord
-from pipeline.table.filter import Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
+from pipeline.table.filter import COMPARE, Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
 from pipeline.table.records import DAMAGE, metadata_of, parquet
 from pipeline.table.window_metadata import WindowMetadata
 
 _ALWAYS = {"key", "shard", "index", "status"}
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 def read_rows(
@@ -128,7 +120,7 @@ def _expression(condition: Condition) -> pc.Expression:
     """A condition as pyarrow's expression; a comparison with null is null, as in SQL."""
     match condition:
         case Comparison(sign, left, right):
-            return _COMPARE[sign](_operand(left), _operand(right))
+            return COMPARE[sign](_operand(left), _operand(right))
         case Among(value, possible):  # is_in says no where a value is missing
             operand = _operand(value)
             return pc.if_else(operand.is_valid(), operand.isin(list(possible)), pa.scalar(None, pa.bool_()))

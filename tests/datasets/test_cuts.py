@@ -19,8 +19,10 @@ from pipeline.datasets import Example, RunDataset, RunStream
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports.export import FORMATS, export
+from pipeline.records import OK
 from pipeline.run.compact import compact
 from pipeline.run.ledger import Ledger
+from pipeline.table.filter import holds, parse_filter
 from pipeline.table.label_map import decode_label_map
 from tests.support.labelled import CUT, at_source, label_map, make_run
 from tests.support.trees import a_tree
@@ -132,17 +134,27 @@ def test_parts_written_elsewhere_are_of_the_same_cut(run, tmp_path, parallel):
             assert (np.asarray(picture) == at_source(by_key(key, Cut(segments=2)))).all()
 
 
-@pytest.mark.parametrize(
-    ("where", "column"), [("num_segments > 2", "num_segments"), ("key != 'a' and quality < 1", "quality")]
-)
-def test_a_condition_on_another_cut_than_the_stored_one_is_refused(run, tmp_path, capsys, where, column):
-    assert cli.run([*asked(READERS[0], tmp_path), "--where", where, "--segments", "3"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert f"--where reads {column} as labelled" in line
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="as labelled"):
-        RunDataset(run, where=where, segments=3)
-    assert len(RunDataset(run, where="width > 3", segments=3)) == len(LABELLED)
+@pytest.mark.parametrize("where", ["num_segments > 2", "quality < MEDIAN and key != 'a1'", "not quality < MEDIAN"])
+def test_a_condition_is_one_on_the_segments_of_the_cut(run, tmp_path, where):
+    cut = Cut(segments=2) if "num" in where else Cut(segments=3)
+    rows = list(Ledger.open(run, cut=cut).rows(["key", "status", "num_segments", "quality"]))
+    where = where.replace("MEDIAN", str(np.median([row["quality"] for row in rows if row["status"] == OK])))
+    wanted = {row["key"] for row in rows if row["status"] == OK and holds(parse_filter(where), row)}
+    assert wanted != set(LABELLED)
+    stored = {row["key"] for row in Ledger.open(run).rows(["key"], filter=parse_filter(where))}
+    assert stored != wanted
+    assert cli.run([*asked(READERS[0], tmp_path), "--where", where, "--segments", str(cut.segments)]) == 0
+    assert {path.stem for path in (tmp_path / "out").rglob("*.png")} == wanted
+    dataset: RunDataset[Example] = RunDataset(run, where=where, segments=cut.segments)
+    stream: RunStream[Example] = RunStream(run, where=where, segments=cut.segments)
+    assert {dataset[number].key for number in range(len(dataset))} == wanted
+    assert {example.key for example in stream} == wanted
+
+
+def test_a_condition_on_segments_does_not_go_with_cuts_that_are_drawn(run):
+    with pytest.raises(ConfigError, match="num_segments: they are of one cut"):
+        RunDataset(run, where="num_segments > 2", cut=(0.1, 0.5))
+    assert len(RunDataset(run, where="width > 3", cut=(0.1, 0.5))) == len(LABELLED)
 
 
 def test_a_run_evaluated_at_a_cut_is_its_truth_at_that_cut_alone(run, tmp_path, capsys):

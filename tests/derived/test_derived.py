@@ -177,7 +177,7 @@ def test_a_table_that_is_not_there_is_one_line(tmp_path: Path, table: str, colum
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda path: path.unlink(), "is missing; run"),
+        (lambda path: path.unlink(), "is missing; make the table again"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "no Parquet file, or a damaged one"),
         (lambda path: path.write_bytes(b""), "no Parquet file, or a damaged one"),
     ],
@@ -209,7 +209,7 @@ def test_a_run_with_derived_tables_is_complete_and_nothing_in_it_is_foreign(tmp_
     assert not [fault for fault in faults if "derived" in fault or "no object" in fault]
 
 
-def test_memory_holds_the_values_of_one_window(tmp_path: Path) -> None:
+def test_memory_holds_the_values_of_few_windows(tmp_path: Path) -> None:
     ledger = make_run(tmp_path, (tuple(f"{i:04}" for i in range(400)),))
     write(ledger, "x", note(), values(ledger))
     rows = DerivedTable(ledger, "x", ["number"]).join(ledger.rows(SEGMENTS))

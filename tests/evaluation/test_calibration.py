@@ -90,5 +90,7 @@ def test_geometry_is_that_of_shapes_drawn_by_hand():
     assert np.exp(shapes[:, 0]) == pytest.approx([0.7, 0.2, 0.1])
     assert shapes[:, 1] == pytest.approx(np.log([64 / 28, 16 / 8, 1]))
     assert shapes[:, 2] == pytest.approx([0.75, 0.75, 0])
+    moved = geometry(np.array([28, 8, 4]), boxes + np.array([5, 3, 0, 0]))  # as in the crop of `paper` mode
+    assert np.array_equal(moved, shapes)
     assert geometry(np.zeros(0, int), np.zeros((0, 4), int)).shape == (0, 3)
     assert geometry(np.array([32]), boxes[:1])[0] == pytest.approx([0, np.log(2), 1])

@@ -7,7 +7,7 @@ from diffseg.types import Segment
 from pipeline import table
 from pipeline.errors import ConfigError
 from pipeline.records import OK, LabelRecord
-from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, parse_filter
+from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, holds, parse_filter
 from tests.conftest import window_metadata
 
 SEGMENTS = tuple(Segment(number, 1, (0, 0, 1, 1), 1.0) for number in range(12))
@@ -21,6 +21,7 @@ def window(rows: list[LabelRecord]) -> io.BytesIO:
 def takes(text: str) -> bool:
     [*taken] = table.read_rows(window([ROW]), ["index"], filter=parse_filter(text))
     assert taken in ([], [{"index": 7}])
+    assert (holds(parse_filter(text), {name: getattr(ROW, name) for name in COLUMNS}) is True) is bool(taken)
     return bool(taken)
 
 

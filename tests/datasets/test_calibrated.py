@@ -1,0 +1,183 @@
+"""Every reader of a run with a calibration, against the table joined by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffseg.cut import Cut
+from jobs.shared import cli
+from pipeline.datasets import Example, RunDataset, RunStream
+from pipeline.derived.calibrated import open_run
+from pipeline.derived.write import new_note, write
+from pipeline.errors import ConfigError
+from pipeline.messages import ShardTask
+from pipeline.run.ledger import Ledger
+from pipeline.table.filter import parse_filter
+from tests.support.labelled import label_map, make_run, record
+
+KEYS = (tuple("abcdef"), tuple("ghi"))
+FAILED = {(0, 2): "undecodable"}
+LABELLED = "abdefghi"
+
+
+def iou(index: int, segment: int) -> float:
+    """What the table predicts: other numbers than the scores, in another order."""
+    return (index % 3 + 1) * (segment + 1) / 16
+
+
+def predict(ledger: Ledger, name: str = "mine") -> None:
+    def values(window):
+        for row in ledger.rows(["index", "shard", "segments"], windows=[window]):
+            for each in row["segments"] or ():
+                found = {"predicted_iou": iou(row["index"], each["id"])}
+                yield {"index": row["index"], "segment": each["id"]} | found
+
+    cut = str(ledger.cut) if ledger.cut else None
+    write(ledger, name, new_note("diffseg calibrate RUN", {"predicted_iou": "float32"}, {}, cut), values)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    """A run with a table; its sample b is one segment."""
+    ledger = make_run(tmp_path, KEYS, failed=FAILED, labels=lambda n: label_map(n, 1) if n == 1 else label_map(n))
+    predict(ledger)
+    return str(ledger.store)
+
+
+def wanted(row: Any) -> Any:
+    """The quality of a row as it is read, by hand from its segments."""
+    areas = [each["area"] for each in row["segments"]]
+    if len(areas) < 2:
+        return None
+    return sum(a * iou(row["index"], n) for n, a in enumerate(areas)) / sum(areas)
+
+
+def test_scores_and_quality_are_what_the_table_predicts(run):
+    for row in open_run(run, calibration="mine").rows(["key", "quality", "segments"]):
+        assert [each["score"] for each in row["segments"] or ()] == [
+            pytest.approx(iou(row["index"], each["id"])) for each in row["segments"] or ()
+        ]
+        assert row["quality"] == (pytest.approx(wanted(row)) if row["segments"] and wanted(row) else None)
+        assert row["predicted_iou"] == row["quality"]
+
+
+def test_what_is_stored_and_other_columns_are_as_they_were(run):
+    plain, calibrated = Ledger.open(run), open_run(run, calibration="mine")
+    assert list(calibrated.rows(["key", "width"])) == list(plain.rows(["key", "width"]))
+    assert list(calibrated.rows(stored=True)) == list(plain.rows(stored=True))
+    assert list(open_run(run).rows()) == list(plain.rows())
+
+
+@pytest.mark.parametrize(
+    "where", ["predicted_iou > 0.3", "quality < 0.3 or key == 'b'", "predicted_iou > 0.2 and width > 3", "index > 1"]
+)
+def test_a_condition_is_one_on_what_is_predicted(run, tmp_path, where):
+    rows = [row for row in open_run(run, calibration="mine").rows() if row["status"] == "ok"]
+    keys = {
+        "predicted_iou > 0.3": {r["key"] for r in rows if (wanted(r) or 0) > 0.3},
+        "quality < 0.3 or key == 'b'": {r["key"] for r in rows if r["key"] == "b" or (wanted(r) or 1) < 0.3},
+        "predicted_iou > 0.2 and width > 3": {r["key"] for r in rows if (wanted(r) or 0) > 0.2},
+        "index > 1": {r["key"] for r in rows if r["index"] > 1},
+    }[where]
+    assert keys < set(LABELLED)
+    export = ["export", run, "--format", "png", "--output", str(tmp_path / "out"), "--where", where]
+    assert cli.run([*export, "--calibration", "mine"]) == 0
+    assert {path.stem for path in (tmp_path / "out").rglob("*.png")} == keys
+    dataset: RunDataset[Example] = RunDataset(run, where=where, calibration="mine")
+    stream: RunStream[Example] = RunStream(run, where=where, calibration="mine")
+    assert {dataset[number].key for number in range(len(dataset))} == keys
+    assert {example.key for example in stream} == keys
+
+
+def test_exports_have_predicted_scores_and_leave_out_segments_by_them(run, tmp_path):
+    out = tmp_path / "out"
+    export = ["export", run, "--format", "coco-panoptic", "--output", str(out), "--min-score", "0.3"]
+    assert cli.run([*export, "--calibration", "mine"]) == 0
+    document = json.loads((out / "annotations" / "panoptic_train.json").read_text())
+    found = {image["id"]: image["key"] for image in document["images"]}
+    index = {key: at for keys in KEYS for at, key in enumerate(keys)}
+    for each in document["annotations"]:
+        of = index[found[each["image_id"]]]
+        scores = [info["score"] for info in each["segments_info"]]
+        every = [iou(of, n) for n in range(1 if found[each["image_id"]] == "b" else 5)]
+        assert scores == [pytest.approx(score) for score in every if score >= 0.3]
+    assert json.loads((out / "export.json").read_text())["calibration"] == "mine/1"
+
+
+def test_an_export_goes_on_with_the_revision_it_began_with(run, tmp_path, capsys):
+    export = ["export", run, "--format", "png", "--output", str(tmp_path / "out")]
+    assert cli.run([*export, "--calibration", "mine"]) == 0
+    predict(Ledger.open(run))
+    assert cli.run([*export, "--calibration", "mine"]) == 2
+    assert "calibration: mine/1 there, mine/2 here" in capsys.readouterr().err
+    assert cli.run([*export, "--calibration", "mine/1"]) == 0
+    assert cli.run(export) == 2
+
+
+def test_the_gallery_is_sorted_by_it_and_says_so_and_one_segment_heads_no_list(run, tmp_path):
+    assert cli.run(["preview", run, "--output", str(tmp_path / "page.html"), "--calibration", "mine"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert '["scores","IoU predicted by mine/1"]' in page
+    assert '"quality":null,"count":1' in page
+    assert page.count('"quality":null') == 1
+
+
+def test_status_counts_predicted_qualities(run, capsys):
+    assert cli.run(["status", run, "--detail", "--calibration", "mine", "--json"]) == 0
+    detail = json.loads(capsys.readouterr().out)["detail"]
+    rows = [row for row in open_run(run, calibration="mine").rows() if row["segments"] and len(row["segments"]) > 1]
+    assert detail["quality_mean"] == pytest.approx(sum(wanted(row) or 0 for row in rows) / len(rows))
+    assert list(detail["derived"]) == ["mine/1"]
+
+
+def test_windows_that_the_table_lacks_are_told_and_have_no_prediction(run, caplog):
+    ledger = Ledger.open(run)
+    shard = list(ledger.shards.values())[1]
+    rows = [record(key, shard.id, i, label_map(50 + i)) for i, key in enumerate(KEYS[1])]
+    ledger.writer.commit(ShardTask(shard, 0, 0, 1), 0, rows, 0, 0.0)
+    found = list(open_run(run, calibration="mine").rows())
+    assert "was made from 2 of 3 windows: run `diffseg calibrate RUN --extend`" in caplog.text
+    new = [row for row in found if row["shard"] == shard.id]
+    assert {row["quality"] for row in new} == {row["predicted_iou"] for row in new} == {None}
+    assert {each["score"] for row in new for each in row["segments"]} == {0.0}
+    assert not [
+        row for row in open_run(run, calibration="mine").rows(filter=parse_filter("quality >= 0")) if row in new
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--calibration", "others"], "no derived table 'others'; there are mine"),
+        (["--where", "predicted_iou > 0.5"], "--where reads predicted_iou, which only a derived table has"),
+    ],
+)
+def test_what_is_not_there_is_one_line(run, tmp_path, capsys, flags, line):
+    assert cli.run(["export", run, "--format", "png", "--output", str(tmp_path / "out"), *flags]) == 2
+    told = capsys.readouterr().err.strip()
+    assert line in told
+    assert "\n" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_is_of_one_cut_and_read_at_no_other(tmp_path, capsys):
+    run = str(make_run(tmp_path, KEYS, trees=Cut(height=0.4)).store)
+    predict(Ledger.open(run, cut=Cut(segments=3)), "three")
+    predict(Ledger.open(run), "plain")
+    for row in open_run(run, Cut(segments=3), "three").rows():
+        assert [each["score"] for each in row["segments"]] == [pytest.approx(iou(row["index"], n)) for n in range(3)]
+    export = ["export", run, "--format", "png", "--output", str(tmp_path / "out")]
+    for flags, said in (
+        (["--calibration", "three"], "of segments at the cut 3 segments"),
+        (["--calibration", "three", "--segments", "4"], "of segments at the cut 3 segments"),
+        (["--calibration", "plain", "--segments", "3"], "of segments as they were labelled"),
+    ):
+        assert cli.run([*export, *flags]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.run([*export, "--calibration", "three", "--segments", "3", "--where", "predicted_iou > 0.1"]) == 0
+    assert RunDataset(run, segments=3, calibration="three")[0].segments[2].score == pytest.approx(iou(0, 2))
+    predict(Ledger.open(run, cut=Cut(height=0.1)), "fine")
+    with pytest.raises(ConfigError, match="a calibration is of one cut"):
+        RunDataset(run, cut=(0.1, 0.5), calibration="fine")
