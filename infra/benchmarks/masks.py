@@ -32,6 +32,7 @@ HUMANS = "humans"
 MEASURES = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F"}
 VARIANTS = {  # settings of a model, by what a method says after its colon
     "greedy": SegmentConfig(tree=False, vectors=False),  # labels as of 0.1.0
+    "quality": SegmentConfig(mode="quality"),
 }
 KEPT = ("photos",)  # sets whose passes are kept: 10 MB a photo
 
@@ -46,6 +47,9 @@ class Recorded:
         self.backend, self.folder, self.seconds = backend, folder, 0.0
         self.config, self.device = backend.config, backend.device
         self._of = f"{backend.files.sha256}{self.config.timestep}{backend.spec}"
+        if folder is not None:
+            self.folder = folder / self.config.mode  # a mode may have a pass of its own
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def batch_size(self) -> int:
         """One: images are timed alone."""
@@ -118,8 +122,6 @@ def measure(folder: Path, photos: str, of: str, name: str, every: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {line["key"] for line in lines_of(path)}
     passes = folder / "passes" if of in KEPT else None
-    if passes:
-        passes.mkdir(exist_ok=True)
     method = None if name == HUMANS else method_of(name, passes)
     with path.open("a") as out:
         for sample in islice(samples(of, photos), 0, None, every):
