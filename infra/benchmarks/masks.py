@@ -14,8 +14,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +106,11 @@ def score(sample: Sample, method: Method | None) -> dict:
     return {"key": sample.key, **figures, "ms": 1000 * seconds}
 
 
-def lines_of(path: Path) -> list[dict]:
-    """The lines measured so far; one that a killed process left without its end is measured again."""
-    text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+def lines_of(path: Path) -> dict[str, dict]:
+    """The lines measured so far by key, but for one that a killed process left without its end."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {row["key"]: row for row in rows}
 
 
 def measure(folder: Path, photos: str, of: str, name: str, every: int) -> None:
@@ -120,7 +118,8 @@ def measure(folder: Path, photos: str, of: str, name: str, every: int) -> None:
     shown = name.partition("=")[0] + (f":{name.partition(':')[2]}" if ":" in name and "=" in name else "")
     path = folder / of / f"{shown}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = {line["key"] for line in lines_of(path)}
+    done = lines_of(path)
+    path.write_text("".join(json.dumps(line) + "\n" for line in done.values()))
     passes = folder / "passes" if of in KEPT else None
     method = None if name == HUMANS else method_of(name, passes)
     with path.open("a") as out:
@@ -132,30 +131,23 @@ def measure(folder: Path, photos: str, of: str, name: str, every: int) -> None:
 
 def table(folder: Path, of: str, methods: list[str], against: list[str]) -> str:
     """Figures of a set in Markdown, then each method minus those it is held against, image by image."""
-    found = {
-        path.stem: {line["key"]: line for line in lines_of(path)} for path in sorted((folder / of).glob("*.jsonl"))
-    }
-    found = {name: found[name] for name in methods or found}
-    head = ["", "images", *MEASURES.values(), "segments", "ms"]
+    found = {path.stem: lines_of(path) for path in sorted((folder / of).glob("*.jsonl"))}
+    shown = {name: found[name] for name in methods or found}
     rows = []
-    for name, lines in found.items():
-        values = {key: np.array([line[key] for line in lines.values()]) for key in (*MEASURES, "segments", "ms")}
-        figures = [cell(values[key]) for key in MEASURES]
-        rows.append([name, str(len(lines)), *figures, f"{values['segments'].mean():.1f}", f"{values['ms'].mean():.0f}"])
-    text = _markdown(head, rows)
-    differences = [
-        [
-            f"{name} minus {other}",
-            str(len(keys)),
-            *(cell(_of(lines, keys, m) - _of(found[other], keys, m)) for m in MEASURES),
-        ]
-        for other in against
-        for name, lines in found.items()
-        if name != other and (keys := sorted(lines.keys() & found[other].keys()))
-    ]
-    return text + (
-        "\n" + _markdown(["image by image", "images", *MEASURES.values()], differences) if differences else ""
-    )
+    for name, lines in shown.items():
+        values = {key: _column(lines, lines, key) for key in (*MEASURES, "segments", "ms")}
+        others = [f"{values['segments'].mean():.1f}", f"{values['ms'].mean():.0f}"]
+        rows.append([name, str(len(lines)), *(cell(values[key]) for key in MEASURES), *others])
+    text = _markdown(["", "images", *MEASURES.values(), "segments", "ms"], rows)
+    differences = []
+    for other, (name, lines) in product(against, shown.items()):
+        keys = sorted(lines.keys() & found[other].keys())
+        if name != other and keys:
+            lead = [cell(_column(lines, keys, key) - _column(found[other], keys, key)) for key in MEASURES]
+            differences.append([f"{name} minus {other}", str(len(keys)), *lead])
+    if differences:
+        text += "\n" + _markdown(["image by image", "images", *MEASURES.values()], differences)
+    return text
 
 
 def cell(values: np.ndarray) -> str:
@@ -165,7 +157,7 @@ def cell(values: np.ndarray) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _of(lines: dict, keys: list[str], measure: str) -> np.ndarray:
+def _column(lines: dict[str, dict], keys: Iterable[str], measure: str) -> np.ndarray:
     return np.array([lines[key][measure] for key in keys])
 
 
