@@ -62,12 +62,16 @@ class GalleryItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryPage:
-    """Text and figures of the page. statuses and histograms: of the whole run, which may be larger."""
+    """Text and figures of the page. statuses and histograms: of the whole run, which may be larger.
+
+    level: an item's maps are shown one at a time, chosen by a slider that begins with this one; None: all of them.
+    """
 
     title: str
     facts: tuple[tuple[str, str], ...] = ()
     statuses: tuple[tuple[str, int], ...] = ()
     histograms: tuple[Histogram, ...] = ()
+    level: int | None = None
 
 
 def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage) -> int:
@@ -113,6 +117,7 @@ def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
         "palette": palette().tolist(),
         "facts": page.facts,
         "statuses": page.statuses,
+        "level": page.level,
         "histograms": [asdict(histogram) for histogram in page.histograms],
         "items": items,
     }

@@ -16,16 +16,15 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 
-from diffseg.types import Segment
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.levels import OWN, at_heights, heights_around, labels_of
 from pipeline.gallery.statistics import Distributions, some_windows
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, RawSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.table.label_map import decode_label_map
 
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
@@ -140,6 +139,7 @@ def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title
         facts=tuple(facts),
         statuses=counts.by_status(),
         histograms=counts.histograms(),
+        level=OWN if _heights(ledger) else None,
     )
 
 
@@ -148,9 +148,11 @@ def _items(ledger: Ledger, windows: Sequence[WindowObject], choice: Choice, lost
     wanted: dict[tuple[str, int], set[int]] = defaultdict(set)
     for shard, index in choice.shown:
         wanted[shard, index // ledger.run.window].add(index)
+    columns = (*_LARGE, "leaf_map", "tree") if _heights(ledger) else _LARGE
     for window in windows:
         if indices := wanted.get((window.shard, window.window)):
-            rows = [row for row in ledger.rows(_LARGE, windows=[window]) if row["index"] in indices]
+            found = ledger.rows(columns, windows=[window], uncut=True)
+            rows = [row for row in found if row["index"] in indices]
             photos = _photos(ledger, window.shard, {row["index"] for row in rows if row["status"] == OK}, lost)
             for row, photo in _pair(rows, photos):
                 yield _item(ledger, row, photo, drawn=(row["shard"], row["index"]) in choice.drawn)
@@ -190,7 +192,17 @@ def _raw_samples(ledger: Ledger, shard: str, indices: set[int]) -> Iterator[RawS
             return
 
 
+def _heights(ledger: Ledger) -> tuple[float, ...]:
+    """Of the levels that are shown: none where one cut is asked for, or scores that are known of one cut alone."""
+    alone = ledger.cut or ledger.calibration or not ledger.run.segment.tree
+    return () if alone else heights_around(ledger.run.segment.cut or 0.0)
+
+
 def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, drawn: bool) -> GalleryItem:
+    maps: tuple[GalleryMap, ...] = ()
+    if row["status"] == OK:
+        heights = _heights(ledger)
+        maps = at_heights(row, heights) if heights else (labels_of(ledger.at_cut(row)),)
     return GalleryItem(
         key=row["key"],
         shard=ledger.shards[row["shard"]].url,
@@ -199,11 +211,6 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, draw
         error=row["error"],
         size=(row["width"], row["height"]) if row["width"] else None,
         image=photo,
-        maps=() if row["label_map"] is None else (_labels(row),),
+        maps=maps,
         random=drawn,
     )
-
-
-def _labels(row: dict[str, Any]) -> GalleryMap:
-    segments = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row["segments"])
-    return GalleryMap(decode_label_map(row["label_map"]), segments, row["quality"])

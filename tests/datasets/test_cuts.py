@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -173,11 +174,29 @@ def test_status_and_gallery_count_the_segments_of_the_cut(run, tmp_path, capsys)
     assert cli.run([*asked(READERS[2], tmp_path), "--segments", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["detail"]["segments_mean"] == 3
     assert cli.run([*asked(READERS[1], tmp_path), "--segments", "3"]) == 0
-    page = (tmp_path / "out" / "page.html").read_text()
+    page = page_of(tmp_path)
     assert '["cut","3 segments"],["segments an image","3.0"]' in page
     assert page.count('"count":3}') == len(LABELLED)
     assert cli.run(["status", run, "--cut", "1"]) == 2
     assert "belong to --detail" in capsys.readouterr().err
+
+
+def test_the_gallery_of_a_run_with_trees_has_a_level_for_every_cut(run, tmp_path):
+    assert cli.run(asked(READERS[1], tmp_path)) == 0
+    blocks = dict(re.findall(r'<script id="([\w-]+)" type="application/json">(.*?)</script>', page_of(tmp_path)))
+    index = json.loads(blocks["index"])
+    [shown] = [each for each in index["items"] if each["key"] == "b1"]
+    heights = [float(each["caption"].removeprefix("cut ")) for each in shown["maps"]]
+    assert heights[index["level"]] == CUT.height
+    assert heights == sorted(heights)
+    wanted = [by_key("b1", Cut(height=height)).max() + 1 for height in heights]
+    assert [each["count"] for each in shown["maps"]] == wanted
+    assert len(set(wanted)) > 2
+    assert [each["maps"] for each in index["items"] if each["key"] == "a3"] == [[]]
+
+
+def page_of(tmp_path):
+    return (tmp_path / "out" / "page.html").read_text()
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda command: command[0])

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,42 @@ def page(browser, tmp_path):
     yield opened
     errors = [line for line in opened.browser.get_log("browser") if line["level"] == "SEVERE"]
     assert errors == []  # nothing was thrown, nothing refused by the policy
+
+
+def test_a_slider_shows_one_cut_of_every_sample_at_a_time(browser, tmp_path):
+    def cuts(*counts: int) -> tuple[GalleryMap, ...]:
+        given = (item(segments=count, quality=count / 10).maps[0] for count in counts)
+        return tuple(replace(each, caption=f"cut {at}") for at, each in enumerate(given))
+
+    path = tmp_path / "levels.html"
+    items = (item("a", maps=cuts(4, 3, 1)), item("b", maps=cuts(3, 3, 2)), item("c", status="no_image", maps=()))
+    path.write_text(write(*items, level=1), encoding="utf-8")
+    page = Page(browser, path)
+
+    def told() -> list[str]:
+        return [page.find("#level-name").text, *(each.text for each in page.all(".card footer span"))]
+
+    assert told() == ["cut 1", "3 seg · 0.30", "3 seg · 0.30", "no_image"]
+    page.set("#level", 2)
+    assert told() == ["cut 2", "1 seg · 0.10", "2 seg · 0.20", "no_image"]
+    page.set("#segments-min", 2)
+    assert page.shown() == ["b"]
+    page.open_card(0)
+    assert len(page.all("#segments tr[data-id]")) == 2
+    page.press("[")
+    page.until("document.querySelectorAll('#segments tr[data-id]').length === 3")
+    assert page.find("#sample-key").text == "b"
+    assert page.shown() == ["a", "b"]
+    page.find("#close").click()
+    page.find("#reset-filters").click()
+    page.set("#level", 0)
+    page.until("document.querySelectorAll('.card').length === 3")
+    assert told()[:3] == ["cut 0", "4 seg · 0.40", "3 seg · 0.30"]
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_no_slider_where_all_maps_are_side_by_side(page):
+    assert not page.find("#levels").is_displayed()
 
 
 def test_a_hostile_key_stays_text(page):

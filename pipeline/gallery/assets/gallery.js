@@ -4,11 +4,11 @@ const CHUNK = 60; // cards added at a time
 const DRAWING = 3; // pictures decoded at once: more only makes the first ones late
 const PAGES = { all: "order", worst: "quality-up", best: "quality-down", random: "random", failures: null, statistics: null };
 
-const items = index.items.map((item, number) => ({ ...item, number, luck: (Math.imul(number + 1, 2654435761) >>> 0) / 2 ** 32 }));
+const items = index.items.map((item, number) => ({ ...item, levels: item.maps, number, luck: (Math.imul(number + 1, 2654435761) >>> 0) / 2 ** 32 }));
 const failures = items.filter((item) => item.status !== "ok");
 const sampled = items.filter((item) => item.random);
 const state = { page: "all" };
-const look = { tint: 0.5, outline: true };
+const look = { tint: 0.5, outline: true, level: index.level };
 const quality = (item) => item.maps[0]?.quality ?? null;
 const segments = (item) => item.maps[0]?.count ?? null;
 let visible = [];
@@ -182,6 +182,20 @@ function nudge(by) {
   applyLook();
 }
 
+// With levels a sample has one of its maps at a time.
+function showLevel(level) {
+  if (index.level === null) return;
+  const open = dialog.open && visible[shown.place];
+  look.level = Math.min(Number($("level").max), Math.max(0, level));
+  $("level").value = look.level;
+  for (const item of items) item.maps = item.levels.slice(look.level, look.level + 1);
+  $("level-name").textContent = items.find((item) => item.maps.length)?.maps[0].caption ?? "";
+  refresh();
+  if (!open) return;
+  if (visible.includes(open)) openSample(visible.indexOf(open));
+  else dialog.close();
+}
+
 const shortcuts = {
   "/": () => $("search").focus(),
   "?": () => $("help").showModal(),
@@ -189,6 +203,8 @@ const shortcuts = {
   o: () => { $("outline").checked = !$("outline").checked; applyLook(); },
   "+": () => nudge(0.1),
   "-": () => nudge(-0.1),
+  "[": () => showLevel(look.level - 1),
+  "]": () => showLevel(look.level + 1),
 };
 const inSample = {
   ArrowLeft: () => step(-1),
@@ -217,9 +233,10 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-$("filters").addEventListener("input", (event) => (event.target.id === "tint" || event.target.id === "outline" ? soon(applyLook) : soon(refresh)));
+$("level").addEventListener("input", () => soon(() => showLevel(Number($("level").value))));
+$("filters").addEventListener("input", (event) => event.target.id !== "level" && (event.target.id === "tint" || event.target.id === "outline" ? soon(applyLook) : soon(refresh)));
 $("filters").addEventListener("submit", (event) => event.preventDefault());
-$("filters").addEventListener("reset", () => setTimeout(() => { if (PAGES[state.page]) $("sort").value = PAGES[state.page]; applyLook(); refresh(); }));
+$("filters").addEventListener("reset", () => setTimeout(() => { if (PAGES[state.page]) $("sort").value = PAGES[state.page]; applyLook(); showLevel(index.level); refresh(); }));
 $("empty-reset").addEventListener("click", () => $("filters").reset());
 $("theme").addEventListener("click", switchTheme);
 $("help-open").addEventListener("click", () => $("help").showModal());
@@ -236,11 +253,14 @@ for (const page of Object.keys(PAGES)) {
   $("pages").append(button);
 }
 $("status").append(element("option", { value: "" }, "any"), ...[...new Set(items.map((item) => item.status))].sort().map((status) => element("option", {}, status)));
-$("grid").classList.toggle("variants", items.some((item) => item.maps.length > 1));
+$("levels").hidden = index.level === null;
+$("level").max = Math.max(0, ...items.map((item) => item.levels.length - 1));
+$("grid").classList.toggle("variants", index.level === null && items.some((item) => item.maps.length > 1));
 fillFailures($("failures"), failures);
 fillStatistics($("statistics"), chooseRange);
 $("loading").hidden = true;
 setSplit(50);
 const [, asked, number] = /^#\/(\w+)(?:\/(\d+))?$/.exec(location.hash) ?? [];
 turnTo(asked in PAGES ? asked : "all");
+showLevel(index.level);
 if (asked === "sample" && items[number]) openSample(visible.indexOf(items[number]));

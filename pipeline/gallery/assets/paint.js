@@ -20,7 +20,8 @@ async function unpackMap(map) {
 async function loadSample(number) {
   const raw = JSON.parse(document.getElementById("item-" + number).textContent);
   const photo = raw.image ? await createImageBitmap(new Blob([fromBase64(raw.image)])) : null;
-  return { photo, maps: await Promise.all(raw.maps.map(unpackMap)) };
+  const maps = look.level === null ? raw.maps : raw.maps.slice(look.level, look.level + 1);
+  return { photo, maps: await Promise.all(maps.map(unpackMap)) };
 }
 
 const color = (id) => palette[id % palette.length];
