@@ -1,4 +1,4 @@
-"""`diffseg pilot`: a sample at several thresholds, side by side, with speed and cost of a whole run."""
+"""`diffseg pilot`: a sample at several cuts or thresholds, with speed and cost of a whole run."""
 
 import json as json_format
 import shlex
@@ -33,7 +33,9 @@ def pilot(
     threshold: Annotated[
         list[str] | None,
         typer.Option(
-            "--threshold", help="As label takes it, once for each to compare. Default: the model's, 20 % less and more."
+            "--threshold",
+            help="As label takes it, once for each to compare. Default: cuts of trees; without them the model's "
+            "threshold, 20 % less and more.",
         ),
     ] = None,
     output: Annotated[str, typer.Option("--output", help="The gallery; its figures go beside it.")] = "pilot.html",
@@ -45,7 +47,7 @@ def pilot(
     image_key: options.ImageKey = None,
     json: options.Json = False,
 ) -> None:
-    """Label a sample at several thresholds: a gallery to choose by, and what a whole run would take."""
+    """Label a sample, seen at several cuts or thresholds: a gallery to choose by, and what a whole run would take."""
     from pipeline.config import read_config
     from pipeline.errors import ConfigError
     from pipeline.inputs import count as counting
@@ -67,7 +69,10 @@ def pilot(
         from pipeline.pilot.pilot import pilot
         from pipeline.worker.sample_loader import decode_threads
 
-        compared = asked or _around(backend)
+        trees = backend.config.tree and not asked
+        compared = [] if trees else asked or _around(backend)
+        if trees:
+            console.note(f"trees, cut at {backend.config.cut:g} nats and at heights around it")
         for each in compared:
             console.note(options.describe(each))
         made = pilot(
@@ -93,7 +98,8 @@ def pilot(
         return
     _report(made, f"{model} on {document['device']}")
     console.table("The whole run", ["", ""], whole)
-    console.say(f"{output}: look at it and choose a threshold; figures for `diffseg plan --pilot` in {figures}")
+    choice = "the slider shows cuts, of which every run with trees has all" if trees else "choose a threshold"
+    console.say(f"{output}: look at it: {choice}; figures for `diffseg plan --pilot` in {figures}")
     console.say(f"next: {_next(shards, model, segment, image_key, made)}")
 
 
@@ -170,7 +176,9 @@ def _figures(made: "Pilot", speed: "Speed") -> dict[str, Any]:
         "images_per_s": speed.images_per_s,
         "output_bytes": speed.output_bytes,
         "stages_images_per_s": asdict(made.rates),
-        "thresholds": [asdict(at) for at in made.at],
+        "cuts" if made.at[0].cut is not None else "thresholds": [
+            {name: value for name, value in asdict(at).items() if value not in (None, ())} for at in made.at
+        ],
     }
 
 
@@ -182,7 +190,13 @@ def _report(made: "Pilot", title: str) -> None:
             f"{console.size(at.output_bytes)} an image",
         )
         shown.append([at.name, segments, f"{at.single:.1%}", f"{at.largest:.0%}", stored])
-    columns = ["threshold", "segments an image", "one alone", "largest covers", "labels"]
+    columns = [
+        "threshold" if made.at[0].cut is None else "cut",
+        "segments an image",
+        "one alone",
+        "largest covers",
+        "labels",
+    ]
     console.table(f"{len(made.samples):,} images, {title}", columns, shown)
     rates = made.rates
     threads = f"{rates.decode_threads} threads" if rates.decode_threads > 1 else "one thread"
@@ -190,7 +204,7 @@ def _report(made: "Pilot", title: str) -> None:
         "read, from cold": rates.read,
         f"decode, {threads}": rates.decode * rates.decode_threads,
         "model": rates.model,
-        "merge, at one threshold": rates.merge,
+        "merge, once": rates.merge,
         "encode": rates.encode,
         "all of it": rates.worker,
     }
@@ -208,7 +222,9 @@ def _next(shards: list[str], model: str, segment: options.SegmentOptions, image_
     """The command that labels all shards with the settings of the pilot."""
     from pipeline.flags import flag
 
-    words = [flag("model", model), flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
+    words = [flag("model", model)]
+    if made.at[0].cut is None:
+        words += [flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
     words += [f"--config {shlex.quote(str(segment.config))}"] if segment.config else []
     settings = segment.settings() | {"image_key": image_key}
     words += [flag(name, value) for name, value in settings.items() if value is not None]

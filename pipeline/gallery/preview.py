@@ -16,15 +16,17 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 
+from diffseg.types import Segment
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
-from pipeline.gallery.levels import OWN, at_heights, heights_around, labels_of
+from pipeline.gallery.levels import OWN, at_heights, heights_around
 from pipeline.gallery.statistics import Distributions, some_windows
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.records import OK, ImageSample, RawSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table.label_map import decode_label_map
 
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
@@ -202,7 +204,7 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, draw
     maps: tuple[GalleryMap, ...] = ()
     if row["status"] == OK:
         heights = _heights(ledger)
-        maps = at_heights(row, heights) if heights else (labels_of(ledger.at_cut(row)),)
+        maps = at_heights(row, heights) if heights else (_labels(ledger.at_cut(row)),)
     return GalleryItem(
         key=row["key"],
         shard=ledger.shards[row["shard"]].url,
@@ -214,3 +216,8 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, draw
         maps=maps,
         random=drawn,
     )
+
+
+def _labels(row: dict[str, Any]) -> GalleryMap:
+    segments = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row["segments"])
+    return GalleryMap(decode_label_map(row["label_map"]), segments, row["quality"])

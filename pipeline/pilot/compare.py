@@ -1,4 +1,4 @@
-"""Images labelled at several thresholds from one pass of the model each, with every stage timed."""
+"""Images labelled at several thresholds, or with trees, from one pass of the model each, with every stage timed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +85,10 @@ class Timed:
 
 
 class Comparing:
-    """A segmenter that labels at every threshold, returns the first results and keeps all. seconds: spent on it."""
+    """A segmenter that labels at every threshold, or as configured where there is none, and keeps all results.
+
+    It returns the first ones. seconds: spent on it.
+    """
 
     def __init__(self, segmenter: DiffSeg, thresholds: Sequence[Thresholds]) -> None:
         self._segmenter, self.thresholds = segmenter, thresholds
@@ -96,7 +99,8 @@ class Comparing:
     def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
         """Label a batch."""
         began = perf_counter()
-        results = self._segmenter.compare(images, self.thresholds)
+        compared, segmenter = self.thresholds, self._segmenter
+        results = segmenter.compare(images, compared) if compared else [segmenter.segment(images)]
         self.seconds += perf_counter() - began
         for image, *of_image in zip(images, *results, strict=True):
             self.kept[id(image)] = of_image
@@ -182,7 +186,7 @@ class Labelling:
         now, warm = self._spent(), self._warm
         if warm is None or warm.images == now.images:
             warm = _Spent()  # a single batch: rates with its warming up are better than none
-        images, thresholds = now.images - warm.images, len(self._comparing.thresholds)
+        images, thresholds = now.images - warm.images, max(1, len(self._comparing.thresholds))
         model, compare = now.model - warm.model, now.compare - warm.compare
         return Rates(
             read=1 / fmean(read_s) if read_s else None,

@@ -1,12 +1,14 @@
-"""A pilot for people: every image with its labels at each threshold, side by side in the gallery."""
+"""A pilot for people: every image with its labels at each threshold, side by side in the gallery, or at a cut that a
+slider chooses.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import BinaryIO
 
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
+from pipeline.gallery.levels import OWN
 from pipeline.gallery.statistics import Distributions, Histogram
-from pipeline.pilot.compare import named
 from pipeline.pilot.pilot import Pilot, Sampled
 from pipeline.records import OK
 from pipeline.table.label_map import decode_label_map
@@ -17,9 +19,9 @@ def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[s
 
     facts: further lines for its top.
     """
-    many = len(pilot.at)
+    many, what = len(pilot.at), _kind(pilot)
     page = GalleryPage(
-        title=f"Pilot of {model}" + (f" at {many} thresholds" if many > 1 else f" at threshold {pilot.at[0].name}"),
+        title=f"Pilot of {model}" + (f" at {many} {what}s" if many > 1 else f" at {what} {pilot.at[0].name}"),
         facts=(
             ("images", f"{len(pilot.samples):,}"),
             ("one worker", f"{pilot.rates.worker:,.2f} images/s"),
@@ -28,6 +30,7 @@ def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[s
         ),
         statuses=tuple(sorted(pilot.statuses.items(), key=lambda pair: (pair[0] != OK, -pair[1]))),
         histograms=tuple(_histograms(pilot)),
+        level=OWN if what == "cut" else None,
     )
     return write_gallery(out, _items(pilot), page)
 
@@ -35,7 +38,11 @@ def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[s
 def _items(pilot: Pilot) -> Iterator[GalleryItem]:
     for sample in pilot.samples:
         if sample.photo is not None or sample.rows[0].status != OK:
-            yield _item(sample, [named(at.thresholds) for at in pilot.at])
+            yield _item(sample, [f"{_kind(pilot)} {at.name}" for at in pilot.at])
+
+
+def _kind(pilot: Pilot) -> str:
+    return "threshold" if pilot.at[0].cut is None else "cut"
 
 
 def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
@@ -49,7 +56,7 @@ def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
         size=(first.width, first.height) if first.width and first.height else None,
         image=sample.photo,
         maps=tuple(
-            GalleryMap(decode_label_map(row.label_map), row.segments, row.quality, f"threshold {caption}")
+            GalleryMap(decode_label_map(row.label_map), row.segments, row.quality, caption)
             for row, caption in zip(sample.rows, captions, strict=False)  # a single row where there are no labels
             if row.label_map
         ),
@@ -58,7 +65,7 @@ def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
 
 
 def _histograms(pilot: Pilot) -> Iterator[Histogram]:
-    """Segments an image at each threshold."""
+    """Segments an image at each threshold or cut."""
     for number, at in enumerate(pilot.at):
         counts = Distributions()
         for sample in pilot.samples:
@@ -68,4 +75,4 @@ def _histograms(pilot: Pilot) -> Iterator[Histogram]:
                     {"status": OK, "quality": row.quality, "segments": [asdict(segment) for segment in row.segments]}
                 )
         segments = next(histogram for histogram in counts.histograms() if histogram.filter == "segments")
-        yield replace(segments, title=f"{segments.title} at threshold {at.name}", filter=None)
+        yield replace(segments, title=f"{segments.title} at {_kind(pilot)} {at.name}", filter=None)

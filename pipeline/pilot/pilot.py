@@ -1,4 +1,5 @@
-"""A pilot: some images of all shards, labelled at several thresholds, show what a run would give and cost.
+"""A pilot: some images of all shards, labelled at several thresholds or cut at several heights, show what a run would
+give and cost.
 
 Images are drawn by seed, in groups of a few neighbours. The model sees each image once, whatever the thresholds; every
 stage is timed as a worker runs it, without the loading of the model and its first batch.
@@ -7,24 +8,28 @@ stage is timed as a worker runs it, without the loading of the model and its fir
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean, median
 from time import perf_counter
 
 import numpy as np
 
+from diffseg.cut import Cut
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import UInt8
 from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.gallery.levels import heights_around
 from pipeline.inputs.count import Counts, count
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.sample import draw
 from pipeline.pilot.compare import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
-from pipeline.table.window_metadata import WindowMetadata
+from pipeline.table.cuts import cuts_of
+from pipeline.table.label_map import encode_label_map
+from pipeline.table.window_metadata import WindowMetadata, fields_of
 from pipeline.worker.sample_loader import pixels_wanted
 
 GROUP = 8  # neighbours drawn together: a jump within a tar costs more than reading on
@@ -35,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AtThreshold:
-    """Statistics of the labels at one threshold.
+    """Statistics of the labels at one threshold, or at one cut of trees: `thresholds` are empty then.
 
     single: share of images with only one segment. largest: share of an image's labelled pixels in its largest segment,
     mean. Quality is left out: its mean rises where neighbouring objects are merged.
@@ -47,16 +52,17 @@ class AtThreshold:
     single: float
     largest: float
     output_bytes: float  # an image
+    cut: float | None = None  # height in nats
 
     @property
     def name(self) -> str:
-        """As `--threshold` takes it."""
-        return named(self.thresholds)
+        """As `--threshold` or `--cut` takes it."""
+        return named(self.thresholds) if self.cut is None else f"{self.cut:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A sampled image. rows: one a threshold; a single one where it has no labels."""
+    """A sampled image. rows: one a threshold or cut; a single one where it has no labels."""
 
     shard: str  # URL
     index: int
@@ -89,7 +95,9 @@ def pilot(
     image_key: str | None = None,
     tick: Callable[[int], None] = lambda labelled: None,
 ) -> Pilot:
-    """Label `samples` images of all shards at every threshold. tick: called after every batch, with the images done.
+    """Label `samples` images of all shards at every threshold, or without one once, with trees that are cut at levels.
+
+    tick: called after every batch, with the images done.
 
     Raises ConfigError where none of them could be labelled, StorageError.
     """
@@ -103,7 +111,10 @@ def pilot(
         labelled.take(shard, sample)
         tick(labelled.images)
     labelled.flush()
-    rows = labelled.rows
+    heights = () if thresholds else heights_around(model.config.cut or 0.0)
+    rows = [_at_heights(of_sample[0], heights) if heights else of_sample for of_sample in labelled.rows]
+    compared: list[tuple[Thresholds, float | None]] = [(each, None) for each in thresholds]
+    compared += [((), height) for height in heights]
     statuses = Counter(of_sample[0].status for of_sample in rows)
     if not statuses[OK]:
         reason = next((of_sample[0].error for of_sample in rows), None) or next(
@@ -121,8 +132,7 @@ def pilot(
         dict(statuses),
         labelled.rates(source.read_s, source.decode_s, decode_threads, shared_core=model.device.type == "cpu"),
         tuple(
-            _at(each, [of_sample[min(n, len(of_sample) - 1)] for of_sample in rows])
-            for n, each in enumerate(thresholds)
+            _at(*each, [of_sample[min(n, len(of_sample) - 1)] for of_sample in rows]) for n, each in enumerate(compared)
         ),
         tuple(source.unread.values()),
     )
@@ -175,7 +185,17 @@ class _Source:
         return shard, raws
 
 
-def _at(thresholds: Thresholds, rows: Sequence[LabelRecord]) -> AtThreshold:
+def _at_heights(row: LabelRecord, heights: Sequence[float]) -> tuple[LabelRecord, ...]:
+    """The row as a run labelled at each of these heights would have it."""
+    if row.status != OK:
+        return (row,)
+    return tuple(
+        replace(row, label_map=encode_label_map(found.label_map), segments=found.segments, quality=found.quality)
+        for found in cuts_of(fields_of(row), [Cut(height=height) for height in heights])
+    )
+
+
+def _at(thresholds: Thresholds, cut: float | None, rows: Sequence[LabelRecord]) -> AtThreshold:
     segments = [row.num_segments for row in rows if row.num_segments is not None]
     return AtThreshold(
         thresholds=thresholds,
@@ -184,6 +204,7 @@ def _at(thresholds: Thresholds, rows: Sequence[LabelRecord]) -> AtThreshold:
         single=sum(count == 1 for count in segments) / len(segments),
         largest=fmean(max(areas) / sum(areas) for areas in _areas(rows)),
         output_bytes=len(_as_window(rows)) / len(rows),
+        cut=cut,
     )
 
 

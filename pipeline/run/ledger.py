@@ -235,12 +235,9 @@ class Ledger:
         return frozenset(cuts.OF_CUT if self.cut else ())
 
     def at_cut(self, row: dict[str, Any], cut: Cut | None = None) -> dict[str, Any]:
-        """A row that was read uncut, at a cut (None: the ledger's). Raises ConfigError where its tree is damaged."""
+        """A row that was read uncut, at a cut (None: the ledger's). Raises what `cuts.at_cut` does."""
         cut = cut or self.cut
-        try:
-            return cuts.at_cut(row, cut) if cut else row
-        except (ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's, of damaged bytes
-            raise ConfigError(f"{self}: a damaged tree: {error}; `diffseg verify --full` finds where") from error
+        return cuts.at_cut(row, cut) if cut else row
 
     def is_compacted(self, window: WindowObject) -> bool:
         """Whether a window's rows are read from a compacted file."""

@@ -1,9 +1,11 @@
 """Rows at another cut than the one that was stored: their labels are made anew from leaf map and tree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffseg.cut import Cut, segmentation
+from diffseg.types import Segmentation
+from pipeline.errors import ConfigError
 from pipeline.table.label_map import decode_label_map
 from pipeline.table.trees import decode_tree
 from pipeline.table.window_metadata import as_stored, fields_of
@@ -22,15 +24,23 @@ def uncut(columns: Sequence[str] | None) -> Sequence[str] | None:
 def at_cut(row: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
     """A row of `uncut` columns with its labels at a cut; the label map is no PNG but an array.
 
-    Raises ValueError, or what Pillow does, for what is no leaf map or tree.
+    Raises ConfigError where leaf map or tree are damaged.
     """
     made = {name: value for name, value in row.items() if name not in _NEEDED}
     if not set(_NEEDED) <= row.keys():
         return made
     if row["leaf_map"] is None or row["tree"] is None:
         return made | dict.fromkeys(OF_CUT)
-    tree = decode_tree(row["tree"])
-    found = segmentation(decode_label_map(row["leaf_map"]), tree, cut.of(tree))
+    [found] = cuts_of(row, [cut])
     segments = [fields_of(segment) | {"score": as_stored(segment.score)} for segment in found.segments]
     values = (found.label_map, len(segments), segments, as_stored(found.quality))
     return made | dict(zip(OF_CUT, values, strict=True))
+
+
+def cuts_of(row: Mapping[str, Any], cuts: Iterable[Cut]) -> list[Segmentation]:
+    """The labels of a row with leaf map and tree at several cuts. Raises ConfigError where these are damaged."""
+    try:
+        leaf_map, tree = decode_label_map(row["leaf_map"]), decode_tree(row["tree"])
+        return [segmentation(leaf_map, tree, cut.of(tree)) for cut in cuts]
+    except (ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's
+        raise ConfigError(f"a tree that cannot be cut: {error}; `diffseg verify --full` finds damage") from error

@@ -242,7 +242,8 @@ def test_a_tree_that_is_damaged_is_one_line(run, tmp_path, capsys):
         ledger.store.replace(window.name, table.encode_window(records, said))
     for reader in READERS[:3]:
         assert cli.run(asked(reader, tmp_path, "--cut", "0.3")) == 2
-        assert "a damaged tree: " in capsys.readouterr().err
+        assert "a tree that cannot be cut: " in capsys.readouterr().err
+    assert cli.run(asked(READERS[1], tmp_path)) == 2
 
 
 # -- datasets ------------------------------------------------------------------------------------------------------
