@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from diffseg.prior import prior
 from diffseg.tree import Tree
-from diffseg.types import IGNORE, Int, Int32, Segment, Segmentation
+from diffseg.types import IGNORE, Float, Int, Int32, Segment, Segmentation, Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def segmentation(leaf_map: Int32[np.ndarray, "H W"], tree: Tree, of_leaf: Int[np
     np.minimum.at(begin, of_leaf, sides[:, :2])
     np.maximum.at(end, of_leaf, sides[:, 2:])
     of_pixel = np.append(of_leaf, IGNORE).astype(np.int32)  # the last one answers for IGNORE itself
-    label_map = of_pixel[leaf_map]
+    label_map = of_pixel.take(leaf_map, mode="wrap")  # in half the time of an index
     areas = np.bincount(label_map.ravel() + 1, minlength=count + 1)[1:]
     boxes = np.hstack([begin, end - begin])
     scores = prior(tree.features()[tree.nodes_of(of_leaf)])
@@ -67,6 +67,17 @@ def segmentation(leaf_map: Int32[np.ndarray, "H W"], tree: Tree, of_leaf: Int[np
         for id_, (area, box, score) in enumerate(zip(areas.tolist(), boxes.tolist(), scores.tolist(), strict=True))
     )
     return Segmentation(label_map, segments, quality(segments))
+
+
+def segment_vectors(
+    leaf_map: Int32[np.ndarray, "H W"], vectors: Vectors, of_leaf: Int[np.ndarray, " L"]
+) -> Float[np.ndarray, "S D"]:
+    """The vectors of a cut's segments: the mean of their leaves' vectors, weighted by area."""
+    areas = np.bincount(leaf_map.ravel() + 1, minlength=len(of_leaf) + 1)[1:]
+    weights = (of_leaf == np.arange(of_leaf.max() + 1)[:, None]) * areas
+    total = weights @ (vectors.values * vectors.scales[:, None].astype(float))
+    means: np.ndarray = total / weights.sum(axis=1, keepdims=True)
+    return means
 
 
 def quality(segments: Sequence[Segment]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffseg.annotations import Float, Int
+from diffseg.annotations import Int
 
 # What is known of a node beside its place, each as a share of 255; see `hierarchy.features`
 FEATURES = ("margin", "low_margin", "border_margin", "stability")
@@ -52,11 +52,6 @@ class Tree:
             raise ValueError(f"an image has at least one segment, got {count}")
         return self._after(max(0, len(self.leaves) - count))
 
-    def nodes(self, made: int) -> Int[np.ndarray, " S"]:
-        """The nodes that are segments after `made` merges, in order of their first leaf."""
-        nodes: np.ndarray = np.unique(self._roots(made))[self._order(made)]
-        return nodes
-
     def nodes_of(self, of_leaf: Int[np.ndarray, " L"]) -> Int[np.ndarray, " S"]:
         """The node of each segment of any cut, given the segment of each leaf."""
         segments = of_leaf.tolist()  # of nodes; None where a node is more than one
@@ -72,17 +67,9 @@ class Tree:
             merged[name] = self.merges[name]
         return np.concatenate([self.leaves, merged])
 
-    def heights(self) -> Float[np.ndarray, " n"]:
-        """Of all nodes; that of a leaf is 0."""
-        return np.concatenate([np.zeros(len(self.leaves), np.float32), self.merges["height"]])
-
     def _after(self, made: int) -> Int[np.ndarray, " L"]:
-        rank = np.argsort(self._order(made))
-        return rank[np.unique(self._roots(made), return_inverse=True)[1]].astype(np.int32)
-
-    def _order(self, made: int) -> Int[np.ndarray, " S"]:
-        """Of the sorted roots, by first leaf."""
-        return np.argsort(np.unique(self._roots(made), return_index=True)[1])
+        _, first, root = np.unique(self._roots(made), return_index=True, return_inverse=True)
+        return first.argsort().argsort()[root].astype(np.int32)
 
     def _roots(self, made: int) -> Int[np.ndarray, " L"]:
         """The node that holds each leaf after `made` merges."""

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from diffseg.cut import Cut, segmentation
+from diffseg.cut import Cut, segment_vectors, segmentation
 from diffseg.tree import FEATURES
 from diffseg.types import IGNORE
-from tests.support.trees import a_tree
+from tests.support.trees import a_tree, a_vector_each
 
 
 def by_hand(leaf_map, tree, cut):
@@ -45,6 +45,18 @@ def test_a_cut_is_what_merging_by_hand_gives(cut, seed):
         assert segment.score == pytest.approx(margin * stability / 255**2)
     weighed = sum(each.score * each.area for each in found.segments) / (label_map >= 0).sum()
     assert found.quality == (None if len(found.segments) == 1 else pytest.approx(weighed))
+
+
+def test_a_vector_of_a_segment_is_the_mean_over_its_pixels():
+    leaf_map, tree = a_tree(3)
+    vectors = a_vector_each(3, len(tree.leaves))
+    of_leaf = Cut(segments=4).of(tree)
+    found = segment_vectors(leaf_map, vectors, of_leaf)
+    label_map = segmentation(leaf_map, tree, of_leaf).label_map
+    of_pixel = (vectors.values * vectors.scales[:, None].astype(float))[leaf_map]
+    assert found.shape == (4, 64)
+    for id_, vector in enumerate(found):
+        assert vector == pytest.approx(of_pixel[label_map == id_].mean(axis=0))
 
 
 def test_a_tree_of_other_leaves_is_refused():

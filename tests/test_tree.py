@@ -39,7 +39,7 @@ def test_a_single_leaf_is_the_image():
 
 
 def test_a_cut_names_its_nodes_in_the_order_of_its_segments():
-    assert [FOUR.nodes(made).tolist() for made in range(4)] == [[0, 1, 2, 3], [0, 4, 2], [5, 4], [6]]
+    assert [FOUR.nodes_of(FOUR.into(4 - made)).tolist() for made in range(4)] == [[0, 1, 2, 3], [0, 4, 2], [5, 4], [6]]
 
 
 @pytest.mark.parametrize(
