@@ -131,7 +131,7 @@ class SegmentConfig:
         """
         if self.timestep is not None and model.timestep is None:
             raise ValueError(f"{getattr(model, 'name', 'this model')} has no timestep, got {self.timestep}")
-        tree = self._asks_for_tree()
+        tree = self._has_tree()
         if self.mode == "quality" and self.thresholds is not None:
             raise ValueError("thresholds belong to merging: mode 'quality' takes clusters")
         own_time = QUALITY_TIMESTEP if self.mode == "quality" and model.timestep is not None else model.timestep
@@ -150,22 +150,22 @@ class SegmentConfig:
             }
         )
 
-    def _asks_for_tree(self) -> bool:
+    def _has_tree(self) -> bool:
         settings = {"tree": self.tree, "cut": self.cut is not None, "leaves": self.leaves != LEAVES}
-        settings |= {"vectors": self.vectors}
-        asked = ", ".join(name for name, given in settings.items() if given)
-        greedy = {
+        asked = ", ".join(name for name, given in (settings | {"vectors": self.vectors}).items() if given)
+        without = {
             f"mode {self.mode!r}": self.mode != "fast",
             "thresholds": self.thresholds is not None,
             "refine": self.refine,
+            "anchors_per_side": self.anchors_per_side != ANCHORS,
+            "tree = false": self.tree is False,
         }
-        greedy |= {"anchors_per_side": self.anchors_per_side != ANCHORS}
-        reason = next((name for name, given in greedy.items() if given), "tree = false" if self.tree is False else None)
+        reason = next((name for name, given in without.items() if given), None)
         if reason and asked:
             raise ValueError(
                 f"{asked}: of a tree, but {reason} means none; give one of them (--cut: a tree's threshold)"
             )
-        return bool(asked)
+        return reason is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

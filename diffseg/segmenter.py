@@ -14,11 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.labels.assign import assign, paste
+from diffseg.hierarchy.leaves import Leaves, grow
+from diffseg.hierarchy.results import cut_trees
+from diffseg.hierarchy.vectors import vectors_of
+from diffseg.labels.assign import assign, enlarge, paste
 from diffseg.labels.results import ids, segmentations, tidy
 from diffseg.labels.rle import rle_decode
 from diffseg.labels.score import score
-from diffseg.method.aggregate import aggregate
+from diffseg.method.aggregate import Attention, aggregate
 from diffseg.method.geometry import Frame, frame, to_model
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.normalised_cut import normalised_cut
@@ -45,7 +48,7 @@ class Model(Protocol):
         """The device of attention and labels."""
 
     def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
-        """One forward pass; pixels in [-1, 1]. features: with the vector of every cell, for mode `quality`."""
+        """One forward pass; pixels in [-1, 1]. features: give the cells' vectors too."""
 
     def batch_size(self) -> int:
         """Images that fit into one forward pass."""
@@ -91,24 +94,30 @@ class DiffSeg:
         Raises ValueError for anything else, AttentionError naming the images whose attention is no distribution; the
         others can be segmented without them.
         """
-        [results] = self.compare(images, [self.config.thresholds])
+        [results] = self._label(images, [self.config])
         return results
 
     def compare(
         self, images: Sequence[Image.Image | np.ndarray], thresholds: Sequence[tuple[float, ...]]
     ) -> list[list[Segmentation]]:
-        """Label images at several thresholds from one pass of the model: a list of results for each of them.
+        """Merge greedily at several thresholds after one pass of the model: a list of results for each of them.
 
         Raises what `segment` does.
         """
-        configs = [replace(self.config, thresholds=each) for each in thresholds]
+        plain = replace(self.config, tree=False, vectors=False, cut=None)
+        return self._label(images, [replace(plain, thresholds=each) for each in thresholds])
+
+    def _label(
+        self, images: Sequence[Image.Image | np.ndarray], configs: Sequence[ResolvedConfig]
+    ) -> list[list[Segmentation]]:
         pixels = [as_pixels(image) for image in images]
         frames = [frame(image.shape[:2], self.config) for image in pixels]
         results: list[dict[int, Segmentation]] = [{} for _ in configs]
         refused: list[int] = []
         for batch in self._batches(frames):
-            wanted = {"features": True} if self.config.mode == "quality" else {}
-            maps = self.backend.attend(torch.stack([to_model(pixels[i], frames[i]) for i in batch]), **wanted)
+            wanted = any(each.vectors or each.mode == "quality" for each in configs)
+            given = torch.stack([to_model(pixels[i], frames[i]) for i in batch])
+            maps = self.backend.attend(given, features=True) if wanted else self.backend.attend(given)
             for positions, part in _parts(maps):
                 images_of_part = [batch[i] for i in positions]
                 planned = [frames[i] for i in images_of_part]
@@ -138,12 +147,28 @@ def label(maps: AttentionMaps, frames: Sequence[Frame], config: ResolvedConfig) 
 
     Raises AttentionError naming the images whose attention is no distribution.
     """
+    if config.tree:
+        return _label_by_tree(maps, [each.output for each in frames], config)
     proposals = propose(maps, config)
     grid = (maps.features_grid if config.mode == "quality" else None) or maps.grid
     label_maps = [_in_frame(_of_image(proposals, i, grid), each) for i, each in enumerate(frames)]
     rle, segments = tidy(label_maps, config)
     scores = score(segments, rle, proposals, grid, [each.window for each in frames])
     return segmentations(rle, segments, scores)
+
+
+def _label_by_tree(maps: AttentionMaps, sizes: Sequence[tuple[int, int]], config: ResolvedConfig) -> list[Segmentation]:
+    leaves = cluster(maps, config)
+    cells = leaves.cells.unflatten(-1, maps.grid)
+    label_maps = [enlarge(own, size) for own, size in zip(cells, sizes, strict=True)]
+    rle, found = tidy(label_maps, replace(config, split_components=False))
+    results = cut_trees(rle, found, leaves, config)
+    if not config.vectors:
+        return results
+    if maps.features is None or maps.features_grid is None:
+        raise ValueError("the model gives no features to make vectors of: leave them out (--no-vectors)")
+    vectors = vectors_of(maps.features, maps.features_grid, rle, found)
+    return [replace(result, vectors=own) for result, own in zip(results, vectors, strict=True)]
 
 
 @overload
@@ -181,7 +206,7 @@ def segment_attention(
 
     maps: for each resolution the mean over heads and layers, [n, n] with rows summing to one, in any order; for a
     batch [B, n, n], which gives [B, H, W].
-    config: thresholds default to the published ones.
+    config: thresholds default to the published ones. There is a tree only where it is asked for.
     size: height and width of the result, which the grid fills whole.
     grid: height and width in cells of the finest level where it is not square.
     return_trace: return the number of proposals after each iteration too.
@@ -191,7 +216,11 @@ def segment_attention(
     """
     levels, alone = _levels(maps)
     given = AttentionMaps(levels, grid or _square(levels[0]))
-    resolved = config.resolve(PUBLISHED)
+    if config.tree is None and config.cut is None:
+        config = replace(config, tree=False)
+    resolved = replace(config, vectors=False).resolve(PUBLISHED)
+    if resolved.tree and return_trace:
+        raise ValueError("return_trace counts the proposals of greedy merging: a tree has none")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is height and width in pixels, both at least 1, got {size}")
     painted: list[Tensor] = []
@@ -199,6 +228,10 @@ def segment_attention(
     refused: list[int] = []
     for positions, part in _parts(given):
         try:
+            if resolved.tree:
+                found = _label_by_tree(part, [size] * len(positions), resolved)
+                painted += [torch.from_numpy(each.label_map).to(levels[0].device) for each in found]
+                continue
             proposals = propose(part, resolved)
         except AttentionError as error:
             refused += [positions[i] for i in error.images]
@@ -226,6 +259,17 @@ def propose(maps: AttentionMaps, config: ResolvedConfig) -> Proposals:
     with tensor_cores(allowed=config.dtype != "float32"):
         proposals = merge(attention, config.thresholds, config.anchors_per_side)
     return refine(attention, proposals) if config.refine else proposals
+
+
+def cluster(maps: AttentionMaps, config: ResolvedConfig) -> Leaves:
+    """Aggregate, and cluster cells into the leaves of a tree."""
+    attention = _attention(maps, config)
+    with tensor_cores(allowed=config.dtype != "float32"):
+        return grow(attention, config.leaves)
+
+
+def _attention(maps: AttentionMaps, config: ResolvedConfig) -> Attention:
+    return aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
 
 
 def as_pixels(image: object) -> np.ndarray:

@@ -31,6 +31,29 @@ def assign(proposals: Float[Tensor, "P h w"], size: tuple[int, int]) -> Int[Tens
     return labels
 
 
+def enlarge(cells: Int[Tensor, "h w"], size: tuple[int, int]) -> Int[Tensor, "H W"]:
+    """The label that most of each pixel comes from where a label map is enlarged bilinearly; of equals the upper left.
+
+    It is that of `assign` for maps which are one in a label's cells and else zero, at a cost without the labels.
+    """
+    (rows, down), (columns, across) = (_around(*axis, cells.device) for axis in zip(cells.shape, size, strict=True))
+    labels = cells.int()[rows[:, None, :, None], columns[None, :, None, :]].flatten(0, 1)
+    weights = (down[:, None, :, None] * across[None, :, None, :]).flatten(0, 1)
+    votes = torch.zeros_like(weights)
+    for label, weight in zip(labels, weights, strict=True):
+        votes += weight * (labels == label)
+    return labels.gather(0, votes.max(dim=0, keepdim=True).indices)[0]
+
+
+def _around(cells: int, pixels: int, device: torch.device) -> tuple[Int[Tensor, "2 H"], Float[Tensor, "2 H"]]:
+    """The two cells about each pixel's centre along one axis, and the share of each."""
+    centre = (torch.arange(pixels, device=device) + 0.5) * (cells / pixels) - 0.5
+    centre = centre.clamp(0, cells - 1)
+    first = centre.long()
+    share = centre - first
+    return torch.stack([first, (first + 1).clamp(max=cells - 1)]), torch.stack([1 - share, share])
+
+
 def paste(labels: Int[Tensor, "a b"], window: tuple[int, int, int, int], size: tuple[int, int]) -> Int[Tensor, "H W"]:
     """Put a label map into a part (top, left, height, width) of a larger one, the rest of which is void.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffseg.labels.rle import RunLengths, Segments
 from diffseg.method.merge import Proposals
-from diffseg.types import Float
+from diffseg.types import Float, Int
 
 PARTS = 1 << 24  # of one pixel's score: integers have an equal sum in whatever order a GPU adds them
 
@@ -27,7 +27,7 @@ def score(
 
     windows: where the grid lies in each label map, as (top, left, height, width).
     """
-    margin = _sum_along_runs(margins(proposals.maps.unflatten(-1, grid)), rle, windows)
+    margin = sum_along_runs(margins(proposals.maps.unflatten(-1, grid))[..., None], rle.label, rle, windows)[:, 0]
     trusted = margin * proposals.stability[rle.image, rle.label.clamp(min=0)]
     real = segments.of_run >= 0
     whole = (trusted[real] * PARTS).round().long()
@@ -44,21 +44,23 @@ def margins(proposals: Float[Tensor, "B P h w"]) -> Float[Tensor, "B P h w"]:
     return (1 - other / proposals).clamp(min=0).nan_to_num(0.0)
 
 
-def _sum_along_runs(values: Float[Tensor, "B P h w"], rle: RunLengths, windows: Sequence[Box]) -> Float[Tensor, " R"]:
-    """Sum over each run's pixels of what its proposal has in the cell below.
+def sum_along_runs(
+    values: Float[Tensor, "B P h w c"], channel: Int[Tensor, " R"], rle: RunLengths, windows: Sequence[Box]
+) -> Float[Tensor, "R c"]:
+    """Sum over each run's pixels of what its channel of the P has in the cell below.
 
     Between running totals along a grid row this is one difference a run, however many pixels it has.
     """
-    totals = torch.nn.functional.pad(values.double().cumsum(-1), (1, 0))
-    _, _, h, w = values.shape
+    _, _, h, w, _ = values.shape
+    totals = torch.nn.functional.pad(values.double().cumsum(3), (0, 0, 1, 0))
     tops, lefts, heights, widths = (rle.per_run(side) for side in zip(*windows, strict=True))
     row = ((2 * (rle.row - tops) + 1) * h // (2 * heights)).clamp(0, h - 1)
 
-    line = (rle.image, rle.label.clamp(min=0), row)
+    line = (rle.image, channel.clamp(min=0), row)
 
     def up_to(column: Tensor) -> Tensor:
         x = ((column - lefts).double() * w / widths).clamp(0, w)
         cell = x.long().clamp(max=w - 1)
-        return torch.lerp(totals[*line, cell], totals[*line, cell + 1], x - cell)
+        return torch.lerp(totals[*line, cell], totals[*line, cell + 1], (x - cell)[:, None])
 
-    return (up_to(rle.column + rle.length) - up_to(rle.column)) * widths / w
+    return (up_to(rle.column + rle.length) - up_to(rle.column)) * (widths / w)[:, None]

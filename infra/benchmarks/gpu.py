@@ -49,7 +49,8 @@ def row(run: dict) -> str:
     stages = {stage["name"]: stage for stage in run["stages"]}
     cells = [run["dtype"], "yes" if run["compile"] else "no", run["batch_size"], f"{run['images_per_s']:.1f}"]
     cells += [
-        f"{stages[name]['ms']:.2f}" for name in ("vae", "unet", "capture", "aggregate", "merge", "argmax", "clean")
+        f"{stages[name]['ms']:.2f}"
+        for name in ("vae", "unet", "capture", "aggregate", "tree", "argmax", "clean", "vectors")
     ]
     cells += [f"{run['core_share']:.1%}", f"{run['peak_bytes'] / 1e9:.1f}"]
     return f"| {' | '.join(map(str, cells))} |"
@@ -103,9 +104,10 @@ def main() -> None:
         "UNet",
         "capture",
         "aggregate",
-        "merge",
+        "tree",
         "argmax",
         "clean",
+        "vectors",
     ]
     header += ["core share", "peak GB"]
     table = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(row(run) for run in runs)]

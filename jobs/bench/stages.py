@@ -108,7 +108,7 @@ def as_dict(backend: "Backend", measured: "Measured") -> dict[str, Any]:
 
 def is_core(name: str) -> bool:
     """The stages after capture."""
-    return name in ("aggregate", "merge", "argmax", "clean")
+    return name in ("aggregate", "tree", "merge", "argmax", "clean", "vectors")
 
 
 def device_seconds(measured: "Measured") -> float:

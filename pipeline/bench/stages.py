@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from diffseg.config import ResolvedConfig
-from diffseg.labels.assign import assign
+from diffseg.hierarchy.leaves import POOL
+from diffseg.labels.assign import assign, enlarge
 from diffseg.method.aggregate import aggregate
 from diffseg.method.geometry import frame, to_model
-from diffseg.method.merge import Proposals, merge
-from diffseg.method.tf32 import tensor_cores
+from diffseg.method.merge import Proposals
 from diffseg.models.attention import AttentionMaps
-from diffseg.segmenter import FLOOR, DiffSeg, label
+from diffseg.segmenter import FLOOR, DiffSeg, cluster, label, propose
 from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, peak_bytes
 from pipeline.inputs.decode import decode
 from pipeline.table.label_map import encode_label_map
@@ -113,7 +113,7 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
 
 
 def _model_stages(backend: "Backend", pixels: torch.Tensor, clock: Clock) -> tuple[list[StageCost], AttentionMaps]:
-    maps, count = backend.attend(pixels), len(pixels)
+    maps, count = backend.attend(pixels, features=backend.config.vectors), len(pixels)
     steps = backend.steps(pixels)
     *names, plain, capture = steps
     alone = [(name, clock(steps[name])[0]) for name in names]
@@ -130,31 +130,34 @@ def _model_stages(backend: "Backend", pixels: torch.Tensor, clock: Clock) -> tup
 
 
 def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[StageCost]:
-    thresholds = config.thresholds
     count, cells = len(planned), maps.levels[0].shape[1]
     floor = FLOOR if config.mode == "fast" else 0.0
+    method = cluster if config.tree else propose
+    found = method(maps, config)
 
-    def merged() -> Proposals:
-        with tensor_cores(allowed=config.dtype != "float32"):
-            return merge(aggregate(maps.levels, maps.grid, floor), thresholds, config.anchors_per_side)
+    def paint() -> None:
+        for number, image in enumerate(planned):
+            if isinstance(found, Proposals):
+                assign(found.maps[number, : found.counts[number]].unflatten(-1, maps.grid), image.output)
+            else:
+                enlarge(found.cells[number].unflatten(-1, maps.grid), image.output)
 
-    proposals = merged()
-    found = [proposals.maps[i, : proposals.counts[i]].unflatten(-1, maps.grid) for i in range(count)]
-
-    def assigned() -> None:
-        for each, image in zip(found, planned, strict=True):
-            assign(each, image.output)
-
-    aggregating, both, argmax, whole = clock(
-        lambda: aggregate(maps.levels, maps.grid, floor), merged, assigned, lambda: label(maps, planned, config)
+    aggregating, both, painting, without, whole = clock(
+        lambda: aggregate(maps.levels, maps.grid, floor),
+        lambda: method(maps, config),
+        paint,
+        lambda: label(maps, planned, replace(config, vectors=False)),
+        lambda: label(maps, planned, config),
     )
     finest, rest = maps.levels[0][0].nbytes, sum(level[0].nbytes for level in maps.levels[1:])
     pixels = planned[0].output[0] * planned[0].output[1]
+    compared = (cells / POOL**2) ** 2 + config.leaves * cells if config.tree else 1.5 * ANCHORS * cells
     return [
         StageCost("aggregate", aggregating / count, bytes=2 * rest + finest),
-        StageCost("merge", (both - aggregating) / count, flop=3 * 2 * ANCHORS * cells**2, bytes=finest),
-        StageCost("argmax", argmax / count, bytes=4 * pixels),
-        StageCost("clean", max(0.0, whole - both - argmax) / count),
+        StageCost("tree" if config.tree else "merge", (both - aggregating) / count, 2 * 2 * compared * cells, finest),
+        StageCost("argmax", painting / count, bytes=4 * pixels),
+        StageCost("clean", max(0.0, without - both - painting) / count),
+        *([StageCost("vectors", max(0.0, whole - without) / count)] if config.vectors else []),
     ]
 
 
@@ -172,7 +175,7 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
         region = torch.cdist(places, centres).argmin(-1)
         scores = 4.0 * (region[:, None] == region) - 8.0 * torch.cdist(places, places)
         levels.append(scores.softmax(-1).expand(images, -1, -1).contiguous())
-    return AttentionMaps(tuple(levels), like.grid)
+    return replace(like, levels=tuple(levels))
 
 
 def _photos(count: int, size: tuple[int, int]) -> list[np.ndarray]:

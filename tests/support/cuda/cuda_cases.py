@@ -55,6 +55,7 @@ PRECISIONS = [  # and what attention runs on; no other kernel takes float32
 ]
 CONFIGS: dict[str, dict[str, Any]] = {
     "fast": {},
+    "greedy": {"tree": False},
     "paper": {"mode": "paper"},
     "refine": {"refine": True},
     "split": {"split_components": True},
@@ -153,7 +154,7 @@ def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path
     unit = VITS[model].patch if model in VITS else 64
     settings: dict[str, Any] = {"image_size": SIDE // unit * unit, **CONFIGS[config]}
     if model != "tiny" and dtype == "float32" and config != "quality":
-        settings["thresholds"] = (CLOSE,) * 3
+        settings |= {"cut": CLOSE} if config in ("fast", "split") else {"thresholds": (CLOSE,) * 3}
     # float16 is no faster on a processor, but slower
     exact: Any = "float32" if dtype == "float16" else dtype
     expected = on_processor(model, SegmentConfig(dtype=exact, **settings))

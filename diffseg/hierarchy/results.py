@@ -1,0 +1,75 @@
+"""Results of trees: what is left of an image's tree once its painted leaves were cleaned up, cut and measured.
+
+Letters: B images, R runs of all images (see labels/rle.py), L leaves of an image, S segments of all images.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffseg.config import ResolvedConfig
+from diffseg.hierarchy.leaves import Leaves
+from diffseg.labels.results import ids, segmentations
+from diffseg.labels.rle import RunLengths, Segments, adjacent_runs, connected_components, rle_decode, segments_of
+from diffseg.prior import prior
+from diffseg.tree import LEAF, MERGE, Tree
+from diffseg.types import Float, Int, Segmentation
+
+
+def cut_trees(rle: RunLengths, found: Segments, leaves: Leaves, config: ResolvedConfig) -> list[Segmentation]:
+    """The results of a batch at the cut of the configuration; vectors are left out.
+
+    found: the painted leaves that have pixels; the others are left out of the trees.
+    """
+    real = found.of_run >= 0
+    trees = restricted(leaves, _of_each(found, found.of_run[real], rle.label[real]), found.first)
+    of_leaf = [tree.at_height(config.cut or 0.0) for tree in trees]
+    scores = [prior(tree.features()[tree.nodes_of(of)]) for tree, of in zip(trees, of_leaf, strict=True)]
+    before = np.cumsum([0, *map(len, scores)])[:-1]  # segments of the images before
+    numbered = np.concatenate([first + of for first, of in zip(before, of_leaf, strict=True)])
+    device = rle.start.device
+    region = torch.from_numpy(numbered).to(device)[found.of_run.clamp(min=0)].where(real, rle.label)
+    pieces = connected_components(region, adjacent_runs(rle)) if config.split_components else region
+    segments = segments_of(rle, pieces.clamp(min=0))
+    of_run = torch.from_numpy(np.concatenate(scores)).to(device)[region[real]]
+    results = segmentations(rle, segments, _of_each(segments, segments.of_run[real], of_run))
+    leaf_maps = [decoded.cpu().numpy() for decoded in rle_decode(rle, ids(found))]
+    return [
+        replace(result, leaf_map=leaf_map, tree=tree)
+        for result, leaf_map, tree in zip(results, leaf_maps, trees, strict=True)
+    ]
+
+
+def restricted(leaves: Leaves, kept: Int[Tensor, " S"], first: Int[Tensor, " B"]) -> list[Tree]:
+    """The trees of a batch without the leaves that are not kept, each a cut of the whole tree wherever it is cut.
+
+    kept: the leaves of all images that are left, image by image. first: where those of each image begin.
+    """
+    into, height, features = (
+        part.cpu().numpy() for part in (leaves.merges.into, leaves.merges.height, leaves.features.byte())
+    )
+    numbers = np.split(kept.cpu().numpy(), first.cpu().numpy()[1:])
+    return [_tree(*each) for each in zip(into, height, features, numbers, strict=True)]
+
+
+def _tree(
+    into: Int[np.ndarray, " _"], height: Float[np.ndarray, " _"], features: np.ndarray, kept: Int[np.ndarray, " L"]
+) -> Tree:
+    nodes = np.full(len(into), -1)  # that hold each cluster's leaves; -1: no leaf of it is left
+    nodes[kept] = np.arange(len(kept))
+    merges: list[tuple[int, ...]] = []
+    for merge, ends in enumerate(np.argsort(height, kind="stable")[:-1]):
+        left, right = nodes[into[ends]], nodes[ends]
+        if left >= 0 and right >= 0:
+            nodes[into[ends]] = len(kept) + len(merges)
+            merges.append((left, right, height[ends], *features[len(into) + merge]))
+        elif right >= 0:
+            nodes[into[ends]] = right
+    return Tree(np.array([tuple(row) for row in features[kept]], LEAF), np.array(merges, MERGE))
+
+
+def _of_each(segments: Segments, of_run: Int[Tensor, " r"], values: Tensor) -> Tensor:
+    """The value of each segment, which all its runs share."""
+    return values.new_zeros(len(segments.area)).scatter_(0, of_run, values)
