@@ -61,7 +61,7 @@ def segmentation(leaf_map: Int32[np.ndarray, "H W"], tree: Tree, of_leaf: Int[np
     label_map = of_pixel.take(leaf_map, mode="wrap")  # in half the time of an index
     areas = np.bincount(label_map.ravel() + 1, minlength=count + 1)[1:]
     boxes = np.hstack([begin, end - begin])
-    scores = prior(tree.features()[tree.nodes_of(of_leaf)])
+    scores = prior(tree.features()[tree.nodes_of(of_leaf)], areas, boxes)
     segments = tuple(
         Segment(id_, area, tuple(box), score)
         for id_, (area, box, score) in enumerate(zip(areas.tolist(), boxes.tolist(), scores.tolist(), strict=True))
