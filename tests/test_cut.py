@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffseg.cut import Cut, segment_vectors, segmentation
+from diffseg.prior import CONSTANT, PRIOR
 from diffseg.tree import FEATURES
 from diffseg.types import IGNORE
 from tests.support.trees import a_tree, a_vector_each
@@ -42,7 +43,10 @@ def test_a_cut_is_what_merging_by_hand_gives(cut, seed):
         box = (x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1)
         margin, _, _, stability = features[node]
         assert (segment.area, segment.box) == (len(x), box)
-        assert segment.score == pytest.approx(margin * stability / 255**2)
+        shape = {"log_area": np.log(len(x) / (label_map >= 0).sum()), "elongation": np.log(max(box[2:]) ** 2 / len(x))}
+        known = {"margin": margin / 255, "stability": stability / 255, **shape}
+        expected = 1 / (1 + np.exp(-CONSTANT - sum(PRIOR[name] * value for name, value in known.items())))
+        assert segment.score == pytest.approx(expected if len(nodes) > 1 else 0)
     weighed = sum(each.score * each.area for each in found.segments) / (label_map >= 0).sum()
     assert found.quality == (None if len(found.segments) == 1 else pytest.approx(weighed))
 
