@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pipeline.derived.note import FOLDER, Source, read_note
+from pipeline.derived.note import FOLDER, read_note
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 from pipeline.table.values import read_values
@@ -27,9 +27,9 @@ class DerivedTable:
             raise ConfigError(
                 f"{self}: has no column {', '.join(lost)}, it has {there}: it was made by another command"
             )
-        sources, current = self.note.sources, [Source.of(window) for window in ledger.windows()]
+        places, current = self.note.places, list(ledger.windows())
         self.windows = len(current)
-        self._places = {(one.shard, one.window): sources[one] for one in current if one in sources}
+        self._places = {(one.shard, one.window): places[one] for one in current if one in places}
         self._values = lru_cache(KEPT)(self._read)
 
     def __str__(self) -> str:

@@ -22,32 +22,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A window whose values are one row group of a part.
+class Part:
+    """One object of values. name: below the table's folder. size: bytes.
 
-    name, size: of the window's object in bytes, by which a listing shows whether it is still the one. digest: of its
-    rows, as its metadata have it.
+    windows: of its row groups, in order, as they were listed: one that was replaced since is another. digests: of rows.
     """
 
-    shard: str
-    window: int
     name: str
     size: int
-    digest: str = field(default="", compare=False)
-
-    @classmethod
-    def of(cls, window: WindowObject, digest: str = "") -> "Source":
-        """The window as a listing shows it now."""
-        return cls(window.shard, window.window, window.name, window.size, digest)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One object of values. name: below the table's folder. sources: of its row groups, in order."""
-
-    name: str
-    size: int  # bytes
-    sources: tuple[Source, ...]
+    windows: tuple[WindowObject, ...]
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +39,16 @@ class Note:
     """What made a revision. columns: beside the key, each with Arrow's name of its type. cut: of the segments."""
 
     command: str
-    version: str  # of diffseg
     columns: Mapping[str, str]
+    version: str = ""  # of diffseg
     parameters: Mapping[str, Any] = field(default_factory=dict)
     cut: str | None = None
     parts: tuple[Part, ...] = ()
 
     @property
-    def sources(self) -> dict[Source, tuple[Part, int]]:
+    def places(self) -> dict[WindowObject, tuple[Part, int]]:
         """Part and row group of every window."""
-        return {source: (part, group) for part in self.parts for group, source in enumerate(part.sources)}
+        return {window: (part, group) for part in self.parts for group, window in enumerate(part.windows)}
 
 
 def check_name(name: str) -> str:
@@ -95,29 +79,23 @@ def read_note(ledger: Ledger, table: str) -> tuple[Note, int]:
     if not latest:
         there = f"; there are {', '.join(sorted(known))}" if known else ""
         raise ConfigError(f"{ledger}: no derived table {name!r}{there}")
-    if wanted and not wanted.isdecimal():
-        raise ConfigError(f"derived table {table!r}: a revision is a number from 1 on, the latest is {latest}")
-    revision = int(wanted or latest)
-    path = f"{FOLDER}/{name}/{revision}/{NOTE}"
+    path = f"{FOLDER}/{name}/{wanted or latest}/{NOTE}"
     try:
-        return documents.from_json(Note, ledger.store.get(path)), revision
+        return documents.from_json(Note, ledger.store.get(path)), int(wanted or latest)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{ledger}: derived table {name!r} has no revision {revision}, the latest is {latest}"
-        ) from error
+        raise ConfigError(f"{ledger}: {name!r} has no revision {wanted!r}, the latest is {latest}") from error
     except ValueError as error:
         raise ConfigError(f"{ledger}/{path}: no note of ours: {error}") from error
 
 
 def overview(ledger: Ledger) -> dict[str, str]:
     """The latest revision of every derived table of a run, by NAME/REVISION, in one line each, damaged ones too."""
-    current = {Source.of(window) for window in ledger.windows()}
-    found = {}
+    current, found = set(ledger.windows()), {}
     for name, revision in revisions(ledger).items():
         table = f"{name}/{revision}"
         try:
             note = read_note(ledger, table)[0]
-            found[table] = f"{len(current & note.sources.keys()):,} of {len(current):,} windows, by `{note.command}`"
+            found[table] = f"{len(current & note.places.keys()):,} of {len(current):,} windows, by `{note.command}`"
         except ConfigError as error:
             found[table] = str(error)
     return found

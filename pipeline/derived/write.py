@@ -1,7 +1,7 @@
 """Writing a derived table: parts as they are computed, the note last."""
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import documents
 from pipeline.concurrency import prefetch_map
-from pipeline.derived.note import FOLDER, NOTE, Note, Part, Source, check_name, revisions
+from pipeline.derived.note import FOLDER, NOTE, Note, Part, check_name, revisions
 from pipeline.errors import ConfigError
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
@@ -19,11 +19,6 @@ WINDOWS = 32  # a part: few objects, of about 10 MB where images have 16 segment
 READERS = 4  # windows whose values are computed side by side
 
 Values = Callable[[WindowObject], Iterable[Mapping[str, Any]]]  # of a window: rows of index, segment and the columns
-
-
-def new_note(command: str, columns: Mapping[str, str], parameters: Mapping[str, Any], cut: str | None = None) -> Note:
-    """The note of a table that this version begins."""
-    return Note(command=command, version=version("diffseg"), columns=columns, parameters=parameters, cut=cut)
 
 
 def write(ledger: Ledger, name: str, note: Note, values: Values) -> tuple[Note, int]:
@@ -37,15 +32,15 @@ def write(ledger: Ledger, name: str, note: Note, values: Values) -> tuple[Note, 
     if not windows:
         raise ConfigError(f"{ledger}: nothing is committed yet, so nothing can be derived from it")
     revision = revisions(ledger).get(name, 0) + 1
-    known = note.sources
-    new = [window for window in windows if Source.of(window) not in known]
+    known = note.places
+    new = [window for window in windows if window not in known]
     folder, attempt, parts = f"{FOLDER}/{name}", uuid.uuid4().hex[:12], list(note.parts)
     for number in range(0, len(new), WINDOWS):
         group = new[number : number + WINDOWS]
         read = list(prefetch_map(partial(_read, ledger, values), group, depth=READERS, threads=READERS))
-        sources, rows = zip(*read, strict=True)
+        digests, rows = zip(*read, strict=True)
         data = encode_values(rows, note.columns)
-        part = Part(f"{revision}/{attempt}-{number // WINDOWS:05}.parquet", len(data), sources)
+        part = Part(f"{revision}/{attempt}-{number // WINDOWS:05}.parquet", len(data), tuple(group), digests)
         ledger.store.put_new(f"{folder}/{part.name}", data)
         parts.append(part)
     done = replace(note, parts=tuple(parts), version=version("diffseg"))
@@ -55,9 +50,9 @@ def write(ledger: Ledger, name: str, note: Note, values: Values) -> tuple[Note, 
     return done, revision
 
 
-def _read(ledger: Ledger, values: Values, window: WindowObject) -> tuple[Source, Sequence[Mapping[str, Any]]]:
+def _read(ledger: Ledger, values: Values, window: WindowObject) -> tuple[str, list[Mapping[str, Any]]]:
     try:
-        source = Source.of(window, ledger.window_metadata(window).digest)
+        digest = ledger.window_metadata(window).digest
     except ValueError as error:
         raise ConfigError(f"{ledger}/{error}; `diffseg verify --full` finds all that is so") from error
-    return source, [{"shard": window.shard, **row} for row in values(window)]
+    return digest, [{"shard": window.shard, **row} for row in values(window)]

@@ -17,7 +17,7 @@ from diffseg.prior import GEOMETRY, geometry
 from diffseg.types import Float
 from pipeline import documents
 from pipeline.derived.note import Note, read_note
-from pipeline.derived.write import new_note, write
+from pipeline.derived.write import write
 from pipeline.errors import ConfigError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.protocols import Protocol
@@ -82,13 +82,18 @@ def calibrate(ledger: Ledger, truth: Truth, protocol: Protocol, name: str, comma
     fitted, predicted = fit(given, wanted), out_of_fold(given, wanted, owners)
     fields = {"features": FEATURES, **asdict(fitted), "images": len(images), "truth_sha256": digest.hexdigest()}
     cut = asdict(ledger.cut) if ledger.cut else None
-    note = new_note(command, {PREDICTED: "float32"}, fields | {"cut": cut}, str(ledger.cut) if cut else None)
+    note = Note(
+        command=command,
+        columns={PREDICTED: "float32"},
+        parameters=fields | {"cut": cut},
+        cut=str(ledger.cut) if cut else None,
+    )
     done, revision = write(ledger, name, note, partial(_values, ledger, fitted))
     return Calibrated(
         table=f"{name}/{revision}",
         images=len(images),
         segments=len(wanted),
-        windows=len(done.sources),
+        windows=len(done.places),
         left_out=tuple(left_out),
         auroc=auroc(predicted, wanted > MATCHED),
         auroc_of_score=auroc(given[:, 0], wanted > MATCHED),
@@ -109,7 +114,7 @@ def extend(ledger: Ledger, name: str) -> Calibrated:
         table=f"{name}/{revision}",
         images=int(note.parameters["images"]),
         segments=0,
-        windows=len(done.sources) - len(note.sources),
+        windows=len(done.places) - len(note.places),
     )
 
 

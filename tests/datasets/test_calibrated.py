@@ -10,7 +10,8 @@ from diffseg.cut import Cut
 from jobs.shared import cli
 from pipeline.datasets import Example, RunDataset, RunStream
 from pipeline.derived.calibrated import open_run
-from pipeline.derived.write import new_note, write
+from pipeline.derived.note import Note
+from pipeline.derived.write import write
 from pipeline.errors import ConfigError
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger
@@ -35,7 +36,7 @@ def predict(ledger: Ledger, name: str = "mine") -> None:
                 yield {"index": row["index"], "segment": each["id"]} | found
 
     cut = str(ledger.cut) if ledger.cut else None
-    write(ledger, name, new_note("diffseg calibrate RUN", {"predicted_iou": "float32"}, {}, cut), values)
+    write(ledger, name, Note(command="diffseg calibrate RUN", columns={"predicted_iou": "float32"}, cut=cut), values)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from pipeline.derived import write as writing
 from pipeline.derived.join import DerivedTable
 from pipeline.derived.note import Note, overview, read_note, revisions
-from pipeline.derived.write import new_note, write
+from pipeline.derived.write import write
 from pipeline.errors import ConfigError
 from pipeline.messages import ShardTask
 from pipeline.run.layout import WindowObject
@@ -26,7 +26,7 @@ COLUMNS = {"predicted_iou": "float32", "number": "int64"}
 
 
 def note() -> Note:
-    return new_note("diffseg calibrate RUN --name x", COLUMNS, {"fitted": "by hand"})
+    return Note(command="diffseg calibrate RUN --name x", columns=COLUMNS, parameters={"fitted": "by hand"})
 
 
 def values(ledger: Ledger) -> writing.Values:
@@ -161,8 +161,8 @@ def test_a_run_that_has_grown_is_told_and_only_what_is_missing_is_made(tmp_path:
         ("y", ["number"], "no derived table 'y'; there are x"),
         ("X", ["number"], "a name has small letters"),
         ("../x", ["number"], "a name has small letters"),
-        ("x/two", ["number"], "a revision is a number from 1 on, the latest is 1"),
-        ("x/7", ["number"], "has no revision 7, the latest is 1"),
+        ("x/two", ["number"], "'x' has no revision 'two', the latest is 1"),
+        ("x/7", ["number"], "'x' has no revision '7', the latest is 1"),
         ("x", ["category"], "has no column category, it has predicted_iou, number"),
     ],
 )
