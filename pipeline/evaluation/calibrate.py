@@ -21,7 +21,7 @@ from pipeline.derived.write import write
 from pipeline.errors import ConfigError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.score import RUN, LeftOut, Prediction, Work, decode_truths, label_map_of
+from pipeline.evaluation.score import IGNORED, RUN, LeftOut, Prediction, Work, decode_truths, label_map_of
 from pipeline.evaluation.truth import Truth, TruthSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
@@ -31,7 +31,7 @@ FEATURES = ("logit of the score", *GEOMETRY)
 EDGE = 1e-3  # of scores: their logit is taken between this and one less this
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Calibrated:
     """A calibrated run. auroc, error: of segments predicted from other images than their own; NaN where undefined."""
 
@@ -59,63 +59,48 @@ def calibrate(ledger: Ledger, truth: Truth, protocol: Protocol, name: str, comma
     command: by which a user does the same again. Raises ConfigError where fewer than two images can be used.
     """
     samples = [replace(sample, image=None) for sample in truth]
-    keys = frozenset(sample.key.rpartition("/")[2] for sample in samples)
-    predictions = Predictions(ledger, protocol, segments=True, only=keys)
-    digest, left_out = hashlib.sha256(), list[str]()
-    columns, ious, images = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    for number, sample in enumerate(samples):
-        found = _measured(sample, predictions[sample.key], protocol)
-        if isinstance(found, LeftOut):
-            left_out.append(f"{sample.key}: {found.reason} {found.detail}".strip())
-            continue
-        for data in (sample.key.encode(), *sample.label_maps):
-            digest.update(hashlib.sha256(data).digest())
-        known = np.isfinite(found[1])
-        columns.append(found[0][known])
-        ious.append(found[1][known])
-        images.append(np.full(int(known.sum()), number))
+    names = frozenset(sample.key.rpartition("/")[2] for sample in samples)
+    predictions = Predictions(ledger, protocol, segments=True, only=names)
+    found = {sample.key: _measured(sample, predictions[sample.key], protocol) for sample in samples}
     predictions.check_some_key_matches()
-    if len(images) < 2:
-        why = f": {left_out[0]}" if left_out else ""
-        raise ConfigError(f"{ledger}: two images with truth are needed at least, {len(images)} can be used{why}")
-    given, wanted, owners = np.concatenate(columns), np.concatenate(ious), np.concatenate(images)
-    fitted, predicted = fit(given, wanted), out_of_fold(given, wanted, owners)
-    fields = {"features": FEATURES, **asdict(fitted), "images": len(images), "truth_sha256": digest.hexdigest()}
+    used = {key: each for key, each in found.items() if not isinstance(each, LeftOut)}
+    left_out = [
+        f"{key}: {each.reason} {each.detail}".strip() for key, each in found.items() if isinstance(each, LeftOut)
+    ]
+    if len(used) < 2:
+        why = "".join(f": {line}" for line in left_out[:1])
+        raise ConfigError(f"{ledger}: two images with truth are needed at least, {len(used)} can be used{why}")
+    columns, ious = (np.concatenate(part) for part in zip(*used.values(), strict=True))
+    fitted = fit(columns, ious)
+    predicted = out_of_fold(columns, ious, np.repeat(np.arange(len(used)), [len(each[1]) for each in used.values()]))
+    truths = (data for each in samples if each.key in used for data in (each.key.encode(), *each.label_maps))
+    sha256 = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in truths)).hexdigest()
     cut = asdict(ledger.cut) if ledger.cut else None
-    note = Note(
-        command=command,
-        columns={PREDICTED: "float32"},
-        parameters=fields | {"cut": cut},
-        cut=str(ledger.cut) if cut else None,
-    )
+    fields = {"features": FEATURES, **asdict(fitted), "images": len(used), "truth_sha256": sha256, "cut": cut}
+    shown = str(ledger.cut) if cut else None
+    note = Note(command=command, columns={PREDICTED: "float32"}, parameters=fields, cut=shown)
     done, revision = write(ledger, name, note, partial(_values, ledger, fitted))
     return Calibrated(
         table=f"{name}/{revision}",
-        images=len(images),
-        segments=len(wanted),
+        images=len(used),
+        segments=len(ious),
         windows=len(done.places),
         left_out=tuple(left_out),
-        auroc=auroc(predicted, wanted > MATCHED),
-        auroc_of_score=auroc(given[:, 0], wanted > MATCHED),
-        error=calibration_error(predicted, wanted),
+        auroc=auroc(predicted, ious > MATCHED),
+        auroc_of_score=auroc(columns[:, 0], ious > MATCHED),
+        error=calibration_error(predicted, ious),
     )
 
 
 def extend(ledger: Ledger, name: str) -> Calibrated:
-    """Predict the IoU of segments in windows that a calibration does not have, by its own coefficients, at its own cut.
+    """Predict the IoU of segments in windows that a calibration does not have, by its own coefficients and at its cut.
 
-    ledger: read at that cut from then on.
     Raises ConfigError where there is none.
     """
     note, _ = read_note(ledger, name)
     fitted, ledger.cut = _fitted(note)
     done, revision = write(ledger, name, note, partial(_values, ledger, fitted))
-    return Calibrated(
-        table=f"{name}/{revision}",
-        images=int(note.parameters["images"]),
-        segments=0,
-        windows=len(done.places) - len(note.places),
-    )
+    return Calibrated(f"{name}/{revision}", note.parameters["images"], 0, len(done.places) - len(note.places))
 
 
 def _fitted(note: Note) -> tuple[Calibration, Cut | None]:
@@ -139,7 +124,7 @@ def _values(ledger: Ledger, fitted: Calibration, window: WindowObject) -> Iterat
 def _measured(
     sample: TruthSample, labelled: Prediction | LeftOut, protocol: Protocol
 ) -> tuple[Float[np.ndarray, "S F"], Float[np.ndarray, " S"]] | LeftOut:
-    """FEATURES and IoU of each segment of an image; NaN where its truth is ignored."""
+    """FEATURES and IoU of each segment of an image whose truth is not ignored."""
     truths = decode_truths(sample, protocol)
     if isinstance(labelled, LeftOut):
         return labelled
@@ -152,4 +137,7 @@ def _measured(
         return LeftOut("one segment, which tells nothing apart")
     view = protocol.view(*truths[0].shape)
     ious = best_ious(view.sample(label_map), [view.sample(truth) for truth in truths], len(labelled.segments))
-    return columns_of(labelled.segments), ious
+    known = np.isfinite(ious)
+    if not known.any():
+        return IGNORED
+    return columns_of(labelled.segments)[known], ious[known]

@@ -105,11 +105,12 @@ def test_new_windows_are_taken_in_by_the_same_fit_without_truth(ledger, tmp_path
 
 def test_images_that_cannot_be_used_are_named(ledger, tmp_path, capsys):
     Image.fromarray(np.zeros((10, 96), np.uint8)).save(tmp_path / "truth" / "a3.png")
+    Image.fromarray(np.full((72, 96), 9, np.uint8)).save(tmp_path / "truth" / "a4.png")
     Image.fromarray(np.zeros((72, 96), np.uint8)).save(tmp_path / "truth" / "elsewhere.png")
-    assert run(ledger, "--truth", str(tmp_path / "truth"), "--json") == 0
+    assert run(ledger, "--truth", str(tmp_path / "truth"), "--ignore", "9", "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["images"] == LABELLED - 1
-    assert [line.partition(":")[0] for line in told["left_out"]] == ["a3", "elsewhere"]
+    assert told["images"] == LABELLED - 2
+    assert [line.partition(":")[0] for line in told["left_out"]] == ["a3", "a4", "elsewhere"]
 
 
 def test_an_image_of_one_segment_tells_nothing_apart_and_is_not_fitted_to(tmp_path, ledger, capsys):
