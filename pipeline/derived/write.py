@@ -24,7 +24,8 @@ Values = Callable[[WindowObject], Iterable[Mapping[str, Any]]]  # of a window: r
 def write(ledger: Ledger, name: str, note: Note, values: Values) -> tuple[Note, int]:
     """Write the values of all committed windows as a new revision; returns its note and number.
 
-    note: without parts; or of an earlier revision, whose parts are kept and extended by what is missing from them.
+    note: without parts; or of the latest revision, whose parts are kept and extended by what is missing from them,
+    if anything is.
     Raises ConfigError where nothing is committed or another writer had this revision first, StorageError.
     """
     check_name(name)
@@ -34,6 +35,8 @@ def write(ledger: Ledger, name: str, note: Note, values: Values) -> tuple[Note, 
     revision = revisions(ledger).get(name, 0) + 1
     known = note.places
     new = [window for window in windows if window not in known]
+    if note.parts and not new:
+        return note, revision - 1
     folder, attempt, parts = f"{FOLDER}/{name}", uuid.uuid4().hex[:12], list(note.parts)
     for number in range(0, len(new), WINDOWS):
         group = new[number : number + WINDOWS]
