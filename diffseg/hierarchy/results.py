@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig
+from diffseg.cut import quality
 from diffseg.hierarchy.leaves import Leaves
 from diffseg.labels.results import ids, segmentations
 from diffseg.labels.rle import RunLengths, Segments, adjacent_runs, connected_components, rle_decode, segments_of
@@ -26,20 +27,29 @@ def cut_trees(rle: RunLengths, found: Segments, leaves: Leaves, config: Resolved
     real = found.of_run >= 0
     trees = restricted(leaves, _of_each(found, found.of_run[real], rle.label[real]), found.first)
     of_leaf = [tree.at_height(config.cut or 0.0) for tree in trees]
-    scores = [prior(tree.features()[tree.nodes_of(of)]) for tree, of in zip(trees, of_leaf, strict=True)]
-    before = np.cumsum([0, *map(len, scores)])[:-1]  # segments of the images before
+    nodes = [tree.features()[tree.nodes_of(of)] for tree, of in zip(trees, of_leaf, strict=True)]
+    before = np.cumsum([0, *map(len, nodes)])[:-1]  # segments of the images before
     numbered = np.concatenate([first + of for first, of in zip(before, of_leaf, strict=True)])
     device = rle.start.device
     region = torch.from_numpy(numbered).to(device)[found.of_run.clamp(min=0)].where(real, rle.label)
     pieces = connected_components(region, adjacent_runs(rle)) if config.split_components else region
     segments = segments_of(rle, pieces.clamp(min=0))
-    of_run = torch.from_numpy(np.concatenate(scores)).to(device)[region[real]]
-    results = segmentations(rle, segments, _of_each(segments, segments.of_run[real], of_run))
+    owner = _of_each(segments, segments.of_run[real], region[real].double())
+    results = [_scored(result, np.concatenate(nodes)) for result in segmentations(rle, segments, owner)]
     leaf_maps = [decoded.cpu().numpy() for decoded in rle_decode(rle, ids(found))]
     return [
         replace(result, leaf_map=leaf_map, tree=tree)
         for result, leaf_map, tree in zip(results, leaf_maps, trees, strict=True)
     ]
+
+
+def _scored(result: Segmentation, nodes: np.ndarray) -> Segmentation:
+    """The result with the prior as score of each segment, in place of the number of its node."""
+    shapes = np.array([(each.area, *each.box) for each in result.segments]).reshape(-1, 5)
+    own = nodes[[int(each.score) for each in result.segments]]
+    scores = prior(own, shapes[:, 0], shapes[:, 1:]).tolist()
+    segments = tuple(replace(each, score=score) for each, score in zip(result.segments, scores, strict=True))
+    return replace(result, segments=segments, quality=quality(segments))
 
 
 def restricted(leaves: Leaves, kept: Int[Tensor, " S"], first: Int[Tensor, " B"]) -> list[Tree]:
