@@ -14,6 +14,7 @@ from diffseg.hierarchy.leaves import Leaves
 from diffseg.hierarchy.linkage import Linkage
 from diffseg.hierarchy.results import restricted
 from diffseg.models.attention import AttentionMaps
+from diffseg.prior import prior
 from tests.support import synthetic
 
 GRID = (16, 16)
@@ -86,11 +87,16 @@ def test_connected_regions_are_segments_of_their_own_where_asked_for():
     )
     assert len(split.segments) > len(whole.segments)
     assert np.array_equal(split.leaf_map, whole.leaf_map)  # type: ignore[arg-type]
+    owners = []
     for each in split.segments:
         inside = split.label_map == each.id
         [of] = np.unique(whole.label_map[inside]).tolist()
-        assert each.score == whole.segments[of].score
         assert each.area == inside.sum()
+        owners.append(of)
+    assert whole.tree is not None
+    nodes = whole.tree.features()[whole.tree.nodes_of(whole.tree.at_height(1.2))][owners]  # of shapes of their own
+    scores = prior(nodes, *(np.array([getattr(each, of) for each in split.segments]) for of in ("area", "box")))
+    assert [each.score for each in split.segments] == scores.tolist()
 
 
 def test_a_leaf_without_pixels_leaves_its_tree_and_no_cut_changes():
