@@ -86,6 +86,8 @@ class SegmentConfig:
     split_components: bool = False  # "fast": every connected region a segment of its own
     dtype: Dtype | None = None
     compile: bool = False
+    # labels move to where the picture changes; None: unless it is "paper"
+    edges: bool | None = field(default=None, metadata={AS_BEFORE: False})
     tree: bool | None = field(default=None, metadata={AS_BEFORE: False})  # a hierarchy of segments, cut at `cut`
     leaves: int = field(default=LEAVES, metadata={AS_BEFORE: LEAVES})  # of the tree, at most
     cut: float | None = field(default=None, metadata={AS_BEFORE: None})  # height in nats
@@ -116,6 +118,8 @@ class SegmentConfig:
             raise ValueError(f"min_area is a share of the image in [0, 1), got {self.min_area}")
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        if self.edges and self.mode == "paper":
+            raise ValueError("edges are not of mode 'paper', which labels as published: leave one of them out")
         if not 2 <= self.leaves <= 256:
             raise ValueError(f"leaves must lie in 2..256, got {self.leaves}")
         if self.cut is not None and not (math.isfinite(self.cut) and self.cut >= 0):
@@ -144,6 +148,7 @@ class SegmentConfig:
                 "image_size": self.image_size or model.image_size,
                 "unit": model.unit,
                 "dtype": self.dtype or ("float32" if self.mode == "paper" else model.dtype),
+                "edges": self.mode != "paper" if self.edges is None else self.edges,
                 "tree": tree,
                 "cut": (model.cut if self.cut is None else self.cut) if tree else None,
                 "vectors": tree if self.vectors is None else self.vectors,
@@ -176,6 +181,7 @@ class ResolvedConfig(SegmentConfig):
     timestep: int | None
     image_size: int
     dtype: Dtype
+    edges: bool = field(default=False, metadata={AS_BEFORE: False})
     tree: bool = field(default=False, metadata={AS_BEFORE: False})
     vectors: bool = field(default=False, metadata={AS_BEFORE: False})
     unit: int = field(default=64, metadata={AS_BEFORE: 64})  # pixels, see `ModelDefaults`; 64 is that of UNets

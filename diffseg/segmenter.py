@@ -18,17 +18,18 @@ from diffseg.hierarchy.leaves import Leaves, grow
 from diffseg.hierarchy.results import cut_trees
 from diffseg.hierarchy.vectors import vectors_of
 from diffseg.labels.assign import assign, enlarge, paste
+from diffseg.labels.edges import refine_edges
 from diffseg.labels.results import ids, segmentations, tidy
 from diffseg.labels.rle import rle_decode
 from diffseg.labels.score import score
 from diffseg.method.aggregate import Attention, aggregate
-from diffseg.method.geometry import Frame, frame, to_model
+from diffseg.method.geometry import Frame, frame, to_model, to_output
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.normalised_cut import normalised_cut
 from diffseg.method.refine import refine
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.attention import AttentionMaps
-from diffseg.types import AttentionError, Float, Int, Segmentation
+from diffseg.types import AttentionError, Float, Int, Segmentation, UInt8
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
 PUBLISHED = ResolvedConfig(thresholds=(1.1, 1.1, 1.1), cut=1.1, timestep=300, image_size=512, dtype="float32")
@@ -118,12 +119,14 @@ class DiffSeg:
             wanted = any(each.vectors or each.mode == "quality" for each in configs)
             given = torch.stack([to_model(pixels[i], frames[i]) for i in batch])
             maps = self.backend.attend(given, features=True) if wanted else self.backend.attend(given)
+            pictures = [to_output(pixels[i], frames[i]) for i in batch] if self.config.edges else ()
             for positions, part in _parts(maps):
                 images_of_part = [batch[i] for i in positions]
                 planned = [frames[i] for i in images_of_part]
+                shown = pictures[positions.start : positions.stop]
                 try:
                     for found, config in zip(results, configs, strict=True):
-                        found.update(zip(images_of_part, label(part, planned, config), strict=True))
+                        found.update(zip(images_of_part, label(part, planned, config, shown), strict=True))
                 except AttentionError as error:
                     refused += [images_of_part[i] for i in error.images]
         if refused:
@@ -142,25 +145,37 @@ class DiffSeg:
 
 
 @torch.no_grad()
-def label(maps: AttentionMaps, frames: Sequence[Frame], config: ResolvedConfig) -> list[Segmentation]:
+def label(
+    maps: AttentionMaps,
+    frames: Sequence[Frame],
+    config: ResolvedConfig,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+) -> list[Segmentation]:
     """Turn the attention of a batch into segments, each image in its own frame.
 
+    pictures: the images at the size of their label maps, wanted where the configuration has edges.
     Raises AttentionError naming the images whose attention is no distribution.
     """
     if config.tree:
-        return _label_by_tree(maps, [each.output for each in frames], config)
+        return _label_by_tree(maps, [each.output for each in frames], config, pictures)
     proposals = propose(maps, config)
     grid = (maps.features_grid if config.mode == "quality" else None) or maps.grid
     label_maps = [_in_frame(_of_image(proposals, i, grid), each) for i, each in enumerate(frames)]
+    if config.edges:
+        label_maps = refine_edges(label_maps, pictures, max(proposals.counts))
     rle, segments = tidy(label_maps, config)
     scores = score(segments, rle, proposals, grid, [each.window for each in frames])
     return segmentations(rle, segments, scores)
 
 
-def _label_by_tree(maps: AttentionMaps, sizes: Sequence[tuple[int, int]], config: ResolvedConfig) -> list[Segmentation]:
+def _label_by_tree(
+    maps: AttentionMaps, sizes: Sequence[tuple[int, int]], config: ResolvedConfig, pictures: Sequence[np.ndarray] = ()
+) -> list[Segmentation]:
     leaves = cluster(maps, config)
     cells = leaves.cells.unflatten(-1, maps.grid)
     label_maps = [enlarge(own, size) for own, size in zip(cells, sizes, strict=True)]
+    if config.edges:
+        label_maps = refine_edges(label_maps, pictures, leaves.merges.into.shape[1])
     rle, found = tidy(label_maps, replace(config, split_components=False))
     results = cut_trees(rle, found, leaves, config)
     if not config.vectors:
@@ -206,7 +221,8 @@ def segment_attention(
 
     maps: for each resolution the mean over heads and layers, [n, n] with rows summing to one, in any order; for a
     batch [B, n, n], which gives [B, H, W].
-    config: thresholds default to the published ones. There is a tree only where it is asked for.
+    config: thresholds default to the published ones. There is a tree only where it is asked for; edges are left as
+    they are, for want of a picture.
     size: height and width of the result, which the grid fills whole.
     grid: height and width in cells of the finest level where it is not square.
     return_trace: return the number of proposals after each iteration too.
@@ -218,7 +234,7 @@ def segment_attention(
     given = AttentionMaps(levels, grid or _square(levels[0]))
     if config.tree is None and config.cut is None:
         config = replace(config, tree=False)
-    resolved = replace(config, vectors=False).resolve(PUBLISHED)
+    resolved = replace(config, vectors=False, edges=False).resolve(PUBLISHED)
     if resolved.tree and return_trace:
         raise ValueError("return_trace counts the proposals of greedy merging: a tree has none")
     if len(size) != 2 or min(size) < 1:

@@ -20,6 +20,7 @@ LABEL = {  # settings that runs are compared by; "": set by no flag, such as the
     "split_components": CONFIG,
     "dtype": "--dtype",
     "compile": CONFIG,
+    "edges": "--edges",
     "tree": "--tree",
     "leaves": "--leaves",
     "cut": "--cut",

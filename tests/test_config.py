@@ -137,13 +137,14 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "split_components": True,
         "dtype": "float16",
         "compile": True,
+        "edges": False,
         "tree": False,
         "leaves": 128,
         "cut": 0.7,
         "vectors": False,
         "clusters": 8,
     }
-    needs: dict[str, Any] = {"clusters": {"mode": "quality"}}
+    needs: dict[str, Any] = {"clusters": {"mode": "quality"}, "mode": {"edges": False}}
     assert other.keys() == {field.name for field in dataclasses.fields(SegmentConfig)}
     assert other.keys() >= FIRST_FIELDS
     prints = {
@@ -187,7 +188,8 @@ def test_fingerprints_of_0_1_0_stay(asked, model, weights, print_):
 def test_the_embedded_model_is_that_of_0_1_0():
     files = fetch("tiny")
     assert files.sha256 == TINY
-    assert fingerprint(SegmentConfig(tree=False).resolve(recognise(files)), files.sha256) == "ccbdcf20829975b8"
+    as_before = SegmentConfig(tree=False, edges=False).resolve(recognise(files))
+    assert fingerprint(as_before, files.sha256) == "ccbdcf20829975b8"
 
 
 def fields_since_0_1_0(kind):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig
-from diffseg.types import Float, Integer
+from diffseg.types import Float, Integer, UInt8
 
 ASPECT = 4.0  # beyond it an image is squeezed: the short side of a strip would have too few cells
 
@@ -88,6 +88,11 @@ def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
     part = image[top : top + height, left : left + width]
     pixels = _average(part, frame.model) if frame.antialias else _sample(part, frame.model)
     return pixels.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
+
+
+def to_output(image: UInt8[np.ndarray, "_ _ 3"], frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
+    """Bring an image that the model sees whole to the size of its label map."""
+    return image if frame.source == frame.output else _average(image, frame.output).numpy()
 
 
 def _multiples(length: float, unit: int) -> tuple[int, int]:

@@ -39,6 +39,7 @@ Clusters = Annotated[
     int | None, typer.Option("--clusters", help="Segments an image, in mode quality. Default: each image's own number.")
 ]
 MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
+Edges = Annotated[bool | None, typer.Option("--edges/--no-edges", help="Labels end where the picture changes.")]
 Tree = Annotated[bool | None, typer.Option("--tree/--no-tree", help="One hierarchy of segments an image.")]
 Leaves = Annotated[int | None, typer.Option("--leaves", help="Of a tree, at most: 2..256. Default: 64.")]
 Height = Annotated[float | None, typer.Option("--cut", help="Nats: the tree's cut. Default: the model's own.")]
@@ -82,6 +83,7 @@ class SegmentOptions:
     refine: Refine = None
     clusters: Clusters = None
     min_area: MinArea = None
+    edges: Edges = None
     tree: Tree = None
     leaves: Leaves = None
     cut: Height = None

@@ -18,8 +18,9 @@ from PIL import Image
 from diffseg.config import ResolvedConfig
 from diffseg.hierarchy.leaves import POOL
 from diffseg.labels.assign import assign, enlarge
+from diffseg.labels.edges import refine_edges
 from diffseg.method.aggregate import aggregate
-from diffseg.method.geometry import frame, to_model
+from diffseg.method.geometry import frame, to_model, to_output
 from diffseg.method.merge import Proposals
 from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import FLOOR, DiffSeg, cluster, label, propose
@@ -35,6 +36,7 @@ TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # in the prepared attention: that of random weights has one region
 MODEL_STAGES = ("vae", "unet", "vit", "capture")
 ANCHORS = 256  # 16 x 16, as published
+EDGE_BYTES = 3 + 2 * 4  # a pixel: its colour is read, and its label read and written
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
     model_stages, maps = _model_stages(backend, pixels, clock)
     if structured:
         maps = structured_maps(maps, batch_size)
-    core_stages = _core_stages(backend.config, maps, planned, clock)
+    core_stages = _core_stages(backend.config, maps, planned, photos, clock)
     dressed = DiffSeg(Structured(backend, maps) if structured else backend, batch_size)
     (whole,) = clock(lambda: dressed.segment(photos))
     [result, *_] = dressed.segment(photos)
@@ -129,25 +131,33 @@ def _model_stages(backend: "Backend", pixels: torch.Tensor, clock: Clock) -> tup
     return stages, maps
 
 
-def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], clock: Clock) -> list[StageCost]:
+def _core_stages(
+    config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], photos: Sequence[np.ndarray], clock: Clock
+) -> list[StageCost]:
     count, cells = len(planned), maps.levels[0].shape[1]
     floor = FLOOR if config.mode == "fast" else 0.0
     method = cluster if config.tree else propose
     found = method(maps, config)
 
-    def paint() -> None:
-        for number, image in enumerate(planned):
-            if isinstance(found, Proposals):
-                assign(found.maps[number, : found.counts[number]].unflatten(-1, maps.grid), image.output)
-            else:
-                enlarge(found.cells[number].unflatten(-1, maps.grid), image.output)
+    labels = max(found.counts) if isinstance(found, Proposals) else found.merges.into.shape[1]
+    pictures = [to_output(*pair) for pair in zip(photos, planned, strict=True)]
 
-    aggregating, both, painting, without, whole = clock(
+    def paint() -> list[torch.Tensor]:
+        if isinstance(found, Proposals):
+            own = [found.maps[i, : found.counts[i]].unflatten(-1, maps.grid) for i in range(count)]
+            return [assign(each, image.output) for each, image in zip(own, planned, strict=True)]
+        cells = found.cells.unflatten(-1, maps.grid)
+        return [enlarge(each, image.output) for each, image in zip(cells, planned, strict=True)]
+
+    painted = paint()
+
+    aggregating, both, painting, edges, without, whole = clock(
         lambda: aggregate(maps.levels, maps.grid, floor),
         lambda: method(maps, config),
         paint,
-        lambda: label(maps, planned, replace(config, vectors=False)),
-        lambda: label(maps, planned, config),
+        lambda: refine_edges(painted, pictures, labels) if config.edges else None,
+        lambda: label(maps, planned, replace(config, vectors=False), pictures),
+        lambda: label(maps, planned, config, pictures),
     )
     finest, rest = maps.levels[0][0].nbytes, sum(level[0].nbytes for level in maps.levels[1:])
     pixels = planned[0].output[0] * planned[0].output[1]
@@ -156,7 +166,8 @@ def _core_stages(config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[
         StageCost("aggregate", aggregating / count, bytes=2 * rest + finest),
         StageCost("tree" if config.tree else "merge", (both - aggregating) / count, 2 * 2 * compared * cells, finest),
         StageCost("argmax", painting / count, bytes=4 * pixels),
-        StageCost("clean", max(0.0, without - both - painting) / count),
+        StageCost("edges", edges / count, bytes=EDGE_BYTES * pixels),
+        StageCost("clean", max(0.0, without - both - painting - edges) / count),
         *([StageCost("vectors", max(0.0, whole - without) / count)] if config.vectors else []),
     ]
 

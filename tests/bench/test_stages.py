@@ -16,7 +16,7 @@ from pipeline.bench.stages import StageCost, measure, structured_maps
 
 torch.set_num_threads(1)
 
-STAGES = ["decode", "vae", "unet", "capture", "aggregate", "tree", "argmax", "clean", "vectors", "encode"]
+STAGES = ["decode", "vae", "unet", "capture", "aggregate", "tree", "argmax", "edges", "clean", "vectors", "encode"]
 
 
 @pytest.fixture(scope="module")

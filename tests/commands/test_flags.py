@@ -32,6 +32,7 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
     "split_components": True,
     "dtype": "bfloat16",
     "compile": True,
+    "edges": True,
     "tree": True,
     "leaves": 128,
     "cut": 0.7,

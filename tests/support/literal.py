@@ -107,3 +107,30 @@ def segment(levels, grid, thresholds, per_side, size, refine=False):
         return np.zeros(size, np.uint8), counts
     strongest = np.argmax([enlarge(proposal, size) for proposal in proposals], axis=0)
     return np.unique(strongest, return_inverse=True)[1].reshape(size).astype(np.uint8), counts
+
+
+def adapt_to_pixels(image, mask, dilations, rounds):
+    """Pixel-adaptive refinement of a soft mask [H, W], from section 3.3 of Araslanov and Roth (2020), word for word."""
+    height, width, _ = image.shape
+    ring = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    weights = {}
+    for y in range(height):
+        for x in range(width):
+            taps = [
+                (min(max(y + d * dy, 0), height - 1), min(max(x + d * dx, 0), width - 1), (dy, dx) == (0, 0))
+                for d in dilations
+                for dy, dx in ring
+            ]
+            colours = np.array([image[place[:2]] for place in taps], np.float64) / 255
+            deviation = colours.std(0, ddof=1)
+            around = [place[:2] for place in taps if not place[2]]
+            apart = [
+                abs(image[place] - image[y, x].astype(np.float64)) / 255 / (1e-8 + 0.1 * deviation) for place in around
+            ]
+            kernel = np.exp([-each.mean() for each in apart])
+            weights[y, x] = list(zip(around, kernel / kernel.sum(), strict=True))
+    for _ in range(rounds):
+        mask = np.array(
+            [[sum(w * mask[place] for place, w in weights[y, x]) for x in range(width)] for y in range(height)]
+        )
+    return mask

@@ -56,6 +56,7 @@ PRECISIONS = [  # and what attention runs on; no other kernel takes float32
 CONFIGS: dict[str, dict[str, Any]] = {
     "fast": {},
     "greedy": {"tree": False},
+    "coarse": {"edges": False},
     "paper": {"mode": "paper"},
     "refine": {"refine": True},
     "split": {"split_components": True},
@@ -176,6 +177,18 @@ def test_everything_that_costs_time_is_counted_with_the_line_that_asks_for_it(sh
     weights = sum(path.stat().st_size for path in Path(fetch("tiny").folder).rglob("*.safetensors"))
     assert sum(device.uploads.values()) > weights / 2, "they are stored in half precision, and the decoder stays behind"
     assert sum(device.downloads.values()) >= 4 * sum(h * w for h, w in SIZES), "label maps"
+
+
+def test_edges_take_few_launches_and_the_host_waits_for_none(photos):
+    with CudaStandIn() as device:
+        segmenter = DiffSeg.from_pretrained("tiny", SegmentConfig(image_size=SIDE), batch_size=len(SIZES))
+        segmenter.segment(photos)
+    launches, waits = (
+        sum(times for (_, place), times in counted.items() if place.startswith("diffseg/labels/edges.py"))
+        for counted in (device.launches, device.syncs)
+    )
+    assert 20 < launches <= 40
+    assert waits == 0
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ class CudaStandIn:
             stack.callback(library._destroy)
             for name in FACTORIES:
                 library.impl(name, _factory(name), "CUDA")
+            stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", _pinned))
             library.impl("copy_", self._copy_, "CUDA")  # `torch.tensor` copies by a way past __torch_dispatch__
             _set_guard(stack)
             overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
@@ -212,8 +213,8 @@ class CudaStandIn:
             if any(not isinstance(index, CudaTensor) for index in indices):
                 self.syncs["an index of the host", here] += 1
 
-    def _copied(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Note a copy, and that the host waits for one between it and the device: its memory is not pinned."""
+    def _copied(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> None:
+        """Note a copy, and that the host waits for one between it and the device unless its memory is pinned."""
         here = place()
         size = source.numel() * source.element_size()
         match isinstance(target, CudaTensor), isinstance(source, CudaTensor):
@@ -221,23 +222,24 @@ class CudaStandIn:
                 self.launches["copy_", here] += 1
             case True, False:
                 self.uploads[here] += size
-                self.syncs["upload", here] += 1
+                if not (non_blocking and getattr(source, "pinned", False)):
+                    self.syncs["upload", here] += 1
             case False, True:
                 self.downloads[here] += size
                 self.syncs["download", here] += 1
 
     def _copy_(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        self._copied(target, source)
+        self._copied(target, source, non_blocking)
         _numbers(target).copy_(_numbers(source))
         return target
 
     def _to_copy(self, source: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         device = kwargs.pop("device", None) or source.device
-        for name in ("non_blocking", "pin_memory"):
-            kwargs.pop(name, None)
+        kwargs.pop("pin_memory", None)
+        non_blocking = kwargs.pop("non_blocking", False)
         numbers = aten._to_copy(_numbers(source), **kwargs)
         made = CudaTensor(numbers) if torch.device(device).type == "cuda" else numbers
-        self._copied(made, source)
+        self._copied(made, source, non_blocking)
         return made
 
 
@@ -282,6 +284,12 @@ def _facts(operator: Any) -> _Facts:
         written=tuple(changed) if changed and same else None,
         returns=len(schema.returns),
     )
+
+
+def _pinned(source: torch.Tensor) -> torch.Tensor:
+    made: Any = source.clone()
+    made.pinned = True  # what torch knows by asking the driver
+    return made  # type: ignore[no-any-return]
 
 
 def _tensors(tree: Any) -> Iterator[torch.Tensor]:
