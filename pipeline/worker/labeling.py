@@ -12,7 +12,7 @@ from pipeline.errors import OutOfMemory, PipelineError
 from pipeline.logs.traces import told
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, legible
-from pipeline.table.label_map import encode_label_map
+from pipeline.table.label_map import encode_label_map, encode_leaf_map
 from pipeline.table.trees import encode_tree, encode_vectors
 from pipeline.worker.device_errors import device_errors, release_memory
 
@@ -80,7 +80,7 @@ def with_labels(record: LabelRecord, labels: Segmentation) -> LabelRecord:
         label_map=encode_label_map(labels.label_map),
         segments=labels.segments,
         quality=labels.quality,
-        leaf_map=None if labels.leaf_map is None else encode_label_map(labels.leaf_map),
+        leaf_map=None if labels.leaf_map is None else encode_leaf_map(labels.leaf_map),
         tree=None if labels.tree is None else encode_tree(labels.tree),
         vectors=None if labels.vectors is None else encode_vectors(labels.vectors),
     )

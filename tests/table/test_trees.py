@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from diffseg.types import IGNORE
 from pipeline import table
 from pipeline.records import LATER, OK, LabelRecord
-from pipeline.table.label_map import decode_label_map
+from pipeline.table.label_map import decode_label_map, encode_leaf_map
 from pipeline.table.trees import decode_tree, decode_vectors, encode_tree, encode_vectors
 from pipeline.table.window_metadata import digest_of
 from tests.conftest import window_metadata
@@ -52,6 +54,18 @@ def test_a_leaf_takes_16_bytes_of_tree_and_66_of_vectors(leaves):
     _, tree = a_tree(0, leaves=leaves)
     assert len(encode_tree(tree)) == 16 * leaves - 12
     assert len(encode_vectors(a_vector_each(0, leaves))) == 66 * leaves
+
+
+@pytest.mark.parametrize("leaves", [1, 9, 255, 256])
+def test_a_leaf_map_is_a_png_that_other_programs_read(leaves):
+    leaf_map, _ = a_tree(1, (40, 51), leaves)
+    leaf_map[0, 0] = IGNORE
+    data = encode_leaf_map(leaf_map)
+    assert (decode_label_map(data) == leaf_map).all()
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert (image.format, image.size, image.mode) == ("PNG", (51, 40), "I;16" if leaves > 255 else "L")
+        assert np.asarray(image)[0, 0] == (65_535 if leaves > 255 else 255)
 
 
 @pytest.mark.parametrize("data", [b"", b"12345", bytes(20)])
