@@ -5,14 +5,19 @@ import uuid
 
 import pytest
 
+from diffseg.cut import Cut
 from jobs.shared import cli
 from pipeline.errors import ConfigError
+from pipeline.gallery.levels import heights_around
 from pipeline.inputs.shards import pin
 from pipeline.pilot.page import write_pilot
 from pipeline.pilot.pilot import pilot
 from pipeline.pilot.plan import read_pilot
 from pipeline.records import OK
 from pipeline.storage.object_store import Store
+from pipeline.table.cuts import at_cut
+from pipeline.table.label_map import decode_label_map
+from pipeline.table.window_metadata import fields_of
 from tests.commands.test_cli import PHOTOS, small
 from tests.conftest import jpeg, samples, write_shard
 from tests.support.processes import servers
@@ -122,6 +127,45 @@ def test_the_gallery_shows_each_image_once_with_a_caption_for_each_threshold(sha
     ]
 
 
+def test_with_trees_one_pass_gives_the_labels_of_every_cut(tmp_path, shards):
+    model = Colours(tree=True, cut=0.4)
+    made = pilot(shards, model, [], samples=6, seed=0, decode_threads=1)
+    assert sum(model.passes) == 6
+    assert [at.cut for at in made.at] == list(heights_around(0.4))
+    assert [at.thresholds for at in made.at] == [()] * 7
+    segments = [float(at.segments or 0) for at in made.at]
+    assert segments == sorted(segments, reverse=True)
+    assert segments[0] > segments[-1]
+    for sample in made.samples:
+        whole = fields_of(sample.rows[0])
+        for row, at in zip(sample.rows, made.at, strict=True):
+            wanted = at_cut(whole, Cut(height=at.cut))
+            assert row.label_map is not None
+            assert (decode_label_map(row.label_map) == wanted["label_map"]).all()
+            assert row.num_segments == wanted["num_segments"]
+    with (tmp_path / "pilot.html").open("wb") as out:
+        assert write_pilot(made, out, "colours") == 6
+    page = (tmp_path / "pilot.html").read_text()
+    assert '"level":3,' in page
+    assert "<h1>Pilot of colours at 7 cuts</h1>" in page
+    assert page.count('"caption":"cut 0.4"') == 6
+    assert "Segments an image at cut 1.2" in page
+
+
+def test_the_command_pilots_trees_where_no_threshold_is_asked_for(photos_in_tars, tmp_path, capsys):
+    figures = tmp_path / "pilot.json"
+    options = ["--model", "tiny", "--samples", "2", "--image-size", "64", "--output", str(tmp_path / "pilot.html")]
+    assert cli.run(["pilot", photos_in_tars, *options, "--cut", "0.3"]) == 0
+    said, heard = capsys.readouterr()
+    assert "trees, cut at 0.3 nats and at heights around it" in heard
+    assert "the slider shows cuts" in said
+    assert "label --output URL --model tiny --image-size 64 --cut 0.3 " in said
+    assert [at["cut"] for at in json.loads(figures.read_text())["cuts"]] == list(heights_around(0.3))
+    speed = read_pilot(str(figures))
+    assert speed.output_bytes is not None
+    assert speed.output_bytes > 100
+
+
 @pytest.fixture
 def photos_in_tars(tmp_path):
     for number in range(2):
@@ -159,9 +203,9 @@ def test_a_schedule_that_is_said_twice_is_piloted_alone_and_is_what_comes_next(p
     assert "label --output URL --model tiny --threshold 0.1234567,0.3,0.2 --image-size 64 " in said
 
 
-def test_a_pilot_as_json_compares_the_models_own_threshold_and_two_around_it(photos_in_tars, tmp_path, capsys):
+def test_without_trees_a_pilot_compares_the_models_own_threshold_and_two_around_it(photos_in_tars, tmp_path, capsys):
     output = str(tmp_path / "pilot.html")
-    options = ["--model", "tiny", "--samples", "2", "--image-size", "64", "--output", output, "--json"]
+    options = ["--model", "tiny", "--samples", "2", "--image-size", "64", "--output", output, "--json", "--no-tree"]
     assert cli.run(["pilot", photos_in_tars, *options]) == 0
     said = json.loads(capsys.readouterr().out)
     low, own, high = (at["thresholds"][0] for at in said["thresholds"])
