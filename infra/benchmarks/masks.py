@@ -5,8 +5,9 @@
     python infra/benchmarks/masks.py table FOLDER --set photos --against felzenszwalb
 
 `measure` keeps a line an image in FOLDER/<set>/<method>.jsonl and goes on where it was stopped. A method is a baseline,
-`humans`, or MODEL, NAME=FOLDER, each with :VARIANT for settings other than the default. Passes over the photos are kept
-in FOLDER/passes, so that a variant costs no second pass; its milliseconds are those of one core after the pass.
+`humans`, or a model: MODEL or NAME=FOLDER, with :VARIANT for settings other than the default and :VARIANT@HEIGHT for
+another cut of a tree. Passes over the photos are kept in FOLDER/passes, so that a variant costs no second pass; its
+milliseconds are those of one core after the pass.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 
@@ -30,8 +32,14 @@ from diffseg.models.load import load
 
 HUMANS = "humans"
 MEASURES = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F"}
+PLAIN = SegmentConfig(edges=False, tree=False, vectors=False)  # labels as of 0.1.0
 VARIANTS = {  # settings of a model, by what a method says after its colon
-    "greedy": SegmentConfig(tree=False, vectors=False),  # labels as of 0.1.0
+    "default": SegmentConfig(),
+    "greedy": PLAIN,
+    "edges": replace(PLAIN, edges=True),
+    "tree-no-edges": replace(PLAIN, tree=True),
+    "tree": replace(PLAIN, edges=True, tree=True),
+    "quality-no-edges": SegmentConfig(mode="quality", edges=False),
     "quality": SegmentConfig(mode="quality"),
 }
 KEPT = ("photos",)  # sets whose passes are kept: 10 MB a photo
@@ -77,7 +85,9 @@ def method_of(name: str, passes: Path | None) -> Method:
     if name in BASELINES:
         return lambda sample: _timed(lambda: BASELINES[name](sample.image))
     model, _, variant = name.partition(":")
-    config = VARIANTS[variant or "greedy"]
+    variant, _, height = variant.partition("@")
+    config = VARIANTS[variant or "default"]
+    config = replace(config, cut=float(height)) if height else config
     recorded = Recorded(load(model.rpartition("=")[2], config), passes)
     segmenter = DiffSeg(recorded)
 
