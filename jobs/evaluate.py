@@ -148,8 +148,8 @@ def _label(shard: "Shard", output: str, model: str, row: "PublishedRow", run: "R
     from pipeline.labelling import Hooks, finish, open_run
 
     ledger = open_run([shard], output, model, row.config, run, extend=True)
-    thresholds = options.describe(ledger.run.segment.thresholds)
-    console.note(f"{ledger}: model {ledger.run.model}, mode {ledger.run.segment.mode}, {thresholds}")
+    segment = ledger.run.segment
+    console.note(f"{ledger}: model {ledger.run.model}, mode {segment.mode}, {options.describe(segment)}")
     with console.progress() as tick:
         summary = finish(ledger, model, run, hooks=Hooks(tick=tick, note=console.note))
     whole = not summary.faults and not summary.totals.failed_rows

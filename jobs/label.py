@@ -96,7 +96,7 @@ def label(
 def opened(ledger: "Ledger") -> None:
     """Print the input and the settings of a run before it begins."""
     run, inputs = ledger.run, console.size(ledger.shards.bytes)
-    settings = f"model {run.model}, mode {run.segment.mode}, {options.describe(run.segment.thresholds)}"
+    settings = f"model {run.model}, mode {run.segment.mode}, {options.describe(run.segment)}"
     console.note(f"{ledger}: {len(ledger.shards):,} shards, {inputs}, {settings}")
     for note in ledger.notes:
         console.note(note)

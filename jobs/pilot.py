@@ -3,7 +3,7 @@
 import json as json_format
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +57,8 @@ def pilot(
     flags = {"batch_size": batch_size, "image_key": image_key, "price": price}
     settings, run = read_config(segment.config, segment.settings(), flags)
     asked = _thresholds(threshold)
+    if settings.mode == "quality":
+        raise ConfigError("a pilot compares cuts or thresholds, and mode quality has neither: use label --sample")
     planning.plan(counting.Counts({}, exact=True), 0, None, price=run.price, deadline=deadline)  # refuses what is amiss
     if PurePosixPath(output).suffix != ".html":
         raise ConfigError(f"--output is a gallery, a file that ends in .html, got {output}")
@@ -74,7 +76,9 @@ def pilot(
         if trees:
             console.note(f"trees, cut at {backend.config.cut:g} nats and at heights around it")
         for each in compared:
-            console.note(options.describe(each))
+            console.note(
+                options.describe(replace(backend.config, tree=False, cut=None, vectors=False, thresholds=each))
+            )
         made = pilot(
             pinned,
             backend,

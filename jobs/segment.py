@@ -47,7 +47,7 @@ def segment(
             segmenter = DiffSeg.from_pretrained(model, settings)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    console.note(options.describe(segmenter.config.thresholds))
+    console.note(options.describe(segmenter.config))
     results = _Results(output)
     failed = sum(not _segment_one(segmenter, path, results) for path in photos)
     return 3 if failed else 0

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from diffseg.config import ResolvedConfig
     from diffseg.cut import Cut
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -156,8 +157,12 @@ def cut_of(cut: str | None, segments: int | None) -> "Cut | None":
         raise ConfigError(f"--cut takes a height in nats, got {cut!r}" if cut else f"--segments: {error}") from error
 
 
-def describe(thresholds: Sequence[float]) -> str:
-    """Thresholds as every command prints them before it labels."""
+def describe(config: "ResolvedConfig") -> str:
+    """How images are parted, as every command prints it before it labels."""
     from pipeline.flags import number
 
-    return f"thresholds {', '.join(map(number, thresholds))} (one an iteration)"
+    if config.mode == "quality":
+        return f"segments: {config.clusters or 'as many as each image asks for'}"
+    if config.tree:
+        return f"trees of {config.leaves} leaves, cut at {number(config.cut or 0.0)} nats"
+    return f"thresholds {', '.join(map(number, config.thresholds))} (one an iteration)"

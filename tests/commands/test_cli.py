@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.shared import cli
+from diffseg.config import SegmentConfig
+from diffseg.models.specs import BACKENDS
+from jobs.shared import cli, options
 from pipeline import errors
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
@@ -237,7 +240,7 @@ def test_segment_writes_a_label_map_and_an_overlay(tmp_path, capsys):
     assert labels.max() >= 1
     said, heard = capsys.readouterr()
     assert "segments" in said
-    assert "(one an iteration)" in heard
+    assert "trees of 64 leaves, cut at " in heard
 
 
 def test_help_names_every_command_and_takes_less_than_it_seems():
@@ -278,3 +281,26 @@ def test_a_run_stopped_half_way_is_finished_by_the_same_command(tmp_path, signum
     assert label(inputs, output, "--window", "1") == 0
     assert cli.run(["verify", str(output), "--full"]) == 0
     assert "40 rows for as many samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({}, "trees of 64 leaves, cut at 0.4 nats"),
+        ({"leaves": 16, "cut": 1.5}, "trees of 16 leaves, cut at 1.5 nats"),
+        ({"tree": False}, "thresholds 0.3, 0.3, 0.3 (one an iteration)"),
+        ({"mode": "quality"}, "segments: as many as each image asks for"),
+        ({"mode": "quality", "clusters": 7}, "segments: 7"),
+    ],
+)
+def test_commands_say_how_images_are_parted(asked, line):
+    model = replace(BACKENDS["tiny"], cut=0.4)
+    assert options.describe(SegmentConfig(**asked).resolve(model)) == line
+
+
+def test_a_pilot_of_quality_mode_has_nothing_to_compare(tmp_path, capsys):
+    assert (
+        cli.run(["pilot", "photos.tar", "--model", "tiny", "--mode", "quality", "--output", str(tmp_path / "p.html")])
+        == 2
+    )
+    assert "mode quality has neither" in capsys.readouterr().err
