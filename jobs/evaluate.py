@@ -3,17 +3,16 @@
 With --reproduce it makes the run first, as a published row was made, and compares the figures with that row.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, replace
 from math import isnan
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.label import report
+from jobs.preview import appearing
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
@@ -194,42 +193,20 @@ class _Ticker:
 
 def _write(output: str, data: bytes) -> None:
     """Write a file or object, whole or not at all. Raises ConfigError where it cannot be written."""
-    from pipeline.storage.object_store import Store
-    from pipeline.storage.url import protocol_of
-
-    if protocol_of(output) != "file":
-        folder, _, name = output.rpartition("/")
-        Store(folder).replace(name, data)
-        console.note(f"wrote {output}")
-        return
-    with _draft(output) as (draft, target):
-        draft.write_bytes(data)
-        draft.replace(target)
+    with appearing(output) as out:
+        out.write(data)
     console.note(f"wrote {output}")
 
 
+class _OnlyTried(Exception):
+    """Ends the writing of an output before it appears."""
+
+
 def _refuse_unwritable(output: str | None) -> None:
-    """Raises ConfigError where a local output cannot be written: now rather than after an hour of measuring."""
-    from pipeline.storage.url import protocol_of
-
-    if output is not None and protocol_of(output) == "file":
-        with _draft(output) as (draft, _):
-            draft.touch()
-
-
-@contextmanager
-def _draft(output: str) -> Iterator[tuple[Path, Path]]:
-    """A local draft beside its target, and the target. Raises ConfigError where it cannot be written."""
-    from pipeline.errors import ConfigError
-
-    target = Path(output.removeprefix("file://")).expanduser()
-    draft = target.with_name(f".{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield draft, target
-        draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{target}: {error.strerror or error}") from error
+    """Raises ConfigError where an output cannot be written: now rather than after an hour of measuring."""
+    if output is not None:
+        with suppress(_OnlyTried), appearing(output):
+            raise _OnlyTried
 
 
 def _report(done: "Evaluation", rules: "Protocol") -> None:

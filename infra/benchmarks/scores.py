@@ -134,12 +134,13 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--tune", required=True, help="Shards of photos that calibrations are fitted to.")
     parser.add_argument("--photos", required=True, help="Shards of photos that scores are measured on.")
-    parser.add_argument("--scenes", type=int, default=240)
+    parser.add_argument("--scenes", type=int, default=120, help="That the prior is fitted to; 0: it is not.")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     kept = {model: str(given.folder / Path(model).name) for model in given.model}
-    drawn = [measured(model, scenes(given.scenes), CUTS, Path(f"{at}-scenes.pkl")) for model, at in kept.items()]
-    print("prior:", fitted(drawn))  # noqa: T201
+    if given.scenes:
+        drawn = [measured(model, scenes(given.scenes), CUTS, Path(f"{at}-scenes.pkl")) for model, at in kept.items()]
+        print("prior:", fitted(drawn))  # noqa: T201
     for model, at in kept.items():
         tune, photos = (
             measured(model, samples("photos", shards), [CUT], Path(f"{at}-{of}.pkl"))

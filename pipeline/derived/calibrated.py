@@ -2,15 +2,14 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from diffseg.cut import Cut
 from pipeline.derived.join import DerivedTable
 from pipeline.errors import ConfigError
-from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.table.filter import PREDICTED, Condition
+from pipeline.table.filter import PREDICTED
 
 _CHANGED = {"segments", "quality", PREDICTED}
 logger = logging.getLogger(__name__)
@@ -27,22 +26,14 @@ class CalibratedLedger(Ledger):
 
     @property
     def remade(self) -> frozenset[str]:
-        """Columns whose values are not those that were committed."""
+        """See `Ledger.remade`."""
         return super().remade | _CHANGED
 
-    def rows(
-        self,
-        columns: Sequence[str] | None = None,
-        *,
-        windows: Iterable[WindowObject] | None = None,
-        filter: Condition | None = None,
-        stored: bool = False,
-        uncut: bool = False,
-    ) -> Iterator[dict[str, Any]]:
-        """See `Ledger.rows`."""
-        if columns is not None and not stored and _CHANGED & set(columns):
+    def needed(self, columns: Sequence[str] | None) -> Sequence[str] | None:
+        """See `Ledger.needed`."""
+        if columns is not None and _CHANGED & set(columns):
             columns = list({*columns, "shard", "index", "segments"} - {PREDICTED})
-        yield from super().rows(columns, windows=windows, filter=filter, stored=stored, uncut=uncut)
+        return super().needed(columns)
 
     def at_cut(self, row: dict[str, Any], cut: Cut | None = None) -> dict[str, Any]:
         """See `Ledger.at_cut`."""

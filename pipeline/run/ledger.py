@@ -212,7 +212,7 @@ class Ledger:
                 if holds(filter, made := self.at_cut(row)):
                     yield row if uncut else {name: made[name] for name in columns or made}
             return
-        needed = cuts.uncut(columns) if self.cut and not stored else columns
+        needed = columns if stored else self.needed(columns)
         for part in self._compacted.ranges(self.windows() if windows is None else windows):
             try:
                 with self.store.reader(part.name, part.size) as stream:
@@ -228,6 +228,10 @@ class Ledger:
                     yield from rows if stored or uncut else map(self.at_cut, rows)
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
+
+    def needed(self, columns: Sequence[str] | None) -> Sequence[str] | None:
+        """The columns to read, uncut, for these ones of rows made anew."""
+        return cuts.uncut(columns) if self.cut else columns
 
     @property
     def remade(self) -> frozenset[str]:
