@@ -19,14 +19,19 @@ from diffseg.types import IGNORE, Float, Int, Int32, Segment, Segmentation, Vect
 class Cut:
     """One of the partitions in a tree: at a height in nats or in a number of segments.
 
-    Raises ValueError for both or neither, a height below 0 and a number below 1.
+    auto: at the height of the run that is read, by default its model's own. On the training photos no rule that chooses
+    a height for each image was better: neither the least energy at one price a segment (Guigues et al., 2006), nor a
+    share of the root's height.
+
+    Raises ValueError for several or none of them, a height below 0 and a number below 1.
     """
 
     height: float | None = None
     segments: int | None = None
+    auto: bool = False
 
     def __post_init__(self) -> None:
-        if (self.height is None) == (self.segments is None):
+        if (self.height is not None) + (self.segments is not None) + self.auto != 1:
             raise ValueError("a cut has either a height or a number of segments")
         if self.height is not None and not (math.isfinite(self.height) and self.height >= 0):
             raise ValueError(f"a cut is made at a height in nats, at least 0, got {self.height}")

@@ -109,7 +109,7 @@ BACKENDS: Mapping[str, BackendSpec] = {
             levels=((32, 3), (16, 3), (8, 3), (4, 1)),
             context=64,
             thresholds=(0.3, 0.3, 0.3),
-            cut=0.5,
+            cut=0.4,
             timestep=50,
             dtype="float32",
         ),

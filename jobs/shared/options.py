@@ -58,7 +58,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a fo
 
 ReadCut = Annotated[
     str | None,
-    typer.Option("--cut", help="Of a run with trees: another cut, at a height in nats. Default: as it was labelled."),
+    typer.Option("--cut", help="Of a run with trees: the cut at a height in nats, or 'auto', the run's own."),
 ]
 ReadSegments = Annotated[
     int | None, typer.Option("--segments", help="Of a run with trees: the cut that has so many segments an image.")
@@ -152,9 +152,13 @@ def cut_of(cut: str | None, segments: int | None) -> "Cut | None":
     if cut is not None and segments is not None:
         raise ConfigError("--cut and --segments ask for two cuts: name one of them")
     try:
+        if cut == "auto":
+            return Cut(auto=True)
         return Cut(height=None if cut is None else float(cut), segments=segments)
     except ValueError as error:
-        raise ConfigError(f"--cut takes a height in nats, got {cut!r}" if cut else f"--segments: {error}") from error
+        raise ConfigError(
+            f"--cut takes a height in nats or 'auto', got {cut!r}" if cut else f"--segments: {error}"
+        ) from error
 
 
 def describe(config: "ResolvedConfig") -> str:

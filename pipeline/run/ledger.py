@@ -62,7 +62,7 @@ class Ledger:
         if cut and not run.segment.tree:
             raise ConfigError(f"{store}: a run without trees, to be read as it was labelled: no --cut, no --segments")
         ledger = cls(store, run, pinned_shards(store))
-        ledger.cut = cut
+        ledger.cut = Cut(height=run.segment.cut) if cut and cut.auto else cut
         return ledger
 
     @classmethod

@@ -199,11 +199,16 @@ def page_of(tmp_path):
     return (tmp_path / "out" / "page.html").read_text()
 
 
+def test_the_automatic_cut_is_the_run_s_own(run):
+    ledger = Ledger.open(run, cut=Cut(auto=True))
+    assert ledger.cut == Cut(height=ledger.run.segment.cut)
+
+
 @pytest.mark.parametrize("reader", READERS, ids=lambda command: command[0])
 def test_a_run_without_trees_asked_for_a_cut_is_one_line_before_any_work(tmp_path, capsys, reader):
     make_run(tmp_path)
     lay(tmp_path / "truth", {"a.png": png(label_map(0) + 1)})
-    for flags in (["--cut", "0.3"], ["--segments", "8"]):
+    for flags in (["--cut", "0.3"], ["--cut", "auto"], ["--segments", "8"]):
         assert cli.run(asked(reader, tmp_path, *flags)) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert "a run without trees" in line
@@ -215,7 +220,7 @@ def test_a_run_without_trees_asked_for_a_cut_is_one_line_before_any_work(tmp_pat
     ("flags", "message"),
     [
         (["--cut", "0.3", "--segments", "8"], "name one of them"),
-        (["--cut", "deep"], "a height in nats, got 'deep'"),
+        (["--cut", "deep"], "a height in nats or 'auto', got 'deep'"),
         (["--cut", "-1"], "a height in nats, got '-1'"),
         (["--segments", "0"], "at least one segment"),
     ],
