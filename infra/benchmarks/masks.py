@@ -41,6 +41,7 @@ VARIANTS = {  # settings of a model, by what a method says after its colon
     "tree": replace(PLAIN, edges=True, tree=True),
     "quality-no-edges": SegmentConfig(mode="quality", edges=False),
     "quality": SegmentConfig(mode="quality"),
+    "quality-8": SegmentConfig(mode="quality", clusters=8),
 }
 KEPT = ("photos",)  # sets whose passes are kept: 10 MB a photo
 
