@@ -60,7 +60,7 @@ def open_run(url: str, cut: Cut | None = None, calibration: str | None = None) -
     ledger = CalibratedLedger.open(url, cut=cut)
     ledger.table = table = DerivedTable(ledger, calibration, [PREDICTED])
     ledger.calibration = f"{table.name}/{table.revision}"
-    if table.note.cut != (cut and str(cut)):
+    if table.note.cut != (str(ledger.cut) if ledger.cut else None):
         made = f"at the cut {table.note.cut}" if table.note.cut else "as they were labelled"
         raise ConfigError(f"{table} is of segments {made}: read the run so, or calibrate it at the other cut")
     if table.outdated:

@@ -179,6 +179,9 @@ def test_a_table_is_of_one_cut_and_read_at_no_other(tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert cli.run([*export, "--calibration", "three", "--segments", "3", "--where", "predicted_iou > 0.1"]) == 0
     assert RunDataset(run, segments=3, calibration="three")[0].segments[2].score == pytest.approx(iou(0, 2))
+    predict(Ledger.open(run, cut=Cut(auto=True)), "auto")
+    read = ["status", run, "--detail", "--calibration", "auto"]
+    assert [cli.run([*read, *flags]) for flags in (["--cut", "auto"], ["--cut", "0.4"], [])] == [0, 0, 2]
     predict(Ledger.open(run, cut=Cut(height=0.1)), "fine")
     with pytest.raises(ConfigError, match="a calibration is of one cut"):
         RunDataset(run, cut=(0.1, 0.5), calibration="fine")
