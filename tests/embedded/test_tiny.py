@@ -56,7 +56,7 @@ def attend(backend: Model, image: np.ndarray) -> AttentionMaps:
 
 
 def relabel(config: ResolvedConfig, maps: AttentionMaps, tau: float, size: tuple[int, int]) -> np.ndarray:
-    config = replace(config, thresholds=(tau,) * 3)
+    config = replace(config, thresholds=(tau,) * 3, edges=False, tree=False, vectors=False, cut=None)
     labels = segment_attention(maps.levels, config, size, grid=maps.grid)
     return labels[0].numpy().astype(np.int64)
 
