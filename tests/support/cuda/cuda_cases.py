@@ -156,9 +156,7 @@ def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path
     settings: dict[str, Any] = {"image_size": SIDE // unit * unit, **CONFIGS[config]}
     if model != "tiny" and dtype == "float32" and config != "quality":
         settings |= {"cut": CLOSE} if config in ("fast", "split") else {"thresholds": (CLOSE,) * 3}
-    # float16 is no faster on a processor, but slower
-    exact: Any = "float32" if dtype == "float16" else dtype
-    expected = on_processor(model, SegmentConfig(dtype=exact, **settings))
+    expected = on_processor(model, SegmentConfig(dtype=dtype, **settings))
 
     with CudaStandIn(kernel) as device:
         found = labelled(shard, str(tmp_path / "run"), folder_of(model), SegmentConfig(dtype=dtype, **settings))
