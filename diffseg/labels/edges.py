@@ -2,8 +2,8 @@
 
 Pixel-adaptive refinement (section 3.3 of Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels",
 2020): in every round a pixel takes the mean of its neighbours' labels, those of a colour like its own weighing most. As
-published, neighbours at all distances have a part in every round; here rounds take turns: every other distance, which
-halves the cost and is worth more.
+published, neighbours at all distances have a part in every round; here rounds take turns between two sets of distances,
+which is worth as much for less. What differs in no colour from its surroundings and is small is lost in them.
 
 Letters: T pixels of some images one behind the other, R rows and C columns of them, G groups of neighbours, n
 neighbours in a group, K labels, c channels of a label's code.
