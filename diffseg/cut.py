@@ -39,7 +39,9 @@ class Cut:
             raise ValueError(f"a cut has at least one segment, got {self.segments}")
 
     def __str__(self) -> str:
-        return f"at {self.height:g} nats" if self.segments is None else f"{self.segments} segments"
+        if self.height is not None:
+            return f"at {self.height:g} nats"
+        return "auto" if self.auto else f"{self.segments} segments"
 
     def of(self, tree: Tree) -> Int[np.ndarray, " L"]:
         """The segment of each leaf; ids 0..S-1 in order of their first leaf."""
@@ -48,30 +50,51 @@ class Cut:
         return tree.at_height(self.height or 0.0)
 
 
-def segmentation(leaf_map: Int32[np.ndarray, "H W"], tree: Tree, of_leaf: Int[np.ndarray, " L"]) -> Segmentation:
+def segmentation(
+    leaf_map: Int32[np.ndarray, "H W"], tree: Tree, of_leaf: Int[np.ndarray, " L"], *, split: bool = False
+) -> Segmentation:
     """The labels of an image at a cut.
 
-    of_leaf: the segment of each leaf, as `Cut.of` gives it. Raises ValueError where the map lacks a leaf of the tree or
-    has another.
+    of_leaf: the segment of each leaf, as `Cut.of` gives it. split: every connected piece is a segment of its own, in
+    order of its first pixel. Raises ValueError where the map lacks a leaf of the tree or has another.
     """
-    leaves = ndimage.find_objects(leaf_map + 1)
-    if len(leaves) != len(tree.leaves) or None in leaves:
+    held = np.bincount(leaf_map.ravel() + 1)[1:]
+    if len(held) != len(tree.leaves) or not held.all():
         raise ValueError(f"a leaf map does not have the {len(tree.leaves)} leaves of its tree")
-    sides = np.array([[x.start, y.start, x.stop, y.stop] for y, x in leaves]).reshape(-1, 4)
-    count = int(of_leaf.max()) + 1
-    begin, end = np.full((count, 2), max(leaf_map.shape)), np.zeros((count, 2), int)
-    np.minimum.at(begin, of_leaf, sides[:, :2])
-    np.maximum.at(end, of_leaf, sides[:, 2:])
-    of_pixel = np.append(of_leaf, IGNORE).astype(np.int32)  # the last one answers for IGNORE itself
-    label_map = of_pixel.take(leaf_map, mode="wrap")  # in half the time of an index
-    areas = np.bincount(label_map.ravel() + 1, minlength=count + 1)[1:]
-    boxes = np.hstack([begin, end - begin])
-    scores = prior(tree.features()[tree.nodes_of(of_leaf)], areas, boxes)
+    label_map, nodes = _renumbered(leaf_map, of_leaf), tree.features()[tree.nodes_of(of_leaf)]
+    if split:
+        pieces, owners = components(label_map)
+        ids, first = np.unique(pieces, return_index=True)
+        order = first[ids != IGNORE].argsort()
+        label_map, nodes = _renumbered(pieces, order.argsort()), nodes[owners[order]]
+    areas = np.bincount(label_map.ravel() + 1)[1:]
+    windows = ndimage.find_objects(label_map + 1)
+    boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in windows]
+    scores = prior(nodes, areas, np.array(boxes))
     segments = tuple(
-        Segment(id_, area, tuple(box), score)
-        for id_, (area, box, score) in enumerate(zip(areas.tolist(), boxes.tolist(), scores.tolist(), strict=True))
+        Segment(id_, area, box, score)
+        for id_, (area, box, score) in enumerate(zip(areas.tolist(), boxes, scores.tolist(), strict=True))
     )
     return Segmentation(label_map, segments, quality(segments))
+
+
+def _renumbered(label_map: Int32[np.ndarray, "H W"], ids: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "H W"]:
+    of_pixel = np.append(ids, IGNORE).astype(np.int32)  # the last one answers for IGNORE itself
+    return of_pixel.take(label_map, mode="wrap")  # in half the time of an index
+
+
+def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " K"]]:
+    """Connected components of each id (along edges): a map of their numbers, and the id of each."""
+    found = np.full(label_map.shape, IGNORE, np.int32)
+    owners: list[int] = []
+    for label, window in enumerate(ndimage.find_objects(label_map + 1)):
+        if window is None:
+            continue
+        parts, count = ndimage.label(label_map[window] == label)
+        inside = parts > 0
+        found[window][inside] = parts[inside] + len(owners) - 1
+        owners += [label] * count
+    return found, np.array(owners, np.int64)
 
 
 def segment_vectors(

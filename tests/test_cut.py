@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from diffseg.cut import Cut, segment_vectors, segmentation
 from diffseg.prior import CONSTANT, PRIOR
+from diffseg.segmenter import DiffSeg
 from diffseg.tree import FEATURES
 from diffseg.types import IGNORE
 from tests.support.trees import a_tree, a_vector_each
+from tests.test_segmenter import Colours
 
 
 def by_hand(leaf_map, tree, cut):
@@ -49,6 +52,41 @@ def test_a_cut_is_what_merging_by_hand_gives(cut, seed):
         assert segment.score == pytest.approx(expected if len(nodes) > 1 else 0)
     weighed = sum(each.score * each.area for each in found.segments) / (label_map >= 0).sum()
     assert found.quality == (None if len(found.segments) == 1 else pytest.approx(weighed))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 4])
+def test_split_segments_are_the_connected_pieces_in_order_of_their_first_pixels(seed):
+    leaf_map, tree = a_tree(seed)
+    leaf_map[0, :3] = IGNORE
+    of_leaf = Cut(segments=3).of(tree)
+    whole, found = (segmentation(leaf_map, tree, of_leaf, split=split) for split in (False, True))
+    pieces = [
+        (np.flatnonzero(parts == number)[0], tuple(np.flatnonzero(parts == number)))
+        for segment in whole.segments
+        for parts, count in [ndimage.label(whole.label_map == segment.id)]
+        for number in range(1, count + 1)
+    ]
+    assert len(pieces) > len(whole.segments)
+    assert [tuple(np.flatnonzero(found.label_map == each.id)) for each in found.segments] == [
+        p for _, p in sorted(pieces)
+    ]
+    assert [each.area for each in found.segments] == [len(pixels) for _, pixels in sorted(pieces)]
+    assert ((found.label_map == IGNORE) == (leaf_map == IGNORE)).all()
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_cut_of_the_configuration_is_what_the_method_labels(split):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (6, 9, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    model = Colours(tree=True, cut=0.6, split_components=split)
+    [result] = DiffSeg(model).segment([image])
+    assert result.leaf_map is not None
+    assert result.tree is not None
+    again = segmentation(result.leaf_map, result.tree, Cut(height=0.6).of(result.tree), split=split)
+    assert (again.label_map == result.label_map).all()
+    assert again.segments == result.segments
+    assert again.quality == result.quality
+    assert len(result.segments) > 2
 
 
 def test_a_vector_of_a_segment_is_the_mean_over_its_pixels():

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from diffseg.cut import components
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import LabelledSample, box_of
-from pipeline.exports.rle import components, encode
+from pipeline.exports.rle import encode
 from pipeline.exports.writer import PartWriter
 
 Add = Callable[[LabelledSample], None]

@@ -1,4 +1,4 @@
-"""Run-length encoding of masks: connected components of a label map, and COCO's compressed run lengths.
+"""Run-length encoding of masks: COCO's compressed run lengths.
 
 Letters: K regions of a label map with ids 0..K-1.
 """
@@ -9,24 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from diffseg.types import IGNORE, Int
+from diffseg.types import Int
 from pipeline.errors import ConfigError
-
-
-def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " K"]]:
-    """Connected components of each id (along edges): a map of their numbers, and the id of each."""
-    found = np.full(label_map.shape, IGNORE, np.int32)
-    owners: list[int] = []
-    for label, window in enumerate(ndimage.find_objects(label_map + 1)):
-        if window is None:
-            continue
-        parts, count = ndimage.label(label_map[window] == label)
-        inside = parts > 0
-        found[window][inside] = parts[inside] + len(owners) - 1
-        owners += [label] * count
-    return found, np.array(owners, np.int64)
 
 
 def encode(regions: Int[np.ndarray, "H W"]) -> Iterator[tuple[dict[str, Any], int]]:

@@ -16,10 +16,10 @@ def heights_around(own: float) -> tuple[float, ...]:
     return tuple(float(f"{own * 3 ** (step / 3):.3g}") if step else own for step in STEPS)
 
 
-def at_heights(row: Mapping[str, Any], heights: Sequence[float]) -> tuple[GalleryMap, ...]:
+def at_heights(row: Mapping[str, Any], heights: Sequence[float], *, split: bool) -> tuple[GalleryMap, ...]:
     """The label maps of a row with leaf map and tree. Raises what `cuts_of` does."""
     cuts = [Cut(height=height) for height in heights]
     return tuple(
         GalleryMap(found.label_map, found.segments, found.quality, f"cut {cut.height:g}")
-        for cut, found in zip(cuts, cuts_of(row, cuts), strict=True)
+        for cut, found in zip(cuts, cuts_of(row, cuts, split=split), strict=True)
     )

@@ -204,7 +204,11 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, draw
     maps: tuple[GalleryMap, ...] = ()
     if row["status"] == OK:
         heights = _heights(ledger)
-        maps = at_heights(row, heights) if heights else (_labels(ledger.at_cut(row)),)
+        maps = (
+            at_heights(row, heights, split=ledger.run.segment.split_components)
+            if heights
+            else (_labels(ledger.at_cut(row)),)
+        )
     return GalleryItem(
         key=row["key"],
         shard=ledger.shards[row["shard"]].url,

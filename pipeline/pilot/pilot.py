@@ -112,7 +112,10 @@ def pilot(
         tick(labelled.images)
     labelled.flush()
     heights = () if thresholds else heights_around(model.config.cut or 0.0)
-    rows = [_at_heights(of_sample[0], heights) if heights else of_sample for of_sample in labelled.rows]
+    rows = [
+        _at_heights(of_sample[0], heights, model.config.split_components) if heights else of_sample
+        for of_sample in labelled.rows
+    ]
     compared: list[tuple[Thresholds, float | None]] = [(each, None) for each in thresholds]
     compared += [((), height) for height in heights]
     statuses = Counter(of_sample[0].status for of_sample in rows)
@@ -185,13 +188,13 @@ class _Source:
         return shard, raws
 
 
-def _at_heights(row: LabelRecord, heights: Sequence[float]) -> tuple[LabelRecord, ...]:
+def _at_heights(row: LabelRecord, heights: Sequence[float], split: bool) -> tuple[LabelRecord, ...]:
     """The row as a run labelled at each of these heights would have it."""
     if row.status != OK:
         return (row,)
     return tuple(
         replace(row, label_map=encode_label_map(found.label_map), segments=found.segments, quality=found.quality)
-        for found in cuts_of(fields_of(row), [Cut(height=height) for height in heights])
+        for found in cuts_of(fields_of(row), [Cut(height=height) for height in heights], split=split)
     )
 
 

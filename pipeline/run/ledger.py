@@ -241,7 +241,7 @@ class Ledger:
     def at_cut(self, row: dict[str, Any], cut: Cut | None = None) -> dict[str, Any]:
         """A row that was read uncut, at a cut (None: the ledger's). Raises what `cuts.at_cut` does."""
         cut = cut or self.cut
-        return cuts.at_cut(row, cut) if cut else row
+        return cuts.at_cut(row, cut, split=self.run.segment.split_components) if cut else row
 
     def is_compacted(self, window: WindowObject) -> bool:
         """Whether a window's rows are read from a compacted file."""

@@ -21,26 +21,26 @@ def uncut(columns: Sequence[str] | None) -> Sequence[str] | None:
     return [*(name for name in columns if name not in OF_CUT), *_NEEDED]
 
 
-def at_cut(row: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
+def at_cut(row: Mapping[str, Any], cut: Cut, *, split: bool = False) -> dict[str, Any]:
     """A row of `uncut` columns with its labels at a cut; the label map is no PNG but an array.
 
-    Raises ConfigError where leaf map or tree are damaged.
+    split: see `segmentation`. Raises ConfigError where leaf map or tree are damaged.
     """
     made = {name: value for name, value in row.items() if name not in _NEEDED}
     if not set(_NEEDED) <= row.keys():
         return made
     if row["leaf_map"] is None or row["tree"] is None:
         return made | dict.fromkeys(OF_CUT)
-    [found] = cuts_of(row, [cut])
+    [found] = cuts_of(row, [cut], split=split)
     segments = [fields_of(segment) | {"score": as_stored(segment.score)} for segment in found.segments]
     values = (found.label_map, len(segments), segments, as_stored(found.quality))
     return made | dict(zip(OF_CUT, values, strict=True))
 
 
-def cuts_of(row: Mapping[str, Any], cuts: Iterable[Cut]) -> list[Segmentation]:
+def cuts_of(row: Mapping[str, Any], cuts: Iterable[Cut], *, split: bool = False) -> list[Segmentation]:
     """The labels of a row with leaf map and tree at several cuts. Raises ConfigError where these are damaged."""
     try:
         leaf_map, tree = decode_label_map(row["leaf_map"]), decode_tree(row["tree"])
-        return [segmentation(leaf_map, tree, cut.of(tree)) for cut in cuts]
+        return [segmentation(leaf_map, tree, cut.of(tree), split=split) for cut in cuts]
     except (ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's
         raise ConfigError(f"a tree that cannot be cut: {error}; `diffseg verify --full` finds damage") from error

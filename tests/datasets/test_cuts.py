@@ -79,10 +79,11 @@ def test_rows_are_those_of_the_cut(run, cut, compacted):
         assert (row["quality"] is None) == (row["num_segments"] == 1)
 
 
-def test_the_cut_that_was_labelled_gives_what_is_stored(run):
+@pytest.mark.parametrize("wanted", [CUT, Cut(auto=True)], ids=str)
+def test_the_cut_that_was_labelled_gives_what_is_stored(run, wanted):
     stored, again = (
         list(Ledger.open(run, cut=cut).rows(["key", "label_map", "num_segments", "segments", "quality"]))
-        for cut in (None, CUT)
+        for cut in (None, wanted)
     )
     for row, other in zip(stored, again, strict=True):
         if row["key"] != "a3":
@@ -221,7 +222,7 @@ def test_a_run_without_trees_asked_for_a_cut_is_one_line_before_any_work(tmp_pat
     [
         (["--cut", "0.3", "--segments", "8"], "name one of them"),
         (["--cut", "deep"], "a height in nats or 'auto', got 'deep'"),
-        (["--cut", "-1"], "a height in nats, got '-1'"),
+        (["--cut", "-1"], "a height in nats or 'auto', got '-1'"),
         (["--segments", "0"], "at least one segment"),
     ],
 )

@@ -7,10 +7,11 @@ from PIL import Image
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
+from diffseg.cut import components
 from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
 from pipeline.exports.export import export
-from pipeline.exports.rle import components, encode
+from pipeline.exports.rle import encode
 from tests.support.labelled import at_source, label_map, make_run
 
 with warnings.catch_warnings():

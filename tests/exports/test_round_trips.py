@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from diffseg.cut import components
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.exports.export import FORMATS
-from pipeline.exports.rle import components
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.run.ledger import Ledger
