@@ -98,6 +98,12 @@ def test_what_a_run_was_begun_without_is_told(name, said):
     assert refused(RUN, begun(name)).endswith(f": it was begun without {said}: repeat that, or use another --output")
 
 
+def test_a_run_of_0_1_0_is_continued_by_the_flags_of_what_it_had_not():
+    default = a_run(segment=replace(RUN.segment, edges=True, tree=True, vectors=True, cut=0.7))
+    said = "it was begun with --no-edges --no-tree --no-vectors: repeat that, or use another --output"
+    assert refused(RUN, default).endswith(said)
+
+
 def test_a_run_without_a_tree_is_continued_by_saying_so_and_a_run_with_one_by_its_cut():
     grown = a_run(segment=replace(RUN.segment, tree=True, cut=0.7, leaves=9))
     assert refused(RUN, grown).endswith("it was begun with --no-tree: repeat that, or use another --output")
