@@ -91,7 +91,7 @@ class SegmentConfig:
     tree: bool | None = field(default=None, metadata={AS_BEFORE: False})  # a hierarchy of segments, cut at `cut`
     leaves: int = field(default=LEAVES, metadata={AS_BEFORE: LEAVES})  # of the tree, at most
     cut: float | None = field(default=None, metadata={AS_BEFORE: None})  # height in nats
-    vectors: bool | None = field(default=None, metadata={AS_BEFORE: False})  # of its leaves; None: if there is a tree
+    vectors: bool = field(default=False, metadata={AS_BEFORE: False})  # one a leaf
     clusters: int | None = field(default=None, metadata={AS_BEFORE: None})  # "quality": segments; None: an image's own
 
     def __post_init__(self) -> None:
@@ -151,7 +151,6 @@ class SegmentConfig:
                 "edges": self.mode != "paper" if self.edges is None else self.edges,
                 "tree": tree,
                 "cut": (model.cut if self.cut is None else self.cut) if tree else None,
-                "vectors": tree if self.vectors is None else self.vectors,
             }
         )
 
@@ -183,7 +182,6 @@ class ResolvedConfig(SegmentConfig):
     dtype: Dtype
     edges: bool = field(default=False, metadata={AS_BEFORE: False})
     tree: bool = field(default=False, metadata={AS_BEFORE: False})
-    vectors: bool = field(default=False, metadata={AS_BEFORE: False})
     unit: int = field(default=64, metadata={AS_BEFORE: 64})  # pixels, see `ModelDefaults`; 64 is that of UNets
 
     def __post_init__(self) -> None:

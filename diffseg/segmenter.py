@@ -181,7 +181,7 @@ def _label_by_tree(
     if not config.vectors:
         return results
     if maps.features is None or maps.features_grid is None:
-        raise ValueError("the model gives no features to make vectors of: leave them out (--no-vectors)")
+        raise ValueError("the model gives no features to make vectors of: do not ask for them (--vectors)")
     vectors = vectors_of(maps.features, maps.features_grid, rle, found)
     return [replace(result, vectors=own) for result, own in zip(results, vectors, strict=True)]
 

@@ -96,11 +96,11 @@ def test_what_a_model_lacks_cannot_be_given():
 @pytest.mark.parametrize(
     ("asked", "tree", "cut", "vectors"),
     [
-        ({}, True, 0.5, True),
-        ({"tree": True}, True, 0.5, True),
-        ({"cut": 0.7}, True, 0.7, True),
-        ({"leaves": 128, "vectors": False}, True, 0.5, False),
-        ({"vectors": False}, True, 0.5, False),
+        ({}, True, 0.5, False),
+        ({"tree": True, "vectors": True}, True, 0.5, True),
+        ({"cut": 0.7}, True, 0.7, False),
+        ({"leaves": 128}, True, 0.5, False),
+        ({"vectors": True}, True, 0.5, True),
         ({"tree": False}, False, None, False),
         ({"thresholds": (0.3,)}, False, None, False),
         ({"refine": True}, False, None, False),
@@ -141,7 +141,7 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "tree": False,
         "leaves": 128,
         "cut": 0.7,
-        "vectors": False,
+        "vectors": True,
         "clusters": 8,
     }
     needs: dict[str, Any] = {"clusters": {"mode": "quality"}, "mode": {"edges": False}}

@@ -50,7 +50,7 @@ def row(run: dict) -> str:
     cells = [run["dtype"], "yes" if run["compile"] else "no", run["batch_size"], f"{run['images_per_s']:.1f}"]
     cells += [
         f"{stages[name]['ms']:.2f}"
-        for name in ("vae", "unet", "capture", "aggregate", "tree", "argmax", "clean", "vectors")
+        for name in ("vae", "unet", "capture", "aggregate", "tree", "argmax", "edges", "clean")
     ]
     cells += [f"{run['core_share']:.1%}", f"{run['peak_bytes'] / 1e9:.1f}"]
     return f"| {' | '.join(map(str, cells))} |"
@@ -106,8 +106,8 @@ def main() -> None:
         "aggregate",
         "tree",
         "argmax",
+        "edges",
         "clean",
-        "vectors",
     ]
     header += ["core share", "peak GB"]
     table = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(row(run) for run in runs)]

@@ -44,7 +44,9 @@ Edges = Annotated[bool | None, typer.Option("--edges/--no-edges", help="Labels e
 Tree = Annotated[bool | None, typer.Option("--tree/--no-tree", help="One hierarchy of segments an image.")]
 Leaves = Annotated[int | None, typer.Option("--leaves", help="Of a tree, at most: 2..256. Default: 64.")]
 Height = Annotated[float | None, typer.Option("--cut", help="Nats: the tree's cut. Default: the model's own.")]
-Vectors = Annotated[bool | None, typer.Option("--vectors/--no-vectors", help="A vector for each leaf of a tree.")]
+Vectors = Annotated[
+    bool | None, typer.Option("--vectors/--no-vectors", help="A vector for each leaf of a tree (default: none).")
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
 ImageKey = Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]

@@ -128,7 +128,7 @@ def test_images_without_attention_are_named_and_a_model_without_features_is_refu
         def attend(self, pixels, *, features=False):
             return super().attend(pixels)
 
-    with pytest.raises(ValueError, match="--no-vectors"):
+    with pytest.raises(ValueError, match="--vectors"):
         DiffSeg(Featureless()).segment(images((64, 64)))
 
 
