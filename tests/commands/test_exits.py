@@ -126,7 +126,7 @@ def test_a_fault_of_ours_is_told_with_its_place_and_is_exit_1():
 
 
 def test_a_connection_that_breaks_is_no_reader_that_left(monkeypatch):
-    def broken(_):
+    def broken(*_, **__):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(Ledger, "open", broken)

@@ -255,7 +255,7 @@ def test_the_keyboard_walks_samples_and_closes_them(page):
         page.until(f"document.getElementById('sample-key').textContent === {json.dumps(expected)}")
     page.press("\ue00c")  # Escape
     page.until("!document.getElementById('sample').open")
-    assert page.js("return document.activeElement.title") == HOSTILE
+    page.until(f"document.activeElement.title === {json.dumps(HOSTILE)}")  # a moment after it has closed
 
     page.press("6")
     assert page.find("#statistics").is_displayed()

@@ -49,7 +49,7 @@ def agreement(one, other):
 
 @pytest.mark.parametrize("model", ["tiny", pytest.param(str(REAL), marks=needs_real)])
 def test_labels_of_pictures_are_those_of_the_literal_one(model):
-    segmenter = DiffSeg.from_pretrained(model, SegmentConfig(mode="quality", min_area=0.0), device="cpu")
+    segmenter = DiffSeg.from_pretrained(model, SegmentConfig(mode="quality", min_area=0.0, edges=False), device="cpu")
     for seed in range(2):
         image = draw_scene(np.random.default_rng(seed), (120, 160)).image
         pixels = to_model(image, frame(image.shape[:2], segmenter.config))

@@ -133,12 +133,14 @@ def test_a_run_of_0_1_0_is_joined_and_stays_as_it_is(shards, tmp_path):
     shards = pin([shard.url for shard in shards], 1)
     store = Store(str(tmp_path / "old"))
     store.put_new("run.json", WRITTEN_BY_0_1_0)
-    joined = labelling.open_run(shards, store.url, "tiny", SegmentConfig(), RunConfig())
+    joined = labelling.open_run(shards, store.url, "tiny", SegmentConfig(edges=False, tree=False), RunConfig())
     assert (joined.run.fingerprint, joined.run.window) == ("ccbdcf20829975b8", 4)
     assert json.loads(json.dumps(joined.run.segment.to_dict())) == json.loads(WRITTEN_BY_0_1_0)["segment"]
     assert store.get("run.json") == WRITTEN_BY_0_1_0
     with pytest.raises(ConfigError, match=r"thresholds: \[0\.3, 0\.3, 0\.3\] there"):
-        labelling.open_run(shards, store.url, "tiny", SegmentConfig(thresholds=(0.5,)), RunConfig())
+        labelling.open_run(shards, store.url, "tiny", SegmentConfig(edges=False, thresholds=(0.5,)), RunConfig())
+    with pytest.raises(ConfigError, match="it was begun with --no-edges --no-tree"):
+        labelling.open_run(shards, store.url, "tiny", SegmentConfig(), RunConfig())
 
 
 def test_a_licence_is_recorded_and_keeps_no_driver_out(shards, tmp_path):
