@@ -25,6 +25,8 @@ LEAVES = 64  # of a tree, unless a user says otherwise
 ANCHORS = 16  # a side, as published
 
 MOST_CLUSTERS = 256
+MOST_LEAVES = 256
+OBJECTS = 63  # of all crops of an image, at most: seven of each
 QUALITY_TIMESTEP = 50  # of UNets, published for segments by a normalised cut (DiffCut, arXiv 2406.02842)
 
 Mode = Literal["paper", "fast", "quality"]
@@ -92,6 +94,7 @@ class SegmentConfig:
     leaves: int = field(default=LEAVES, metadata={AS_BEFORE: LEAVES})  # of the tree, at most
     cut: float | None = field(default=None, metadata={AS_BEFORE: None})  # height in nats
     vectors: bool = field(default=False, metadata={AS_BEFORE: False})  # one a leaf
+    crop_layers: int = field(default=0, metadata={AS_BEFORE: 0})  # 1: small objects of crops are leaves too
     clusters: int | None = field(default=None, metadata={AS_BEFORE: None})  # "quality": segments; None: an image's own
 
     def __post_init__(self) -> None:
@@ -120,8 +123,11 @@ class SegmentConfig:
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
         if self.edges and self.mode == "paper":
             raise ValueError("edges are not of mode 'paper', which labels as published: leave one of them out")
-        if not 2 <= self.leaves <= 256:
-            raise ValueError(f"leaves must lie in 2..256, got {self.leaves}")
+        if self.crop_layers not in (0, 1):
+            raise ValueError(f"crop_layers must be 0 or 1, got {self.crop_layers}")
+        most = MOST_LEAVES - OBJECTS * self.crop_layers
+        if not 2 <= self.leaves <= most:
+            raise ValueError(f"leaves must lie in 2..{most}{' with crops' * self.crop_layers}, got {self.leaves}")
         if self.cut is not None and not (math.isfinite(self.cut) and self.cut >= 0):
             raise ValueError(f"cut is a height in nats, at least 0, got {self.cut}")
 
@@ -156,7 +162,8 @@ class SegmentConfig:
 
     def _has_tree(self) -> bool:
         settings = {"tree": self.tree, "cut": self.cut is not None, "leaves": self.leaves != LEAVES}
-        asked = ", ".join(name for name, given in (settings | {"vectors": self.vectors}).items() if given)
+        settings |= {"vectors": self.vectors, "crop_layers": self.crop_layers > 0}
+        asked = ", ".join(name for name, given in settings.items() if given)
         without = {
             f"mode {self.mode!r}": self.mode != "fast",
             "thresholds": self.thresholds is not None,

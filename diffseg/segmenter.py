@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.hierarchy.leaves import Leaves, grow
+from diffseg.hierarchy.crops import Objects, carve, objects_of
+from diffseg.hierarchy.leaves import POOL, Leaves, grow
 from diffseg.hierarchy.results import cut_trees
 from diffseg.hierarchy.vectors import vectors_of
 from diffseg.labels.assign import assign, enlarge, paste
@@ -23,7 +24,7 @@ from diffseg.labels.results import ids, segmentations, tidy
 from diffseg.labels.rle import rle_decode
 from diffseg.labels.score import score
 from diffseg.method.aggregate import Attention, aggregate
-from diffseg.method.geometry import Frame, frame, to_model, to_output
+from diffseg.method.geometry import PLACES, Frame, crop_of, frame, to_model, to_output
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.normalised_cut import normalised_cut
 from diffseg.method.refine import refine
@@ -105,7 +106,7 @@ class DiffSeg:
 
         Raises what `segment` does.
         """
-        plain = replace(self.config, tree=False, vectors=False, cut=None)
+        plain = replace(self.config, tree=False, vectors=False, cut=None, crop_layers=0)
         return self._label(images, [replace(plain, thresholds=each) for each in thresholds])
 
     def _label(
@@ -126,13 +127,24 @@ class DiffSeg:
                 shown = pictures[positions.start : positions.stop]
                 try:
                     for found, config in zip(results, configs, strict=True):
-                        found.update(zip(images_of_part, label(part, planned, config, shown), strict=True))
+                        objects = self._objects([pixels[i] for i in images_of_part], planned, config)
+                        labelled = label(part, planned, config, shown, objects)
+                        found.update(zip(images_of_part, labelled, strict=True))
                 except AttentionError as error:
                     refused += [images_of_part[i] for i in error.images]
         if refused:
             refused.sort()
             raise AttentionError(f"the model's attention is no distribution for images {refused}", tuple(refused))
         return [[found[i] for i in range(len(images))] for found in results]
+
+    def _objects(self, images: Sequence[np.ndarray], frames: Sequence[Frame], config: ResolvedConfig) -> list[Objects]:
+        """The small objects that crops of a batch show; one pass takes the crops of all images at one place."""
+        found = []
+        for place in PLACES if config.crop_layers else ():
+            crops = [to_model(image, crop_of(each, place)) for image, each in zip(images, frames, strict=True)]
+            maps = self.backend.attend(torch.stack(crops))
+            found.append(objects_of(cluster(maps, config, pool=1), maps.grid, place))
+        return found
 
     def _batches(self, frames: Sequence[Frame]) -> Iterator[list[int]]:
         """Indices of images that share a forward pass: those of one input size, `batch_size` of them at most."""
@@ -150,14 +162,16 @@ def label(
     frames: Sequence[Frame],
     config: ResolvedConfig,
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+    objects: Sequence[Objects] = (),
 ) -> list[Segmentation]:
     """Turn the attention of a batch into segments, each image in its own frame.
 
-    pictures: the images at the size of their label maps, wanted where the configuration has edges.
+    pictures: the images at the size of their label maps, wanted where the configuration has edges. objects: of
+    their crops, an item for each place.
     Raises AttentionError naming the images whose attention is no distribution.
     """
     if config.tree:
-        return _label_by_tree(maps, [each.output for each in frames], config, pictures)
+        return _label_by_tree(maps, [each.output for each in frames], config, pictures, objects)
     proposals = propose(maps, config)
     grid = (maps.features_grid if config.mode == "quality" else None) or maps.grid
     label_maps = [_in_frame(_of_image(proposals, i, grid), each) for i, each in enumerate(frames)]
@@ -169,13 +183,22 @@ def label(
 
 
 def _label_by_tree(
-    maps: AttentionMaps, sizes: Sequence[tuple[int, int]], config: ResolvedConfig, pictures: Sequence[np.ndarray] = ()
+    maps: AttentionMaps,
+    sizes: Sequence[tuple[int, int]],
+    config: ResolvedConfig,
+    pictures: Sequence[np.ndarray] = (),
+    objects: Sequence[Objects] = (),
 ) -> list[Segmentation]:
     leaves = cluster(maps, config)
     cells = leaves.cells.unflatten(-1, maps.grid)
     label_maps = [enlarge(own, size) for own, size in zip(cells, sizes, strict=True)]
+    if objects:
+        label_maps, leaves = carve(label_maps, leaves, objects)
     if config.edges:
-        label_maps = refine_edges(label_maps, pictures, leaves.merges.into.shape[1])
+        painted, labels = label_maps, leaves.merges.into.shape[1]
+        label_maps = refine_edges(painted, pictures, labels)
+        if objects:  # few of the labels that there may be are painted, and mixtures can resemble another one
+            label_maps = [_among(*each, labels) for each in zip(label_maps, painted, strict=True)]
     rle, found = tidy(label_maps, replace(config, split_components=False))
     results = cut_trees(rle, found, leaves, config)
     if not config.vectors:
@@ -222,7 +245,7 @@ def segment_attention(
     maps: for each resolution the mean over heads and layers, [n, n] with rows summing to one, in any order; for a
     batch [B, n, n], which gives [B, H, W].
     config: thresholds default to the published ones. There is a tree only where it is asked for; edges are left as
-    they are, for want of a picture.
+    they are and no crops looked at, for want of a picture.
     size: height and width of the result, which the grid fills whole.
     grid: height and width in cells of the finest level where it is not square.
     return_trace: return the number of proposals after each iteration too.
@@ -234,7 +257,7 @@ def segment_attention(
     given = AttentionMaps(levels, grid or _square(levels[0]))
     if config.tree is None and config.cut is None:
         config = replace(config, tree=False)
-    resolved = replace(config, vectors=False, edges=False).resolve(PUBLISHED)
+    resolved = replace(config, vectors=False, edges=False, crop_layers=0).resolve(PUBLISHED)
     if resolved.tree and return_trace:
         raise ValueError("return_trace counts the proposals of greedy merging: a tree has none")
     if len(size) != 2 or min(size) < 1:
@@ -277,11 +300,17 @@ def propose(maps: AttentionMaps, config: ResolvedConfig) -> Proposals:
     return refine(attention, proposals) if config.refine else proposals
 
 
-def cluster(maps: AttentionMaps, config: ResolvedConfig) -> Leaves:
-    """Aggregate, and cluster cells into the leaves of a tree."""
+def _among(refined: Int[Tensor, "H W"], painted: Int[Tensor, "H W"], labels: int) -> Int[Tensor, "H W"]:
+    """Refined labels, as they were painted where the refined one is painted nowhere."""
+    there = torch.zeros(labels, dtype=torch.bool, device=painted.device).scatter_(0, painted.flatten().long(), True)
+    return refined.where(there[refined], painted)
+
+
+def cluster(maps: AttentionMaps, config: ResolvedConfig, pool: int = POOL) -> Leaves:
+    """Aggregate, and cluster cells, pooled so many a side, into the leaves of a tree."""
     attention = _attention(maps, config)
     with tensor_cores(allowed=config.dtype != "float32"):
-        return grow(attention, config.leaves)
+        return grow(attention, config.leaves, pool)
 
 
 def _attention(maps: AttentionMaps, config: ResolvedConfig) -> Attention:

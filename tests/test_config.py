@@ -52,6 +52,8 @@ class Model:
         ({"dtype": "int8"}, "'int8'"),
         ({"leaves": 1}, "2..256, got 1"),
         ({"leaves": 257}, "2..256, got 257"),
+        ({"crop_layers": 2}, "0 or 1, got 2"),
+        ({"crop_layers": 1, "leaves": 194}, "2..193 with crops, got 194"),
         ({"cut": -0.1}, "at least 0, got -0.1"),
         ({"cut": float("inf")}, "got inf"),
     ],
@@ -114,7 +116,9 @@ def test_there_is_a_tree_unless_greedy_merging_is_asked_for(asked, tree, cut, ve
 
 
 @pytest.mark.parametrize("of_greedy", [{"mode": "paper"}, {"thresholds": (0.3,)}, {"refine": True}, {"tree": False}])
-@pytest.mark.parametrize("of_tree", [{"tree": True}, {"cut": 0.7}, {"leaves": 128}, {"vectors": True}])
+@pytest.mark.parametrize(
+    "of_tree", [{"tree": True}, {"cut": 0.7}, {"leaves": 128}, {"vectors": True}, {"crop_layers": 1}]
+)
 def test_settings_of_trees_and_of_greedy_merging_exclude_each_other(of_greedy, of_tree):
     if of_greedy.keys() == of_tree.keys():
         return
@@ -142,6 +146,7 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "leaves": 128,
         "cut": 0.7,
         "vectors": True,
+        "crop_layers": 1,
         "clusters": 8,
     }
     needs: dict[str, Any] = {"clusters": {"mode": "quality"}, "mode": {"edges": False}}

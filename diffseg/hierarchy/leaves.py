@@ -23,7 +23,7 @@ class Leaves:
     """The leaves of a batch and the tree they make.
 
     cells: the leaf of each cell. merges: as of a `Linkage` whose clusters are leaves. features: LEAF of each node,
-    those of merges in order of height.
+    those of merges in order of height. Leaves that `crops.carve` adds have no cells, and their merges no features.
     """
 
     cells: Int[Tensor, "B N"]
@@ -31,12 +31,12 @@ class Leaves:
     features: Int[Tensor, "B n 4"]
 
 
-def grow(attention: Attention, most: int) -> Leaves:
-    """Cluster the maps of pooled cells; the clusters before the last `most` - 1 merges are the leaves.
+def grow(attention: Attention, most: int, pool: int = POOL) -> Leaves:
+    """Cluster the maps of pooled cells, `pool` a side; the clusters before the last `most` - 1 merges are the leaves.
 
     Then every cell is given to the leaf whose mean map is nearest to its own.
     """
-    maps, places = pooled(attention)
+    maps, places = pooled(attention, pool)
     logged = Logged(maps)
     linkage = average_linkage(symmetric_kl(logged, logged))
     leaf, merges = last_merges(linkage, most)
@@ -46,7 +46,7 @@ def grow(attention: Attention, most: int) -> Leaves:
     near = Logged(means)
     cells = torch.cat([symmetric_kl(near, Logged(tile)).argmin(1) for tile in attention.tiles()], dim=-1)
     keys = means.gather(2, places.expand(*means.shape[:2], -1))
-    return Leaves(cells, merges, node_features(keys, size, leaf, members(merges), _halved(attention.grid)))
+    return Leaves(cells, merges, node_features(keys, size, leaf, members(merges), _pooled(attention.grid, pool)))
 
 
 def last_merges(linkage: Linkage, most: int) -> tuple[Int[Tensor, "B M"], Linkage]:
@@ -57,7 +57,7 @@ def last_merges(linkage: Linkage, most: int) -> tuple[Int[Tensor, "B M"], Linkag
     is_leaf = rank >= count - leaves
     number = is_leaf.cumsum(-1) - 1
     index = torch.arange(count, device=rank.device)
-    leaf = number.gather(1, _roots(linkage.into.where(~is_leaf, index)))
+    leaf = number.gather(1, roots(linkage.into.where(~is_leaf, index)))
     first = is_leaf.sort(dim=-1, descending=True, stable=True).indices[:, :leaves]
     into = number.gather(1, linkage.into.gather(1, first))
     return leaf, Linkage(into, linkage.height.gather(1, first))
@@ -70,34 +70,34 @@ def members(merges: Linkage) -> Bool[Tensor, "B n L"]:
     rank = order.argsort(dim=-1)
     index = torch.arange(leaves, device=rank.device)
     made = rank[:, None, :] <= index[: leaves - 1, None]
-    roots = _roots(merges.into[:, None, :].where(made, index))
+    holder = roots(merges.into[:, None, :].where(made, index))
     of_merge = merges.into.gather(1, order[:, : leaves - 1])
     alone = torch.eye(leaves, dtype=torch.bool, device=rank.device).expand(images, -1, -1)
-    return torch.cat([alone, roots == of_merge[..., None]], dim=1)
+    return torch.cat([alone, holder == of_merge[..., None]], dim=1)
 
 
-def _roots(above: Int[Tensor, "... M"]) -> Int[Tensor, "... M"]:
+def roots(above: Int[Tensor, "... M"]) -> Int[Tensor, "... M"]:
     """Where each chain of merges ends; every step halves it."""
     for _ in range(max(1, math.ceil(math.log2(above.shape[-1])))):
         above = above.gather(-1, above)
     return above
 
 
-def _halved(grid: tuple[int, int]) -> tuple[int, int]:
-    return -(-grid[0] // POOL), -(-grid[1] // POOL)
+def _pooled(grid: tuple[int, int], pool: int) -> tuple[int, int]:
+    return -(-grid[0] // pool), -(-grid[1] // pool)
 
 
-def pooled(attention: Attention) -> tuple[Float[Tensor, "B M N"], Int[Tensor, " M"]]:
+def pooled(attention: Attention, pool: int) -> tuple[Float[Tensor, "B M N"], Int[Tensor, " M"]]:
     """The mean map of each square of cells, the last of an odd number counted twice, and one cell of each square."""
-    (h, w), (rows, columns) = attention.grid, _halved(attention.grid)
+    (h, w), (rows, columns) = attention.grid, _pooled(attention.grid, pool)
     total: Tensor | None = None
-    for y in range(POOL):
-        for x in range(POOL):
+    for y in range(pool):
+        for x in range(pool):
             cells = [
-                min(POOL * row + y, h - 1) * w + min(POOL * column + x, w - 1)
+                min(pool * row + y, h - 1) * w + min(pool * column + x, w - 1)
                 for row in range(rows)
                 for column in range(columns)
             ]
             total = attention.at(cells) if total is None else total.add_(attention.at(cells))
     assert total is not None
-    return total.div_(POOL**2), torch.tensor(cells, device=attention.scale.device)
+    return total.div_(pool**2), torch.tensor(cells, device=attention.scale.device)

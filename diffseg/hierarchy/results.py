@@ -70,11 +70,15 @@ def _tree(
     nodes = np.full(len(into), -1)  # that hold each cluster's leaves; -1: no leaf of it is left
     nodes[kept] = np.arange(len(kept))
     merges: list[tuple[int, ...]] = []
-    for merge, ends in enumerate(np.argsort(height, kind="stable")[:-1]):
+    own, of_merges = np.split(features.copy(), [len(into)])
+    made = iter(of_merges)
+    for ends in np.argsort(height, kind="stable")[:-1]:
+        if ends <= len(of_merges):  # else an object was carved out of it, which tells nothing new of it
+            own[into[ends]] = next(made)
         left, right = nodes[into[ends]], nodes[ends]
         if left >= 0 and right >= 0:
             nodes[into[ends]] = len(kept) + len(merges)
-            merges.append((left, right, height[ends], *features[len(into) + merge]))
+            merges.append((left, right, height[ends], *own[into[ends]]))
         elif right >= 0:
             nodes[into[ends]] = right
     return Tree(np.array([tuple(row) for row in features[kept]], LEAF), np.array(merges, MERGE))

@@ -4,7 +4,7 @@ Sizes are (height, width), boxes (top, left, height, width), in pixels.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ ASPECT = 4.0  # beyond it an image is squeezed: the short side of a strip would 
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
+Place = tuple[int, int]  # of a crop among those of its image: row and column
+
+PLACES: tuple[Place, ...] = tuple((row, column) for row in range(3) for column in range(3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,19 @@ def frame(size: Size, config: ResolvedConfig) -> Frame:
         return Frame(size, _centre_square(size), model, output, _centre_square(output), antialias=False)
     model = model_size(size, config.image_size, config.unit)
     return Frame(size, (0, 0, *size), model, output, (0, 0, *output), antialias=True)
+
+
+def crop_of(planned: Frame, place: Place) -> Frame:
+    """One of the crops of an image that the model sees whole: at twice the scale, for its input is the image's."""
+    crop, window = window_of(planned.source, place), window_of(planned.output, place)
+    return replace(planned, crop=crop, window=window)
+
+
+def window_of(size: Size, place: Place) -> Box:
+    """Where a crop lies: it has half the sides, and the next one begins a quarter farther."""
+    height, width = (-(-side // 2) for side in size)
+    top, left = ((side - part) * at // 2 for side, part, at in zip(size, (height, width), place, strict=True))
+    return top, left, height, width
 
 
 def output_size(size: Size, config: ResolvedConfig) -> Size:

@@ -39,6 +39,7 @@ VARIANTS = {  # settings of a model, by what a method says after its colon
     "edges": replace(PLAIN, edges=True),
     "tree-no-edges": replace(PLAIN, tree=True),
     "tree": replace(PLAIN, edges=True, tree=True),
+    "crops": SegmentConfig(crop_layers=1),
     "quality-no-edges": SegmentConfig(mode="quality", edges=False),
     "quality": SegmentConfig(mode="quality"),
     "quality-8": SegmentConfig(mode="quality", clusters=8),

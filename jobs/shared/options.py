@@ -47,6 +47,9 @@ Height = Annotated[float | None, typer.Option("--cut", help="Nats: the tree's cu
 Vectors = Annotated[
     bool | None, typer.Option("--vectors/--no-vectors", help="A vector for each leaf of a tree (default: none).")
 ]
+CropLayers = Annotated[
+    int | None, typer.Option("--crop-layers", help="1: small objects too, from crops, in ten times the passes.")
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
 ImageKey = Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
@@ -91,6 +94,7 @@ class SegmentOptions:
     leaves: Leaves = None
     cut: Height = None
     vectors: Vectors = None
+    crop_layers: CropLayers = None
     dtype: Dtype = None
 
     def settings(self) -> dict[str, Any]:
@@ -170,5 +174,6 @@ def describe(config: "ResolvedConfig") -> str:
     if config.mode == "quality":
         return f"segments: {config.clusters or 'as many as each image asks for'}"
     if config.tree:
-        return f"trees of {config.leaves} leaves, cut at {number(config.cut or 0.0)} nats"
+        crops = " and of small objects in crops" if config.crop_layers else ""
+        return f"trees of {config.leaves} leaves{crops}, cut at {number(config.cut or 0.0)} nats"
     return f"thresholds {', '.join(map(number, config.thresholds))} (one an iteration)"

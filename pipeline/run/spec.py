@@ -101,7 +101,7 @@ class Run:
             own["model"], others["model"] = self.model, other.model  # a name tells a person more than a digest
             del own["weights_sha256"], others["weights_sha256"]
         if others["tree"] and not own["tree"]:  # then no flag of a tree is to be repeated
-            others |= {name: own[name] for name in ("leaves", "cut")}
+            others |= {name: own[name] for name in ("leaves", "cut", "crop_layers")}
         if own["tree"] and not others["tree"]:  # thresholds would ask for none
             own["thresholds"] = others["thresholds"]
         return flags.refusal("run", own, others, flags.LABEL, *more) if own != others or more else None

@@ -6,7 +6,7 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from diffseg.hierarchy.leaves import Leaves, last_merges, members, pooled
+from diffseg.hierarchy.leaves import POOL, Leaves, last_merges, members, pooled
 from diffseg.hierarchy.linkage import average_linkage
 from diffseg.hierarchy.results import restricted
 from diffseg.method.aggregate import aggregate
@@ -71,7 +71,7 @@ def test_a_thousand_cuts_of_fifty_images_nest_and_are_a_literal_clustering_of_th
         maps = attention.whole()[0].numpy().astype(np.float64).reshape(4, 2, 6, 2, -1).mean((1, 3)).reshape(24, -1)
         literal = linkage(squareform(literal_divergence(maps), checks=False), "average")
 
-        logged = Logged(pooled(attention)[0])
+        logged = Logged(pooled(attention, POOL)[0])
         leaf, merges = last_merges(average_linkage(symmetric_kl(logged, logged)), 16)
         nodes = torch.zeros(1, 31, 4, dtype=torch.int32)
         [tree] = restricted(Leaves(leaf, merges, nodes), torch.arange(16), torch.zeros(1, dtype=torch.long))

@@ -47,7 +47,12 @@ def images(*sizes: tuple[int, int]) -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8) for seed, size in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("config", [TREE, replace(TREE, min_area=0.02), replace(TREE, cut=0.0), replace(TREE, cut=9.0)])
+CROPS = replace(TREE, crop_layers=1, min_area=0.0)
+
+
+@pytest.mark.parametrize(
+    "config", [TREE, replace(TREE, min_area=0.02), replace(TREE, cut=0.0), replace(TREE, cut=9.0), CROPS]
+)
 def test_a_cut_of_the_stored_tree_gives_the_labels_again(config):
     for found in DiffSeg(Model(config)).segment(images((96, 128), (128, 96), (64, 64))):
         assert found.tree is not None
@@ -59,11 +64,12 @@ def test_a_cut_of_the_stored_tree_gives_the_labels_again(config):
         assert len(found.vectors.values) == len(found.tree.leaves) == found.leaf_map.max() + 1
 
 
-def test_results_are_the_same_whatever_the_batch():
+@pytest.mark.parametrize("config", [TREE, CROPS])
+def test_results_are_the_same_whatever_the_batch(config):
     given = images((96, 128), (96, 128), (128, 96), (96, 128))
-    together = DiffSeg(Model()).segment(given)
+    together = DiffSeg(Model(config)).segment(given)
     for image, one in zip(given, together, strict=True):
-        [alone] = DiffSeg(Model()).segment([image])
+        [alone] = DiffSeg(Model(config)).segment([image])
         assert np.array_equal(alone.label_map, one.label_map)
         assert np.array_equal(alone.leaf_map, one.leaf_map)  # type: ignore[arg-type]
         for kind in ("leaves", "merges"):
@@ -72,9 +78,10 @@ def test_results_are_the_same_whatever_the_batch():
             assert np.array_equal(getattr(alone.vectors, kind), getattr(one.vectors, kind))
 
 
-@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (3, 2)])
-def test_strips_and_specks_have_a_tree(size):
-    [found] = DiffSeg(Model()).segment(images(size))
+@pytest.mark.parametrize("config", [TREE, CROPS])
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (3, 2), (14, 14)])
+def test_strips_and_specks_have_a_tree(size, config):
+    [found] = DiffSeg(Model(config)).segment(images(size))
     assert found.label_map.shape[0] * size[1] == found.label_map.shape[1] * size[0] or 1 in size
     assert found.tree is not None
     assert (found.label_map >= 0).all()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffseg.config import ResolvedConfig
-from diffseg.method.geometry import frame, model_size, output_size, to_model
+from diffseg.method.geometry import PLACES, crop_of, frame, model_size, output_size, to_model
 
 FAST = ResolvedConfig(thresholds=(1.1,), timestep=300, image_size=512, dtype="float32")
 PAPER = replace(FAST, mode="paper")
@@ -33,6 +33,21 @@ def photo(height, width):
 )
 def test_the_model_sees_about_its_own_area_in_the_shape_of_the_image(size, expected):
     assert model_size(size, 512, 64) == expected
+
+
+@given(st.integers(1, 900), st.integers(1, 900), st.integers(1, 900))
+def test_crops_cover_their_image_at_twice_the_scale(height, width, output):
+    planned = frame((height, width), replace(FAST, output_size=output))
+    seen, painted = np.zeros(planned.source, bool), np.zeros(planned.output, bool)
+    for place in PLACES:
+        crop = crop_of(planned, place)
+        assert crop.model == planned.model
+        for whole, (top, left, h, w) in ((seen, crop.crop), (painted, crop.window)):
+            assert (h, w) == tuple(-(-side // 2) for side in whole.shape)
+            assert whole[top : top + h, left : left + w].shape == (h, w)
+            whole[top : top + h, left : left + w] = True
+    assert seen.all()
+    assert painted.all()
 
 
 @given(
