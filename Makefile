@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 # Files of tests side by side, as many as there are cores; the last words are the lines that no test reached.
-PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12

@@ -31,6 +31,14 @@ from tests.support.processes.proxy import Proxy, proxy
 torch.set_num_threads(1)  # the tests' tensors are small: more threads only wait for each other
 
 
+LONGEST = ("test_cuda_standin.py",)  # begun first: a file of one long test would keep a core alone at the end
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first; pytest-xdist keeps this order (`--no-loadscope-reorder`)."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End as the tests did. Workers that were made to hang, and clients of stores and of Ray, leave daemon threads that
     may bring the interpreter down while it ends; the commands' own end (`pipeline/process.py`) goes the same way.
