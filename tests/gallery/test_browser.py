@@ -145,8 +145,9 @@ def test_a_slider_shows_one_cut_of_every_sample_at_a_time(browser, tmp_path):
     assert page.shown() == ["a", "b"]
     page.find("#close").click()
     page.find("#reset-filters").click()
+    page.until("document.querySelectorAll('.card').length === 3")  # the reset brings the first level back, too
     page.set("#level", 0)
-    page.until("document.querySelectorAll('.card').length === 3")
+    page.until("document.getElementById('level-name').textContent === 'cut 0'")
     assert told()[:3] == ["cut 0", "4 seg · 0.40", "3 seg · 0.30"]
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
 
