@@ -50,10 +50,7 @@ def calibrate(
         samples = open_truth(truth, rules, member=truth_key, listed=listed)
         done = calibration.calibrate(ledger, samples, rules, name, f"diffseg calibrate {ledger} --name {name}")
     if json:
-        figures = {
-            key: None if isinstance(value, float) and isnan(value) else value for key, value in asdict(done).items()
-        }
-        console.say_json({"output": str(ledger), **figures})
+        console.say_json({"output": str(ledger), **asdict(done)})
         return
     for line in done.left_out[:SHOWN]:
         console.note(f"left out: {line}")

@@ -285,22 +285,10 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
             "examples": result.examples,
         }
     lead = {other: asdict(interval) for other, interval in done.lead(rules.leading).items()}
-    document: dict[str, Any] = _plain(
-        {
-            "protocol": rules.name,
-            "classes": None if rules.classes is None else list(rules.classes),
-            "methods": methods,
-            "lead": {"measure": rules.leading, "over": lead},
-            "keys_without_truth": done.no_truth,
-        }
-    )
-    return document
-
-
-def _plain(value: Any) -> Any:
-    """A value without NaN, which JSON has not."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and isnan(value) else value
+    return {
+        "protocol": rules.name,
+        "classes": None if rules.classes is None else list(rules.classes),
+        "methods": methods,
+        "lead": {"measure": rules.leading, "over": lead},
+        "keys_without_truth": done.no_truth,
+    }

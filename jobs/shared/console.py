@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isnan
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,17 @@ def say(line: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print the result on stdout as one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(_without_nan(value), indent=2, default=str) + "\n")
     sys.stdout.flush()
+
+
+def _without_nan(value: Any) -> Any:
+    """A value in which what is undefined is null, for JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def note(line: str) -> None:
