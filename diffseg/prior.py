@@ -7,8 +7,8 @@ import numpy as np
 
 from diffseg.annotations import Float, Int
 
-# Coefficients of `prior`: of 120 scenes by `tiny`, cut into 4, 8 and 16 segments (infra/benchmarks/scores.py). The
-# margin's tenth percentile and that at borders, and contact with the image's border, add nothing to these
+# Coefficients of `prior`: of 120 scenes by `tiny`, cut into 4, 8 and 16 segments (infra/benchmarks/masks/scores.py).
+# The margin's tenth percentile and that at borders, and contact with the image's border, add nothing to these
 PRIOR = {"margin": 1.222, "stability": 0.989, "log_area": 0.887, "elongation": -0.355}
 CONSTANT = 2.116
 GEOMETRY = ("log_area", "elongation", "contact")  # columns of `geometry`

@@ -17,7 +17,7 @@ from pipeline.evaluation.truth import open_truth
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.table.label_map import encode_label_map
 
-SCRIPTS = Path(__file__).parents[2] / "infra" / "benchmarks"
+SCRIPTS = Path(__file__).parents[2] / "infra" / "benchmarks" / "masks"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.labelled import CUT, make_run
 
-SCRIPT = Path(__file__).parents[2] / "infra" / "benchmarks" / "rows.py"
+SCRIPT = Path(__file__).parents[2] / "infra" / "benchmarks" / "masks" / "rows.py"
 
 
 def test_rows_are_measured_with_and_without_their_trees(tmp_path, capsys):

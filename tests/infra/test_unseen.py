@@ -11,7 +11,7 @@ import pytest
 from diffseg.scenes import shapes, textures
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "infra" / "benchmarks" / "unseen.py"
+FILE = ROOT / "infra" / "benchmarks" / "masks" / "unseen.py"
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Photos with the masks of several methods below each other, to be looked at.
 
-    python infra/benchmarks/sheet.py sheet.jpg --method tiny --method dinov2-small --method felzenszwalb
-    python infra/benchmarks/sheet.py cuts.png --photos 'bsds-train-{00001..00003}.tar' --every 13 --method tiny:edges
+    python infra/benchmarks/masks/sheet.py sheet.jpg --method tiny --method dinov2-small --method felzenszwalb
+    python infra/benchmarks/masks/sheet.py cuts.png --photos 'bsds-train-{00001..00003}.tar' --every 13 \
+        --method tiny:edges
 
 Without --photos: the dozen of the demo. Methods are those of masks.py. Two bands of six columns, photo on top.
 """

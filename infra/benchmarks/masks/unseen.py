@@ -1,7 +1,7 @@
 """Scenes of materials and shapes that the embedded model never trained on, with small objects and with clutter.
 
-    python infra/benchmarks/unseen.py recall --model tiny --count 40 [--setting crop_layers=1]
-    python infra/benchmarks/unseen.py sheet scenes.jpg
+    python infra/benchmarks/masks/unseen.py recall --model tiny --count 40 [--setting crop_layers=1]
+    python infra/benchmarks/masks/unseen.py sheet scenes.jpg
 
 `recall` says how many objects of 8 to 24 pixels a segment covers with an IoU of at least .5, and what an image costs.
 Twelve materials on two to four grounds, four kinds of objects, all drawn here: nothing of `diffseg.scenes` but the

@@ -1,6 +1,6 @@
 """Bytes of rows with trees, beside the same rows without: medians of a run, and with fewer leaves or no vectors.
 
-python infra/benchmarks/rows.py RUN
+python infra/benchmarks/masks/rows.py RUN
 """
 
 import sys

@@ -1,8 +1,9 @@
 """Masks of several models, variants and baselines on the same images, each image by image against the others.
 
-    python infra/benchmarks/masks.py measure FOLDER --photos 'bsds-train-{00001..00003}.tar' --set photos --set scenes \
-        --method tiny --method dinov2-small=/models/dinov2-small:greedy --method felzenszwalb --method humans
-    python infra/benchmarks/masks.py table FOLDER --set photos --against felzenszwalb
+    python infra/benchmarks/masks/masks.py measure FOLDER --photos 'bsds-train-{00001..00003}.tar' --set photos \
+        --set scenes --method tiny --method dinov2-small=/models/dinov2-small:greedy --method felzenszwalb \
+        --method humans
+    python infra/benchmarks/masks/masks.py table FOLDER --set photos --against felzenszwalb
 
 `measure` keeps a line an image in FOLDER/<set>/<method>.jsonl and goes on where it was stopped. A method is a baseline,
 `humans`, or a model: MODEL or NAME=FOLDER, with :VARIANT for settings other than the default and :VARIANT@HEIGHT for

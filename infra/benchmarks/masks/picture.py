@@ -1,4 +1,4 @@
-"""`python infra/benchmarks/picture.py`: the README's picture, demo.jpg beside this file.
+"""`python infra/benchmarks/masks/picture.py`: the README's picture, demo.jpg beside this file.
 
 Six demo photos: as they are, the embedded model's segments, Felzenszwalb's (tuned on other images).
 """
@@ -37,7 +37,7 @@ def main():
         rows = (photo, overlay(photo, result.label_map), overlay(photo, felzenszwalb(photo)))
         for row, pixels in enumerate(rows):
             sheet.paste(tile(pixels), (column * (TILE[0] + GAP), row * (TILE[1] + GAP)))
-    sheet.save(Path(__file__).with_name("demo.jpg"), quality=88)
+    sheet.save(Path(__file__).parents[1] / "demo.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Scores of segments against their IoU: the prior fitted to generated scenes, and every score measured on photos.
 
-    python infra/benchmarks/scores.py FOLDER --model tiny --model /models/dinov2-small \
+    python infra/benchmarks/masks/scores.py FOLDER --model tiny --model /models/dinov2-small \
         --tune bsds-train-00000.tar --photos 'bsds-train-{00001..00003}.tar'
 
 Segments are those of one cut of each image's tree; their IoU is that with the best region, the mean over annotators.
