@@ -25,7 +25,7 @@ ORDER = (
         "diffseg.models",
         "diffseg.segmenter",
     ),
-    *("diffseg.embedded", "diffseg"),
+    "diffseg",
     *("pipeline.searchpath", "pipeline.errors", "pipeline.logs", "pipeline.documents", "pipeline.concurrency"),
     *("pipeline.process", "pipeline.watch", "pipeline.flags", "pipeline.config", "pipeline.records"),
     *("pipeline.messages", "pipeline.storage", "pipeline.table", "pipeline.inputs", "pipeline.run"),

@@ -3,8 +3,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffseg.embedded.architecture import LAYOUT
-from diffseg.embedded.loss import (
+from diffseg.method.aggregate import aggregate
+from diffseg.models.unet.capture import capture_attention
+from diffseg.models.unet.random_weights import build
+from infra.embedded.architecture import LAYOUT
+from infra.embedded.loss import (
     FAR,
     AnchorAttention,
     AnchorProcessor,
@@ -14,9 +17,6 @@ from diffseg.embedded.loss import (
     keep_apart,
     stay_inside,
 )
-from diffseg.method.aggregate import aggregate
-from diffseg.models.unet.capture import capture_attention
-from diffseg.models.unet.random_weights import build
 
 HALVES = torch.tensor([[0, 0, 1, 1]] * 4).flatten()
 SAME = (HALVES[:, None] == HALVES[None, :]).float()

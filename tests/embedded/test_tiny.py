@@ -13,7 +13,6 @@ import torch
 
 from diffseg import DiffSeg, SegmentConfig, segment_attention
 from diffseg.config import ResolvedConfig
-from diffseg.embedded.architecture import DEFAULTS, LAYOUT
 from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
 from diffseg.method.geometry import frame, to_model
@@ -21,6 +20,7 @@ from diffseg.models.attention import AttentionMaps
 from diffseg.models.unet.random_weights import build
 from diffseg.scenes.scene import benchmark
 from diffseg.segmenter import Model
+from infra.embedded.architecture import DEFAULTS, LAYOUT
 
 SCENES = 10  # two of every kind
 FLOOR_ARI, FLOOR_MIOU = 0.60, 0.55  # the shipped weights stand at 0.75 and 0.67 on these

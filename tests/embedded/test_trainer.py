@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from diffseg.embedded.encoder import AUTOENCODER
-from diffseg.embedded.trainer import Recipe, Trainer
+from infra.embedded.encoder import AUTOENCODER
+from infra.embedded.trainer import Recipe, Trainer
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `train_tiny` does on a processor
+    torch.set_num_threads(1)  # as the command does on a processor
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffseg.embedded.trainer.CALIBRATION_SCENES", 2)
+        patch.setattr("infra.embedded.trainer.CALIBRATION_SCENES", 2)
         yield
     torch.set_num_threads(threads)
 

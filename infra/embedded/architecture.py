@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from diffseg.embedded.encoder import AUTOENCODER
 from diffseg.models.unet.architectures import TINY, Layout
+from infra.embedded.encoder import AUTOENCODER
 
 LAYOUT: Layout = replace(
     TINY,

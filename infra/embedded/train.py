@@ -1,4 +1,4 @@
-"""`python -m jobs.train_tiny`: train the embedded model from nothing, on a processor or a GPU.
+"""`python -m infra.embedded.train`: train the embedded model from nothing, on a processor or a GPU.
 
 The output folder holds `model/` (what `--model` takes), `state.pt` (for going on), `curve.csv` and two pictures:
 `curve.png` and `sheet.png`, unseen scenes with their truth and the model's segments.
@@ -18,7 +18,7 @@ SHEET = 101  # seed space of the pictured scenes, apart from training's and the 
 TILE = 192  # pixels
 
 
-def train_tiny(
+def train(
     steps: Annotated[int, typer.Option("--steps", help="Batches to learn from.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for model, state, curve and pictures.")],
     size: Annotated[int, typer.Option("--size", help="Side of the scenes in pixels, a multiple of 64.")] = 256,
@@ -34,7 +34,7 @@ def train_tiny(
     """Train the embedded model on generated scenes."""
     import torch
 
-    from diffseg.embedded.trainer import Recipe, Trainer
+    from infra.embedded.trainer import Recipe, Trainer
 
     if device == "cpu":
         torch.set_num_threads(1)  # two threads on busy cores are slower than one, and no two sums alike
@@ -150,4 +150,4 @@ def draw_sheet(model: Path, count: int = 12) -> Any:
 
 
 if __name__ == "__main__":
-    process.run(lambda: typer.run(train_tiny))
+    process.run(lambda: typer.run(train))

@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 from diffseg import DiffSeg
 from diffseg.evaluation.scores import score_image
 from diffseg.scenes.scene import benchmark
-from jobs.train_tiny import History, draw_curve, train_tiny
+from infra.embedded.train import History, draw_curve, train
 
 app = typer.Typer()
-app.command()(train_tiny)
+app.command()(train)
 
 
-def train(*arguments: str):
+def run(*arguments: str):
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
@@ -42,7 +42,7 @@ def test_history_goes_on_where_the_state_was_kept(tmp_path):
 
 
 def test_resuming_nothing_is_refused(tmp_path):
-    result = train("--steps", "2", "--resume", "--output", str(tmp_path))
+    result = run("--steps", "2", "--resume", "--output", str(tmp_path))
     assert result.exit_code == 2
     assert "there is no" in result.output
 
@@ -50,7 +50,7 @@ def test_resuming_nothing_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_few_minutes_from_nothing_are_enough_to_find_segments(tmp_path):
-    result = train("--steps", "140", "--size", "256", "--seed", "0", "--output", str(tmp_path), "--every", "70")
+    result = run("--steps", "140", "--size", "256", "--seed", "0", "--output", str(tmp_path), "--every", "70")
     assert result.exit_code == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (6 * 192, 6 * 192)

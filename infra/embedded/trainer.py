@@ -1,7 +1,7 @@
 """Training of the embedded model: generated scenes in, a Stable Diffusion folder out.
 
 Two losses at once. On noisy latents the model learns to predict the noise, as every diffusion model does. On clean and
-noisy ones the grouping loss (`diffseg.embedded.loss`) brings its self-attention closer to the scenes' true masks.
+noisy ones the grouping loss (`infra.embedded.loss`) brings its self-attention closer to the scenes' true masks.
 
 Everything random follows from the seed and the number of the step, so that a training that was stopped and resumed
 gives the weights of one that was not. Letters: B scenes of a batch, K segments, c latent channels, h x w latent cells.
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from diffseg.embedded.architecture import DEFAULTS, LAYOUT
-from diffseg.embedded.encoder import AUTOENCODER, set_by_hand
-from diffseg.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
 from diffseg.models.unet.architectures import CONTEXT
 from diffseg.models.unet.random_weights import SCHEDULER, Checkpoint, build
 from diffseg.scenes.scene import Scene, draw_scene
 from diffseg.types import Float
+from infra.embedded.architecture import DEFAULTS, LAYOUT
+from infra.embedded.encoder import AUTOENCODER, set_by_hand
+from infra.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
 
 TRAINING, CALIBRATION = 1, 2  # seed spaces of scenes, apart from the one that is reported on
 CALIBRATION_SCENES = 64
