@@ -47,6 +47,7 @@ def evaluate(
     ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
+    categories: options.ReadCategories = None,
     table: Annotated[str | None, typer.Option("--table", help="Write a Parquet file, one row an image.")] = None,
     gallery: Annotated[str | None, typer.Option("--gallery", help="Write an HTML page of the worst images.")] = None,
     worst: Annotated[int, typer.Option("--worst", help="Images in the gallery.", min=1)] = 24,
@@ -76,6 +77,7 @@ def evaluate(
     """
     from pipeline.cluster.parallel import parallel_mapping
     from pipeline.config import read_config
+    from pipeline.derived.joined import open_run
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions
@@ -84,7 +86,6 @@ def evaluate(
     from pipeline.evaluation.score import AGAINST, HUMANS, RUN, Scorer, check_methods
     from pipeline.evaluation.truth import open_truth
     from pipeline.evaluation.worst_page import worst_page
-    from pipeline.run.ledger import Ledger
     from pipeline.table import encode_rows
 
     row = None if reproduce is None else published_row(reproduce)
@@ -100,8 +101,10 @@ def evaluate(
         raise ConfigError("--reproduce needs --model (the paper's is sd1.4) and --data, where the data set is unpacked")
     else:
         url, truth, protocol = output or f"reproduce-{reproduce}", data, str(reproduce)
-    if (at := options.cut_of(cut, segments)) and (url is None or row is not None):
-        raise ConfigError("--cut and --segments are of a run that has trees: name that run")
+    if ((at := options.cut_of(cut, segments)) or categories) and (url is None or row is not None):
+        raise ConfigError("--cut and --segments are of a run that has trees, --categories of one too: name that run")
+    if categories and matching != "dataset":
+        raise ConfigError("--categories are compared over the whole data set: give --matching dataset too")
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
@@ -120,7 +123,9 @@ def evaluate(
         if code := _label(shard, str(url), str(model), row, settings, json):
             return code
     runs = {  # --against is read as it was labelled
-        name: Predictions(Ledger.open(run, cut=at if name == RUN else None), rules, categories=scorer.tables)
+        name: Predictions(
+            open_run(run, at, categories=categories) if name == RUN else open_run(run), rules, categories=scorer.tables
+        )
         for name, run in urls.items()
     }
     kept = worst if gallery else 0

@@ -44,6 +44,7 @@ def export(
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
     calibration: options.ReadCalibration = None,
+    categories: options.ReadCategories = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,
     split: Split = None,
     images: Images = None,
@@ -57,11 +58,11 @@ def export(
 
     from pipeline.cluster.parallel import parallel_mapping
     from pipeline.datasets.selection import Selection
-    from pipeline.derived.calibrated import open_run
+    from pipeline.derived.joined import open_run
     from pipeline.exports.export import export
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
-    ledger, began = open_run(url, options.cut_of(cut, segments), calibration), monotonic()
+    ledger, began = open_run(url, options.cut_of(cut, segments), calibration, categories), monotonic()
     with (
         parallel_mapping(ray_address=ray_address, note=console.note, silence_s=stall)
         if ray_address

@@ -25,12 +25,14 @@ def preview(
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
     calibration: options.ReadCalibration = None,
+    categories: options.ReadCategories = None,
     title: Annotated[str | None, typer.Option("--title", help="Heading of the page. Default: the run's name.")] = None,
     json: options.Json = False,
 ) -> None:
     """Write a self-contained HTML gallery of a run, finished or not."""
     at = options.cut_of(cut, segments)
-    shown = write_preview(url, output, samples=samples, seed=seed, title=title, cut=at, calibration=calibration)
+    tables = calibration, categories
+    shown = write_preview(url, output, samples=samples, seed=seed, title=title, cut=at, tables=tables)
     if json:
         console.say_json({"output": output, "shown": shown.items, "samples": shown.samples})
         return
@@ -47,16 +49,16 @@ def write_preview(
     seed: int = 0,
     title: str | None = None,
     cut: "Cut | None" = None,
-    calibration: str | None = None,
+    tables: tuple[str | None, str | None] = (None, None),
 ) -> "Shown":
-    """Write the gallery of a run to a path or URL; it appears whole.
+    """Write the gallery of a run to a path or URL; it appears whole. tables: a calibration, categories.
 
     Raises ConfigError where there is no run, nothing to show, or no way to write the output.
     """
-    from pipeline.derived.calibrated import open_run
+    from pipeline.derived.joined import open_run
     from pipeline.gallery.preview import write_page
 
-    ledger = open_run(run, cut, calibration)
+    ledger = open_run(run, cut, *tables)
     with appearing(output) as out:
         return write_page(ledger, out, samples=samples, seed=seed, title=title)
 

@@ -26,19 +26,20 @@ def status(
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
     calibration: options.ReadCalibration = None,
+    categories: options.ReadCategories = None,
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
-    from pipeline.derived.calibrated import open_run
+    from pipeline.derived.joined import open_run
     from pipeline.derived.note import overview
     from pipeline.errors import ConfigError
     from pipeline.gallery.statistics import detail as detail_of
     from pipeline.run.status import failures, status
 
     at = options.cut_of(cut, segments)
-    if (at or calibration) and not detail:
-        raise ConfigError("--cut, --segments and --calibration belong to --detail")
-    ledger = open_run(url, at, calibration)
+    if (at or calibration or categories) and not detail:
+        raise ConfigError("--cut, --segments, --calibration and --categories belong to --detail")
+    ledger = open_run(url, at, calibration, categories)
     seen = status(ledger)
     more = detail_of(ledger) if detail else None
     failed_work = failures(ledger) if detail else Counter()
@@ -79,6 +80,7 @@ def _as_json(detail: "Detail", failures: "Counter[Failure]") -> dict[str, Any]:
         "by_status": dict(counts.by_status()),
         "segments_mean": counts.mean_segments,
         "quality_mean": counts.mean_quality,
+        "categories": dict(counts.categories),
         "histograms": [
             {"title": each.title, "edges": each.edges, "counts": each.counts} for each in counts.histograms()
         ],
@@ -98,6 +100,9 @@ def _show(detail: "Detail") -> None:
         bins = zip(histogram.ticks, histogram.ticks[1:], histogram.counts, strict=False)
         rows = [[f"{low} to {high}", f"{count:,}", "█" * round(BAR * count / most)] for low, high, count in bins]
         console.table(f"{histogram.title}: {histogram.note}", ["", "", ""], rows)
+    if counts.categories:
+        named = [[name, f"{number:,}"] for name, number in counts.categories.most_common()]
+        console.table("segments by category", ["", ""], named)
     stored = [[folder, f"{held.objects:,}", console.size(held.size)] for folder, held in detail.storage.items()]
     console.table("on storage", ["folder", "objects", "bytes"], stored)
 

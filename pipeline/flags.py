@@ -45,6 +45,7 @@ EXPORT = {  # settings that exports are compared by
     "limit": "--limit",
     "split": "--split",
     "calibration": "--calibration",
+    "categories": "--categories",
     "cut": "--cut",
     "segments": "--segments",
     "run": "",

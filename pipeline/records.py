@@ -50,6 +50,15 @@ class RawSample:
 
 
 @dataclass(frozen=True, slots=True)
+class Category:
+    """A category of a run's segments. thing: whether it is of objects that can be counted; None: not known."""
+
+    id: int  # from 1
+    name: str
+    thing: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSample:
     """A sample with its image decoded, uint8 [H, W, 3], upright; a large image at a reduced scale."""
 

@@ -74,6 +74,10 @@ ReadCalibration = Annotated[
         "--calibration", help="Scores are the IoU that a table of `calibrate` predicts: NAME or NAME/REVISION."
     ),
 ]
+ReadCategories = Annotated[
+    str | None,
+    typer.Option("--categories", help="Segments have those of a table of `categories`: NAME or NAME/REVISION."),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

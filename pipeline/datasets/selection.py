@@ -10,6 +10,7 @@ from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
 from pipeline.table.filter import (
+    CATEGORIES,
     COLUMNS,
     PREDICTED,
     Column,
@@ -61,10 +62,14 @@ class Selection:
         drawn: their cuts are drawn at random.
         """
         read = columns_of(self.condition) if self.condition else set()
-        if PREDICTED in read and not ledger.calibration:
-            raise ConfigError(f"--where reads {PREDICTED}, which only a derived table has: name it with --calibration")
-        if drawn and (read & ledger.remade or ledger.calibration):
-            what = "a calibration is" if ledger.calibration else f"{', '.join(sorted(read & ledger.remade))}: they are"
+        for column, table in ((PREDICTED, "calibration"), (CATEGORIES, "categories")):
+            if column in read and not getattr(ledger, table):
+                raise ConfigError(f"--where reads {column}, which only a derived table has: name it with --{table}")
+        of_table = (
+            "a calibration is" if ledger.calibration else "a table of categories is" if ledger.categories else None
+        )
+        if drawn and (read & ledger.remade or of_table):
+            what = of_table or f"{', '.join(sorted(read & ledger.remade))}: they are"
             raise ConfigError(f"{what} of one cut, and cut=(low, high) draws others: leave out one of them")
 
     def side(self, key: str) -> str:

@@ -38,7 +38,7 @@ from diffseg.types import Int, Segment, UInt8
 from pipeline.datasets.samples import LabelledSample, Samples, checked
 from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, RowCounts, Selection, chosen_rows
 from pipeline.datasets.source_images import SourceImages
-from pipeline.derived.calibrated import open_run
+from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.reader import decode_sample
 from pipeline.records import ImageSample
@@ -83,6 +83,7 @@ class _Run(Generic[T]):
         cut: float | tuple[float, float] | None,
         segments: int | None,
         calibration: str | None,
+        categories: str | None,
         seed: int,
     ) -> None:
         if photos not in SOURCES:
@@ -91,7 +92,7 @@ class _Run(Generic[T]):
             raise ConfigError(f"side={side!r}: possible are {TRAIN}, {VAL}")
         self.url, self.selection, self.side, self.transform = run, selection, side, transform
         self._heights = cut if isinstance(cut, tuple) else None
-        self._calibration = calibration
+        self._tables = calibration, categories
         self._cut = _cut(cut[0] if isinstance(cut, tuple) else cut, segments)
         if self._heights and not 0 < self._heights[0] <= self._heights[1] < math.inf:
             raise ConfigError(f"cut={cut}: two heights in nats, the lower one first and above 0")
@@ -111,7 +112,7 @@ class _Run(Generic[T]):
             raise ConfigError(f'{self.url}: workers must begin with multiprocessing_context="spawn", not by a fork')
         if self._opened is None:
             self._process = os.getpid()
-            ledger = open_run(self.url, self._cut, self._calibration)
+            ledger = open_run(self.url, self._cut, *self._tables)
             self.selection.check(ledger, drawn=self._heights is not None)
             photos = SourceImages(ledger, beside=self._beside, jumps=True)
             self._opened = Samples(ledger, self.selection, Names(), photos, self._drawn)
@@ -174,6 +175,7 @@ class RunDataset(_Run[T], Dataset[T]):
         cut: float | tuple[float, float] | None = None,
         segments: int | None = None,
         calibration: str | None = None,
+        categories: str | None = None,
         seed: int = 0,
     ) -> None:
         """Arguments as those of `diffseg export`. Raises ConfigError for what makes no sense.
@@ -181,7 +183,7 @@ class RunDataset(_Run[T], Dataset[T]):
         cut: two heights: every sample is cut at one between them, drawn by seed and epoch.
         """
         selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
-        super().__init__(run, selection, side, photos, transform, cut, segments, calibration, seed)
+        super().__init__(run, selection, side, photos, transform, cut, segments, calibration, categories, seed)
         ledger = self.samples.ledger
         self.windows = list(ledger.windows())
         numbers = {(window.shard, window.window): number for number, window in enumerate(self.windows)}
@@ -241,6 +243,7 @@ class RunStream(_Run[T], IterableDataset[T]):
         cut: float | tuple[float, float] | None = None,
         segments: int | None = None,
         calibration: str | None = None,
+        categories: str | None = None,
         shuffle: bool = False,
         seed: int = 0,
         buffer: int = BUFFER,
@@ -249,7 +252,7 @@ class RunStream(_Run[T], IterableDataset[T]):
     ) -> None:
         """rank, world_size: those of torch.distributed where they are not given; 0 of 1 without it."""
         selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
-        super().__init__(run, selection, side, photos, transform, cut, segments, calibration, seed)
+        super().__init__(run, selection, side, photos, transform, cut, segments, calibration, categories, seed)
         running = distributed.is_available() and distributed.is_initialized()
         self.rank = rank if rank is not None else distributed.get_rank() if running else 0
         self.world_size = world_size if world_size is not None else distributed.get_world_size() if running else 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pipeline.derived.note import FOLDER, read_note
+from pipeline.derived.note import FOLDER, parse_table, read_note
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 from pipeline.table.values import read_values
@@ -21,7 +21,7 @@ class DerivedTable:
     def __init__(self, ledger: Ledger, table: str, columns: Sequence[str]) -> None:
         self.ledger, self.columns = ledger, tuple(columns)
         self.note, self.revision = read_note(ledger, table)
-        self.name = table.partition("/")[0]
+        self.name = parse_table(table)[0]
         if lost := [name for name in columns if name not in self.note.columns]:
             there = ", ".join(self.note.columns)
             raise ConfigError(
@@ -33,7 +33,12 @@ class DerivedTable:
         self._values = lru_cache(KEPT)(self._read)
 
     def __str__(self) -> str:
-        return f"{self.ledger}/{FOLDER}/{self.name}/{self.revision}"
+        return f"{self.ledger}/{FOLDER}/{self.id}"
+
+    @property
+    def id(self) -> str:
+        """NAME/REVISION."""
+        return f"{self.name}/{self.revision}"
 
     @property
     def outdated(self) -> str | None:

@@ -58,6 +58,12 @@ def check_name(name: str) -> str:
     return name
 
 
+def parse_table(table: str) -> tuple[str, str]:
+    """Name and revision of NAME, NAME/REVISION or NAME@REVISION; an empty revision is the latest."""
+    name, _, revision = table.replace("@", "/").partition("/")
+    return name, revision
+
+
 def revisions(ledger: Ledger) -> dict[str, int]:
     """The latest revision of every derived table of a run, by name, from one listing."""
     found: dict[str, int] = {}
@@ -69,11 +75,11 @@ def revisions(ledger: Ledger) -> dict[str, int]:
 
 
 def read_note(ledger: Ledger, table: str) -> tuple[Note, int]:
-    """A table's note and revision. table: NAME for the latest revision, or NAME/REVISION.
+    """A table's note and revision. table: NAME for the latest revision, NAME/REVISION or NAME@REVISION.
 
     Raises ConfigError where there is no such table, or the note is damaged.
     """
-    name, _, wanted = table.partition("/")
+    name, wanted = parse_table(table)
     known = revisions(ledger)
     latest = known.get(check_name(name), 0)
     if not latest:

@@ -18,7 +18,7 @@ from pipeline.concurrency import ParallelMap
 from pipeline.datasets.samples import LabelledSample, Samples
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
-from pipeline.derived.calibrated import open_run
+from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError
 from pipeline.exports import coco, huggingface, voc, webdataset
 from pipeline.exports.plan import plan
@@ -30,7 +30,7 @@ from pipeline.storage.names import Names
 from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
-LATER = ("cut", "segments", "calibration")  # absent in what 0.1.0 recorded
+LATER = ("cut", "segments", "calibration", "categories")  # absent in what 0.1.0 recorded
 ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 
 
@@ -161,6 +161,7 @@ def _description(
         "cut": ledger.cut.height if ledger.cut else None,
         "segments": ledger.cut.segments if ledger.cut else None,
         "calibration": ledger.calibration,
+        "categories": ledger.categories,
         **asdict(selection),
     }
 
@@ -194,13 +195,13 @@ def _written(
     """Progress of every part, in order; parts that exist already are not written again."""
     existing = {name for name, _ in store.list(f"{PARTS}/")}
     left = [part for part in parts if _record(part) not in existing]
-    run, output, cut, calibration = ledger.store.url, store.url, ledger.cut, ledger.calibration
+    run, output, read = ledger.store.url, store.url, (ledger.cut, ledger.calibration, ledger.categories)
 
     def far(part: Part) -> State:
         target = Store(output)
         if not target.exists(EXPORT):
             raise ConfigError(f"{target}: a machine of the cluster does not see the export that was begun there")
-        return _write_part(open_run(run, cut, calibration), target, work, part)
+        return _write_part(open_run(run, *read), target, work, part)
 
     written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
     for part in parts:

@@ -77,5 +77,5 @@ def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Ite
 
 def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> dict[str, int]:
     """`object`, for segments without a category, then the categories of the run in order of name."""
-    found = sorted(ledger.categories(windows) - {OBJECT})
+    found = sorted(ledger.category_names(windows) - {OBJECT})
     return {name: number for number, name in enumerate([OBJECT, *found], start=1)}

@@ -126,6 +126,8 @@ def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title
     facts.append(("mode", run.segment.mode))
     if ledger.calibration:
         facts.append(("scores", f"IoU predicted by {ledger.calibration}"))
+    if ledger.categories:
+        facts.append(("categories", ledger.categories))
     if ledger.cut:
         facts.append(("cut", str(ledger.cut)))
     if counts.mean_segments is not None:
@@ -195,8 +197,8 @@ def _raw_samples(ledger: Ledger, shard: str, indices: set[int]) -> Iterator[RawS
 
 
 def _heights(ledger: Ledger) -> tuple[float, ...]:
-    """Of the levels that are shown: none where one cut is asked for, or scores that are known of one cut alone."""
-    alone = ledger.cut or ledger.calibration or not ledger.run.segment.tree
+    """Of the levels that are shown: none where one cut is asked for, or values that are known of one cut alone."""
+    alone = ledger.cut or ledger.calibration or ledger.categories or not ledger.run.segment.tree
     return () if alone else heights_around(ledger.run.segment.cut or 0.0)
 
 

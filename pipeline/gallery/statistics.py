@@ -43,6 +43,7 @@ class Distributions:
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
+        self.categories: Counter[str] = Counter()  # of segments that have one
         self._segments: Counter[int] = Counter()
         self._areas = np.zeros(len(_AREA_EDGES) - 1, np.int64)
         self._quality = np.zeros(len(_QUALITY_EDGES) - 1, np.int64)
@@ -55,6 +56,7 @@ class Distributions:
             return
         areas = np.array([segment["area"] for segment in row["segments"] or ()], np.float64)
         self._segments[len(areas)] += 1
+        self.categories.update(each["category"] for each in row["segments"] or () if each.get("category"))
         shares = areas / max(1.0, areas.sum())
         self._areas += np.histogram(shares.clip(_AREA_EDGES[0], _AREA_EDGES[-1]), _AREA_EDGES)[0]
         if row["quality"] is not None:

@@ -15,7 +15,7 @@ from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.messages import ShardTask
-from pipeline.records import Shard
+from pipeline.records import Category, Shard
 from pipeline.run.commit import End, RunWriter, last_failure, read_end
 from pipeline.run.compacted import CompactedIndex, RowRange, read_compacted
 from pipeline.run.layout import ShardState, WindowObject, end_name, gaps, list_states, prefixes, window_name
@@ -36,12 +36,14 @@ logger = logging.getLogger(__name__)
 class Ledger:
     """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user.
 
-    cut: at which `rows` gives labels; None: as they were committed. calibration: of their scores, NAME/REVISION of a
-    derived table; None: as they were committed.
+    cut: at which `rows` gives labels; None: as they were committed. calibration: of their scores, and categories of
+    their segments, each NAME/REVISION of a derived table; None: as they were committed. categories_table: all of them.
     """
 
     cut: Cut | None = None
     calibration: str | None = None
+    categories: str | None = None
+    categories_table: tuple[Category, ...] = ()
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:
         self.store, self.run, self.writer = store, run, RunWriter(store, run)
@@ -247,7 +249,7 @@ class Ledger:
         """Whether a window's rows are read from a compacted file."""
         return window in self._compacted
 
-    def categories(self, windows: Iterable[WindowObject]) -> set[str]:
+    def category_names(self, windows: Sequence[WindowObject]) -> set[str]:
         """The categories of all segments in these windows."""
 
         def of(part: RowRange) -> set[str]:

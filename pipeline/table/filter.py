@@ -2,7 +2,7 @@
 
 The text is never evaluated as code: it becomes a small tree of comparisons of columns with numbers and strings, `in`,
 `and`, `or` and `not`, which `rows` hands to Parquet. As in SQL, a comparison with a missing value is unknown, and a row
-is taken only where the whole condition is true.
+is taken only where the whole condition is true. `'sky' in categories` is true of a row with such a segment.
 """
 
 import ast
@@ -26,6 +26,8 @@ COLUMNS: dict[str, type] = {
     "image_sha256": str,
 }
 PREDICTED = "predicted_iou"  # known where a run is read with a calibration
+CATEGORIES = "categories"  # the names of a row's, known where a run is read with a table of them
+HAS = "has"  # whether a set on the left has the value on the right
 MAX_LENGTH = 10_000  # letters; a longer text could exhaust the parser's stack
 MAX_INTEGER = 2**63  # the least number that a column of integers cannot hold
 
@@ -36,6 +38,7 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "==": operator.eq,
     "!=": operator.ne,
+    HAS: operator.contains,
 }
 _KINDS = {str: "strings", float: "numbers"}
 _OPERATORS: dict[type[ast.cmpop], str] = {
@@ -67,7 +70,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """operator: one of <, <=, >, >=, ==, !=."""
+    """operator: one of COMPARE."""
 
     operator: str
     left: Column | Constant
@@ -172,6 +175,11 @@ def _comparisons(left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr], t
         if operator is None:
             raise _refused(text, f"possible are {', '.join(_OPERATORS.values())}, and, or, not")
         value = _value(node, text)
+        if "in" in operator and isinstance(other, ast.Name) and other.id == CATEGORIES:
+            _same_kind(_kind(value), str, node, other, text)
+            has = Comparison(HAS, Column(CATEGORIES), value)
+            yield has if operator == "in" else Not(has)
+            continue
         if "in" not in operator:
             right = _value(other, text)
             _same_kind(_kind(value), _kind(right), node, other, text)

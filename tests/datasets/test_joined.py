@@ -1,4 +1,4 @@
-"""Every reader of a run with a calibration, against the table joined by hand."""
+"""Every reader of a run with a calibration and with categories, against the tables joined by hand."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from diffseg.cut import Cut
 from jobs.shared import cli
 from pipeline.datasets import Example, RunDataset, RunStream
-from pipeline.derived.calibrated import open_run
+from pipeline.derived.joined import open_run
 from pipeline.derived.note import Note
 from pipeline.derived.write import write
 from pipeline.errors import ConfigError
@@ -185,3 +185,131 @@ def test_a_table_is_of_one_cut_and_read_at_no_other(tmp_path, capsys):
     predict(Ledger.open(run, cut=Cut(height=0.1)), "fine")
     with pytest.raises(ConfigError, match="a calibration is of one cut"):
         RunDataset(run, cut=(0.1, 0.5), calibration="fine")
+
+
+NAMES = {1: "sky", 2: "tree", 3: "never there"}
+
+
+def category(index: int, segment: int) -> int | None:
+    """1 and 2 in turn; null for the segments of id 4."""
+    return None if segment == 4 else (index + segment) % 2 + 1
+
+
+def categorise(ledger: Ledger, name: str = "kinds", **changed: Any) -> None:
+    def values(window):
+        for row in ledger.rows(["index", "shard", "segments"], windows=[window]):
+            for each in row["segments"] or ():
+                found = category(row["index"], each["id"])
+                yield {"index": row["index"], "segment": each["id"], "category": found}
+
+    table = [{"id": id_, "name": kind, "thing": id_ == 2} for id_, kind in NAMES.items()]
+    parameters = {"categories": table} | changed
+    cut = str(ledger.cut) if ledger.cut else None
+    note = Note(command="diffseg categories RUN", columns={"category": "int32"}, parameters=parameters, cut=cut)
+    write(ledger, name, note, values)
+
+
+@pytest.fixture
+def named(run: str) -> str:
+    categorise(Ledger.open(run))
+    return run
+
+
+def names_of(row: Any) -> list[str | None]:
+    found = [category(row["index"], each["id"]) for each in row["segments"] or ()]
+    return [NAMES[id_] if id_ else None for id_ in found]
+
+
+def test_segments_have_the_category_of_the_table_beside_the_score_of_a_calibration(named):
+    ledger = open_run(named, calibration="mine", categories="kinds@1")
+    rows = list(ledger.rows(["index", "segments", "quality"]))
+    assert [[each["category"] for each in row["segments"] or ()] for row in rows] == [names_of(row) for row in rows]
+    assert [row["quality"] for row in rows] == [pytest.approx(wanted(row)) if row["segments"] else None for row in rows]
+    assert (ledger.categories, ledger.calibration) == ("kinds/1", "mine/1")
+    assert [(each.id, each.name, each.thing) for each in ledger.categories_table] == [
+        (1, "sky", False),
+        (2, "tree", True),
+        (3, "never there", False),
+    ]
+    assert {each["category"] for row in Ledger.open(named).rows() for each in row["segments"] or ()} == {None}
+
+
+def test_every_reader_has_the_categories(named, tmp_path, capsys):
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    assert cli.run(["export", named, "--format", "coco-panoptic", "--output", str(out), "--categories", "kinds"]) == 0
+    document = json.loads((out / "annotations" / "panoptic_train.json").read_text())
+    ids = {each["id"]: each["name"] for each in document["categories"]}
+    assert set(ids.values()) == {"object", *NAMES.values()}
+    index = {key: at for keys in KEYS for at, key in enumerate(keys)}
+    keys = {image["id"]: image["key"] for image in document["images"]}
+    for each in document["annotations"]:
+        for info in each["segments_info"]:
+            found = category(index[keys[each["image_id"]]], info["id"] - 1)
+            assert ids[info["category_id"]] == (NAMES[found] if found else "object")
+    assert json.loads((out / "export.json").read_text())["categories"] == "kinds/1"
+    dataset: RunDataset[Example] = RunDataset(named, categories="kinds/1")
+    stream: RunStream[Example] = RunStream(named, categories="kinds")
+    examples = [*(dataset[number] for number in range(len(dataset))), *stream]
+    assert len(examples) == 2 * len(LABELLED)
+    for example in examples:
+        assert [each.category for each in example.segments] == names_of(
+            {"index": example.index, "segments": [{"id": each.id} for each in example.segments]}
+        )
+    assert cli.run(["preview", named, "--output", str(page), "--categories", "kinds"]) == 0
+    assert '["categories","kinds/1"]' in page.read_text()
+    assert '"category":"tree"' in page.read_text()
+    capsys.readouterr()
+    assert cli.run(["status", named, "--detail", "--categories", "kinds", "--json"]) == 0
+    counted = json.loads(capsys.readouterr().out)["detail"]["categories"]
+    every = [name for row in Ledger.open(named).rows() for name in names_of(row)]
+    assert counted == {name: every.count(name) for name in ("sky", "tree")}
+    assert cli.run(["status", named, "--detail", "--categories", "kinds"]) == 0
+    assert "segments by category" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("where", "keys"),
+    [
+        ("'sky' in categories and num_segments == 1", ""),
+        ("'tree' in categories and num_segments == 1", "b"),
+        ("'sky' not in categories", "b"),
+        ("'tree' in categories and key in ['a', 'g']", "ag"),
+        ("'never there' in categories", ""),
+    ],
+)
+def test_a_condition_asks_which_categories_an_image_has(named, where, keys):
+    dataset: RunDataset[Example] = RunDataset(named, where=where, categories="kinds")
+    assert {dataset[number].key for number in range(len(dataset))} == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--categories", "others"], "no derived table 'others'; there are kinds, mine"),
+        (["--categories", "kinds@7"], "'kinds' has no revision '7', the latest is 1"),
+        (["--categories", "mine"], "has no column category, it has predicted_iou"),
+        (["--calibration", "kinds"], "has no column predicted_iou, it has category"),
+        (["--categories", "bare"], "bare/1: its note has no list of categories"),
+        (["--categories", "twice"], "its note has no list of categories: 'sky' is there twice"),
+        (["--categories", "less"], "less/1: category 2 is not in its note"),
+        (["--where", "'sky' in categories"], "--where reads categories, which only a derived table has"),
+        (["--where", "3 in categories", "--categories", "kinds"], "3 holds numbers, categories strings"),
+    ],
+)
+def test_categories_that_are_not_there_are_one_line(named, tmp_path, capsys, flags, line):
+    ledger = Ledger.open(named)
+    if flags[1] in ("bare", "twice", "less"):
+        sky = {"id": 1, "name": "sky"}
+        table: Any = {"bare": None, "twice": [sky, sky | {"id": 2}], "less": [sky]}[flags[1]]
+        categorise(ledger, flags[1], categories=table)
+    assert cli.run(["export", named, "--format", "png", "--output", str(tmp_path / "out"), *flags]) == 2
+    told = capsys.readouterr().err.strip()
+    assert line in told
+    assert "\n" not in told
+
+
+def test_heights_drawn_at_random_have_no_categories(tmp_path):
+    run = str(make_run(tmp_path, KEYS, trees=Cut(height=0.4)).store)
+    categorise(Ledger.open(run, cut=Cut(height=0.1)))
+    with pytest.raises(ConfigError, match="a table of categories is of one cut"):
+        RunDataset(run, cut=(0.1, 0.5), categories="kinds")
