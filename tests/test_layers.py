@@ -21,7 +21,6 @@ ORDER = (
         "diffseg.labels",
         "diffseg.hierarchy",
         "diffseg.evaluation",
-        "diffseg.scenes",
         "diffseg.models",
         "diffseg.segmenter",
     ),

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffseg.scenes.scene import benchmark
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from infra.scenes.scene import benchmark
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.table.label_map import encode_label_map
 

@@ -136,7 +136,7 @@ def draw_sheet(model: Path, count: int = 12) -> Any:
 
     from diffseg import DiffSeg
     from diffseg.draw import overlay
-    from diffseg.scenes.scene import draw_scene
+    from infra.scenes.scene import draw_scene
 
     segmenter = DiffSeg.from_pretrained(str(model), device="cpu")
     columns = []

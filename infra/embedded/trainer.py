@@ -21,11 +21,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffseg.models.unet.architectures import CONTEXT
 from diffseg.models.unet.random_weights import SCHEDULER, Checkpoint, build
-from diffseg.scenes.scene import Scene, draw_scene
 from diffseg.types import Float
 from infra.embedded.architecture import DEFAULTS, LAYOUT
 from infra.embedded.encoder import AUTOENCODER, set_by_hand
 from infra.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
+from infra.scenes.scene import Scene, draw_scene
 
 TRAINING, CALIBRATION = 1, 2  # seed spaces of scenes, apart from the one that is reported on
 CALIBRATION_SCENES = 64

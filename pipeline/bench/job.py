@@ -1,4 +1,4 @@
-"""A labelling job that benches run: the engine as it is, over generated photos, with a fake model or a real one."""
+"""A labelling job that benches run: the engine as it is, over photos of the demo, with a fake model or a real one."""
 
 import atexit
 import io
@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from diffseg.scenes.scene import draw_scene
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.faulty_storage import FaultyStorage
@@ -25,7 +26,7 @@ from pipeline.storage.object_store import Store
 from pipeline.worker.build import Observe, WorkerSettings, build_worker
 from pipeline.worker.worker import Worker
 
-SCENES = 8  # drawn; every photo is one of them, shifted and perhaps mirrored, and no two are alike
+DEMO = Path(str(files("jobs") / "photos"))  # every photo is one of them, shifted and perhaps mirrored
 PHOTOS = "photos"
 FAKE = "fake"  # the name of the fake model in run.json
 
@@ -102,23 +103,28 @@ def run_job(job: BenchJob, observe: Observe | None = None) -> labelling.Summary:
 
 
 def write_photos(output: str, count: int, images: int, size: tuple[int, int], seed: int) -> tuple[str, ...]:
-    """Write shards of generated JPEGs below an output: equal bytes for equal seeds. size: height and width.
+    """Write shards of JPEGs below an output: equal bytes for equal seeds. size: height and width.
 
     Returns their URLs.
     """
     store = Store(output)
-    rng = np.random.default_rng(seed)
-    scenes = [draw_scene(rng, size).image for _ in range(SCENES)]
+    loaded = demo_photos(size)
+    drawn = [loaded[i] for i in np.random.default_rng(seed).permutation(len(loaded))]
     names = [f"{PHOTOS}/p-{number:05d}.tar" for number in range(count)]
     for number, name in enumerate(names):
         own = range(number * images, (number + 1) * images)
-        store.put_new(name, write_samples((f"{photo:08d}", {"jpg": _jpeg(scenes, photo)}) for photo in own))
+        store.put_new(name, write_samples((f"{photo:08d}", {"jpg": _jpeg(drawn, photo)}) for photo in own))
     return tuple(f"{store}/{name}" for name in names)
 
 
-def _jpeg(scenes: Sequence[np.ndarray], number: int) -> bytes:
-    scene = scenes[number % len(scenes)]
-    turned, shift = scene[:, :: -1 if number // len(scenes) % 2 else 1], number // len(scenes) // 2
+def demo_photos(size: tuple[int, int]) -> list[np.ndarray]:
+    """The photos that the package brings. size: height and width."""
+    return [np.asarray(Image.open(path).convert("RGB").resize(size[::-1])) for path in sorted(DEMO.glob("*.jpg"))]
+
+
+def _jpeg(photos: Sequence[np.ndarray], number: int) -> bytes:
+    photo = photos[number % len(photos)]
+    turned, shift = photo[:, :: -1 if number // len(photos) % 2 else 1], number // len(photos) // 2
     buffer = io.BytesIO()
     Image.fromarray(np.roll(turned, shift, (0, 1))).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

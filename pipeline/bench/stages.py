@@ -7,8 +7,7 @@ Letters: B images a batch, n cells of a level, N cells of the finest one.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from pathlib import Path
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from diffseg.method.geometry import frame, to_model, to_output
 from diffseg.method.merge import Proposals
 from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import FLOOR, DiffSeg, cluster, label, propose
+from pipeline.bench.job import demo_photos
 from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, peak_bytes
 from pipeline.inputs.decode import decode
 from pipeline.table.label_map import encode_label_map
@@ -31,7 +31,6 @@ from pipeline.table.label_map import encode_label_map
 if TYPE_CHECKING:
     from diffseg.models.load import Backend
 
-PHOTOS = Path(str(files("jobs") / "photos"))
 TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # in the prepared attention: that of random weights has one region
 MODEL_STAGES = ("vae", "unet", "vit", "capture")
@@ -87,7 +86,7 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
     if backend.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backend.device)
     side = backend.config.image_size
-    photos = _photos(batch_size, (side, side))
+    photos = list(islice(cycle(demo_photos((side, side))), batch_size))
     planned = [frame(photo.shape[:2], backend.config) for photo in photos]
     pixels = torch.stack([to_model(*pair) for pair in zip(photos, planned, strict=True)])
     model_stages, maps = _model_stages(backend, pixels, clock)
@@ -187,12 +186,6 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
         scores = 4.0 * (region[:, None] == region) - 8.0 * torch.cdist(places, places)
         levels.append(scores.softmax(-1).expand(images, -1, -1).contiguous())
     return replace(like, levels=tuple(levels))
-
-
-def _photos(count: int, size: tuple[int, int]) -> list[np.ndarray]:
-    paths = sorted(PHOTOS.glob("*.jpg"))
-    loaded = [np.asarray(Image.open(path).convert("RGB").resize(size)) for path in paths[:count]]
-    return [loaded[i % len(loaded)] for i in range(count)]
 
 
 def _jpeg(photo: np.ndarray, size: tuple[int, int]) -> bytes:

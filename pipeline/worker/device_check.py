@@ -2,19 +2,21 @@
 wrongly is found by it.
 """
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 
 from diffseg.evaluation.partition import covering, overlaps
-from diffseg.scenes.scene import draw_scene
 from diffseg.types import IGNORE, AttentionError
 from pipeline.errors import DeviceMismatch
+from pipeline.inputs.decode import decode
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map, encode_label_map
 from pipeline.worker.labeling import Segmenter
 
 REFERENCE = "reference.png"  # the labels of the first worker of the run
-SIDE = 256  # pixels
-SEED = 2308_12469
+PICTURE = Path(__file__).parent / "data" / "reference.png"  # a generated scene; runs hold labels of it: it stays
 LEAST = 0.9  # covering; other hardware moves borders by a pixel, a broken device moves everything
 EVERY = 1024  # images between two checks of a device that labels: a thousandth of its time
 
@@ -48,11 +50,16 @@ class DeviceCheck:
 
 
 def _labels(segmenter: Segmenter) -> np.ndarray:
-    image = draw_scene(np.random.default_rng(SEED), (SIDE, SIDE)).image
+    image = _picture()
     try:
         return segmenter.segment([image])[0].label_map
     except AttentionError:
-        return np.full((SIDE, SIDE), IGNORE, np.int32)
+        return np.full(image.shape[:2], IGNORE, np.int32)
+
+
+@cache
+def _picture() -> np.ndarray:
+    return decode(PICTURE.read_bytes())
 
 
 def _agreement(own: np.ndarray, expected: np.ndarray) -> float:

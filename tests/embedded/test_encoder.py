@@ -4,9 +4,9 @@ import torch
 from torch.nn.functional import avg_pool2d, pad
 
 from diffseg.models.unet.loading import new_part
-from diffseg.scenes.scene import draw_scene
 from infra.embedded.encoder import AUTOENCODER, KNEES, LATENTS, MID_X, SLOPE, YCC, Y, set_by_hand
 from infra.embedded.trainer import as_pixels
+from infra.scenes.scene import draw_scene
 
 
 @pytest.fixture(scope="module")

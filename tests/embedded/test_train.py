@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from diffseg import DiffSeg
 from diffseg.evaluation.scores import score_image
-from diffseg.scenes.scene import benchmark
 from infra.embedded.train import History, draw_curve, train
+from infra.scenes.scene import benchmark
 
 app = typer.Typer()
 app.command()(train)

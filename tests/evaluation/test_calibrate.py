@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg.scenes.scene import draw_scene
+from infra.scenes.scene import draw_scene
 from jobs.shared import cli
 from pipeline.derived.join import DerivedTable
 from pipeline.derived.note import read_note

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from diffseg.evaluation.scores import score_image
-from diffseg.scenes.scene import benchmark
 from diffseg.types import Segment
+from infra.scenes.scene import benchmark
 from jobs.shared import cli
 from pipeline.evaluation.protocols import COCO_STUFF_27, COCO_STUFF_LIST
 from pipeline.inputs.shards import pin

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg.scenes.scene import draw_scene
+from infra.scenes.scene import draw_scene
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.protocols import PROTOCOLS
 from pipeline.evaluation.score import Scorer

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffseg.scenes import shapes, textures
+from infra.scenes import shapes, textures
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "benchmarks" / "masks" / "unseen.py"
@@ -28,7 +28,7 @@ def imports(path):
 
 
 def test_they_share_no_material_and_no_shape_with_the_training(unseen):
-    assert {name for name in imports(FILE) if name.startswith("diffseg.scenes")} == {"diffseg.scenes.scene.Scene"}
+    assert {name for name in imports(FILE) if name.startswith("infra.scenes")} == {"infra.scenes.scene.Scene"}
     training = {make.__name__ for make, _ in textures.MATERIALS} | set(shapes.PARTITIONS)
     training |= {shape.__name__ for shape in (shapes.blob, shapes.box, shapes.body, shapes.pole)}
     assert len(unseen.MATERIALS) == 12

@@ -4,7 +4,7 @@ import torch
 
 from diffseg.labels import edges
 from diffseg.labels.edges import SCHEDULE, label_codes, refine_edges, spread
-from diffseg.scenes.scene import draw_scene
+from infra.scenes.scene import draw_scene
 from tests.support import literal
 
 PUBLISHED = ((1, 2, 4, 8),) * 10

@@ -14,8 +14,8 @@ from diffseg.config import SegmentConfig
 from diffseg.method.geometry import frame, to_model
 from diffseg.method.normalised_cut import MOST, normalised_cut
 from diffseg.models.unet.backend import Backend
-from diffseg.scenes.scene import draw_scene
 from diffseg.types import AttentionError
+from infra.scenes.scene import draw_scene
 
 REAL = Path(__file__).parents[3] / "shared" / "real" / "dinov2-small"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real weights on this machine")

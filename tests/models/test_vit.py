@@ -22,7 +22,7 @@ from diffseg.models.unet.backend import Backend as UNet
 from diffseg.models.vit.architectures import LAYOUTS
 from diffseg.models.vit.backend import Backend
 from diffseg.models.vit.capture import attention_layers
-from diffseg.scenes.scene import draw_scene
+from infra.scenes.scene import draw_scene
 from jobs.shared import cli
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.run.ledger import Ledger

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffseg.scenes.scene import KINDS, MIN_SHARE, benchmark, draw_scene
-from diffseg.scenes.textures import MATERIALS, spectral_noise
+from infra.scenes.scene import KINDS, MIN_SHARE, benchmark, draw_scene
+from infra.scenes.textures import MATERIALS, spectral_noise
 
 
 def scene_of(seed, size=(96, 128), kind=None):

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from diffseg.types import AttentionError, Segmentation
+from infra.scenes.scene import draw_scene
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Counters
 from pipeline.errors import DeviceMismatch
+from pipeline.inputs.decode import decode
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker import device_check
-from pipeline.worker.device_check import REFERENCE, DeviceCheck
+from pipeline.worker.device_check import PICTURE, REFERENCE, DeviceCheck
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run
 
@@ -41,6 +43,11 @@ class Empty(FakeSegmenter):
 
     def segment(self, images):
         raise AttentionError("NaN", tuple(range(len(images))))
+
+
+def test_the_picture_is_the_scene_that_runs_of_0_1_0_hold_labels_of():
+    scene = draw_scene(np.random.default_rng(2308_12469), (256, 256))
+    assert np.array_equal(decode(PICTURE.read_bytes()), scene.image)
 
 
 def test_the_first_worker_makes_the_reference_and_its_like_agree(ledger):
@@ -141,7 +148,7 @@ def test_a_sample_that_gives_no_attention_is_to_blame_where_the_device_is_sound(
 
     class Picky(FakeSegmenter):
         def segment(self, images):
-            looks.extend(image.shape for image in images if image.shape[0] == device_check.SIDE)
+            looks.extend(image.shape for image in images if image.shape[0] == 256)
             if any((image[0] < 60).mean() > 0.5 for image in images):
                 raise AttentionError("NaN", tuple(i for i, image in enumerate(images) if (image[0] < 60).mean() > 0.5))
             return super().segment(images)

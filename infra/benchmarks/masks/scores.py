@@ -10,6 +10,7 @@ a model's segments is kept in FOLDER. Intervals: images drawn again with replace
 
 import argparse
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import rankdata, spearmanr
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
 from styles import Sample, samples
 
 from diffseg import DiffSeg, SegmentConfig
@@ -25,7 +29,7 @@ from diffseg.evaluation.bootstrap import DRAWS, LEVEL
 from diffseg.evaluation.calibration import MATCHED, auroc, best_ious, calibration_error, fit, out_of_fold
 from diffseg.evaluation.scores import whole_view
 from diffseg.prior import GEOMETRY, geometry, prior
-from diffseg.scenes.scene import KINDS, draw_scene
+from infra.scenes.scene import KINDS, draw_scene
 from pipeline.evaluation.calibrate import columns_of
 
 SEED = 20261128  # of the scenes that the prior is fitted to

@@ -4,16 +4,20 @@ A style changes the picture and keeps the truth, so that figures of two styles d
 with seeds of its own: the same pixels on every machine with the same numpy, scipy and scikit-image.
 """
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import distribution
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, median_filter
 
-from diffseg.scenes.scene import benchmark
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from infra.scenes.scene import benchmark
 from pipeline.evaluation.protocols import PROTOCOLS
 from pipeline.evaluation.score import LeftOut, decode_truths
 from pipeline.evaluation.truth import open_truth

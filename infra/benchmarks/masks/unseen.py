@@ -4,7 +4,7 @@
     python infra/benchmarks/masks/unseen.py sheet scenes.jpg
 
 `recall` says how many objects of 8 to 24 pixels a segment covers with an IoU of at least .5, and what an image costs.
-Twelve materials on two to four grounds, four kinds of objects, all drawn here: nothing of `diffseg.scenes` but the
+Twelve materials on two to four grounds, four kinds of objects, all drawn here: nothing of `infra.scenes` but the
 record is used, so that training cannot have seen any of it (`tests/infra/test_unseen.py`).
 """
 
@@ -21,9 +21,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
 from diffseg import DiffSeg, SegmentConfig
 from diffseg.evaluation.bootstrap import mean_interval
-from diffseg.scenes.scene import Scene
+from infra.scenes.scene import Scene
 
 SIZE = (320, 480)
 SMALL = (8, 24)  # pixels across

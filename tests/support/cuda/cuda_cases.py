@@ -27,7 +27,7 @@ from diffseg.models.load import random_checkpoint
 from diffseg.models.specs import VITS
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
-from diffseg.scenes.scene import draw_scene
+from infra.scenes.scene import draw_scene
 from jobs.shared import cli
 from pipeline.config import RunConfig
 from pipeline.inputs.tar.writing import write_samples

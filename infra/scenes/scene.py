@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from diffseg.scenes.shapes import PARTITIONS, blob, body, box, pole
-from diffseg.scenes.textures import Random, Size, colour, near, surface
 from diffseg.types import Bool, Float, Int, Int32, UInt8
+from infra.scenes.shapes import PARTITIONS, blob, body, box, pole
+from infra.scenes.textures import Random, Size, colour, near, surface
 
 KINDS = ("cells", "bands", "cuts", "objects", "bodies")
 MIN_SHARE = 0.004  # of the picture: smaller segments are merged into what they lie on

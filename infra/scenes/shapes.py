@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from diffseg.scenes.textures import Random, Size, spectral_noise
 from diffseg.types import Bool, Int
+from infra.scenes.textures import Random, Size, spectral_noise
 
 
 def _warped_grid(random: Random, size: Size) -> tuple[np.ndarray, np.ndarray]:

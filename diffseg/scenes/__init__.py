@@ -1,1 +1,0 @@
-"""Generated scenes with pixel-exact truth."""
