@@ -8,7 +8,7 @@ from math import log2
 import numpy as np
 import pytest
 
-from pipeline.bench.fake_model import MARKS, FakeSegmenter, Vulnerable, by_brightness, mark_of, marked
+from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.bench.faulty_storage import FAULTS, FaultyStorage
 from pipeline.bench.job import BenchJob, Build
 from pipeline.cluster import Cluster, RayPool
@@ -26,6 +26,7 @@ from pipeline.storage.object_store import Store
 from pipeline.worker.build import WorkerSettings
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, samples, write_shard
+from tests.support.vulnerable import MARKS, Vulnerable, mark_of, marked
 
 
 def test_the_fake_labels_the_dark_and_the_bright_in_the_order_they_come():

@@ -22,7 +22,7 @@ import pytest
 from diffseg.types import AttentionError
 from jobs.shared import cli
 from pipeline import table
-from pipeline.bench.fake_model import FakeSegmenter, Vulnerable, by_brightness, marked
+from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Counters
@@ -37,6 +37,7 @@ from pipeline.worker.worker import Worker
 from tests.conftest import a_run, jpeg, samples, write_shard
 from tests.support.damage import DAMAGED
 from tests.support.hostile import REFUSED, SHOWN
+from tests.support.vulnerable import Vulnerable, marked
 
 WINDOW = 4
 

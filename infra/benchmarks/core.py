@@ -1,9 +1,11 @@
-"""`python -m jobs.bench.core`: the method after capture against its bare matrix products, on this machine, in this run.
+"""`python infra/benchmarks/core.py`: the method after capture against its bare matrix products on this machine.
 
 One image on a 64 x 64 grid, 256 anchors, 512 x 512 labels, float32. The limit is two products of 256 x 4096 x 4096 for
 the distances and one for the means. Pairs are interleaved, so that a busy moment hits both sides of a ratio.
 """
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -17,8 +19,6 @@ from torch import Tensor
 from diffseg.labels.assign import assign
 from diffseg.method.aggregate import aggregate
 from diffseg.method.merge import merge
-from jobs.shared import console
-from pipeline import process
 
 SIDE, SIZE, ANCHORS, REGIONS, PAIRS = 64, 512, 16, 10, 7
 THRESHOLDS = (1.1, 1.1, 1.1)
@@ -120,4 +120,4 @@ def _status_kib(status: Path, name: str) -> int:
 
 
 if __name__ == "__main__":
-    process.run(lambda: console.say_json(asdict(bench_core())))
+    sys.stdout.write(json.dumps(asdict(bench_core()), indent=2) + "\n")
