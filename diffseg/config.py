@@ -94,6 +94,7 @@ class SegmentConfig:
     leaves: int = field(default=LEAVES, metadata={AS_BEFORE: LEAVES})  # of the tree, at most
     cut: float | None = field(default=None, metadata={AS_BEFORE: None})  # height in nats
     vectors: bool = field(default=False, metadata={AS_BEFORE: False})  # one a leaf
+    ridges: bool = field(default=False, metadata={AS_BEFORE: False})  # of the borders of leaves
     crop_layers: int = field(default=0, metadata={AS_BEFORE: 0})  # 1: small objects of crops are leaves too
     clusters: int | None = field(default=None, metadata={AS_BEFORE: None})  # "quality": segments; None: an image's own
 
@@ -162,7 +163,8 @@ class SegmentConfig:
 
     def _has_tree(self) -> bool:
         settings = {"tree": self.tree, "cut": self.cut is not None, "leaves": self.leaves != LEAVES}
-        settings |= {"vectors": self.vectors, "crop_layers": self.crop_layers > 0}
+        settings |= {"vectors": self.vectors, "ridges": self.ridges}
+        settings |= {"crop_layers": self.crop_layers > 0}
         asked = ", ".join(name for name, given in settings.items() if given)
         without = {
             f"mode {self.mode!r}": self.mode != "fast",

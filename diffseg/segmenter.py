@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig, SegmentConfig
+from diffseg.hierarchy.cell_edges import cell_edges
 from diffseg.hierarchy.crops import Objects, carve, objects_of
 from diffseg.hierarchy.leaves import POOL, Leaves, grow
 from diffseg.hierarchy.results import cut_trees
@@ -30,6 +31,7 @@ from diffseg.method.normalised_cut import normalised_cut
 from diffseg.method.refine import refine
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.attention import AttentionMaps
+from diffseg.ridges import ridges_of
 from diffseg.types import AttentionError, Float, Int, Segmentation, UInt8
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
@@ -106,7 +108,7 @@ class DiffSeg:
 
         Raises what `segment` does.
         """
-        plain = replace(self.config, tree=False, vectors=False, cut=None, crop_layers=0)
+        plain = replace(self.config, tree=False, vectors=False, ridges=False, cut=None, crop_layers=0)
         return self._label(images, [replace(plain, thresholds=each) for each in thresholds])
 
     def _label(
@@ -201,12 +203,20 @@ def _label_by_tree(
             label_maps = [_among(*each, labels) for each in zip(label_maps, painted, strict=True)]
     rle, found = tidy(label_maps, replace(config, split_components=False))
     results = cut_trees(rle, found, leaves, config)
+    if config.ridges:
+        edges = (part.cpu().numpy() for part in cell_edges(maps.levels[0], maps.grid, FLOOR))
+        results = [_with_ridges(*each) for each in zip(results, *edges, strict=True)]
     if not config.vectors:
         return results
     if maps.features is None or maps.features_grid is None:
         raise ValueError("the model gives no features to make vectors of: do not ask for them (--vectors)")
     vectors = vectors_of(maps.features, maps.features_grid, rle, found)
     return [replace(result, vectors=own) for result, own in zip(results, vectors, strict=True)]
+
+
+def _with_ridges(result: Segmentation, across: np.ndarray, down: np.ndarray) -> Segmentation:
+    assert result.leaf_map is not None
+    return replace(result, ridges=ridges_of(result.leaf_map, across, down))
 
 
 @overload
@@ -257,7 +267,7 @@ def segment_attention(
     given = AttentionMaps(levels, grid or _square(levels[0]))
     if config.tree is None and config.cut is None:
         config = replace(config, tree=False)
-    resolved = replace(config, vectors=False, edges=False, crop_layers=0).resolve(PUBLISHED)
+    resolved = replace(config, vectors=False, ridges=False, edges=False, crop_layers=0).resolve(PUBLISHED)
     if resolved.tree and return_trace:
         raise ValueError("return_trace counts the proposals of greedy merging: a tree has none")
     if len(size) != 2 or min(size) < 1:

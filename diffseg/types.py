@@ -65,7 +65,7 @@ class Segmentation:
     segments: one per id, in order of id.
     quality: area-weighted mean score, in [0, 1]; None where there is only one segment.
     leaf_map: the leaf of each pixel, as label_map; tree: of these leaves, `label_map` is one of its cuts; vectors: of
-    the leaves. None where they are off.
+    the leaves; ridges: uint8, of the borders in leaf_map (see `ridges`). None where they are off.
     """
 
     label_map: Int32[np.ndarray, "H W"]
@@ -74,3 +74,4 @@ class Segmentation:
     leaf_map: Int32[np.ndarray, "H W"] | None = None
     tree: Tree | None = None
     vectors: Vectors | None = None
+    ridges: UInt8[np.ndarray, " E"] | None = None

@@ -25,6 +25,7 @@ LABEL = {  # settings that runs are compared by; "": set by no flag, such as the
     "leaves": "--leaves",
     "cut": "--cut",
     "vectors": "--vectors",
+    "ridges": "--ridges",
     "crop_layers": "--crop-layers",
     "clusters": "--clusters",
     "model": "--model",

@@ -10,7 +10,12 @@ from diffseg.types import Segment
 READER = 2  # version of the rules of what is a sample and how it is decoded; a run keeps the one it began with
 READERS = (1, READER)  # versions that are known; 1: of version 0.1.0
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
-LATER = ("leaf_map", "tree", "vectors")  # columns that 0.1.0 did not have: only in windows with a value of theirs
+LATER = (
+    "leaf_map",
+    "tree",
+    "vectors",
+    "ridges",
+)  # columns that 0.1.0 did not have: only in windows with a value of theirs
 POISON = "poison"  # the status of a sample that killed every worker that had it alone
 
 
@@ -98,6 +103,7 @@ class LabelRecord:
     leaf_map: bytes | None = None  # PNG; with `tree` and `vectors` see `table.trees`
     tree: bytes | None = None
     vectors: bytes | None = None
+    ridges: bytes | None = None  # one a border of `diffseg.ridges`
 
     @property
     def num_segments(self) -> int | None:

@@ -117,7 +117,7 @@ def test_there_is_a_tree_unless_greedy_merging_is_asked_for(asked, tree, cut, ve
 
 @pytest.mark.parametrize("of_greedy", [{"mode": "paper"}, {"thresholds": (0.3,)}, {"refine": True}, {"tree": False}])
 @pytest.mark.parametrize(
-    "of_tree", [{"tree": True}, {"cut": 0.7}, {"leaves": 128}, {"vectors": True}, {"crop_layers": 1}]
+    "of_tree", [{"tree": True}, {"cut": 0.7}, {"leaves": 128}, {"vectors": True}, {"ridges": True}, {"crop_layers": 1}]
 )
 def test_settings_of_trees_and_of_greedy_merging_exclude_each_other(of_greedy, of_tree):
     if of_greedy.keys() == of_tree.keys():
@@ -146,6 +146,7 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "leaves": 128,
         "cut": 0.7,
         "vectors": True,
+        "ridges": True,
         "crop_layers": 1,
         "clusters": 8,
     }

@@ -47,6 +47,10 @@ Height = Annotated[float | None, typer.Option("--cut", help="Nats: the tree's cu
 Vectors = Annotated[
     bool | None, typer.Option("--vectors/--no-vectors", help="A vector for each leaf of a tree (default: none).")
 ]
+Ridges = Annotated[
+    bool | None,
+    typer.Option("--ridges/--no-ridges", help="A byte for each border of leaves, for export --instances ridges."),
+]
 CropLayers = Annotated[
     int | None, typer.Option("--crop-layers", help="1: small objects too, from crops, in ten times the passes.")
 ]
@@ -98,6 +102,7 @@ class SegmentOptions:
     leaves: Leaves = None
     cut: Height = None
     vectors: Vectors = None
+    ridges: Ridges = None
     crop_layers: CropLayers = None
     dtype: Dtype = None
 

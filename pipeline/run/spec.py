@@ -82,8 +82,8 @@ class Run:
     @property
     def later_columns(self) -> tuple[str, ...]:
         """The columns of `records.LATER` that its windows may have."""
-        asked = {"leaf_map": self.segment.tree, "tree": self.segment.tree, "vectors": self.segment.vectors}
-        return tuple(name for name in LATER if asked[name])
+        own = {"vectors": self.segment.vectors, "ridges": self.segment.ridges}
+        return tuple(name for name in LATER if own.get(name, self.segment.tree))
 
     @property
     def notice(self) -> dict[str, str]:

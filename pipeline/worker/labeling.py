@@ -83,6 +83,7 @@ def with_labels(record: LabelRecord, labels: Segmentation) -> LabelRecord:
         leaf_map=None if labels.leaf_map is None else encode_leaf_map(labels.leaf_map),
         tree=None if labels.tree is None else encode_tree(labels.tree),
         vectors=None if labels.vectors is None else encode_vectors(labels.vectors),
+        ridges=None if labels.ridges is None else labels.ridges.tobytes(),
     )
 
 

@@ -39,6 +39,7 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
     "leaves": 128,
     "cut": 0.7,
     "vectors": True,
+    "ridges": True,
     "crop_layers": 1,
     "clusters": 8,
     "window": 9,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffseg.config import ResolvedConfig
 from diffseg.cut import Cut, segmentation
+from diffseg.ridges import ridges_of
 from diffseg.types import IGNORE, Segment
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
@@ -78,7 +79,7 @@ def make_run(
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
     shards = pin([str(folder / "in" / "s-*.tar")])
-    segment = replace(SEGMENT, tree=True, vectors=True, cut=CUT.height) if trees else SEGMENT
+    segment = replace(SEGMENT, tree=True, vectors=True, ridges=True, cut=CUT.height) if trees else SEGMENT
     made = Run.of(segment, "0", model=model, licence=licence, revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
@@ -91,8 +92,11 @@ def tree_record(key: str, shard: str, index: int, number: int, cut: Cut) -> Labe
     leaf_map, tree = a_tree(number, label_map(0).shape)
     found = segmentation(leaf_map, tree, cut.of(tree))
     vectors = a_vector_each(number, len(tree.leaves))
+    edges = (10 ** np.random.default_rng(number).uniform(-2, 1, size) for size in ((6, 7), (5, 8)))
     row = LabelRecord(key, shard, index, OK, None, SIZE[1], SIZE[0], image_sha256="0" * 64)
-    return with_labels(row, replace(found, leaf_map=leaf_map, tree=tree, vectors=vectors))
+    return with_labels(
+        row, replace(found, leaf_map=leaf_map, tree=tree, vectors=vectors, ridges=ridges_of(leaf_map, *edges))
+    )
 
 
 def _commit(

@@ -59,7 +59,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "coarse": {"edges": False},
     "paper": {"mode": "paper"},
     "refine": {"refine": True},
-    "split": {"split_components": True, "vectors": True, "crop_layers": 1},
+    "split": {"split_components": True, "vectors": True, "ridges": True, "crop_layers": 1},
     "quality": {"mode": "quality"},
 }
 SIDE = 128  # pixels, of what the model sees: a case takes a second
