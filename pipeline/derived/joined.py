@@ -43,6 +43,9 @@ class JoinedLedger(Ledger):
 
     joins: tuple[Join, ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_run, (self.store.url, self.cut, self.calibration, self.categories)
+
     @property
     def remade(self) -> frozenset[str]:
         """See `Ledger.remade`."""

@@ -1,9 +1,10 @@
 """The note of a derived table's revision: what made it, from which windows, and where their values are.
 
-<output>/derived/<name>/<revision>/<attempt>-<part>.parquet   values of up to WINDOWS windows, a row group each
+<output>/derived/<name>/<revision>/<digest>-<part>.parquet   values of up to WINDOWS windows, a row group each
 <output>/derived/<name>/<revision>/note.json                  written last: without it there is no such revision
 
-Nothing is rewritten. Parts of a writer that was killed, or came second, are named by no note and seen by no reader.
+<digest> is of the note without parts and of the windows: what a killed writer left is taken over by one that writes the
+same. Nothing is rewritten. Parts that no note names are seen by no reader.
 """
 
 import re

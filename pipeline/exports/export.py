@@ -18,7 +18,6 @@ from pipeline.concurrency import ParallelMap
 from pipeline.datasets.samples import LabelledSample, Samples
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
-from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError
 from pipeline.exports import coco, huggingface, voc, webdataset
 from pipeline.exports.plan import plan
@@ -195,13 +194,13 @@ def _written(
     """Progress of every part, in order; parts that exist already are not written again."""
     existing = {name for name, _ in store.list(f"{PARTS}/")}
     left = [part for part in parts if _record(part) not in existing]
-    run, output, read = ledger.store.url, store.url, (ledger.cut, ledger.calibration, ledger.categories)
+    output = store.url
 
     def far(part: Part) -> State:
         target = Store(output)
         if not target.exists(EXPORT):
             raise ConfigError(f"{target}: a machine of the cluster does not see the export that was begun there")
-        return _write_part(open_run(run, *read), target, work, part)
+        return _write_part(ledger, target, work, part)
 
     written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
     for part in parts:

@@ -53,6 +53,9 @@ class Ledger:
     def __str__(self) -> str:
         return str(self.store)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.store.url, self.cut)  # on another machine, through its own storage
+
     @classmethod
     def open(cls, url: str, *, create_only: bool = True, cut: Cut | None = None) -> Self:
         """Open an existing run. create_only: see Store. Raises ConfigError where there is none, or none with trees."""
@@ -270,3 +273,7 @@ class Ledger:
                 return table.read_window_metadata(stream)
             except ValueError as error:
                 raise ValueError(f"{window.name}: {error}") from error
+
+
+def _opened(url: str, cut: Cut | None) -> Ledger:
+    return Ledger.open(url, cut=cut)
