@@ -98,13 +98,14 @@ def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"
 
 
 def segment_vectors(
-    leaf_map: Int32[np.ndarray, "H W"], vectors: Vectors, of_leaf: Int[np.ndarray, " L"]
+    leaf_map: Int32[np.ndarray, "H W"], vectors: Vectors, label_map: Int32[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "S D"]:
-    """The vectors of a cut's segments: the mean of their leaves' vectors, weighted by area."""
-    areas = np.bincount(leaf_map.ravel() + 1, minlength=len(of_leaf) + 1)[1:]
-    weights = (of_leaf == np.arange(of_leaf.max() + 1)[:, None]) * areas
-    total = weights @ (vectors.values * vectors.scales[:, None].astype(float))
-    means: np.ndarray = total / weights.sum(axis=1, keepdims=True)
+    """The vectors of segments that leaves are parted into: the mean over their pixels of the leaves' vectors."""
+    leaves, held = len(vectors.scales), (label_map != IGNORE) & (leaf_map != IGNORE)
+    pairs = label_map[held].astype(np.int64) * leaves + leaf_map[held]
+    areas = np.bincount(pairs, minlength=(int(label_map.max()) + 1) * leaves).reshape(-1, leaves)
+    total = areas @ (vectors.values * vectors.scales[:, None].astype(float))
+    means: np.ndarray = total / areas.sum(axis=1, keepdims=True)
     return means
 
 

@@ -8,26 +8,18 @@ import typer
 
 from jobs.shared import console, options
 
-SHOWN = 5  # images left out
-
 
 def calibrate(
     url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
-    truth: Annotated[
-        str | None, typer.Option("--truth", help="Shards or a folder with label maps of some images.")
-    ] = None,
+    truth: options.Truth = None,
     name: Annotated[str, typer.Option("--name", help="Of the table, for --calibration of other commands.")] = "iou",
-    protocol: Annotated[
-        str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as for evaluate.")
-    ] = "regions",
-    listed: Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")] = None,
-    truth_key: Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")] = None,
-    ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
+    protocol: options.Protocol = "regions",
+    listed: options.Listed = None,
+    truth_key: options.TruthKey = None,
+    ignore: options.Ignore = None,
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="No new fit: take in the windows that the table does not have.")
-    ] = False,
+    extend: options.Extend = False,
     json: options.Json = False,
 ) -> None:
     """Fit the score of segments to a few labelled images and keep their predicted IoU beside the run."""
@@ -52,10 +44,7 @@ def calibrate(
     if json:
         console.say_json({"output": str(ledger), **asdict(done)})
         return
-    for line in done.left_out[:SHOWN]:
-        console.note(f"left out: {line}")
-    if len(done.left_out) > SHOWN:
-        console.note(f"left out: {len(done.left_out) - SHOWN:,} images more")
+    console.left_out(done.left_out)
     if truth is None:
         console.say(f"{done.table}: {done.windows:,} windows taken in, by the fit to {done.images:,} images")
         return

@@ -30,10 +30,8 @@ PROGRESS_S = 10.0  # seconds between two lines of progress
 
 def evaluate(
     url: Annotated[str | None, typer.Argument(help="The run. Without one only baselines are measured.")] = None,
-    truth: Annotated[str | None, typer.Option("--truth", help="Shards or a folder with label maps.")] = None,
-    protocol: Annotated[
-        str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")
-    ] = "regions",
+    truth: options.Truth = None,
+    protocol: options.Protocol = "regions",
     baseline: Annotated[
         list[str] | None, typer.Option("--baseline", help="kmeans, felzenszwalb, one-segment or humans; repeatable.")
     ] = None,
@@ -41,20 +39,18 @@ def evaluate(
     matching: Annotated[
         str, typer.Option("--matching", help="image (DiffSeg), or dataset as well: once for all (PiCIE, STEGO).")
     ] = "image",
-    listed: Annotated[str | None, typer.Option("--list", help="Text file with the keys to measure.")] = None,
-    truth_key: Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")] = None,
+    listed: options.Listed = None,
+    truth_key: options.TruthKey = None,
     classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
-    ignore: Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")] = None,
+    ignore: options.Ignore = None,
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
     categories: options.ReadCategories = None,
     table: Annotated[str | None, typer.Option("--table", help="Write a Parquet file, one row an image.")] = None,
     gallery: Annotated[str | None, typer.Option("--gallery", help="Write an HTML page of the worst images.")] = None,
     worst: Annotated[int, typer.Option("--worst", help="Images in the gallery.", min=1)] = 24,
-    processes: Annotated[int, typer.Option("--processes", help="Processes that score, beside this one.", min=0)] = 0,
-    ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="A running Ray whose CPUs score, instead of processes here.")
-    ] = None,
+    processes: options.Processes = 0,
+    ray_address: options.RayAddress = None,
     stall: options.Stall = None,
     reproduce: Annotated[
         str | None,

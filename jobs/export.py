@@ -24,12 +24,6 @@ Members = Annotated[
     bool | None,
     typer.Option("--members/--no-members", help="webdataset: a sample's other members too. Default: yes."),
 ]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-address", help="A running Ray, or 'local' for a private one: parts side by side. Default: none."
-    ),
-]
 
 
 def export(
@@ -49,7 +43,7 @@ def export(
     split: Split = None,
     images: Images = None,
     members: Members = None,
-    ray_address: RayAddress = None,
+    ray_address: options.RayAddress = None,
     stall: options.Stall = None,
     json: options.Json = False,
 ) -> None:

@@ -35,6 +35,7 @@ ORDER = (
         "pipeline.cluster",
         "pipeline.exports",
         "pipeline.evaluation",
+        "pipeline.categories",
         "pipeline.labelling",
         "pipeline",
     ),
@@ -70,6 +71,8 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "pydantic": {"pipeline/documents.py"},
     "tenacity": {"pipeline/storage/retry.py", "pipeline/driver/backoff.py"},
     "pycocotools": {"pipeline/exports/rle.py"},
+    "faiss": {"pipeline/categories/learning.py"},
+    "sklearn": {"pipeline/categories/learning.py"},
 }
 METHOD_NEEDS = {
     "torch",

@@ -18,7 +18,7 @@ from pipeline import process
 
 COMMANDS = (
     *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
-    *("calibrate", "fetch"),
+    *("calibrate", "categories", "fetch"),
 )
 BRIEF = ("status",)  # which have no log
 app = typer.Typer(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isnan
 from time import monotonic
@@ -16,6 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pipeline.driver.progress import Snapshot
 
+LEFT_OUT = 5  # images that are named
 PLAIN_LINE_S = 10.0  # seconds between two lines of progress where there is no terminal
 
 _out = Console(highlight=False, soft_wrap=True)
@@ -45,6 +46,14 @@ def _without_nan(value: Any) -> Any:
 def note(line: str) -> None:
     """Print a line about the work on stderr, so that a pipe gets the result alone."""
     _err.print(line, markup=False)
+
+
+def left_out(images: Sequence[str]) -> None:
+    """Print why images were left out, on stderr: the first few, and how many there are beside them."""
+    for line in images[:LEFT_OUT]:
+        note(f"left out: {line}")
+    if len(images) > LEFT_OUT:
+        note(f"left out: {len(images) - LEFT_OUT:,} images more")
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -78,6 +78,19 @@ ReadCalibration = Annotated[
         "--calibration", help="Scores are the IoU that a table of `calibrate` predicts: NAME or NAME/REVISION."
     ),
 ]
+Truth = Annotated[
+    str | None, typer.Option("--truth", help="Shards or a folder with label maps, of some images or of all.")
+]
+Protocol = Annotated[str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")]
+Listed = Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")]
+TruthKey = Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")]
+Ignore = Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")]
+Extend = Annotated[bool, typer.Option("--extend", help="No new fit: take in the windows that the table does not have.")]
+Processes = Annotated[int, typer.Option("--processes", help="Processes that compute, beside this one.", min=0)]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="A running Ray, or 'local' for a private one, whose CPUs compute."),
+]
 ReadCategories = Annotated[
     str | None,
     typer.Option("--categories", help="Segments have those of a table of `categories`: NAME or NAME/REVISION."),

@@ -3,9 +3,8 @@
 The prediction is kept as a derived table, its coefficients in the table's note: `extend` needs no truth again.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -13,16 +12,17 @@ import numpy as np
 
 from diffseg.cut import Cut
 from diffseg.evaluation.calibration import MATCHED, Calibration, auroc, best_ious, calibration_error, fit, out_of_fold
+from diffseg.evaluation.scores import View
 from diffseg.prior import GEOMETRY, geometry
 from diffseg.types import Float
 from pipeline import documents
 from pipeline.derived.note import Note, read_note
 from pipeline.derived.write import write
 from pipeline.errors import ConfigError
-from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.labelled import LabelMap, measure_labelled
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.score import IGNORED, RUN, LeftOut, Prediction, Work, decode_truths, label_map_of
-from pipeline.evaluation.truth import Truth, TruthSample
+from pipeline.evaluation.score import IGNORED, LeftOut, Prediction
+from pipeline.evaluation.truth import Truth
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.filter import PREDICTED
@@ -58,34 +58,23 @@ def calibrate(ledger: Ledger, truth: Truth, protocol: Protocol, name: str, comma
 
     command: by which a user does the same again. Raises ConfigError where fewer than two images can be used.
     """
-    samples = [replace(sample, image=None) for sample in truth]
-    names = frozenset(sample.key.rpartition("/")[2] for sample in samples)
-    predictions = Predictions(ledger, protocol, segments=True, only=names)
-    found = {sample.key: _measured(sample, predictions[sample.key], protocol) for sample in samples}
-    predictions.check_some_key_matches()
-    used = {key: each for key, each in found.items() if not isinstance(each, LeftOut)}
-    left_out = [
-        f"{key}: {each.reason} {each.detail}".strip() for key, each in found.items() if isinstance(each, LeftOut)
-    ]
-    if len(used) < 2:
-        why = "".join(f": {line}" for line in left_out[:1])
-        raise ConfigError(f"{ledger}: two images with truth are needed at least, {len(used)} can be used{why}")
-    columns, ious = (np.concatenate(part) for part in zip(*used.values(), strict=True))
+    measured = measure_labelled(ledger, truth, protocol, ["segments"], _measured)
+    columns, ious = (np.concatenate(part) for part in zip(*measured.images, strict=True))
     fitted = fit(columns, ious)
-    predicted = out_of_fold(columns, ious, np.repeat(np.arange(len(used)), [len(each[1]) for each in used.values()]))
-    truths = (data for each in samples if each.key in used for data in (each.key.encode(), *each.label_maps))
-    sha256 = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in truths)).hexdigest()
+    images, sizes = len(measured.images), [len(each[1]) for each in measured.images]
+    predicted = out_of_fold(columns, ious, np.repeat(np.arange(images), sizes))
     cut = asdict(ledger.cut) if ledger.cut else None
-    fields = {"features": FEATURES, **asdict(fitted), "images": len(used), "truth_sha256": sha256, "cut": cut}
+    fields = {"features": FEATURES, **asdict(fitted), "images": images, "cut": cut}
+    fields["truth_sha256"] = measured.truth_sha256
     shown = str(ledger.cut) if cut else None
     note = Note(command=command, columns={PREDICTED: "float32"}, parameters=fields, cut=shown)
     done, revision = write(ledger, name, note, partial(_values, ledger, fitted))
     return Calibrated(
         table=f"{name}/{revision}",
-        images=len(used),
+        images=images,
         segments=len(ious),
         windows=len(done.places),
-        left_out=tuple(left_out),
+        left_out=measured.left_out,
         auroc=auroc(predicted, ious > MATCHED),
         auroc_of_score=auroc(columns[:, 0], ious > MATCHED),
         error=calibration_error(predicted, ious),
@@ -122,22 +111,12 @@ def _values(ledger: Ledger, fitted: Calibration, window: WindowObject) -> Iterat
 
 
 def _measured(
-    sample: TruthSample, labelled: Prediction | LeftOut, protocol: Protocol
+    labelled: Prediction, label_map: LabelMap, truths: Sequence[LabelMap], view: View
 ) -> tuple[Float[np.ndarray, "S F"], Float[np.ndarray, " S"]] | LeftOut:
     """FEATURES and IoU of each segment of an image whose truth is not ignored."""
-    truths = decode_truths(sample, protocol)
-    if isinstance(labelled, LeftOut):
-        return labelled
-    if isinstance(truths, LeftOut):
-        return truths
-    label_map = label_map_of(RUN, Work(sample, {RUN: labelled}), truths[0].shape)
-    if isinstance(label_map, LeftOut):
-        return label_map
-    if len(labelled.segments) < 2:
+    segments = labelled.kept["segments"]
+    if len(segments) < 2:
         return LeftOut("one segment, which tells nothing apart")
-    view = protocol.view(*truths[0].shape)
-    ious = best_ious(view.sample(label_map), [view.sample(truth) for truth in truths], len(labelled.segments))
+    ious = best_ious(view.sample(label_map), truths, len(segments))
     known = np.isfinite(ious)
-    if not known.any():
-        return IGNORED
-    return columns_of(labelled.segments)[known], ious[known]
+    return (columns_of(segments)[known], ious[known]) if known.any() else IGNORED

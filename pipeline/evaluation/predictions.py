@@ -26,26 +26,26 @@ class Predictions:
         protocol: Protocol,
         *,
         categories: bool = False,
-        segments: bool = False,
+        keep: Sequence[str] = (),
         only: frozenset[str] | None = None,
     ) -> None:
-        """segments: keep them too. only: keys whose path ends in one of these names."""
+        """keep: columns that are kept too. only: keys whose path ends in one of these names."""
         self.name = str(ledger)
         self._found: dict[str, Prediction | LeftOut] = {}
         self._by_name: dict[str, str | None] = {}  # None: several keys end so
         self._clusters: dict[str, int] = {}  # of categories, in order of appearance
         self._asked, self._met = set[str](), set[str]()
-        columns = ["key", "status", "width", "height", "label_map"] + ["segments"] * (categories or segments)
+        columns = ["key", "status", "width", "height", "label_map", *keep] + ["segments"] * categories
         self._example: str | None = None
         for row in ledger.rows(columns):
             key = protocol.key_of(row["key"])
             self._example = key if self._example is None else min(self._example, key)
             if only is None or _last(key) in only:
-                self._add(key, row, keep=segments)
+                self._add(key, row, keep)
         if self._example is None:
             raise ConfigError(f"{ledger}: the run has no rows yet, there is nothing to evaluate")
 
-    def _add(self, key: str, row: Mapping[str, Any], keep: bool) -> None:
+    def _add(self, key: str, row: Mapping[str, Any], keep: Sequence[str]) -> None:
         if key in self._found:
             self._found[key] = REPEATS
             return
@@ -55,11 +55,10 @@ class Predictions:
             self._found[key] = LeftOut("failed in the run", row["status"])
             return
         clusters = self._numbered(row.get("segments") or ())
-        size, segments = (row["height"], row["width"]), tuple(row["segments"] or ()) if keep else ()
-        label_map = row["label_map"]
+        size, label_map = (row["height"], row["width"]), row["label_map"]
         if not isinstance(label_map, bytes):  # at another cut
             label_map = encode_label_map(label_map)
-        self._found[key] = Prediction(label_map, size, clusters, segments)
+        self._found[key] = Prediction(label_map, size, clusters, {name: row[name] for name in keep})
 
     def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """Categories as numbers that are consistent over all images."""

@@ -5,7 +5,7 @@ A sample that cannot be scored gives a value with the reason: none is left out o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,13 @@ class Prediction:
 
     label_map: PNG. size: height, width of the upright source image.
     clusters: by id its cluster in the whole run, other ids have none; None: an id is its own cluster.
-    segments: as the row has them, where they are asked for.
+    kept: columns of the row that were asked for.
     """
 
     label_map: bytes
     size: tuple[int, int]
     clusters: Mapping[int, int] | None = None
-    segments: tuple[Mapping[str, Any], ...] = ()
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

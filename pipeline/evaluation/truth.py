@@ -66,7 +66,7 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
     map, where a sample has several PNGs and one counts. listed: a text file with the keys to measure, one a line.
     Raises ConfigError where nothing is found, and while reading where a shard is damaged.
     """
-    keys = None if listed is None else _read_list(listed)
+    keys = None if listed is None else frozenset(read_list(listed, "keys"))
     if not _names_shards(source):
         return _open_folder(Store(source), protocol, member, keys)
     pinned = shards.pin([source])
@@ -133,7 +133,7 @@ def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: fro
         raise ConfigError(f"{store}: {_what_is_wrong(names, protocol)}")
     if keys is None and protocol.listed:
         own = next((name for name in names if PurePosixPath(name).name == protocol.listed), None)
-        keys = _keys_in(store.get(own) if own else published(protocol.listed))
+        keys = frozenset(_lines_in(store.get(own) if own else published(protocol.listed)))
 
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
         for key, members in files.items():
@@ -179,17 +179,18 @@ def _what_is_wrong(names: list[str], protocol: Protocol) -> str:
     return f"no label maps of {protocol.name} among {len(names)} files such as {names[0]}; wanted are {wanted}"
 
 
-def _read_list(url: str) -> frozenset[str]:
+def read_list(url: str, what: str) -> list[str]:
+    """The lines of a text file, without empty ones. what: for errors. Raises ConfigError where there are none."""
     try:
         entry = filesystem.stat(url)
     except FileNotFoundError as error:
-        raise ConfigError(f"{redact(url)}: no such list of keys") from error
+        raise ConfigError(f"{redact(url)}: no such list of {what}") from error
     with filesystem.open_ranged(entry.url, entry.size) as stream:
-        keys = _keys_in(stream.read())
-    if not keys:
-        raise ConfigError(f"{redact(url)}: an empty list of keys")
-    return keys
+        lines = _lines_in(stream.read())
+    if not lines:
+        raise ConfigError(f"{redact(url)}: an empty list of {what}")
+    return lines
 
 
-def _keys_in(text: bytes) -> frozenset[str]:
-    return frozenset(line.strip() for line in text.decode().splitlines() if line.strip())
+def _lines_in(text: bytes) -> list[str]:
+    return [line.strip() for line in text.decode().splitlines() if line.strip()]

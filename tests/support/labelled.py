@@ -66,12 +66,13 @@ def make_run(
     model: str = "fake",
     licence: str | None = None,
     trees: Cut | None = None,
+    rows: Callable[[str, str, int, int], LabelRecord] | None = None,
 ) -> Ledger:
     """A run of one shard for each list of keys, in windows of four.
 
     failed: statuses of rows without labels, by (shard, index). leave_out: windows of the last shard.
     beside: members of every sample, in place of the numbered photo.
-    trees: rows are those of `tree_record` at this cut.
+    trees: rows are those of `tree_record` at this cut, or of `rows`, given key, shard, index and number of a sample.
     """
     for number, names in enumerate(keys):
         target = folder / "in" / f"s-{number}.tar"
@@ -83,7 +84,9 @@ def make_run(
     made = Run.of(segment, "0", model=model, licence=licence, revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
-        _commit(ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else (), trees)
+        _commit(
+            ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else (), trees, rows
+        )
     return Ledger.open(str(folder / "run"))
 
 
@@ -108,10 +111,13 @@ def _commit(
     labels: Callable[[int], np.ndarray],
     leave_out: tuple[int, ...],
     trees: Cut | None = None,
+    made: Callable[[str, str, int, int], LabelRecord] | None = None,
 ) -> None:
     rows = [
         LabelRecord(key, shard.id, index, failed[number, index], "for a reason")
         if (number, index) in failed
+        else made(key, shard.id, index, 100 * number + index)
+        if made
         else tree_record(key, shard.id, index, 100 * number + index, trees)
         if trees
         else record(key, shard.id, index, labels(100 * number + index))

@@ -1,0 +1,82 @@
+"""`diffseg categories`: segments of a whole run grouped without a label, or named from a few labelled images."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from jobs.shared import console, options
+
+
+def categories(
+    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    clusters: Annotated[
+        int | None, typer.Option("--clusters", min=2, help="Group segments by their vectors into so many categories.")
+    ] = None,
+    truth: options.Truth = None,
+    names: Annotated[
+        str | None,
+        typer.Option("--names", help="Text file: names for the values 0, 1, ... of --truth, one a line."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Of the table, for --categories of other commands.")
+    ] = "categories",
+    protocol: options.Protocol = "regions",
+    listed: options.Listed = None,
+    truth_key: options.TruthKey = None,
+    ignore: options.Ignore = None,
+    cut: options.ReadCut = None,
+    segments: options.ReadSegments = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which segments --clusters are found from.")] = 0,
+    unknown: Annotated[
+        float, typer.Option("--unknown", help="Share of a cluster that is too far from its centre.", min=0, max=0.9)
+    ] = 0.01,
+    extend: options.Extend = False,
+    processes: options.Processes = 0,
+    ray_address: options.RayAddress = None,
+    stall: options.Stall = None,
+    json: options.Json = False,
+) -> None:
+    """Give every segment of a run a category that is consistent over all its images."""
+    from pipeline.categories import categorise
+    from pipeline.categories.labelled import classify, named_by
+    from pipeline.cluster.parallel import parallel_mapping
+    from pipeline.errors import ConfigError
+    from pipeline.evaluation.protocols import protocol_named
+    from pipeline.evaluation.truth import open_truth, read_list
+    from pipeline.flags import number
+    from pipeline.run.ledger import Ledger
+
+    if (clusters is not None) + (truth is not None) + extend != 1:
+        raise ConfigError("--clusters groups, --truth names, --extend takes in new windows: name one of them")
+    if extend and (cut or segments):
+        raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
+    ledger, expected, left_out = Ledger.open(url, cut=options.cut_of(cut, segments)), None, tuple[str, ...]()
+    command = f"diffseg categories {ledger} --name {name}"
+    with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
+        if clusters is not None:
+            made = categorise.cluster(ledger, clusters, name, command, seed, unknown, parallel_map)
+        elif truth is not None:
+            lines = read_list(names, "names") if names else []
+            plain = protocol_named(protocol, len(lines) or None, tuple(ignore or ()))
+            rules, known = named_by(lines, plain)
+            samples = open_truth(truth, rules, member=truth_key, listed=listed)
+            made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
+        else:
+            made = categorise.extend(ledger, name, parallel_map)
+    at = made.cut
+    flag = (
+        "" if at is None else f" --cut {number(at.height)}" if at.height is not None else f" --segments {at.segments}"
+    )
+    if json:
+        document = {"output": str(ledger), **asdict(made), "expected": expected and asdict(expected)}
+        console.say_json(document | {"left_out": left_out})
+        return
+    console.left_out(left_out)
+    if not extend:
+        console.say(f"fitted to {made.segments:,} segments{f' of {expected.images:,} images' if expected else ''}")
+    if expected:
+        figures = f"accuracy of pixels {expected.accuracy:.3f}, mIoU {expected.miou:.3f}"
+        console.say(f"on images that a fit has not seen: {figures}; unknown below a margin of {expected.limit:g}")
+    console.say(f"{made.table}: {len(made.categories):,} categories in {made.windows:,} windows")
+    console.say(f"read it with --categories {made.table}{flag}")

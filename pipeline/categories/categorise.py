@@ -1,0 +1,148 @@
+"""Categories of a whole run, kept as a derived table whose note holds the model: `extend` needs nothing else.
+
+Letters: S segments, F features, C categories.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from diffseg.cut import Cut
+from diffseg.types import Float, Int
+from pipeline.categories import learning
+from pipeline.categories.segments import described, sample
+from pipeline.concurrency import ParallelMap
+from pipeline.derived.joined import CATEGORY, categories_of
+from pipeline.derived.note import Note, check_name, read_note
+from pipeline.derived.write import write
+from pipeline.errors import ConfigError
+from pipeline.records import Category
+from pipeline.run.layout import WindowObject
+from pipeline.run.ledger import Ledger
+
+POINTS = 256  # a centroid, as faiss draws them: more change it little
+FARTHEST = 2.0  # distance of opposite vectors
+COLUMNS = {  # by kind of model. distance: 1 less the cosine to the centre; score: probability; margin: to the next
+    "clusters": {CATEGORY: "int32", "distance": "float32"},
+    "classifier": {CATEGORY: "int32", "margin": "float32", "score": "float32"},
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """The category of highest `weights @ features + biases`, none where it is farther or less clear than its limit."""
+
+    kind: str
+    weights: Float[np.ndarray, "C F"]
+    biases: Float[np.ndarray, " C"]
+    limits: Float[np.ndarray, " C"]
+
+    def best(self, features: Float[np.ndarray, "S F"]) -> tuple[Int[np.ndarray, " S"], list[Float[np.ndarray, " S"]]]:
+        """The number of each segment's category from 1 on, 0 where it is unknown; and the other columns."""
+        values = features.astype(np.float64) @ self.weights.T + self.biases
+        own = values.argmax(axis=1)
+        if self.kind == "clusters":
+            distance = 1 - values.max(axis=1)
+            return np.where(distance <= self.limits[own], own + 1, 0), [distance]
+        margin, score = margins(values)
+        return np.where(margin >= self.limits[own], own + 1, 0), [margin, score]
+
+    def values(self, ledger: Ledger, window: WindowObject) -> Iterator[Mapping[str, Any]]:
+        """Rows of the table for a window's segments."""
+        for index, ids, features in described(ledger, window):
+            numbers, others = self.best(features)
+            columns = [ids, [number or None for number in numbers.tolist()], *(each.tolist() for each in others)]
+            for row in zip(*columns, strict=True):
+                yield {"index": index, **dict(zip(("segment", *COLUMNS[self.kind]), row, strict=True))}
+
+
+def margins(values: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+    """The lead of each segment's most probable category over the next, and its probability."""
+    shares = np.sort(np.hstack([np.zeros((len(values), 1)), softmax(values, axis=1)]), axis=1)
+    return shares[:, -1] - shares[:, -2], shares[:, -1]
+
+
+@dataclass(frozen=True, slots=True)
+class Categorised:
+    """A run with categories. segments: that the model was fitted to. cut: of the table, None: as it was labelled."""
+
+    table: str
+    windows: int
+    categories: tuple[Category, ...]
+    segments: int
+    cut: Cut | None
+
+
+def check(ledger: Ledger, name: str) -> None:
+    """Raises ConfigError where no table of categories can be made."""
+    check_name(name)
+    learning.check_installed()
+    if not ledger.run.segment.vectors:
+        raise ConfigError(f"{ledger}: a run without vectors, by which segments compare: make one by `label --vectors`")
+
+
+def cluster(
+    ledger: Ledger, count: int, name: str, command: str, seed: int, unknown: float, parallel_map: ParallelMap
+) -> Categorised:
+    """Group all segments of a run into `count` categories, the largest first.
+
+    unknown: share of a cluster's sample that is too far from its centre. Raises ConfigError for runs without vectors.
+    """
+    check(ledger, name)
+    features = sample(ledger, POINTS * count, seed, parallel_map)
+    if len(features) < count:
+        raise ConfigError(f"{ledger}: {count} clusters need as many segments at least, there are {len(features)}")
+    centroids = learning.centroids_of(features[:, :-1], count, seed)
+    sizes = np.bincount((features[:, :-1] @ centroids.T).argmax(1), minlength=count)
+    weights = np.hstack([centroids[np.argsort(-sizes, kind="stable")], np.zeros((count, 1))])
+    model = Model("clusters", weights, np.zeros(count), np.full(count, FARTHEST))
+    own, [far] = model.best(features)
+    for each in set(own.tolist()) if unknown else ():
+        model.limits[each - 1] = np.quantile(far[own == each], 1 - unknown)
+    names = [Category(at, f"cluster-{at:0{max(2, len(str(count)))}}") for at in range(1, count + 1)]
+    facts = {"seed": seed, "unknown": unknown, "segments": len(features)}
+    return keep(ledger, model, names, name, command, facts, parallel_map)
+
+
+def keep(
+    ledger: Ledger,
+    model: Model,
+    categories: Sequence[Category],
+    name: str,
+    command: str,
+    facts: Mapping[str, Any],
+    parallel_map: ParallelMap,
+) -> Categorised:
+    """Write the table of a model. facts: of its making, `segments` among them."""
+    arrays = {each: getattr(model, each).tolist() for each in ("weights", "biases", "limits")}
+    cut = asdict(ledger.cut) if ledger.cut else None
+    parameters = {"categories": [asdict(each) for each in categories], "kind": model.kind, **facts, "cut": cut}
+    shown = str(ledger.cut) if cut else None
+    note = Note(command=command, columns=COLUMNS[model.kind], parameters=parameters | arrays, cut=shown)
+    return _written(ledger, name, note, parallel_map)
+
+
+def extend(ledger: Ledger, name: str, parallel_map: ParallelMap) -> Categorised:
+    """Give categories to segments of windows that a table does not have, by its own model and at its cut.
+
+    Raises ConfigError where there is none.
+    """
+    return _written(ledger, name, read_note(ledger, name)[0], parallel_map)
+
+
+def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -> Categorised:
+    found = note.parameters
+    try:
+        model = Model(found["kind"], *(np.array(found[each], float) for each in ("weights", "biases", "limits")))
+        segments, ledger.cut = int(found["segments"]), Cut(**found["cut"]) if found["cut"] else None
+        if dict(note.columns) != COLUMNS[model.kind]:
+            raise ValueError(f"its columns are {', '.join(note.columns)}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"a derived table that this version's categories did not make: {error}") from error
+    done, revision = write(ledger, name, note, partial(model.values, ledger), parallel_map)
+    table, windows = f"{name}/{revision}", len(done.places) - len(note.places)
+    return Categorised(table, windows, categories_of(note, table), segments, ledger.cut)
