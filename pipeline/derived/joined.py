@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from diffseg.cut import Cut
@@ -18,19 +18,12 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.filter import CATEGORIES, PREDICTED
 
 CATEGORY = "category"  # column of a category's id; null: unknown
-_OF_SCORES, _OF_CATEGORIES = frozenset({"segments", "quality", PREDICTED}), frozenset({"segments", CATEGORIES})
+_ADDED = {PREDICTED, CATEGORIES}
+_CHANGED = {"segments", "quality", *_ADDED}
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """A table and what it makes of a row. made: given the table's values of each segment. changed: those columns."""
-
-    table: DerivedTable
-    made: Callable[[Row, Sequence[Mapping[str, Any]]], Row]
-    changed: frozenset[str]
+Values = Sequence[Mapping[str, Any]]  # of a table, for each segment of a row
 
 
 class JoinedLedger(Ledger):
@@ -41,7 +34,7 @@ class JoinedLedger(Ledger):
     categories, each segment has the name of its own, null where that is unknown, and `categories` is the set of them.
     """
 
-    joins: tuple[Join, ...] = ()
+    joins: tuple[tuple[DerivedTable, Callable[[Row, Values], Row]], ...] = ()  # tables, and what they make of a row
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_run, (self.store.url, self.cut, self.calibration, self.categories)
@@ -49,20 +42,20 @@ class JoinedLedger(Ledger):
     @property
     def remade(self) -> frozenset[str]:
         """See `Ledger.remade`."""
-        return super().remade.union(*(join.changed for join in self.joins))
+        return super().remade | _CHANGED
 
     def needed(self, columns: Sequence[str] | None) -> Sequence[str] | None:
         """See `Ledger.needed`."""
-        if columns is not None and frozenset[str]().union(*(join.changed for join in self.joins)) & set(columns):
-            columns = list({*columns, "shard", "index", "segments"} - {PREDICTED, CATEGORIES})
+        if columns is not None and _CHANGED & set(columns):
+            columns = list({*columns, "shard", "index", "segments"} - _ADDED)
         return super().needed(columns)
 
     def at_cut(self, row: Row, cut: Cut | None = None) -> Row:
         """See `Ledger.at_cut`."""
         row = super().at_cut(row, cut)
         if "segments" in row:
-            for join in self.joins:
-                row = join.made(row, join.table.of(row))
+            for table, made in self.joins:
+                row = made(row, table.of(row))
         return row
 
     def category_names(self, windows: Sequence[WindowObject]) -> set[str]:
@@ -80,12 +73,12 @@ def open_run(url: str, cut: Cut | None = None, calibration: str | None = None, c
     ledger = JoinedLedger.open(url, cut=cut)
     if calibration is not None:
         table = _opened(ledger, calibration, PREDICTED)
-        ledger.joins, ledger.calibration = (Join(table, _scored, _OF_SCORES),), table.id
+        ledger.joins, ledger.calibration = ((table, _scored),), table.id
     if categories is not None:
         table = _opened(ledger, categories, CATEGORY)
         ledger.categories_table, ledger.categories = categories_of(table.note, str(table)), table.id
-        names: dict[int | None, str | None] = {each.id: each.name for each in ledger.categories_table}
-        ledger.joins += (Join(table, _naming(names | {None: None}, str(table)), _OF_CATEGORIES),)
+        names = {each.id: each.name for each in ledger.categories_table}
+        ledger.joins += ((table, partial(_named, names, str(table))),)
     return ledger
 
 
@@ -111,7 +104,7 @@ def _opened(ledger: Ledger, name: str, column: str) -> DerivedTable:
     return table
 
 
-def _scored(row: Row, values: Sequence[Mapping[str, Any]]) -> Row:
+def _scored(row: Row, values: Values) -> Row:
     segments, found = row["segments"] or (), [each[PREDICTED] for each in values]
     mean = None
     if len(found) > 1 and None not in found:
@@ -121,13 +114,10 @@ def _scored(row: Row, values: Sequence[Mapping[str, Any]]) -> Row:
     return {**row, "segments": row["segments"] and scored, "quality": mean, PREDICTED: mean}
 
 
-def _naming(names: Mapping[int | None, str | None], table: str) -> Callable[[Row, Sequence[Mapping[str, Any]]], Row]:
-    def named(row: Row, values: Sequence[Mapping[str, Any]]) -> Row:
-        try:
-            found = [names[each[CATEGORY]] for each in values]
-        except KeyError as error:
-            raise ConfigError(f"{table}: category {error} is not in its note; make the table again") from error
-        segments = [{**each, CATEGORY: name} for each, name in zip(row["segments"] or (), found, strict=True)]
-        return {**row, "segments": row["segments"] and segments, CATEGORIES: row["segments"] and frozenset(found)}
-
-    return named
+def _named(names: Mapping[int, str], table: str, row: Row, values: Values) -> Row:
+    ids = [each[CATEGORY] for each in values]
+    if lost := {*ids} - {*names, None}:
+        raise ConfigError(f"{table}: category {lost.pop()} is not in its note; make the table again")
+    pairs = zip(row["segments"] or (), map(names.get, ids), strict=True)
+    segments = [{**each, CATEGORY: name} for each, name in pairs]
+    return {**row, "segments": row["segments"] and segments, CATEGORIES: row["segments"] and {*map(names.get, ids)}}

@@ -58,6 +58,7 @@ class GalleryItem:
     image: UInt8[np.ndarray, "H W 3"] | None = None
     maps: tuple[GalleryMap, ...] = ()
     random: bool = False  # drawn at random from the run: what the page "random" shows
+    exemplar: tuple[str, ...] = ()  # categories that it is shown first of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,8 @@ def _entry(item: GalleryItem) -> dict[str, Any]:
         "error": item.error,
         "size": item.size,
         "random": item.random,
+        "exemplar": item.exemplar,
+        "categories": sorted({one.category for map_ in item.maps[:1] for one in map_.segments if one.category}),
         "maps": [{"caption": map_.caption, "quality": map_.quality, "count": len(map_.segments)} for map_ in item.maps],
     }
 

@@ -8,8 +8,8 @@ import heapq
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -18,6 +18,8 @@ import numpy as np
 
 from diffseg.types import Segment
 from pipeline.concurrency import prefetch_map
+from pipeline.derived.join import DerivedTable
+from pipeline.derived.note import read_note
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.levels import OWN, at_heights, heights_around
@@ -28,6 +30,7 @@ from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 
+EXEMPLARS = 8  # images of a category shown beside the others
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
 _LARGE = ("key", "shard", "index", "status", "error", "width", "height", "label_map", "segments", "quality")
@@ -41,10 +44,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The samples to show. drawn: those of them chosen at random."""
+    """The samples to show. drawn: those of them chosen at random. exemplars: the categories they are examples of."""
 
     shown: frozenset[Identity]
     drawn: frozenset[Identity]
+    exemplars: Mapping[Identity, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +116,37 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
     read, share = some_windows(ledger, seed)
     counts = Distributions()
     choice = choose(ledger.rows(_SMALL, windows=read), counts, samples, seed)
+    if found := _exemplars(ledger, read, samples):
+        choice = replace(choice, shown=choice.shown | found.keys(), exemplars=found)
     if not counts.samples:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to show")
     lost: list[str] = []
     items = _items(ledger, read, choice, lost)
     shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), share, title))
     return Shown(shown, counts.samples, tuple(lost))
+
+
+def _exemplars(ledger: Ledger, windows: Sequence[WindowObject], samples: int) -> dict[Identity, list[str]]:
+    """The images with the clearest segments of each category, `samples` in all at most: nearest to its centre, or of
+    the largest margin.
+    """
+    columns = read_note(ledger, ledger.categories)[0].columns if ledger.categories else {}
+    if not (clear := [name for name in ("distance", "margin") if name in columns]):
+        return {}
+    table, sign = DerivedTable(ledger, str(ledger.categories), clear), -1 if clear == ["distance"] else 1
+    top = {
+        each.name: Top[Identity](min(EXEMPLARS, samples // len(ledger.categories_table)))
+        for each in ledger.categories_table
+    }
+    for row in table.join(ledger.rows(["shard", "index", "segments"], windows=windows)):
+        ranks = sorted((sign * each[clear[0]], each["category"]) for each in row["segments"] or () if each["category"])
+        for name, rank in {name: rank for rank, name in ranks}.items():
+            top[name].add(rank, (row["shard"], row["index"]))
+    found = defaultdict[Identity, list[str]](list)
+    for name, images in top.items():
+        for identity in images.values():
+            found[identity].append(name)
+    return found
 
 
 def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None) -> GalleryPage:
@@ -159,7 +188,7 @@ def _items(ledger: Ledger, windows: Sequence[WindowObject], choice: Choice, lost
             rows = [row for row in found if row["index"] in indices]
             photos = _photos(ledger, window.shard, {row["index"] for row in rows if row["status"] == OK}, lost)
             for row, photo in _pair(rows, photos):
-                yield _item(ledger, row, photo, drawn=(row["shard"], row["index"]) in choice.drawn)
+                yield _item(ledger, row, photo, choice)
 
 
 def _pair(
@@ -202,7 +231,8 @@ def _heights(ledger: Ledger) -> tuple[float, ...]:
     return () if alone else heights_around(ledger.run.segment.cut or 0.0)
 
 
-def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, drawn: bool) -> GalleryItem:
+def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, choice: Choice) -> GalleryItem:
+    identity = (row["shard"], row["index"])
     maps: tuple[GalleryMap, ...] = ()
     if row["status"] == OK:
         heights = _heights(ledger)
@@ -220,7 +250,8 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, *, draw
         size=(row["width"], row["height"]) if row["width"] else None,
         image=photo,
         maps=maps,
-        random=drawn,
+        random=identity in choice.drawn,
+        exemplar=tuple(choice.exemplars.get(identity, ())),
     )
 
 

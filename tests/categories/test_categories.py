@@ -1,6 +1,8 @@
 """diffseg categories: a run of known materials grouped, named from a few images, and read with what was found."""
 
 import json
+import re
+from collections import defaultdict
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -14,8 +16,10 @@ from pipeline.categories import categorise, learning
 from pipeline.categories.segments import described, sample
 from pipeline.concurrency import map_here
 from pipeline.derived import write as writing
+from pipeline.derived.join import DerivedTable
 from pipeline.derived.joined import open_run
 from pipeline.derived.note import read_note
+from pipeline.gallery import preview
 from pipeline.messages import ShardTask
 from pipeline.records import LabelRecord
 from pipeline.run.ledger import Ledger
@@ -102,6 +106,34 @@ def test_a_few_named_images_name_all_segments_at_the_cut_that_is_best(run, named
     ]
     assert note.parameters["expected"]["images"] == 8
     assert dict(note.columns) == {"category": "int32", "margin": "float32", "score": "float32"}
+
+
+@pytest.mark.parametrize("kind", ["clusters", "named"])
+def test_the_gallery_has_the_clearest_images_of_each_category(run, named, tmp_path, monkeypatch, kind):
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(preview, "EXEMPLARS", 2)
+    flags = ["--clusters", "4"] if kind == "clusters" else [*named, "--cut", "auto"]
+    assert cli.run(["categories", run, *flags, "--name", "kinds"]) == 0
+    at = [] if kind == "clusters" else ["--cut", "auto"]
+    assert cli.run(["preview", run, "--output", str(page), "--categories", "kinds", "--samples", "8", *at]) == 0
+    [text] = re.findall(r'<script id="index"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)
+    index = json.loads(text)
+    shown = {item["key"]: item["exemplar"] for item in index["items"]}
+    ledger = Ledger.open(run, cut=CUT if at else None)
+    column = "distance" if kind == "clusters" else "margin"
+    table = DerivedTable(ledger, "kinds", ["category", column])
+    clear = defaultdict[int, dict[str, float]](dict)
+    for row in table.join(ledger.rows(["key", "shard", "index", "segments"])):
+        for each in row["segments"]:
+            if each["category"]:
+                value = each[column] if kind == "clusters" else -each[column]
+                clear[each["category"]][row["key"]] = min(value, clear[each["category"]].get(row["key"], 9))
+    names = {each["id"]: each["name"] for each in table.note.parameters["categories"]}
+    for id_, images in clear.items():
+        nearest = sorted(images.values())[:2]
+        found = sorted(images[key] for key, exemplar in shown.items() if names[id_] in exemplar)
+        assert found == nearest
+    assert all(set(item["exemplar"]) <= set(item["categories"]) for item in index["items"])
 
 
 def test_what_is_like_nothing_in_the_truth_is_unknown(run, named, tmp_path):

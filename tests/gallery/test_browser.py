@@ -204,6 +204,29 @@ def test_filtering_by_quality_segments_status_and_key(page):
     page.until("document.querySelectorAll('.card').length === 7")
 
 
+def test_a_category_is_chosen_and_its_examples_come_first(browser, tmp_path):
+    def having(key: str, *categories: str, exemplar: tuple[str, ...] = ()) -> GalleryItem:
+        one = quadrants()
+        named = [replace(each, category=name) for each, name in zip(one.segments, categories, strict=False)]
+        return item(key, maps=(replace(one, segments=(*named, *one.segments[len(named) :])),), exemplar=exemplar)
+
+    path = tmp_path / "categories.html"
+    items = (having("a", "sky", "tree"), having("b", "sky"), having("c", "tree", exemplar=("tree",)), item("d"))
+    path.write_text(write(*items), encoding="utf-8")
+    page = Page(browser, path)
+    assert [one.text for one in page.all("#category option")] == ["any", "sky", "tree"]
+    page.set("#category", "sky")
+    assert page.shown() == ["a", "b"]
+    page.set("#category", "tree")
+    assert page.shown() == ["c", "a"]
+    page.set("#sort", "key")
+    assert page.shown() == ["a", "c"]
+
+
+def test_no_category_is_asked_for_where_there_is_none(page):
+    assert not page.find("#categories").is_displayed()
+
+
 def test_the_slider_moves_between_photo_and_labels(page):
     page.open_card(0)
     pixel = "const c = document.querySelector('figure .labels'); return getComputedStyle(c).clipPath"

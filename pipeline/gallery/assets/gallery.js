@@ -37,11 +37,12 @@ const limit = (id, otherwise) => ($(id).value === "" ? otherwise : Number($(id).
 function wanted() {
   const text = $("search").value.trim().toLowerCase();
   const status = $("status").value;
+  const category = $("category").value;
   const range = { quality: [limit("quality-min", -Infinity), limit("quality-max", Infinity)], segments: [limit("segments-min", -Infinity), limit("segments-max", Infinity)] };
   const open = ([low, high]) => low === -Infinity && high === Infinity;
   const inside = (value, [low, high]) => open([low, high]) || (value !== null && value >= low && value <= high);
   return (item) =>
-    (!text || item.key.toLowerCase().includes(text)) && (!status || item.status === status) &&
+    (!text || item.key.toLowerCase().includes(text)) && (!status || item.status === status) && (!category || item.categories.includes(category)) &&
     inside(quality(item), range.quality) && inside(segments(item), range.segments);
 }
 
@@ -54,6 +55,8 @@ function refresh() {
   const pool = state.page === "random" && sampled.length ? sampled : items;
   const ranked = state.page === "worst" || state.page === "best" ? pool.filter((item) => item.maps.length) : pool;
   visible = pictures ? ranked.filter(wanted()).sort(orders[$("sort").value]) : [];
+  const category = $("category").value; // in order means: what shows it best first
+  if (category && $("sort").value === "order") visible.sort((one, other) => other.exemplar.includes(category) - one.exemplar.includes(category));
   $("count").textContent = `${whole.format(visible.length)} of ${whole.format(ranked.length)}`;
   $("empty").hidden = !pictures || visible.length > 0;
   watcher.disconnect();
@@ -253,6 +256,9 @@ for (const page of Object.keys(PAGES)) {
   $("pages").append(button);
 }
 $("status").append(element("option", { value: "" }, "any"), ...[...new Set(items.map((item) => item.status))].sort().map((status) => element("option", {}, status)));
+const named = [...new Set(items.flatMap((item) => item.categories))].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+$("category").append(element("option", { value: "" }, "any"), ...named.map((name) => element("option", {}, name)));
+$("categories").hidden = !named.length;
 $("levels").hidden = index.level === null;
 $("level").max = Math.max(0, ...items.map((item) => item.levels.length - 1));
 $("grid").classList.toggle("variants", index.level === null && items.some((item) => item.maps.length > 1));
