@@ -20,6 +20,15 @@ MinArea = Annotated[float, typer.Option("--min-area", help="Share of the image; 
 MinScore = Annotated[float, typer.Option("--min-score", help="Segments of lower score are left out.")]
 Split = Annotated[float | None, typer.Option("--split", help="Share of train, by hash of the key; the rest is val.")]
 Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photos beside the labels. Default: yes.")]
+Instances = Annotated[
+    str | None,
+    typer.Option(
+        "--instances",
+        help="COCO: segments (panoptic's default), components (coco-segments'), or ridges: also parts that touch.",
+    ),
+]
+Things = Annotated[str | None, typer.Option("--things", help="Categories that are counted: NAME,NAME.")]
+Stuff = Annotated[str | None, typer.Option("--stuff", help="Categories that are not: one region an image each.")]
 Members = Annotated[
     bool | None,
     typer.Option("--members/--no-members", help="webdataset: a sample's other members too. Default: yes."),
@@ -39,6 +48,9 @@ def export(
     segments: options.ReadSegments = None,
     calibration: options.ReadCalibration = None,
     categories: options.ReadCategories = None,
+    instances: Instances = None,
+    things: Things = None,
+    stuff: Stuff = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,
     split: Split = None,
     images: Images = None,
@@ -69,6 +81,9 @@ def export(
             selection,
             images=images,
             members=members,
+            instances=instances,
+            things=things,
+            stuff=stuff,
             parallel_map=parallel_map,
             tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
         )

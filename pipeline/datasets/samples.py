@@ -14,6 +14,7 @@ from diffseg.cut import Cut
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import prefetch_map
+from pipeline.datasets.instances import NEEDED, RIDGES, SEGMENTS, Instances, instances_of
 from pipeline.datasets.selection import WANTED, Part, RowCounts, Selection, chosen_rows
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ShardChanged
@@ -33,8 +34,8 @@ class LabelledSample:
 
     number: from 1, its row's position among all rows of the run, selected or not. name: of its files, without
     extension. side: `train` or `val`. label_map: at the size of the photo; ids as in the run, IGNORE where a segment
-    was not wanted. segments: of that label map. raw: the sample as it lies in its shard; None where no photos are
-    wanted.
+    was not wanted. segments: of that label map. instances: of those. raw: the sample as it lies in its shard; None
+    where no photos are wanted.
     """
 
     number: int
@@ -43,6 +44,7 @@ class LabelledSample:
     row: Mapping[str, Any]
     label_map: Int[np.ndarray, "H W"]
     segments: tuple[Segment, ...]
+    instances: Instances
     raw: RawSample | None
 
     @property
@@ -69,14 +71,19 @@ class Samples:
         names: Names,
         photos: SourceImages | None,
         cut_of: Callable[[Mapping[str, Any]], Cut | None] = lambda row: None,
+        instances: str = SEGMENTS,
     ) -> None:
-        """photos: where they come from; None: they are not read. cut_of: the cut of a row; None: the ledger's."""
+        """photos: where they come from; None: they are not read. cut_of: the cut of a row; None: the ledger's.
+
+        instances: their kind.
+        """
         self.ledger, self.selection, self.names, self.photos = ledger, selection, names, photos
-        self.cut_of = cut_of
+        self.cut_of, self.instances = cut_of, instances
 
     def of(self, part: Part, tally: RowCounts) -> Iterator[LabelledSample]:
         """The samples of a part, until its limit is reached; counted as they come."""
-        rows = chosen_rows(self.ledger, self.selection, part, tally, WANTED)
+        wanted = WANTED + NEEDED * (self.instances == RIDGES)
+        rows = chosen_rows(self.ledger, self.selection, part, tally, wanted)
         chosen = self._with_photos(part, rows, self.photos) if self.photos else ((*found, None) for found in rows)
         yield from prefetch_map(lambda found: self.labelled(*found), chosen, depth=AHEAD, threads=2)
 
@@ -95,14 +102,16 @@ class Samples:
 
     def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> LabelledSample:
         """An uncut row of WANTED columns, and its image, as formats write it."""
-        row = self.ledger.at_cut(row, self.cut_of(row))
-        label_map = resize_labels(decode_label_map(row.pop("label_map")), (row["height"], row["width"]))
+        stored, row = row, dict(self.ledger.at_cut(row, self.cut_of(row)))
+        own = decode_label_map(row.pop("label_map"))
+        label_map = resize_labels(own, (row["height"], row["width"]))
         recorded = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
         segments = self._kept(label_map, recorded)
         if len(segments) < len(recorded):
             label_map = _without_others(label_map, segments)
         name = self.names.of(row["key"], row["shard"], row["index"])
-        return LabelledSample(number, name, self.selection.side(row["key"]), row, label_map, segments, raw)
+        instances = instances_of(self.instances, label_map, stored, own)
+        return LabelledSample(number, name, self.selection.side(row["key"]), row, label_map, segments, instances, raw)
 
     def _kept(self, label_map: Int[np.ndarray, "H W"], recorded: Sequence[Segment]) -> tuple[Segment, ...]:
         """The wanted segments, measured at source size."""

@@ -1,6 +1,6 @@
 """COCO: annotations with masks, and panoptic label maps.
 
-annotations/instances_<side>.json                      one annotation a connected component, compressed run lengths
+annotations/instances_<side>.json                      one annotation an instance, compressed run lengths
 annotations/panoptic_<side>.json, panoptic_<side>/<name>.png    one PNG an image, ids in its three channels
 images/<side>/<name>.<extension>                       the photos
 An export of several parts has documents instances_<side>_<part>.json; readers find both by these names.
@@ -17,11 +17,10 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
-from diffseg.cut import components
 from diffseg.types import IGNORE, Int
-from pipeline.datasets.samples import LabelledSample, box_of
+from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.categories import OBJECT, regions_of
 from pipeline.exports.rle import encode
 from pipeline.exports.writer import PartWriter
 
@@ -30,27 +29,28 @@ Add = Callable[[LabelledSample], None]
 
 @contextmanager
 def segments(writer: PartWriter) -> Iterator[Add]:
-    """Annotations for detection and instance segmentation; components below the smallest area are left out."""
+    """Annotations for detection and instance segmentation; stuff and instances below the smallest area are left out."""
     with _document(writer, "instances") as (add_image, add_annotation):
 
         def add(sample: LabelledSample) -> None:
             add_image(sample)
-            regions, owners = components(sample.label_map)
-            boxes = ndimage.find_objects(regions + 1)
-            by_id = {segment.id: segment for segment in sample.segments}
-            for owner, box, (mask, area) in zip(owners.tolist(), boxes, encode(regions), strict=True):
-                if area < writer.min_area * regions.size:
+            regions, found = regions_of(sample, writer.categories, writer.min_area)
+            masks = list(encode(regions))
+            for owner, region in found:
+                mask, area = masks[region.id]
+                name = region.category or OBJECT
+                if name in writer.categories.stuff:
                     continue
                 add_annotation(
                     {
                         "id": writer.next_id(),
                         "image_id": sample.number,
-                        "category_id": writer.category_id(by_id[owner].category),
+                        "category_id": writer.categories.ids[name],
                         "segmentation": mask,
                         "area": area,
-                        "bbox": box_of(box),
+                        "bbox": region.box,
                         "iscrowd": 0,
-                        "score": by_id[owner].score,
+                        "score": region.score,
                         "segment_id": owner,
                     }
                 )
@@ -66,17 +66,18 @@ def panoptic(writer: PartWriter) -> Iterator[Add]:
 
         def add(sample: LabelledSample) -> None:
             add_image(sample)
-            writer.put(f"{folder}/{sample.name}.png", panoptic_png(sample.label_map))
+            regions, merged = regions_of(sample, writer.categories, writer.min_area)
+            writer.put(f"{folder}/{sample.name}.png", panoptic_png(regions))
             found = [
                 {
-                    "id": segment.id + 1,
-                    "category_id": writer.category_id(segment.category),
-                    "area": segment.area,
-                    "bbox": segment.box,
+                    "id": region.id + 1,
+                    "category_id": writer.categories.ids[region.category or OBJECT],
+                    "area": region.area,
+                    "bbox": region.box,
                     "iscrowd": 0,
-                    "score": segment.score,
+                    "score": region.score,
                 }
-                for segment in sample.segments
+                for _, region in merged
             ]
             add_annotation({"image_id": sample.number, "file_name": f"{sample.name}.png", "segments_info": found})
 
@@ -120,12 +121,8 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
         waiting.seek(0)
         out.write(b',\n"images": ')
         copyfileobj(waiting, out)
-        out.write(b',\n"categories": ' + json.dumps(_categories(writer)).encode())
+        out.write(b',\n"categories": ' + json.dumps(writer.categories.listed()).encode())
         out.write((b',\n"info": ' + json.dumps(writer.notice).encode() if writer.notice else b"") + b"}\n")
-
-
-def _categories(writer: PartWriter) -> list[dict[str, Any]]:
-    return [{"id": n, "name": name, "supercategory": name, "isthing": 1} for name, n in writer.categories.items()]
 
 
 def panoptic_png(label_map: Int[np.ndarray, "H W"]) -> bytes:

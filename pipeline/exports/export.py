@@ -15,11 +15,13 @@ from typing import Any
 
 from pipeline import documents, flags
 from pipeline.concurrency import ParallelMap
+from pipeline.datasets.instances import COMPONENTS, SEGMENTS, check_instances
 from pipeline.datasets.samples import LabelledSample, Samples
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
 from pipeline.exports import coco, huggingface, voc, webdataset
+from pipeline.exports.categories import Categories, of_table
 from pipeline.exports.plan import plan
 from pipeline.exports.sa1b import sa1b
 from pipeline.exports.writer import PartWriter, writing
@@ -29,7 +31,15 @@ from pipeline.storage.names import Names
 from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
-LATER = ("cut", "segments", "calibration", "categories")  # absent in what 0.1.0 recorded
+LATER = (
+    "cut",
+    "segments",
+    "calibration",
+    "categories",
+    "things",
+    "stuff",
+    "instances",
+)  # absent in what 0.1.0 recorded
 ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 
 
@@ -39,7 +49,7 @@ class Format:
 
     write: opens one side of one part and writes its samples. part: images of a part at most, but never less than a
     window. images: whether photos belong to it always; else they are a choice. whole: with everything of a sample.
-    categories: whether it numbers them.
+    categories: whether it numbers them without a table too. instances: their kind by default; None: no place for them.
     finish: given the parts and sides that there are, what is written after the last of them.
     """
 
@@ -48,12 +58,13 @@ class Format:
     images: bool = False
     whole: bool = False
     categories: bool = False
+    instances: str | None = None
     finish: Callable[[Store, int, list[str]], None] | None = None
 
 
 FORMATS = {
-    "coco-segments": Format(coco.segments, part=100_000, categories=True),
-    "coco-panoptic": Format(coco.panoptic, part=100_000, categories=True),
+    "coco-segments": Format(coco.segments, part=100_000, categories=True, instances=COMPONENTS),
+    "coco-panoptic": Format(coco.panoptic, part=100_000, categories=True, instances=SEGMENTS),
     "png": Format(voc.pngs, part=10_000, finish=voc.join_lists),
     "webdataset": Format(webdataset.webdataset, part=4096, images=True, whole=True),
     "huggingface": Format(huggingface.parquet, part=4096, images=True),
@@ -87,7 +98,8 @@ class Work:
     images: bool
     members: bool
     names: Names
-    categories: dict[str, int]
+    categories: Categories
+    instances: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,9 @@ def export(
     *,
     images: bool | None = None,
     members: bool | None = None,
+    instances: str | None = None,
+    things: str | None = None,
+    stuff: str | None = None,
     parallel_map: ParallelMap | None = None,
     tick: Callable[[State], None] = lambda _: None,
 ) -> Exported:
@@ -115,6 +130,7 @@ def export(
 
     kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
     members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
+    instances: what of a segment is one object; None: what the format has by default. things, stuff: see `of_table`.
     parallel_map: applies a function to every part, in order, on other machines; None: here, one after the
     other. What is written is the same. tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
@@ -127,16 +143,23 @@ def export(
         raise ConfigError(f"--no-images: photos are part of {kind}")
     if not format_.whole and members is not None:
         raise ConfigError(f"--members: {kind} has no place for them, only webdataset has")
+    if instances is not None and format_.instances is None:
+        raise ConfigError(f"--instances: {kind} has no place for them, only coco-segments and coco-panoptic have")
+    check_instances(ledger, kept := instances or format_.instances or SEGMENTS)
+    named = of_table(ledger, things, stuff)
     images, members = images is not False, format_.whole and members is not False
     windows = list(ledger.windows())
     if not windows:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to export")
     store = Store(url)
-    _begin(store, _description(ledger, windows, kind, selection, images, members), ledger.run.notice)
+    asked = {"things": things, "stuff": stuff, "instances": None if kept == format_.instances else instances}
+    _begin(store, _description(ledger, windows, kind, selection, images, members) | asked, ledger.run.notice)
     if store.exists(SUCCESS):
         return Exported(str(store), documents.from_json(State, store.get(SUCCESS)), _missing(ledger), idle=True)
-    planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), format_.categories)
-    work = Work(kind, len(planned.parts), selection, images, members, planned.names, planned.categories)
+    if named is None and not format_.categories:
+        named = Categories()
+    planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), named)
+    work = Work(kind, len(planned.parts), selection, images, members, planned.names, planned.categories, kept)
     state = State()
     for one in _written(ledger, store, work, planned.parts, parallel_map):
         state.add(one)
@@ -214,7 +237,7 @@ def _record(part: Part) -> str:
 def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
     """Write everything a part holds, and then its record; the result depends on the run and the part alone."""
     photos = SourceImages(ledger, whole=work.members) if work.images else None
-    samples = Samples(ledger, work.selection, work.names, photos)
+    samples = Samples(ledger, work.selection, work.names, photos, instances=work.instances)
     ids = count(part.number * ANNOTATIONS + 1)
     sides: dict[str, Callable[[LabelledSample], None]] = {}
     state = State(parts=1)

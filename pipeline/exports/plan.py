@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.concurrency import prefetch_map
 from pipeline.datasets.selection import Part, RowCounts, Selection, chosen_rows
-from pipeline.exports.writer import OBJECT
+from pipeline.exports.categories import OBJECT, Categories
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names, hashes_of
@@ -22,17 +22,17 @@ THREADS = 8  # concurrent reads: small reads mostly wait
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """All parts, and what they must agree on. categories: ids by name."""
+    """All parts, and what they must agree on."""
 
     parts: tuple[Part, ...]
     names: Names
-    categories: dict[str, int] = field(default_factory=dict)
+    categories: Categories = field(default_factory=Categories)
 
 
 def plan(
-    ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: bool
+    ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: Categories | None
 ) -> ExportPlan:
-    """size: windows a part. categories: whether the format numbers them."""
+    """size: windows a part. categories: of the export; None: those of the run are looked for."""
     hashes, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
     groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
     for found in prefetch_map(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
@@ -46,9 +46,8 @@ def plan(
         for number, at in enumerate(cut)
     )
     names = Names(np.concatenate(hashes), np.unique(np.concatenate(folders)))
-    return ExportPlan(
-        tuple(_limited(ledger, selection, parts)), names, _categories(ledger, windows) if categories else {}
-    )
+    numbered = _categories(ledger, windows) if categories is None else categories
+    return ExportPlan(tuple(_limited(ledger, selection, parts)), names, numbered)
 
 
 def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -75,7 +74,7 @@ def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Ite
         left -= sum(1 for _ in chosen_rows(ledger, selection, limited, RowCounts(), ["key"]))
 
 
-def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> dict[str, int]:
+def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> Categories:
     """`object`, for segments without a category, then the categories of the run in order of name."""
     found = sorted(ledger.category_names(windows) - {OBJECT})
-    return {name: number for number, name in enumerate([OBJECT, *found], start=1)}
+    return Categories({name: number for number, name in enumerate([OBJECT, *found], start=1)})

@@ -2,11 +2,14 @@
 
 JPEGImages/<name>.<extension>           the photos
 SegmentationObject/<name>.png           ids 0, 1, ... as in the run, 255 for void; 16 bit beyond 255 segments
+SegmentationClass/<name>.png            of a table of categories: their ids; 255 for void and unknown, 65535 in 16 bit
+categories.json                         and that table, as COCO lists them
 ImageSets/Segmentation/<side>.txt       the names, one a line
 Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 """
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +20,7 @@ from PIL import Image
 from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.categories import category_map
 from pipeline.exports.writer import PartWriter
 from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
@@ -29,10 +33,15 @@ LISTS = "_export/lists"  # of each part; joined when all are there
 def pngs(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A PNG an image."""
     with writer.grow(_list_name(writer.side, writer.number)) as names:
+        if writer.categories.table:
+            writer.put("categories.json", json.dumps(writer.categories.listed(), indent=2).encode())
 
         def add(sample: LabelledSample) -> None:
             writer.put_photo("JPEGImages", sample)
             writer.put(f"SegmentationObject/{sample.name}.png", indexed_png(sample.label_map))
+            if writer.categories.table:
+                ids = category_map(sample, writer.categories)
+                writer.put(f"SegmentationClass/{sample.name}.png", indexed_png(ids))
             names.write(f"{sample.name}\n".encode())
 
         yield add

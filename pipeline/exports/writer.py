@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.categories import Categories
 from pipeline.storage.object_store import Store
 
-OBJECT = "object"  # the category of segments without one
 THREADS = 16  # concurrent writes of small objects
 WAITING = 64  # small objects in memory
 
@@ -52,7 +52,7 @@ class PartWriter:
 
     side: `train` or `val`. number: of the part. alone: there is no other part. images: whether photos lie beside the
     labels. members: whether the other members of a sample do too. min_area: share of the image. ids: of annotations.
-    categories: ids by name, equal in all parts. notice: of the model and its licence, where the run knows it.
+    notice: of the model and its licence, where the run knows it.
     """
 
     side: str
@@ -62,7 +62,7 @@ class PartWriter:
     members: bool
     min_area: float
     ids: Iterator[int]
-    categories: dict[str, int]
+    categories: Categories
     notice: dict[str, str]
     puts: Writing
 
@@ -87,7 +87,3 @@ class PartWriter:
     def next_id(self) -> int:
         """An id for an annotation, unique in the whole export."""
         return next(self.ids)
-
-    def category_id(self, category: str | None) -> int:
-        """The id of a category; `object` for None."""
-        return self.categories[category or OBJECT]

@@ -18,7 +18,7 @@ def uncut(columns: Sequence[str] | None) -> Sequence[str] | None:
     """The columns to read for these ones at any cut."""
     if columns is None or not set(columns) & set(OF_CUT):
         return columns
-    return [*(name for name in columns if name not in OF_CUT), *_NEEDED]
+    return [*(name for name in columns if name not in (*OF_CUT, *_NEEDED)), *_NEEDED]
 
 
 def at_cut(row: Mapping[str, Any], cut: Cut, *, split: bool = False) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def _type_of(feature: Any) -> pa.DataType:
             return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         case {"_type": "Value", "dtype": dtype}:
             return pa.type_for_alias(dtype)
+        case {"_type": "ClassLabel"}:
+            return pa.int64()
     return pa.struct([(name, _type_of(inner)) for name, inner in feature.items()])
 
 
