@@ -10,8 +10,6 @@ from diffseg.models.recognise import is_vit, named, recognise
 from diffseg.models.specs import VITS, ViTSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from diffseg.models.device import Device
     from diffseg.models.unet.backend import Backend as UNet
     from diffseg.models.vit.backend import Backend as ViT
@@ -50,9 +48,7 @@ def check(files: ModelFiles) -> None:
         check_vit(files) if isinstance(spec, ViTSpec) else check_unet(files, spec)
 
 
-def random_backend(
-    name: str, config: SegmentConfig | None = None, device: "Device" = None, *, small: bool = False
-) -> "Backend":
+def random_backend(name: str, config: SegmentConfig | None = None, device: "Device" = None) -> "Backend":
     """A named model with random weights, in memory only: to measure its cost without a download.
 
     Raises ValueError for a name that is not in the table.
@@ -60,24 +56,7 @@ def random_backend(
     if name in VITS:
         from diffseg.models.vit import random_weights as vit
 
-        return vit.random_backend(name, config, device, small=small)
+        return vit.random_backend(name, config, device)
     from diffseg.models.unet import random_weights as unet
 
-    return unet.random_backend(name, config, device, small=small)
-
-
-def random_checkpoint(name: str, folder: "Path | str", *, small: bool = False, seed: int = 0) -> "Path":
-    """Save random weights in the layout of a named model.
-
-    small: all blocks, layers and conditions with a few channels, for tests: a few MB.
-    Raises ValueError for a name that is not in the table.
-    """
-    from diffseg.models.vit.architectures import LAYOUTS
-
-    if name in LAYOUTS:
-        from diffseg.models.vit import random_weights as vit
-
-        return vit.random_checkpoint(name, folder, small=small, seed=seed)
-    from diffseg.models.unet import random_weights as unet
-
-    return unet.random_checkpoint(name, folder, small=small, seed=seed)
+    return unet.random_backend(name, config, device)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -22,9 +23,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from diffseg.models.fetch import cache_folder
-from diffseg.models.unet.architectures import LAYOUTS, Layout, narrow
+from diffseg.models.unet.architectures import LAYOUTS, Layout
 from diffseg.models.unet.recognise import attention_levels
+from infra.embedded.checkpoints import narrow
 
 SHARED_LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a block may ask for; CUDA's own figures
 CARDS = {80: "A100", 86: "A10G, RTX 30", 89: "L4, RTX 40", 90: "H100, H200"}

@@ -20,9 +20,9 @@ from torch.nn.functional import avg_pool2d, one_hot, pad
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffseg.models.unet.architectures import CONTEXT
-from diffseg.models.unet.random_weights import SCHEDULER, Checkpoint, build
 from diffseg.types import Float
 from infra.embedded.architecture import DEFAULTS, LAYOUT
+from infra.embedded.checkpoints import SCHEDULER, Checkpoint, build
 from infra.embedded.encoder import AUTOENCODER, set_by_hand
 from infra.embedded.loss import AnchorAttention, AnchorProcessor, draw_anchors, grouping_loss
 from infra.scenes.scene import Scene, draw_scene

@@ -21,7 +21,7 @@ STAGES = ["decode", "vae", "unet", "capture", "aggregate", "tree", "argmax", "ed
 
 @pytest.fixture(scope="module")
 def backend():
-    return random_backend("sd1.5", SegmentConfig(dtype="float32", vectors=True), "cpu", small=True)
+    return random_backend("tiny", SegmentConfig(image_size=128, vectors=True), "cpu")
 
 
 def test_every_stage_is_timed_and_the_limits_are_measured_beside_them(backend):

@@ -9,9 +9,9 @@ from time import sleep
 import numpy as np
 import pytest
 
-from diffseg.models.unet.random_weights import build as random_checkpoint
 from diffseg.types import AttentionError
 from infra.embedded.architecture import DEFAULTS, LAYOUT
+from infra.embedded.checkpoints import build as random_checkpoint
 from pipeline.bench.fake_model import FakeSegmenter, by_brightness
 from pipeline.driver import circuit_breaker
 from pipeline.driver.loop import drive

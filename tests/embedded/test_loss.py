@@ -5,8 +5,8 @@ import torch
 
 from diffseg.method.aggregate import aggregate
 from diffseg.models.unet.capture import capture_attention
-from diffseg.models.unet.random_weights import build
 from infra.embedded.architecture import LAYOUT
+from infra.embedded.checkpoints import build
 from infra.embedded.loss import (
     FAR,
     AnchorAttention,

@@ -17,9 +17,9 @@ from diffseg.evaluation.partition import adjusted_rand, overlaps
 from diffseg.evaluation.scores import score_image
 from diffseg.method.geometry import frame, to_model
 from diffseg.models.attention import AttentionMaps
-from diffseg.models.unet.random_weights import build
 from diffseg.segmenter import Model
 from infra.embedded.architecture import DEFAULTS, LAYOUT
+from infra.embedded.checkpoints import build
 from infra.scenes.scene import benchmark
 
 SCENES = 10  # two of every kind

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.bootstrap import Interval
-from diffseg.models.unet.random_weights import random_checkpoint
+from infra.embedded.checkpoints import random_checkpoint
 from jobs.shared import cli
 from pipeline.errors import ConfigError
 from pipeline.evaluation import reproduce

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffseg.models.attention import add_head_mean, attend_opaque
 from diffseg.models.fused_attention import fused_attention, log_sum_exp
-from diffseg.models.unet.architectures import LAYOUTS, narrow
+from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention
-from diffseg.models.unet.random_weights import build
 from diffseg.models.unet.recognise import attention_levels
+from infra.embedded.checkpoints import build, narrow
 
 torch.set_num_threads(1)
 
@@ -196,8 +196,9 @@ def test_nothing_larger_than_one_map_is_ever_made():
 COMPILED = """
 import torch
 from diffseg.models.unet.capture import capture_attention
-from diffseg.models.unet.random_weights import build
-from diffseg.models.unet.architectures import LAYOUTS, narrow
+from infra.embedded.checkpoints import build
+from diffseg.models.unet.architectures import LAYOUTS
+from infra.embedded.checkpoints import narrow
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -16,7 +16,8 @@ import pytest
 
 from diffseg.models import fetch
 from diffseg.models.cache import ORIGIN, create_once
-from diffseg.models.load import check, random_checkpoint
+from diffseg.models.load import check
+from infra.embedded.checkpoints import random_checkpoint
 from jobs.shared import cli
 from tests.models.test_files import UNET, FakeHub, copies, offer
 from tests.models.test_wrong_models import in_parts

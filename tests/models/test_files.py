@@ -11,7 +11,7 @@ import pytest
 from diffseg.models.cache import LOCK
 from diffseg.models.fetch import fetch
 from diffseg.models.files import needed, weight_files
-from diffseg.models.load import random_checkpoint
+from infra.embedded.checkpoints import random_checkpoint
 
 UNET = "unet/diffusion_pytorch_model"
 SETTINGS = [

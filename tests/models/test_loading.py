@@ -12,13 +12,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from diffseg.config import SegmentConfig
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
-from diffseg.models.load import random_checkpoint
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import BACKENDS
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.loading import read_unet
 from diffseg.models.unet.recognise import attention_levels
+from infra.embedded.checkpoints import random_checkpoint
 
 torch.set_num_threads(1)
 

@@ -15,13 +15,14 @@ from diffseg import DiffSeg, SegmentConfig
 from diffseg.config import fingerprint
 from diffseg.models.fetch import fetch
 from diffseg.models.files import needed
-from diffseg.models.load import check, load, random_backend, random_checkpoint
+from diffseg.models.load import check, load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import VITS
 from diffseg.models.unet.backend import Backend as UNet
 from diffseg.models.vit.architectures import LAYOUTS
 from diffseg.models.vit.backend import Backend
 from diffseg.models.vit.capture import attention_layers
+from infra.embedded.checkpoints import random_checkpoint
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
 from pipeline.inputs.tar.writing import write_samples
@@ -412,7 +413,7 @@ def test_every_command_takes_one_and_a_run_resumes(folders, tmp_path, photos, ca
 def test_random_weights_are_timed_stage_by_stage(name):
     from pipeline.bench.stages import measure
 
-    backend = random_backend(name, SegmentConfig(image_size=8 * VITS[name].patch), "cpu", small=True)
+    backend = random_backend(name, SegmentConfig(image_size=8 * VITS[name].patch), "cpu")
     measured = measure(backend, batch_size=2, repeats=1, structured=True)
     assert [stage.name for stage in measured.stages][:3] == ["decode", "vit", "capture"]
     assert measured.stages[1].flop > 0

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 import diffseg
 from diffseg.models.fetch import fetch
 from diffseg.models.files import listing_of, needed, reader_of
-from diffseg.models.load import check, random_checkpoint
+from diffseg.models.load import check
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.loading import read_encoder, read_prompt, read_unet
+from infra.embedded.checkpoints import random_checkpoint
 from jobs.shared import cli
 from tests.conftest import samples, write_shard
 from tests.models.test_files import FakeHub, offer

@@ -127,7 +127,6 @@ TINY = Layout(
     text=({**CLIP_L, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 1},),
     vocabulary=1000,
 )
-NARROW = {"block_out_channels": [32, 64, 64, 64], "attention_head_dim": [2, 4, 4, 4], "norm_num_groups": 16}
 LAYOUTS: Mapping[str, Layout] = {
     "sd1.4": SD1,
     "sd1.5": SD1,
@@ -140,27 +139,8 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def layout_of(name: str, small: bool = False) -> Layout:
+def layout_of(name: str) -> Layout:
     """Raises ValueError for a name that is not in the table."""
     if name not in LAYOUTS:
         raise ValueError(f"no layout is known for {name!r}; possible are {', '.join(LAYOUTS)}")
-    return narrow(LAYOUTS[name]) if small else LAYOUTS[name]
-
-
-def narrow(layout: Layout) -> Layout:
-    """A layout with fewer channels, a small vocabulary and a quarter of the pixels a side."""
-    text = tuple(
-        {**settings, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        | {"projection_dim": 32}
-        for settings in layout.text
-    )
-    blocks = len(layout.unet["block_out_channels"])
-    unet = {
-        **layout.unet,
-        **{key: value[:blocks] if isinstance(value, list) else value for key, value in NARROW.items()},
-    }
-    unet |= {"sample_size": layout.unet["sample_size"] // 4, "cross_attention_dim": 32 * len(text)}
-    if "addition_time_embed_dim" in unet:
-        unet |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 32 + 6 * 8}
-    vae = {**layout.vae, "block_out_channels": [8, 16, 32, 32], "norm_num_groups": 4}
-    return replace(layout, unet=unet, vae=vae, text=text, vocabulary=1000)
+    return LAYOUTS[name]

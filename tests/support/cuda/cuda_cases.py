@@ -23,10 +23,10 @@ from diffseg import DiffSeg
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.partition import overlaps
 from diffseg.models.fetch import fetch
-from diffseg.models.load import random_checkpoint
 from diffseg.models.specs import VITS
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
+from infra.embedded.checkpoints import random_checkpoint
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
 from pipeline.config import RunConfig
