@@ -49,7 +49,6 @@ OWNERS = {  # a heavy library, and the only files that may import it
         "pipeline/cluster/actor.py",
         "pipeline/cluster/metrics.py",
         "pipeline/bench/kills.py",
-        "pipeline/bench/ray_data_baseline.py",
     },
     "diffusers": {"diffseg/models/unet/loading.py"},
     "pyarrow": {

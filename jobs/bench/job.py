@@ -1,7 +1,5 @@
-"""`diffseg bench job`: the engine against the bare loop of the same fake model, and against a plain Ray Data job."""
+"""`diffseg bench job`: the engine against the bare loop of the same fake model."""
 
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from time import perf_counter, time
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
-RAY_DATA_S = 1800.0  # for the Ray Data job, which has no time limit of its own
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,6 @@ class JobSpeed:
     waited_ms: dict[str, float]
     cpu_ms: dict[str, float]
     cores: float  # of all workers
-    ray_data_images_per_s: float | None = None
-    ray_data_start_s: float | None = None
-    times_ray_data: float | None = None
 
 
 def job(
@@ -47,9 +41,6 @@ def job(
     workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,
     window: Annotated[int, typer.Option("--window", min=1, help="Samples a commit.")] = 1024,
-    ray_data: Annotated[
-        bool, typer.Option("--ray-data/--no-ray-data", help="Do the same as a plain Ray Data job beside it.")
-    ] = True,
     json: options.Json = False,
 ) -> None:
     """Measure the engine with a fake model of a set speed: its share of workers times the bare model."""
@@ -63,21 +54,20 @@ def job(
                 photos=photos, output=f"{folder}/run-{number}", workers=workers, window=window, seconds=each,
                 batch_size=batch_size,
             )  # fmt: skip
-            found.append(measure(bench_job, images * shards, ray_data))
+            found.append(measure(bench_job, images * shards))
             if not json:
                 show(found[-1])
     if json:
         console.say_json([asdict(speed) for speed in found])
 
 
-def measure(job: "BenchJob", images: int, ray_data: bool) -> JobSpeed:
-    """One run, the bare loop and, where it is wanted, the Ray Data job."""
+def measure(job: "BenchJob", images: int) -> JobSpeed:
+    """One run, and the bare loop."""
     from pipeline.bench.job import run_job
     from pipeline.bench.time_recorder import TimeRecorder, recorded_times
     from pipeline.run.ledger import Ledger
 
     alone = bare(job)
-    by_ray = by_ray_data(job) if ray_data else None
     began = time()
     summary = run_job(job, TimeRecorder)
     if summary.totals.rows != images or summary.faults:
@@ -96,9 +86,6 @@ def measure(job: "BenchJob", images: int, ray_data: bool) -> JobSpeed:
         waited_ms=_by_image([note.waited_s for note in notes], images),
         cpu_ms=_by_image([note.cpu_s for note in notes], images),
         cores=sum(sum(note.cpu_s.values()) for note in notes) / (last - first),
-        ray_data_images_per_s=by_ray["images_per_s"] if by_ray else None,
-        ray_data_start_s=by_ray["start_s"] if by_ray else None,
-        times_ray_data=rate / by_ray["images_per_s"] if by_ray else None,
     )
 
 
@@ -124,31 +111,6 @@ def bare(job: "BenchJob") -> float:
     return rounds * len(batch) / (perf_counter() - began)
 
 
-def by_ray_data(job: "BenchJob") -> dict[str, float] | None:
-    """Figures of a plain Ray Data job over the same photos, in a process of its own; None where it cannot run."""
-    import json
-
-    from pipeline.cluster.process import session
-
-    command = [sys.executable, "-m", "pipeline.bench.ray_data_baseline", job.to_json()]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
-        try:
-            found, errors = child.communicate(timeout=RAY_DATA_S)
-        except subprocess.TimeoutExpired:
-            found, errors = "", f"it was not done after {RAY_DATA_S:.0f} s"
-        finally:
-            session.end(child.pid, within=10.0)
-    if child.returncode != 0:
-        console.note(
-            f"no plain Ray Data job beside it (it needs ray[data]): {(errors.strip() or 'no word').splitlines()[-1]}"
-        )
-        return None
-    figures: dict[str, float] = json.loads(found.splitlines()[-1])
-    return figures
-
-
 def show(speed: JobSpeed) -> None:
     """A few lines for people."""
     console.say(
@@ -160,11 +122,6 @@ def show(speed: JobSpeed) -> None:
     console.say(f"  a worker waited, ms an image: {waited}")
     cpu = ", ".join(f"{stage} {ms:.2f}" for stage, ms in speed.cpu_ms.items())
     console.say(f"  processor, ms an image: {cpu}; {speed.cores:.2f} cores busy of all workers")
-    if speed.times_ray_data:
-        console.say(
-            f"  the plain Ray Data job: {speed.ray_data_images_per_s:.1f} images/s "
-            f"(start-up {speed.ray_data_start_s:.1f} s); ours is {speed.times_ray_data:.2f} times as fast"
-        )
 
 
 def _by_image(notes: "list[dict[str, float]]", images: int) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from jobs.bench.job import bare, by_ray_data
+from jobs.bench.job import bare
 from jobs.shared.cli import run
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.job import BenchJob, write_photos
@@ -17,6 +20,8 @@ from pipeline.run.ledger import Ledger
 from pipeline.worker.stage_timer import WORKED_ON
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, samples, write_shard
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_worker_s_note_tells_when_it_began_and_what_every_stage_cost(tmp_path):
@@ -46,23 +51,24 @@ def test_the_bare_model_is_no_faster_than_it_was_set(tmp_path):
 def test_the_command_prints_one_share_for_each_speed(capsys):
     before = threading.enumerate()
     words = ["bench", "job", "--shards", "2", "--images", "16", "--seconds", "0.005", "--workers", "1"]
-    assert run([*words, "--no-ray-data", "--json"]) == 0
+    assert run([*words, "--json"]) == 0
     [report] = json.loads(capsys.readouterr().out)
     assert report["images"] == 32
     assert 0 < report["efficiency"] <= 1.001
     assert report["start_s"] > 0
     assert {"read", "decode", "label", "encode", "commit", "other"} == set(report["cpu_ms"])
-    assert report["times_ray_data"] is None
     assert not [new for new in threading.enumerate() if new.name == "worker" and new not in before]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="ray[data] is not installed")
-def test_the_plain_ray_data_job_labels_the_same_photos(tmp_path):
-    photos = write_photos(str(tmp_path), 2, 12, (48, 64), seed=0)
-    job = BenchJob(photos=photos, output=str(tmp_path / "run"), workers=1, window=8, seconds=0.005)
-    report = by_ray_data(job)
-    assert report
+def test_the_plain_ray_data_job_labels_the_same_photos():
+    words = ["--seconds", "0.005", "--shards", "2", "--images", "12", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "infra/benchmarks/ray_data.py", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
     assert report["rows"] == 24
     assert report["images_per_s"] > 0
