@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 
-from diffseg.draw import IGNORED, PALETTE_SIZE, colorize, outlines, overlay, palette, perceived, resize_labels
+from diffseg.draw import IGNORED, PALETTE_SIZE, colorize, outlines, overlay, palette, resize_labels
 from diffseg.types import IGNORE
+from infra.docs.palette import distinct_colors, perceived
 
 TWO_HALVES = np.array([[0, 0, 1, 1]] * 4)
+
+
+def test_the_palette_is_what_its_rule_gives():
+    assert np.array_equal(palette(), distinct_colors())
 
 
 @pytest.mark.parametrize("eye", [0, 1, 2, 3], ids=["usual", "protanopia", "deuteranopia", "tritanopia"])
