@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from pipeline.records import Shard
 
 SHOWN = {"covering": "covering", "ari": "ARI", "boundary_f": "boundary F", "miou": "mIoU", "accuracy": "accuracy"}
+MATCHED = {  # by what tells the classes of clusters
+    "once": "matched once for the whole data set",
+    "majority": "each cluster as the class of most of its pixels",
+    "names": "by the names of categories",
+}
 PROGRESS_S = 10.0  # seconds between two lines of progress
 
 
@@ -41,6 +46,12 @@ def evaluate(
     ] = "image",
     listed: options.Listed = None,
     truth_key: options.TruthKey = None,
+    objects: Annotated[
+        str | None, typer.Option("--truth-instances", help="Extension of the label map of instances; 0 is none.")
+    ] = None,
+    instances: Annotated[
+        str | None, typer.Option("--instances", help="Average recall of segments, components or ridges.")
+    ] = None,
     classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
     ignore: options.Ignore = None,
     cut: options.ReadCut = None,
@@ -73,6 +84,7 @@ def evaluate(
     """
     from pipeline.cluster.parallel import parallel_mapping
     from pipeline.config import read_config
+    from pipeline.datasets.instances import SEGMENTS
     from pipeline.derived.joined import open_run
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
@@ -97,10 +109,11 @@ def evaluate(
         raise ConfigError("--reproduce needs --model (the paper's is sd1.4) and --data, where the data set is unpacked")
     else:
         url, truth, protocol = output or f"reproduce-{reproduce}", data, str(reproduce)
-    if ((at := options.cut_of(cut, segments)) or categories) and (url is None or row is not None):
-        raise ConfigError("--cut and --segments are of a run that has trees, --categories of one too: name that run")
-    if categories and matching != "dataset":
-        raise ConfigError("--categories are compared over the whole data set: give --matching dataset too")
+    if ((at := options.cut_of(cut, segments)) or categories or instances) and (url is None or row is not None):
+        raise ConfigError("--cut, --segments, --categories and --instances are of a run: name that run")
+    if objects and not (categories or instances):
+        raise ConfigError("--truth-instances are compared with --categories or --instances: give one of them too")
+    matching = "dataset" if categories else matching
     rules = protocol_named(protocol, classes, tuple(ignore or ()))
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
@@ -110,9 +123,11 @@ def evaluate(
         raise ConfigError("--gallery shows a run or a baseline, and only humans are measured")
     _refuse_unwritable(table)
     _refuse_unwritable(gallery)
-    scorer = Scorer(rules, methods, tables=matching == "dataset")
+    read = open_run(url, at, categories=categories) if url and row is None else None
+    named, recall = read.categories_table if read else (), instances is not None
+    scorer = Scorer(rules, methods, matching == "dataset", named, recall, objects is not None)
     if row is None:
-        samples = open_truth(truth, rules, member=truth_key, listed=listed)
+        samples = open_truth(truth, rules, member=truth_key, objects=objects, listed=listed)
     else:
         shard, samples = open_photos(truth, rules, row, limit)
         _, settings = read_config(None, {}, {"workers": workers, "ray_address": ray_address, "stall": stall})
@@ -120,7 +135,11 @@ def evaluate(
             return code
     runs = {  # --against is read as it was labelled
         name: Predictions(
-            open_run(run, at, categories=categories) if name == RUN else open_run(run), rules, categories=scorer.tables
+            read if read and name == RUN else open_run(run),
+            rules,
+            categories=scorer.tables,
+            keep=["segments"] * (recall and name == RUN),
+            instances=instances or SEGMENTS if name == RUN else SEGMENTS,
         )
         for name, run in urls.items()
     }
@@ -228,6 +247,11 @@ def _report(done: "Evaluation", rules: "Protocol") -> None:
     for other, interval in done.lead(rules.leading).items():
         console.say(f"{first} above {other}, {SHOWN[rules.leading]} image by image: {_cell(interval)}")
     for name, result in done.results.items():
+        if result.recalled:
+            shown = ", ".join(
+                f"{each.replace('ar_', 'AR')} {value:.3f}" for each, value in result.recalled.average.items()
+            )
+            console.say(f"{name}: {shown} of {result.recalled.objects:,} objects")
         if result.left_out:
             console.say(f"{name}: {result.left_out.total():,} of {len(result.rows):,} left out: {_left_out(result)}")
     for name, count in done.no_truth.items():
@@ -240,9 +264,9 @@ def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: l
     rows = [[name, f"{s.images:,}", _cell(s.accuracy), _cell(s.miou)] for name, s in scored.items()]
     _table(["", "images", "accuracy", "mIoU"], rows)
     for name, result in done.results.items():
-        if counts := result.dataset_counts:
-            once = "matched once for the whole data set"
-            console.say(f"{name}, {once}: accuracy {counts.accuracy:.3f}, mIoU {counts.miou:.3f}")
+        for how, figures in result.by_category.items():
+            shown = ", ".join(f"{SHOWN.get(figure, figure.upper())} {value:.3f}" for figure, value in figures.items())
+            console.say(f"{name}, {MATCHED[how]}: {shown}")
     console.say("IoU of each class:")
     columns = [summary.class_iou or () for summary in scored.values()]
     table = [[name, *(_number(column[i]) for column in columns)] for i, name in enumerate(classes)]
@@ -278,10 +302,12 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
     """All figures for programs; undefined ones are null."""
     methods = {}
     for name, result in done.results.items():
-        summary, dataset = result.summary, result.dataset_counts
+        summary, by_category = result.summary, result.by_category
         methods[name] = {
             "summary": None if summary is None else asdict(summary),
-            "dataset_matching": None if dataset is None else {"accuracy": dataset.accuracy, "miou": dataset.miou},
+            "dataset_matching": by_category.get("once"),
+            "by_category": by_category,
+            "average_recall": result.recalled and result.recalled.average,
             "left_out": dict(result.left_out),
             "examples": result.examples,
         }

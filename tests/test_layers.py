@@ -69,7 +69,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "rich": {"jobs/shared/console.py"},
     "pydantic": {"pipeline/documents.py"},
     "tenacity": {"pipeline/storage/retry.py", "pipeline/driver/backoff.py"},
-    "pycocotools": {"pipeline/exports/rle.py"},
+    "pycocotools": {"pipeline/exports/rle.py", "pipeline/evaluation/recall.py"},
     "faiss": {"pipeline/categories/learning.py"},
     "sklearn": {"pipeline/categories/learning.py"},
 }

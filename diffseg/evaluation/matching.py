@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from diffseg.types import Float, Int, Integer
+from diffseg.types import IGNORE, Float, Int, Integer
 
 MAX_ID = 65_535  # what a 16-bit label map can hold; a larger id is a mistake, and would cost C columns of memory each
 
@@ -78,9 +78,23 @@ def assign(table: Int[np.ndarray, "C S"], unclaimed: Int[np.ndarray, " C"]) -> C
     """
     if table.shape[1] < table.shape[0]:
         raise ValueError(f"a table of at least as many segments as classes is wanted, got {table.shape}")
-    _, chosen = linear_sum_assignment(table, maximize=True)  # rows come back in order: every class has one
-    tp = table[np.arange(len(table)), chosen]
-    return Counts(tp, table.sum(0)[chosen] - tp, table.sum(1) + unclaimed - tp)
+    return counts_of(table, unclaimed, matched(table))
+
+
+def matched(table: Int[np.ndarray, "C S"]) -> Int[np.ndarray, " S"]:
+    """The class of each segment where every class has one, so that they share most pixels; IGNORE: none."""
+    class_of = np.full(table.shape[1], IGNORE)
+    class_of[linear_sum_assignment(table, maximize=True)[1]] = np.arange(len(table))  # rows come back in order
+    return class_of
+
+
+def counts_of(
+    table: Int[np.ndarray, "C S"], unclaimed: Int[np.ndarray, " C"], class_of: Int[np.ndarray, " S"]
+) -> Counts:
+    """Counts where each segment stands for a class, however many do for one; IGNORE: for none."""
+    chosen = class_of == np.arange(len(table))[:, None]
+    tp: np.ndarray = (table * chosen).sum(1)
+    return Counts(tp, chosen @ table.sum(0) - tp, table.sum(1) + unclaimed - tp)
 
 
 def hungarian_match(
@@ -131,6 +145,15 @@ class DatasetMatching:
         self._table[:, : table.shape[1]] += table
         self._unclaimed += unclaimed
 
-    def counts(self) -> Counts:
-        """Match what was added so far."""
-        return assign(self._table, self._unclaimed)
+    def counts(self, class_of: Int[np.ndarray, " S"] | None = None) -> Counts:
+        """The pixels added so far. class_of: the class of each segment; None: they are matched."""
+        if class_of is None:
+            return assign(self._table, self._unclaimed)
+        padded = np.full(self._table.shape[1], IGNORE)
+        padded[: len(class_of)] = class_of[: len(padded)]
+        return counts_of(self._table, self._unclaimed, padded)
+
+    def classes(self) -> dict[str, Int[np.ndarray, " S"]]:
+        """The class of each segment: `once` as matched; by `majority` of pixels, as over-clustering is measured."""
+        majority = np.where(self._table.any(0), self._table.argmax(0), IGNORE)
+        return {"once": matched(self._table), "majority": majority}

@@ -13,22 +13,9 @@ from operator import add
 import numpy as np
 
 from diffseg.evaluation.bootstrap import Interval, mean_interval, pooled_intervals
-from diffseg.evaluation.matching import Counts, DatasetMatching, assign, confusion, hungarian_match
+from diffseg.evaluation.matching import Counts, assign, confusion
 from diffseg.evaluation.partition import Outline, adjusted_rand, boundary_f, covering, overlaps
 from diffseg.types import IGNORE, Int, Integer
-
-__all__ = [
-    "DatasetMatching",
-    "ImageScore",
-    "Summary",
-    "View",
-    "average",
-    "hungarian_match",
-    "score_image",
-    "square_view",
-    "summarise",
-    "whole_view",
-]
 
 MEASURES = ("covering", "ari", "boundary_f", "miou", "accuracy", "segments", "regions")
 

@@ -31,7 +31,7 @@ from infra.scenes.textures import Random, colour, surface
 
 SIZE = (320, 480)
 SEED = 20261129
-THRESHOLDS = np.arange(0.5, 0.96, 0.05)
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
 LEAST = 0.0005  # of the image: smaller instances are left out, as `export --min-area 0.0005` does
 
 

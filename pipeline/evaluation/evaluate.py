@@ -6,18 +6,20 @@ The truth is streamed; a row per sample and method, and the label maps of the ru
 import heapq
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from diffseg.evaluation.bootstrap import Interval, mean_interval
-from diffseg.evaluation.matching import Counts
-from diffseg.evaluation.scores import MEASURES, DatasetMatching, ImageScore, Summary, summarise
+from diffseg.evaluation.matching import DatasetMatching
+from diffseg.evaluation.panoptic import RegionPairs
+from diffseg.evaluation.scores import MEASURES, ImageScore, Summary, summarise
 from pipeline.concurrency import ParallelMap, map_here
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.score import LeftOut, Scored, ScoreOrReason, Scorer, Work
+from pipeline.evaluation.recall import Recalled
+from pipeline.evaluation.score import RUN, LeftOut, Scored, ScoreOrReason, Scorer, Work
 from pipeline.evaluation.truth import Truth
 
 logger = logging.getLogger(__name__)
@@ -25,13 +27,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class MethodResult:
-    """The scores of one method. rows: one a sample of the truth, scored or left out; left_out: how many, by reason."""
+    """The scores of one method. rows: one a sample of the truth, scored or left out; left_out: how many, by reason.
+
+    categories, classes: names of those of a table, and of the truth's.
+    """
 
     scores: list[ImageScore] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    categories: Sequence[str] = ()
+    classes: Sequence[str] = ()
     matching: DatasetMatching | None = None
+    pairs: RegionPairs | None = None
+    recalled: Recalled | None = None
 
     def add(self, method: str, key: str, outcome: ScoreOrReason) -> None:
         """Add one sample."""
@@ -47,6 +56,10 @@ class MethodResult:
         self.scores.append(outcome.score)
         if outcome.table is not None and self.matching is not None:
             self.matching.add_table(*outcome.table)
+        if outcome.pairs is not None:
+            self.pairs = outcome.pairs if self.pairs is None else self.pairs + outcome.pairs
+        if outcome.recalled is not None:
+            self.recalled = outcome.recalled if self.recalled is None else self.recalled + outcome.recalled
 
     @property
     def summary(self) -> Summary | None:
@@ -54,9 +67,22 @@ class MethodResult:
         return summarise(self.scores) if self.scores else None
 
     @property
-    def dataset_counts(self) -> Counts | None:
-        """Pixels after one matching for the whole data set, where that was asked for."""
-        return self.matching.counts() if self.matching is not None and self.scores else None
+    def by_category(self) -> dict[str, dict[str, float]]:
+        """Figures over the whole data set, by what tells the classes of clusters, where these were asked for.
+
+        That is the `names` of categories where each is that of a class, else see `DatasetMatching.classes`.
+        """
+        if self.matching is None or not self.scores:
+            return {}
+        alike = self.categories and set(self.categories) <= set(self.classes)
+        named = {"names": np.array([self.classes.index(name) for name in self.categories])} if alike else None
+        mappings = named or self.matching.classes()
+        found = {}
+        for how, class_of in mappings.items():
+            counts = self.matching.counts(class_of)
+            found[how] = {"accuracy": counts.accuracy, "miou": counts.miou}
+            found[how] |= self.pairs.quality(class_of) if self.pairs else {}
+        return found
 
 
 @dataclass(slots=True)
@@ -104,8 +130,9 @@ def evaluate(
     protocol = scorer.protocol
     evaluation = Evaluation({method: MethodResult() for method in scorer.methods})
     if scorer.tables and protocol.num_classes is not None:
-        for result in evaluation.results.values():
-            result.matching = DatasetMatching(protocol.num_classes)
+        for method, result in evaluation.results.items():
+            result.matching, result.classes = DatasetMatching(protocol.num_classes), list(protocol.classes or ())
+            result.categories = [each.name for each in scorer.categories] if method == RUN else ()
     least = _Least(worst)
     out: deque[Work] = deque()  # read and not scored yet
     for outcomes in parallel_map(scorer, _noted(_pair(truth, runs), out)):

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipeline.datasets.instances import NEEDED, RIDGES, SEGMENTS, check_instances, instances_of
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.score import LeftOut, Prediction
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
-from pipeline.table.label_map import encode_label_map
+from pipeline.table.label_map import decode_label_map, encode_label_map
 
 REPEATS = LeftOut("a key that repeats in the run")
 
@@ -27,25 +28,30 @@ class Predictions:
         *,
         categories: bool = False,
         keep: Sequence[str] = (),
+        instances: str = SEGMENTS,
         only: frozenset[str] | None = None,
     ) -> None:
-        """keep: columns that are kept too. only: keys whose path ends in one of these names."""
-        self.name = str(ledger)
+        """keep: columns that are kept too. instances: their kind. only: keys whose path ends in one of these names."""
+        check_instances(ledger, instances)
+        self.name, self._instances = str(ledger), instances
         self._found: dict[str, Prediction | LeftOut] = {}
         self._by_name: dict[str, str | None] = {}  # None: several keys end so
-        self._clusters: dict[str, int] = {}  # of categories, in order of appearance
+        # of categories, in the order of their table, else of appearance
+        self._clusters = {each.name: n for n, each in enumerate(ledger.categories_table)}
         self._asked, self._met = set[str](), set[str]()
         columns = ["key", "status", "width", "height", "label_map", *keep] + ["segments"] * categories
+        columns += ["shard", "index", *NEEDED] * (instances == RIDGES)
         self._example: str | None = None
-        for row in ledger.rows(columns):
+        for stored in ledger.rows(columns, uncut=True):
+            row = ledger.at_cut(stored)
             key = protocol.key_of(row["key"])
             self._example = key if self._example is None else min(self._example, key)
             if only is None or _last(key) in only:
-                self._add(key, row, keep)
+                self._add(key, row, keep, stored)
         if self._example is None:
             raise ConfigError(f"{ledger}: the run has no rows yet, there is nothing to evaluate")
 
-    def _add(self, key: str, row: Mapping[str, Any], keep: Sequence[str]) -> None:
+    def _add(self, key: str, row: Mapping[str, Any], keep: Sequence[str], stored: Mapping[str, Any]) -> None:
         if key in self._found:
             self._found[key] = REPEATS
             return
@@ -58,7 +64,11 @@ class Predictions:
         size, label_map = (row["height"], row["width"]), row["label_map"]
         if not isinstance(label_map, bytes):  # at another cut
             label_map = encode_label_map(label_map)
-        self._found[key] = Prediction(label_map, size, clusters, {name: row[name] for name in keep})
+        parts = None
+        if self._instances != SEGMENTS:
+            own = decode_label_map(label_map)
+            parts = encode_label_map(instances_of(self._instances, own, stored, own)[0])
+        self._found[key] = Prediction(label_map, size, clusters, {name: row[name] for name in keep}, parts)
 
     def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """Categories as numbers that are consistent over all images."""

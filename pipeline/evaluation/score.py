@@ -5,19 +5,22 @@ A sample that cannot be scored gives a value with the reason: none is left out o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from diffseg.evaluation.baselines import BASELINES, one_segment
 from diffseg.evaluation.matching import confusion
+from diffseg.evaluation.panoptic import RegionPairs, region_pairs, regions_by
 from diffseg.evaluation.scores import ImageScore, average, score_image
 from diffseg.types import IGNORE, Integer
 from pipeline.errors import ConfigError
-from pipeline.evaluation.protocols import Protocol
+from pipeline.evaluation.protocols import PROTOCOLS, Protocol
+from pipeline.evaluation.recall import Recalled, recalled
 from pipeline.evaluation.truth import TruthSample, decode_truth
 from pipeline.inputs import decode
+from pipeline.records import Category
 from pipeline.table.label_map import decode_label_map
 
 RUN, AGAINST, HUMANS = "run", "against", "humans"
@@ -30,13 +33,14 @@ class Prediction:
 
     label_map: PNG. size: height, width of the upright source image.
     clusters: by id its cluster in the whole run, other ids have none; None: an id is its own cluster.
-    kept: columns of the row that were asked for.
+    kept: columns of the row that were asked for. parts: PNG of its instances; None: its segments.
     """
 
     label_map: bytes
     size: tuple[int, int]
     clusters: Mapping[int, int] | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
+    parts: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An image's score. table: pixels of each (class, cluster), and those unclaimed, where asked for."""
+    """An image's score; where asked for, pixels of each (class, cluster), and those unclaimed, regions, and objects."""
 
     score: ImageScore
     table: tuple[np.ndarray, np.ndarray] | None = None
+    pairs: RegionPairs | None = None
+    recalled: Recalled | None = None
 
 
 ScoreOrReason = Scored | LeftOut
@@ -75,12 +81,16 @@ class Work:
 class Scorer:
     """Measures samples with some methods by one protocol.
 
-    tables: also count pixels for a matching over the whole data set.
+    tables: also count pixels for a matching over the whole data set. categories: those of a table, for which
+    regions are paired. recall: also look which objects its instances find. objects: the truth has instances.
     """
 
     protocol: Protocol
     methods: tuple[str, ...]
     tables: bool = False
+    categories: tuple[Category, ...] = ()
+    recall: bool = False
+    objects: bool = False
 
     def __call__(self, work: Work) -> dict[str, ScoreOrReason]:
         """One outcome per method. Faults of a sample are values, not exceptions."""
@@ -100,8 +110,24 @@ class Scorer:
         if isinstance(label_map, LeftOut):
             return label_map
         prediction = view.sample(label_map)
-        score = score_image(prediction, views, self.protocol.num_classes)
-        return Scored(score, self._table(method, work, prediction, views[0]))
+        labelled, classes = work.labelled.get(method), self.protocol.num_classes
+        clusters = _clustered(labelled, prediction)
+        found = Scored(
+            score_image(prediction, views, classes),
+            confusion(clusters, views[0], classes) if self.tables and classes is not None else None,
+        )
+        if method != RUN or not isinstance(labelled, Prediction) or not (self.categories or self.recall):
+            return found
+        try:
+            objects = view.sample(_objects(work.truth, truths[0].shape)) if self.objects else None
+        except ValueError as error:
+            return LeftOut("no usable instances in the truth", str(error))
+        parts = prediction if labelled.parts is None else view.sample(decode_label_map(labelled.parts))
+        return replace(
+            found,
+            pairs=self._pairs(clusters, parts, views[0], objects) if self.categories and classes else None,
+            recalled=_recalled(labelled, prediction, parts, views[0], objects) if self.recall else None,
+        )
 
     def _humans(self, views: Sequence[np.ndarray]) -> ScoreOrReason:
         if len(views) < 2:
@@ -109,19 +135,46 @@ class Scorer:
         others = [[*views[:i], *views[i + 1 :]] for i in range(len(views))]
         return Scored(average([score_image(view, rest) for view, rest in zip(views, others, strict=True)]))
 
-    def _table(
-        self, method: str, work: Work, prediction: np.ndarray, truth: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        if not self.tables or self.protocol.num_classes is None:
-            return None
-        labelled = work.labelled.get(method)
-        if isinstance(labelled, Prediction) and labelled.clusters is not None:
-            meaning = np.full(int(prediction.max()) + 2, IGNORE)  # one more: IGNORE = -1 picks the last
-            for id_, cluster in labelled.clusters.items():
-                meaning[id_ : id_ + 1] = cluster  # an id beyond the view is none
-            meaning[-1] = IGNORE
-            prediction = meaning[prediction]
-        return confusion(prediction, truth, self.protocol.num_classes)
+    def _pairs(
+        self, clusters: np.ndarray, parts: np.ndarray, truth: np.ndarray, objects: np.ndarray | None
+    ) -> RegionPairs:
+        """Pairs of regions; without instances in the truth each class and cluster is one region, as stuff always is."""
+        stuff = np.array([objects is None or each.thing is False for each in self.categories])
+        parts = np.where(stuff[clusters], 0, parts)  # where there is no cluster, the last one answers for nothing
+        of_class = truth, np.zeros_like(truth) if objects is None else objects
+        return region_pairs((clusters, parts), of_class, len(stuff), self.protocol.num_classes or 0)
+
+
+def _clustered(labelled: Prediction | LeftOut | None, prediction: np.ndarray) -> np.ndarray:
+    """The cluster of each pixel."""
+    if not isinstance(labelled, Prediction) or labelled.clusters is None:
+        return prediction
+    meaning = np.full(int(prediction.max()) + 2, IGNORE)  # one more: IGNORE = -1 picks the last
+    for id_, cluster in labelled.clusters.items():
+        meaning[id_ : id_ + 1] = cluster  # an id beyond the view is none
+    meaning[-1] = IGNORE
+    found: np.ndarray = meaning[prediction]
+    return found
+
+
+def _objects(truth: TruthSample, size: tuple[int, ...]) -> np.ndarray:
+    if truth.objects is None:
+        raise ValueError("there are none")
+    found = decode_truth(truth.objects, PROTOCOLS["regions"])
+    if found.shape != size:
+        raise ValueError(f"they are {found.shape}, its label map {size} (height, width)")
+    return found
+
+
+def _recalled(
+    labelled: Prediction, prediction: np.ndarray, parts: np.ndarray, truth: np.ndarray, objects: np.ndarray | None
+) -> Recalled:
+    """The objects found. Without instances in the truth every region of it is one."""
+    own, owner = regions_by(prediction, parts)
+    scores = {segment["id"]: segment["score"] for segment in labelled.kept["segments"]}
+    counted = truth if objects is None else np.where(objects > 0, truth, IGNORE)
+    wanted, _ = regions_by(counted, np.zeros_like(truth) if objects is None else objects)
+    return recalled(own, np.array([scores[id_] for id_ in owner.tolist()]), wanted)
 
 
 def check_methods(methods: Sequence[str], protocol: Protocol) -> tuple[str, ...]:

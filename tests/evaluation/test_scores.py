@@ -15,9 +15,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from diffseg.evaluation.bootstrap import mean_interval, pooled_intervals
 from diffseg.evaluation.boundary import max_matching
-from diffseg.evaluation.matching import Counts
+from diffseg.evaluation.matching import Counts, DatasetMatching, hungarian_match
 from diffseg.evaluation.partition import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, overlaps
-from diffseg.evaluation.scores import DatasetMatching, hungarian_match, score_image, square_view, summarise, whole_view
+from diffseg.evaluation.scores import score_image, square_view, summarise, whole_view
 
 RECORDED = Path(__file__).parents[3] / "shared" / "reference" / "cases" / "hungarian.npz"
 
