@@ -49,9 +49,7 @@ def evaluate(
     objects: Annotated[
         str | None, typer.Option("--truth-instances", help="Extension of the label map of instances; 0 is none.")
     ] = None,
-    instances: Annotated[
-        str | None, typer.Option("--instances", help="Average recall of segments, components or ridges.")
-    ] = None,
+    instances: options.ReadInstances = None,
     classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
     ignore: options.Ignore = None,
     cut: options.ReadCut = None,
@@ -114,7 +112,7 @@ def evaluate(
     if objects and not (categories or instances):
         raise ConfigError("--truth-instances are compared with --categories or --instances: give one of them too")
     matching = "dataset" if categories else matching
-    rules = protocol_named(protocol, classes, tuple(ignore or ()))
+    rules = replace(protocol_named(protocol, classes, tuple(ignore or ())), objects=objects)
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
     if matching not in ("image", "dataset") or (matching == "dataset" and rules.num_classes is None):
@@ -125,9 +123,9 @@ def evaluate(
     _refuse_unwritable(gallery)
     read = open_run(url, at, categories=categories) if url and row is None else None
     named, recall = read.categories_table if read else (), instances is not None
-    scorer = Scorer(rules, methods, matching == "dataset", named, recall, objects is not None)
+    scorer = Scorer(rules, methods, matching == "dataset", named, recall)
     if row is None:
-        samples = open_truth(truth, rules, member=truth_key, objects=objects, listed=listed)
+        samples = open_truth(truth, rules, member=truth_key, listed=listed)
     else:
         shard, samples = open_photos(truth, rules, row, limit)
         _, settings = read_config(None, {}, {"workers": workers, "ray_address": ray_address, "stall": stall})
@@ -137,7 +135,6 @@ def evaluate(
         name: Predictions(
             read if read and name == RUN else open_run(run),
             rules,
-            categories=scorer.tables,
             keep=["segments"] * (recall and name == RUN),
             instances=instances or SEGMENTS if name == RUN else SEGMENTS,
         )
@@ -306,8 +303,8 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
         methods[name] = {
             "summary": None if summary is None else asdict(summary),
             "dataset_matching": by_category.get("once"),
-            "by_category": by_category,
-            "average_recall": result.recalled and result.recalled.average,
+            **({"by_category": by_category} if by_category else {}),
+            **({"average_recall": result.recalled.average} if result.recalled else {}),
             "left_out": dict(result.left_out),
             "examples": result.examples,
         }

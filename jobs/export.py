@@ -20,13 +20,6 @@ MinArea = Annotated[float, typer.Option("--min-area", help="Share of the image; 
 MinScore = Annotated[float, typer.Option("--min-score", help="Segments of lower score are left out.")]
 Split = Annotated[float | None, typer.Option("--split", help="Share of train, by hash of the key; the rest is val.")]
 Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photos beside the labels. Default: yes.")]
-Instances = Annotated[
-    str | None,
-    typer.Option(
-        "--instances",
-        help="COCO: segments (panoptic's default), components (coco-segments'), or ridges: also parts that touch.",
-    ),
-]
 Things = Annotated[str | None, typer.Option("--things", help="Categories that are counted: NAME,NAME.")]
 Stuff = Annotated[str | None, typer.Option("--stuff", help="Categories that are not: one region an image each.")]
 Members = Annotated[
@@ -48,7 +41,7 @@ def export(
     segments: options.ReadSegments = None,
     calibration: options.ReadCalibration = None,
     categories: options.ReadCategories = None,
-    instances: Instances = None,
+    instances: options.ReadInstances = None,
     things: Things = None,
     stuff: Stuff = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,

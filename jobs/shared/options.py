@@ -91,6 +91,9 @@ RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", help="A running Ray, or 'local' for a private one, whose CPUs compute."),
 ]
+ReadInstances = Annotated[
+    str | None, typer.Option("--instances", help="Objects: segments, their components, or ridges, which part more.")
+]
 ReadCategories = Annotated[
     str | None,
     typer.Option("--categories", help="Segments have those of a table of `categories`: NAME or NAME/REVISION."),

@@ -13,7 +13,6 @@ from pipeline.derived.join import DerivedTable
 from pipeline.derived.note import Note
 from pipeline.errors import ConfigError
 from pipeline.records import Category
-from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.filter import CATEGORIES, PREDICTED
 
@@ -57,10 +56,6 @@ class JoinedLedger(Ledger):
             for table, made in self.joins:
                 row = made(row, table.of(row))
         return row
-
-    def category_names(self, windows: Sequence[WindowObject]) -> set[str]:
-        """See `Ledger.category_names`."""
-        return {each.name for each in self.categories_table} if self.categories else super().category_names(windows)
 
 
 def open_run(url: str, cut: Cut | None = None, calibration: str | None = None, categories: str | None = None) -> Ledger:

@@ -3,7 +3,6 @@
 The truth is streamed; a row per sample and method, and the label maps of the run (`predictions`) stay in memory.
 """
 
-import heapq
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,10 +73,9 @@ class MethodResult:
         """
         if self.matching is None or not self.scores:
             return {}
-        alike = self.categories and set(self.categories) <= set(self.classes)
-        named = {"names": np.array([self.classes.index(name) for name in self.categories])} if alike else None
-        mappings = named or self.matching.classes()
-        found = {}
+        mappings, found = self.matching.classes(), {}
+        if self.categories and set(self.categories) <= set(self.classes):
+            mappings = {"names": np.array([self.classes.index(name) for name in self.categories])}
         for how, class_of in mappings.items():
             counts = self.matching.counts(class_of)
             found[how] = {"accuracy": counts.accuracy, "miou": counts.miou}
@@ -133,7 +131,7 @@ def evaluate(
         for method, result in evaluation.results.items():
             result.matching, result.classes = DatasetMatching(protocol.num_classes), list(protocol.classes or ())
             result.categories = [each.name for each in scorer.categories] if method == RUN else ()
-    least = _Least(worst)
+    least: list[tuple[float, Work]] = []
     out: deque[Work] = deque()  # read and not scored yet
     for outcomes in parallel_map(scorer, _noted(_pair(truth, runs), out)):
         work = out.popleft()
@@ -141,12 +139,12 @@ def evaluate(
             evaluation.results[method].add(method, work.truth.key, outcome)
         first = outcomes[scorer.methods[0]]
         if isinstance(first, Scored):
-            least.offer(getattr(first.score, protocol.leading), work)
+            least = sorted([*least, (getattr(first.score, protocol.leading), work)], key=lambda each: each[0])[:worst]
         on_image()
     for name, predictions in runs.items():
         predictions.check_some_key_matches()
         evaluation.no_truth[name] = predictions.never_asked
-    evaluation.worst = least.found()
+    evaluation.worst = least
     return evaluation
 
 
@@ -164,25 +162,3 @@ def _noted(works: Iterator[Work], out: deque[Work]) -> Iterator[Work]:
     for work in works:
         out.append(work)
         yield work
-
-
-class _Least:
-    """The samples with the lowest figures seen."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._count = size, 0
-        self._heap: list[tuple[float, int, Work]] = []
-
-    def offer(self, value: float, work: Work) -> None:
-        if not self._size:
-            return
-        self._count += 1  # breaks ties: samples do not compare
-        entry = (-value, -self._count, work)
-        if len(self._heap) < self._size:
-            heapq.heappush(self._heap, entry)
-        else:
-            heapq.heappushpop(self._heap, entry)
-
-    def found(self) -> list[tuple[float, Work]]:
-        """The lowest first."""
-        return [(-value, work) for value, _, work in sorted(self._heap, reverse=True)]

@@ -4,7 +4,6 @@ Memory: label maps stay encoded, 2 to 3 kB each: 100,000 images take about 300 M
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pipeline.datasets.instances import NEEDED, RIDGES, SEGMENTS, check_instances, instances_of
@@ -26,7 +25,6 @@ class Predictions:
         ledger: Ledger,
         protocol: Protocol,
         *,
-        categories: bool = False,
         keep: Sequence[str] = (),
         instances: str = SEGMENTS,
         only: frozenset[str] | None = None,
@@ -36,10 +34,9 @@ class Predictions:
         self.name, self._instances = str(ledger), instances
         self._found: dict[str, Prediction | LeftOut] = {}
         self._by_name: dict[str, str | None] = {}  # None: several keys end so
-        # of categories, in the order of their table, else of appearance
         self._clusters = {each.name: n for n, each in enumerate(ledger.categories_table)}
         self._asked, self._met = set[str](), set[str]()
-        columns = ["key", "status", "width", "height", "label_map", *keep] + ["segments"] * categories
+        columns = ["key", "status", "width", "height", "label_map", *keep] + ["segments"] * bool(self._clusters)
         columns += ["shard", "index", *NEEDED] * (instances == RIDGES)
         self._example: str | None = None
         for stored in ledger.rows(columns, uncut=True):
@@ -60,7 +57,10 @@ class Predictions:
         if row["status"] != OK:
             self._found[key] = LeftOut("failed in the run", row["status"])
             return
-        clusters = self._numbered(row.get("segments") or ())
+        clusters = None
+        if self._clusters:
+            named = ((each["id"], each["category"]) for each in row["segments"])
+            clusters = {id_: self._clusters[category] for id_, category in named if category}
         size, label_map = (row["height"], row["width"]), row["label_map"]
         if not isinstance(label_map, bytes):  # at another cut
             label_map = encode_label_map(label_map)
@@ -69,11 +69,6 @@ class Predictions:
             own = decode_label_map(label_map)
             parts = encode_label_map(instances_of(self._instances, own, stored, own)[0])
         self._found[key] = Prediction(label_map, size, clusters, {name: row[name] for name in keep}, parts)
-
-    def _numbered(self, segments: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-        """Categories as numbers that are consistent over all images."""
-        named = ((segment["id"], segment["category"]) for segment in segments if segment["category"])
-        return {id_: self._clusters.setdefault(category, len(self._clusters)) for id_, category in named}
 
     def __getitem__(self, key: str) -> Prediction | LeftOut:
         """The prediction for a sample of the truth."""
@@ -84,8 +79,7 @@ class Predictions:
         if own_key not in self._found:
             return LeftOut("no row in the run")
         self._met.add(own_key)
-        found = self._found[own_key]
-        return replace(found, clusters=None) if isinstance(found, Prediction) and not self._clusters else found
+        return self._found[own_key]
 
     @property
     def never_asked(self) -> int:

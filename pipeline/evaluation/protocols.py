@@ -40,6 +40,7 @@ class Protocol:
     ignore: values that are no region, where there are no classes.
     label_file, image_file: paths below the data set's folder, group 1 the key; None: named as in a WebDataset shard.
     key: what of a sample's key, which may be a path, is the data set's own (group 1).
+    objects: the extension of the label map that holds instances, 0 where there is none; None: not known.
     listed: the file that lists the keys to measure, one a line: beside the label maps, else in this package.
     """
 
@@ -50,6 +51,7 @@ class Protocol:
     label_file: str | None = None
     image_file: str | None = None
     key: str = r"(.+)$"
+    objects: str | None = None
     listed: str | None = None
 
     @property

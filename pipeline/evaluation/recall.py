@@ -1,10 +1,11 @@
 """Average recall of objects whatever their category, as COCO measures it: the matching is that of pycocotools."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diffseg.types import Float, Int
+from diffseg.types import Int
 from pipeline.exports.rle import encode
 
 _OBJECT = {"area": 1, "iscrowd": 0, "ignore": 0}
@@ -28,28 +29,20 @@ class Recalled:
         return {f"ar_{most}": float(value) for most, value in zip(MOST, share, strict=True)}
 
 
-def recalled(
-    instances: Int[np.ndarray, "H W"], scores: Float[np.ndarray, " I"], objects: Int[np.ndarray, "H W"]
-) -> Recalled:
-    """The objects of one image that its instances find; numbers below 0 are neither.
+def recalled(instances: Int[np.ndarray, "H W"], scores: Sequence[float], objects: Int[np.ndarray, "H W"]) -> Recalled:
+    """The objects of one image that its instances find, both numbered from 0 on, void below 0. scores: of instances.
 
     Raises ConfigError where pycocotools is missing.
     """
-    found, wanted = (
-        {
-            number: {**_OBJECT, "id": number + 1, "segmentation": mask}
-            for number, (mask, area) in enumerate(encode(part))
-            if area
-        }
-        for part in (instances, objects)
-    )
-    gts, dts = list(wanted.values()), [each | {"score": float(scores[number])} for number, each in found.items()]
+    parts = ([mask for mask, _ in encode(part)] for part in (instances, objects))
+    found, wanted = ([{**_OBJECT, "id": n, "segmentation": each} for n, each in enumerate(own, 1)] for own in parts)
+    found = [each | {"score": score} for each, score in zip(found, scores, strict=True)]
     if not found or not wanted:
         return Recalled(np.zeros((len(MOST), 10), np.int64), len(wanted))
     from pycocotools.cocoeval import COCOeval
 
     match = COCOeval(iouType="segm")
-    match.params.maxDets, match._gts, match._dts = list(MOST), {(1, 1): gts}, {(1, 1): dts}
+    match.params.maxDets, match._gts, match._dts = list(MOST), {(1, 1): wanted}, {(1, 1): found}
     match.ious = {(1, 1): match.computeIoU(1, 1)}
     each_most = (match.evaluateImg(1, 1, [0, np.inf], most)["dtMatches"] for most in MOST)
     return Recalled(np.stack([(matches > 0).sum(1) for matches in each_most]), len(wanted))

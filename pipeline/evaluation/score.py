@@ -82,7 +82,7 @@ class Scorer:
     """Measures samples with some methods by one protocol.
 
     tables: also count pixels for a matching over the whole data set. categories: those of a table, for which
-    regions are paired. recall: also look which objects its instances find. objects: the truth has instances.
+    regions are paired. recall: also look which objects its instances find.
     """
 
     protocol: Protocol
@@ -90,7 +90,6 @@ class Scorer:
     tables: bool = False
     categories: tuple[Category, ...] = ()
     recall: bool = False
-    objects: bool = False
 
     def __call__(self, work: Work) -> dict[str, ScoreOrReason]:
         """One outcome per method. Faults of a sample are values, not exceptions."""
@@ -116,18 +115,24 @@ class Scorer:
             score_image(prediction, views, classes),
             confusion(clusters, views[0], classes) if self.tables and classes is not None else None,
         )
-        if method != RUN or not isinstance(labelled, Prediction) or not (self.categories or self.recall):
+        if method != RUN or not isinstance(labelled, Prediction):
             return found
         try:
-            objects = view.sample(_objects(work.truth, truths[0].shape)) if self.objects else None
+            objects = view.sample(self._objects(work.truth, truths[0]))
         except ValueError as error:
             return LeftOut("no usable instances in the truth", str(error))
         parts = prediction if labelled.parts is None else view.sample(decode_label_map(labelled.parts))
-        return replace(
-            found,
-            pairs=self._pairs(clusters, parts, views[0], objects) if self.categories and classes else None,
-            recalled=_recalled(labelled, prediction, parts, views[0], objects) if self.recall else None,
-        )
+        if self.categories and classes is not None:
+            stuff = np.array([not self.protocol.objects or each.thing is False for each in self.categories])
+            ours = clusters, np.where(stuff[clusters], 0, parts)  # of no cluster: whatever the last one says
+            found = replace(found, pairs=region_pairs(ours, (views[0], objects), len(stuff), classes))
+        if self.recall:
+            own, owner = regions_by(prediction, parts)
+            scores = {segment["id"]: segment["score"] for segment in labelled.kept["segments"]}
+            counted = np.where(objects > 0, views[0], IGNORE) if self.protocol.objects else views[0]
+            wanted, _ = regions_by(counted, objects)
+            found = replace(found, recalled=recalled(own, [scores[id_] for id_ in owner.tolist()], wanted))
+        return found
 
     def _humans(self, views: Sequence[np.ndarray]) -> ScoreOrReason:
         if len(views) < 2:
@@ -135,14 +140,16 @@ class Scorer:
         others = [[*views[:i], *views[i + 1 :]] for i in range(len(views))]
         return Scored(average([score_image(view, rest) for view, rest in zip(views, others, strict=True)]))
 
-    def _pairs(
-        self, clusters: np.ndarray, parts: np.ndarray, truth: np.ndarray, objects: np.ndarray | None
-    ) -> RegionPairs:
-        """Pairs of regions; without instances in the truth each class and cluster is one region, as stuff always is."""
-        stuff = np.array([objects is None or each.thing is False for each in self.categories])
-        parts = np.where(stuff[clusters], 0, parts)  # where there is no cluster, the last one answers for nothing
-        of_class = truth, np.zeros_like(truth) if objects is None else objects
-        return region_pairs((clusters, parts), of_class, len(stuff), self.protocol.num_classes or 0)
+    def _objects(self, truth: TruthSample, classes: np.ndarray) -> np.ndarray:
+        """The instances of a truth; of one without, each class or region is one."""
+        if not self.protocol.objects:
+            return np.zeros_like(classes)
+        if truth.objects is None:
+            raise ValueError("there are none")
+        found = decode_truth(truth.objects, PROTOCOLS["regions"])
+        if found.shape != classes.shape:
+            raise ValueError(f"they are {found.shape}, its label map {classes.shape} (height, width)")
+        return found
 
 
 def _clustered(labelled: Prediction | LeftOut | None, prediction: np.ndarray) -> np.ndarray:
@@ -155,26 +162,6 @@ def _clustered(labelled: Prediction | LeftOut | None, prediction: np.ndarray) ->
     meaning[-1] = IGNORE
     found: np.ndarray = meaning[prediction]
     return found
-
-
-def _objects(truth: TruthSample, size: tuple[int, ...]) -> np.ndarray:
-    if truth.objects is None:
-        raise ValueError("there are none")
-    found = decode_truth(truth.objects, PROTOCOLS["regions"])
-    if found.shape != size:
-        raise ValueError(f"they are {found.shape}, its label map {size} (height, width)")
-    return found
-
-
-def _recalled(
-    labelled: Prediction, prediction: np.ndarray, parts: np.ndarray, truth: np.ndarray, objects: np.ndarray | None
-) -> Recalled:
-    """The objects found. Without instances in the truth every region of it is one."""
-    own, owner = regions_by(prediction, parts)
-    scores = {segment["id"]: segment["score"] for segment in labelled.kept["segments"]}
-    counted = truth if objects is None else np.where(objects > 0, truth, IGNORE)
-    wanted, _ = regions_by(counted, np.zeros_like(truth) if objects is None else objects)
-    return recalled(own, np.array([scores[id_] for id_ in owner.tolist()]), wanted)
 
 
 def check_methods(methods: Sequence[str], protocol: Protocol) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class TruthSample:
     """One image's truth, still encoded.
 
     key: as the data set has it. label_maps: one an annotator; empty where the sample has none.
-    image: None where it does not lie beside the label maps. objects: a label map of instances, where that is asked for.
+    image: None where it does not lie beside the label maps. objects: a label map of instances, if asked for.
     """
 
     key: str
@@ -60,31 +60,23 @@ class Truth:
             yield TruthSample(key, ())
 
 
-def open_truth(
-    source: str,
-    protocol: Protocol,
-    *,
-    member: str | None = None,
-    objects: str | None = None,
-    listed: str | None = None,
-) -> Truth:
+def open_truth(source: str, protocol: Protocol, *, member: str | None = None, listed: str | None = None) -> Truth:
     """Open a data set; nothing but names is read yet.
 
     source: shards (tars, globs, braces, a text file of them) or a folder. member: the extension that holds the label
-    map, where a sample has several PNGs and one counts. objects: the one that holds instances, 0 where there is none.
-    listed: a text file with the keys to measure, one a line.
+    map, where a sample has several PNGs and one counts. listed: a text file with the keys to measure, one a line.
     Raises ConfigError where nothing is found, and while reading where a shard is damaged.
     """
     keys = None if listed is None else frozenset(read_list(listed, "keys"))
     if not _names_shards(source):
-        return _open_folder(Store(source), protocol, (member, objects), keys)
+        return _open_folder(Store(source), protocol, member, keys)
     pinned = shards.pin([source])
 
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
         for raw in (raw for shard in pinned for raw in _read_whole(shard)):
             key = protocol.key_of(raw.key)
             if wanted is None or key in wanted:
-                yield _sample(key, raw.members, (member, objects), lambda data: data)
+                yield _sample(key, raw.members, member, lambda data: data, protocol.objects)
 
     return Truth(samples, keys)
 
@@ -119,17 +111,16 @@ def _names_shards(source: str) -> bool:
 
 
 def _sample(
-    key: str, members: Mapping[str, T], chosen: tuple[str | None, str | None], read: Callable[[T], bytes]
+    key: str, members: Mapping[str, T], member: str | None, read: Callable[[T], bytes], objects: str | None = None
 ) -> TruthSample:
     """The image is the likeliest photo; every other PNG is a label map, and so is a lone one."""
-    member, objects = chosen  # of `open_truth`
     known = sorted(kinds.OPENED, key=lambda extension: not kinds.is_photo(extension))
     photo = next((extension for extension in known if extension in members), None)
     pngs = [extension for extension in members if extension.endswith("png") and extension not in (photo, objects)]
     if photo == "png" and not pngs:
         photo, pngs = None, ["png"]
-    counted = sorted((extension for extension in pngs if member in (None, extension)), key=_natural)
-    maps = tuple(read(members[extension]) for extension in counted)
+    chosen = sorted((extension for extension in pngs if member in (None, extension)), key=_natural)
+    maps = tuple(read(members[extension]) for extension in chosen)
     image, instances = (read(members[name]) if name in members else None for name in (photo or "", objects or ""))
     return TruthSample(key, maps, image, instances)
 
@@ -139,9 +130,7 @@ def _natural(name: str) -> list[tuple[str, int]]:
     return [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _open_folder(
-    store: Store, protocol: Protocol, chosen: tuple[str | None, str | None], keys: frozenset[str] | None
-) -> Truth:
+def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: frozenset[str] | None) -> Truth:
     names = [name for name, _ in store.list("") if not kinds.is_system(name)]
     files = _group(names) if protocol.label_file is None else files_by_key(names, protocol)
     if not files:
@@ -153,7 +142,7 @@ def _open_folder(
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
         for key, members in files.items():
             if wanted is None or key in wanted:
-                yield _sample(key, members, chosen, store.get)
+                yield _sample(key, members, member, store.get, protocol.objects)
 
     return Truth(samples, keys)
 

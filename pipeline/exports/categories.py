@@ -1,6 +1,6 @@
 """Categories of an export: their numbers, which of them are things and which stuff, and the regions that follow."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,20 @@ from pipeline.datasets.samples import LabelledSample, box_of
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 
-OBJECT = "object"  # the category of segments without one, where no table says which they have
+OBJECT = "object"  # the category of all segments where no table says which they have
 
 
 @dataclass(frozen=True, slots=True)
 class Categories:
-    """Categories by name, equal in all parts.
+    """Categories by name. ids: from 1. stuff: what is not counted. table: whether a derived table names segments."""
 
-    ids: from 1. stuff: of what is not counted. table: whether a derived table names those of all segments; one without
-    is unknown then, and void; else it is an OBJECT.
-    """
-
-    ids: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, int]
     stuff: frozenset[str] = frozenset()
     table: bool = False
 
     def of(self, segment: Segment) -> str | None:
         """The category of a segment; None: unknown."""
-        return segment.category or (None if self.table else OBJECT)
+        return segment.category if self.table else OBJECT
 
     def listed(self) -> list[dict[str, Any]]:
         """All of them as COCO lists them."""
@@ -38,39 +34,39 @@ class Categories:
         ]
 
 
-def of_table(ledger: Ledger, things: str | None, stuff: str | None) -> Categories | None:
-    """The categories of a ledger that has a table of them; else None.
+def categories_of(ledger: Ledger, things: str | None, stuff: str | None) -> Categories:
+    """The categories of a ledger's table; OBJECT alone where it has none.
 
     things, stuff: names, separated by commas, that are so whatever the table says. What neither says is a thing, unless
     things were named. Raises ConfigError for names that the table does not have, and where there is no table.
     """
-    asked = {flag: _names(text) for flag, text in (("--things", things), ("--stuff", stuff))}
     known = {each.name: each for each in ledger.categories_table}
-    for flag, names in asked.items():
-        if names and not ledger.categories:
+    counted = {name: not things if each.thing is None else each.thing for name, each in known.items()}
+    asked = [
+        (name.strip(), flag)
+        for flag, text in (("--things", things), ("--stuff", stuff))
+        if text
+        for name in text.split(",")
+    ]
+    for name, flag in asked:
+        if not ledger.categories:
             raise ConfigError(f"{flag} names categories, which a table has: name that with --categories")
-        if lost := sorted(names - known.keys()):
-            raise ConfigError(f"{flag}: {ledger.categories} has no {lost[0]!r}; it has {', '.join(known)}")
-    if both := sorted(asked["--things"] & asked["--stuff"]):
-        raise ConfigError(f"--things and --stuff both name {both[0]!r}")
+        if name not in known:
+            raise ConfigError(f"{flag}: {ledger.categories} has no {name!r}; it has {', '.join(known)}")
+        if dict(asked)[name] != flag:
+            raise ConfigError(f"--things and --stuff both name {name!r}")
+        counted[name] = flag == "--things"
     if not ledger.categories:
-        return None
-    other = not asked["--things"]
-    counted = {name: other if each.thing is None else each.thing for name, each in known.items()}
-    counted |= dict.fromkeys(asked["--things"], True) | dict.fromkeys(asked["--stuff"], False)
+        return Categories({OBJECT: 1})
     ids = {name: each.id for name, each in known.items()}
     return Categories(ids, frozenset(name for name, thing in counted.items() if not thing), table=True)
-
-
-def _names(text: str | None) -> set[str]:
-    return {name.strip() for name in (text or "").split(",")} - {""}
 
 
 def category_map(sample: LabelledSample, categories: Categories) -> Int[np.ndarray, "H W"]:
     """The id of each pixel's category; IGNORE where it is void or unknown."""
     of_segment = np.full(max((each.id for each in sample.segments), default=IGNORE) + 2, IGNORE)  # the last: of IGNORE
     for each in sample.segments:
-        of_segment[each.id] = categories.ids[name] if (name := categories.of(each)) else IGNORE
+        of_segment[each.id] = categories.ids.get(each.category or "", IGNORE)
     ids: np.ndarray = of_segment[sample.label_map]
     return ids
 

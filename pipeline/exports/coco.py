@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from diffseg.types import IGNORE, Int
+from diffseg.types import IGNORE, Int, Segment
 from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.categories import OBJECT, regions_of
 from pipeline.exports.rle import encode
@@ -35,10 +35,9 @@ def segments(writer: PartWriter) -> Iterator[Add]:
         def add(sample: LabelledSample) -> None:
             add_image(sample)
             regions, found = regions_of(sample, writer.categories, writer.min_area)
-            masks = list(encode(regions))
+            masks = [mask for mask, _ in encode(regions)]
             for owner, region in found:
-                mask, area = masks[region.id]
-                name = region.category or OBJECT
+                name = writer.categories.of(region) or OBJECT
                 if name in writer.categories.stuff:
                     continue
                 add_annotation(
@@ -46,11 +45,8 @@ def segments(writer: PartWriter) -> Iterator[Add]:
                         "id": writer.next_id(),
                         "image_id": sample.number,
                         "category_id": writer.categories.ids[name],
-                        "segmentation": mask,
-                        "area": area,
-                        "bbox": region.box,
-                        "iscrowd": 0,
-                        "score": region.score,
+                        "segmentation": masks[region.id],
+                        **_measures(region),
                         "segment_id": owner,
                     }
                 )
@@ -71,17 +67,18 @@ def panoptic(writer: PartWriter) -> Iterator[Add]:
             found = [
                 {
                     "id": region.id + 1,
-                    "category_id": writer.categories.ids[region.category or OBJECT],
-                    "area": region.area,
-                    "bbox": region.box,
-                    "iscrowd": 0,
-                    "score": region.score,
+                    "category_id": writer.categories.ids[writer.categories.of(region) or OBJECT],
+                    **_measures(region),
                 }
                 for _, region in merged
             ]
             add_annotation({"image_id": sample.number, "file_name": f"{sample.name}.png", "segments_info": found})
 
         yield add
+
+
+def _measures(region: Segment) -> dict[str, Any]:
+    return {"area": region.area, "bbox": region.box, "iscrowd": 0, "score": region.score}
 
 
 class _Array:

@@ -21,7 +21,7 @@ from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
 from pipeline.exports import coco, huggingface, voc, webdataset
-from pipeline.exports.categories import Categories, of_table
+from pipeline.exports.categories import Categories, categories_of
 from pipeline.exports.plan import plan
 from pipeline.exports.sa1b import sa1b
 from pipeline.exports.writer import PartWriter, writing
@@ -49,7 +49,7 @@ class Format:
 
     write: opens one side of one part and writes its samples. part: images of a part at most, but never less than a
     window. images: whether photos belong to it always; else they are a choice. whole: with everything of a sample.
-    categories: whether it numbers them without a table too. instances: their kind by default; None: no place for them.
+    instances: their kind by default; None: no place for them.
     finish: given the parts and sides that there are, what is written after the last of them.
     """
 
@@ -57,14 +57,13 @@ class Format:
     part: int
     images: bool = False
     whole: bool = False
-    categories: bool = False
     instances: str | None = None
     finish: Callable[[Store, int, list[str]], None] | None = None
 
 
 FORMATS = {
-    "coco-segments": Format(coco.segments, part=100_000, categories=True, instances=COMPONENTS),
-    "coco-panoptic": Format(coco.panoptic, part=100_000, categories=True, instances=SEGMENTS),
+    "coco-segments": Format(coco.segments, part=100_000, instances=COMPONENTS),
+    "coco-panoptic": Format(coco.panoptic, part=100_000, instances=SEGMENTS),
     "png": Format(voc.pngs, part=10_000, finish=voc.join_lists),
     "webdataset": Format(webdataset.webdataset, part=4096, images=True, whole=True),
     "huggingface": Format(huggingface.parquet, part=4096, images=True),
@@ -130,7 +129,7 @@ def export(
 
     kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
     members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
-    instances: what of a segment is one object; None: what the format has by default. things, stuff: see `of_table`.
+    instances: what of a segment is one object; None: the format's default. things, stuff: see `categories_of`.
     parallel_map: applies a function to every part, in order, on other machines; None: here, one after the
     other. What is written is the same. tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
@@ -146,7 +145,7 @@ def export(
     if instances is not None and format_.instances is None:
         raise ConfigError(f"--instances: {kind} has no place for them, only coco-segments and coco-panoptic have")
     check_instances(ledger, kept := instances or format_.instances or SEGMENTS)
-    named = of_table(ledger, things, stuff)
+    categories = categories_of(ledger, things, stuff)
     images, members = images is not False, format_.whole and members is not False
     windows = list(ledger.windows())
     if not windows:
@@ -156,12 +155,10 @@ def export(
     _begin(store, _description(ledger, windows, kind, selection, images, members) | asked, ledger.run.notice)
     if store.exists(SUCCESS):
         return Exported(str(store), documents.from_json(State, store.get(SUCCESS)), _missing(ledger), idle=True)
-    if named is None and not format_.categories:
-        named = Categories()
-    planned = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window), named)
-    work = Work(kind, len(planned.parts), selection, images, members, planned.names, planned.categories, kept)
+    parts, names = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window))
+    work = Work(kind, len(parts), selection, images, members, names, categories, kept)
     state = State()
-    for one in _written(ledger, store, work, planned.parts, parallel_map):
+    for one in _written(ledger, store, work, parts, parallel_map):
         state.add(one)
         tick(state)
     if format_.finish:

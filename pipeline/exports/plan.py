@@ -1,17 +1,16 @@
 """Plan of an export, made before the first part, so that every part can be written on its own.
 
-One pass over small columns finds which keys are unique file names, where the rows of each part begin, which categories
-there are, and with a limit how many images each part may hold.
+One pass over small columns finds which keys are unique file names, where the rows of each part begin, and with a limit
+how many images each part may hold.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.concurrency import prefetch_map
 from pipeline.datasets.selection import Part, RowCounts, Selection, chosen_rows
-from pipeline.exports.categories import OBJECT, Categories
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names, hashes_of
@@ -20,19 +19,10 @@ TOGETHER = 16  # windows whose keys are read at once
 THREADS = 8  # concurrent reads: small reads mostly wait
 
 
-@dataclass(frozen=True, slots=True)
-class ExportPlan:
-    """All parts, and what they must agree on."""
-
-    parts: tuple[Part, ...]
-    names: Names
-    categories: Categories = field(default_factory=Categories)
-
-
 def plan(
-    ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int, categories: Categories | None
-) -> ExportPlan:
-    """size: windows a part. categories: of the export; None: those of the run are looked for."""
+    ledger: Ledger, windows: Sequence[WindowObject], selection: Selection, size: int
+) -> tuple[tuple[Part, ...], Names]:
+    """All parts, and the names of files that they must agree on. size: windows a part."""
     hashes, folders, starts = list[np.ndarray](), list[np.ndarray](), [0]
     groups = (windows[first : first + TOGETHER] for first in range(0, len(windows), TOGETHER))
     for found in prefetch_map(lambda group: _keys(ledger, group), groups, depth=THREADS, threads=THREADS):
@@ -46,8 +36,7 @@ def plan(
         for number, at in enumerate(cut)
     )
     names = Names(np.concatenate(hashes), np.unique(np.concatenate(folders)))
-    numbered = _categories(ledger, windows) if categories is None else categories
-    return ExportPlan(tuple(_limited(ledger, selection, parts)), names, numbered)
+    return tuple(_limited(ledger, selection, parts)), names
 
 
 def _keys(ledger: Ledger, windows: Sequence[WindowObject]) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -72,9 +61,3 @@ def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Ite
         limited = replace(part, limit=left)
         yield limited
         left -= sum(1 for _ in chosen_rows(ledger, selection, limited, RowCounts(), ["key"]))
-
-
-def _categories(ledger: Ledger, windows: Sequence[WindowObject]) -> Categories:
-    """`object`, for segments without a category, then the categories of the run in order of name."""
-    found = sorted(ledger.category_names(windows) - {OBJECT})
-    return Categories({name: number for number, name in enumerate([OBJECT, *found], start=1)})

@@ -17,7 +17,7 @@ from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.messages import ShardTask
 from pipeline.records import Category, Shard
 from pipeline.run.commit import End, RunWriter, last_failure, read_end
-from pipeline.run.compacted import CompactedIndex, RowRange, read_compacted
+from pipeline.run.compacted import CompactedIndex, read_compacted
 from pipeline.run.layout import ShardState, WindowObject, end_name, gaps, list_states, prefixes, window_name
 from pipeline.run.open import RUN, begin_or_join, check_room, pin_shards, pinned_shards, read_run
 from pipeline.run.shard_index import ShardIndex
@@ -251,16 +251,6 @@ class Ledger:
     def is_compacted(self, window: WindowObject) -> bool:
         """Whether a window's rows are read from a compacted file."""
         return window in self._compacted
-
-    def category_names(self, windows: Sequence[WindowObject]) -> set[str]:
-        """The categories of all segments in these windows."""
-
-        def of(part: RowRange) -> set[str]:
-            with self.store.reader(part.name, part.size) as stream:
-                return table.categories(stream)
-
-        parts = {part.name: part for part in self._compacted.ranges(windows)}
-        return set[str]().union(*prefetch_map(of, parts.values(), depth=READERS, threads=READERS))
 
     @cached_property
     def _compacted(self) -> CompactedIndex:

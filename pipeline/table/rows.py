@@ -104,18 +104,6 @@ def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
     return kept.to_table(use_threads=False)
 
 
-def categories(stream: IO[bytes]) -> set[str]:
-    """The categories of all segments in a file. Raises ValueError where the file is damaged."""
-    found = set[str]()
-    try:
-        with parquet(stream) as file:
-            for batch in file.iter_batches(columns=["segments.list.element.category"], use_threads=False):
-                found.update(pc.struct_field(pc.list_flatten(batch["segments"]), "category").unique().to_pylist())
-    except DAMAGE as error:
-        raise ValueError(f"damaged rows: {error}") from error
-    return found - {None}
-
-
 def _expression(condition: Condition) -> pc.Expression:
     """A condition as pyarrow's expression; a comparison with null is null, as in SQL."""
     match condition:

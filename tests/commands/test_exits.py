@@ -300,7 +300,6 @@ def command():
     assert table.encode_window(table.read_records(data), metadata)
     condition = parse_filter("num_segments > 5 or quality > 0.5")
     assert [row["key"] for row in table.read_rows(data, ["key"], filter=condition)] == ["a"]
-    assert table.categories(data)
     assert not list(table.decode_shards(shards.getvalue()))
     assert table.decode_rows(rows.getvalue())
     out = io.BytesIO()

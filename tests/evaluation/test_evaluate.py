@@ -31,7 +31,7 @@ LEFT_RIGHT = np.repeat([[0] * 12 + [1] * 12], 16, 0)  # for photos of 16 x 24
 TOP_BOTTOM = np.repeat([0] * 8 + [1] * 8, 24).reshape(16, 24)
 
 
-def labels_of(tmp_path, label_maps: Mapping[str, np.ndarray | str], sizes=None, categories=None, name="run"):
+def labels_of(tmp_path, label_maps: Mapping[str, np.ndarray | str], sizes=None, name="run"):
     """A run that gave these label maps; a word in place of one is the status of a failed row."""
     photos = [(key, {"jpg": jpeg(i)}) for i, key in enumerate(label_maps)]
     [shard] = pin([str(write_shard(tmp_path / f"{name}.tar", photos or [("none", {"jpg": b""})]))])
@@ -43,8 +43,7 @@ def labels_of(tmp_path, label_maps: Mapping[str, np.ndarray | str], sizes=None, 
             continue
         height, width = (sizes or {}).get(key, label_map.shape)
         ids = range(int(label_map.max()) + 1)
-        named = categories or [None] * len(ids)
-        segments = tuple(Segment(i, int((label_map == i).sum()), (0, 0, 1, 1), 1.0, named[i]) for i in ids)
+        segments = tuple(Segment(i, int((label_map == i).sum()), (0, 0, 1, 1), 1.0) for i in ids)
         data = encode_label_map(label_map.astype(np.int32))
         records.append(LabelRecord(key, shard.id, index, OK, None, width, height, data, segments, 1.0, "0" * 64))
     if records:
@@ -305,22 +304,16 @@ def test_two_runs_are_compared_image_by_image(tmp_path, capsys):
     assert lead["high"] == pytest.approx(1 - 1 / 3)
 
 
-def test_one_matching_for_the_data_set_goes_by_categories(tmp_path, capsys):
+def test_without_categories_one_matching_for_the_data_set_goes_by_ids(tmp_path, capsys):
     truth = truth_of(tmp_path, {key: {"seg.png": png(LEFT_RIGHT)} for key in "abc"})
     ids = {"a": LEFT_RIGHT, "b": 1 - LEFT_RIGHT, "c": 1 - LEFT_RIGHT}
     plain = labels_of(tmp_path, ids)
-    named = labels_of(tmp_path, {"a": LEFT_RIGHT, "b": LEFT_RIGHT}, categories=["tree", "sky"], name="named")
     options = ("--truth", truth, "--classes", "2", "--matching", "dataset")
 
-    part = labels_of(tmp_path, ids, categories=["tree", None], name="part")
-
     by_id = measured(capsys, plain, *options)["methods"]["run"]
-    by_category = measured(capsys, named, *options)["methods"]["run"]
 
     assert by_id["summary"]["accuracy"]["value"] == 1
     assert by_id["dataset_matching"]["accuracy"] == pytest.approx(2 / 3)
-    assert by_category["dataset_matching"] == {"accuracy": 1, "miou": 1}
-    assert measured(capsys, part, *options)["methods"]["run"]["dataset_matching"]["accuracy"] == pytest.approx(1 / 3)
 
 
 def test_the_worst_images_come_first_in_the_gallery(tmp_path, capsys):

@@ -13,7 +13,6 @@ from pipeline.exports import coco
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
 from pipeline.storage.names import is_file_name, unit_hash
-from tests.support import labelled
 from tests.support.labelled import make_run
 
 
@@ -202,7 +201,7 @@ def test_what_an_unfinished_run_lacks_is_named(tmp_path, out, capsys):
 
 @pytest.mark.parametrize("break_at", range(3))
 def test_an_export_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, out, monkeypatch, break_at):
-    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(coco.segments, part=4, categories=True))
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(coco.segments, part=4))
     ledger = make_run(tmp_path)
     export(ledger, str(tmp_path / "whole"), "coco-segments", Selection(split=0.5))
 
@@ -248,27 +247,6 @@ def test_a_machine_that_does_not_see_the_output_says_so(tmp_path, out):
 
     with pytest.raises(ConfigError, match="a machine of the cluster does not see"):
         export(make_run(tmp_path), str(out), "png", Selection(), parallel_map=elsewhere)
-
-
-def test_categories_have_the_same_numbers_in_all_parts(tmp_path, out, monkeypatch):
-    monkeypatch.setitem(hub.FORMATS, "coco-segments", dataclasses.replace(hub.FORMATS["coco-segments"], part=4))
-    named, plain = {0: "sky", 4: "cat"}, labelled.record
-
-    def record(key, shard, index, labels):
-        made = plain(key, shard, index, labels)
-        first, *rest = made.segments
-        return dataclasses.replace(made, segments=(dataclasses.replace(first, category=named.get(index)), *rest))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("tests.support.labelled.record", record, raising=True)
-        ledger = make_run(tmp_path)
-    export(ledger, str(out), "coco-segments", Selection())
-
-    for part in range(3):
-        read = document(out, part=part)
-        assert {c["name"]: c["id"] for c in read["categories"]} == {"object": 1, "cat": 2, "sky": 3}
-    assert {a["category_id"] for a in document(out, part=0)["annotations"]} == {1, 3}
-    assert {a["category_id"] for a in document(out, part=1)["annotations"]} == {1, 2}
 
 
 def test_the_same_export_again_has_nothing_to_do(tmp_path, out):

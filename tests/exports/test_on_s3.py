@@ -35,7 +35,7 @@ def test_an_export_to_s3_is_the_one_on_a_disk(tmp_path, place, kind):
 
 
 def test_a_stopped_export_to_s3_goes_on(tmp_path, place, monkeypatch):
-    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(coco.segments, part=4, categories=True))
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(coco.segments, part=4))
     ledger = make_run(tmp_path)
     export(ledger, str(tmp_path / "out"), "coco-segments", Selection())
 

@@ -209,7 +209,7 @@ def test_an_export_names_a_photo_by_what_it_is(tmp_path, form, extension, data):
 
 
 def test_the_photo_beside_a_truth_may_be_of_several_pictures():
-    sample = _sample("k", {"mpo": b"photo", "png": b"map"}, (None, None), lambda data: data)
+    sample = _sample("k", {"mpo": b"photo", "png": b"map"}, None, lambda data: data)
     assert (sample.image, sample.label_maps) == (b"photo", (b"map",))
 
 
