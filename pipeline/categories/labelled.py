@@ -29,7 +29,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.cuts import cuts_of
 
 HEIGHTS = (1.0, 1 / 2, 2.0, 1 / 4, 1 / 8, 0.0)  # of cuts to choose among, times the run's own; 0: every leaf
-STRENGTHS = (0.1, 0.01, 1.0)  # of the fit, see `learning.linear`; the cut is chosen with the first
+STRENGTHS = (1.0, 0.1, 10.0)  # of the fit, see `learning.linear`; the cut is chosen with the first
 UNKNOWN = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)  # shares of segments that may be left out for small margins
 KEPT = 0.98  # of mIoU, at least, when they are: what is of no category of the truth has small margins
 FOLDS = 5  # of cross-validation, by images

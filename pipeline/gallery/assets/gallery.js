@@ -55,8 +55,9 @@ function refresh() {
   const pool = state.page === "random" && sampled.length ? sampled : items;
   const ranked = state.page === "worst" || state.page === "best" ? pool.filter((item) => item.maps.length) : pool;
   visible = pictures ? ranked.filter(wanted()).sort(orders[$("sort").value]) : [];
-  const category = $("category").value; // in order means: what shows it best first
-  if (category && $("sort").value === "order") visible.sort((one, other) => other.exemplar.includes(category) - one.exemplar.includes(category));
+  const category = (look.category = $("category").value);
+  if (category && $("sort").value === "order") // of a category, what shows it best comes first
+    visible.sort((one, other) => other.exemplar.includes(category) - one.exemplar.includes(category));
   $("count").textContent = `${whole.format(visible.length)} of ${whole.format(ranked.length)}`;
   $("empty").hidden = !pictures || visible.length > 0;
   watcher.disconnect();

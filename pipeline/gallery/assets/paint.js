@@ -40,6 +40,16 @@ function tintOf(map, only) {
   return canvas;
 }
 
+// A shade over everything but the segments of a category.
+function shadeOf(map, category) {
+  const canvas = new OffscreenCanvas(map.width, map.height);
+  const context = canvas.getContext("2d");
+  context.fillRect(0, 0, map.width, map.height);
+  context.globalCompositeOperation = "destination-out";
+  for (const one of map.segments) if (one.category === category) context.drawImage(tintOf(map, one.id), 0, 0);
+  return canvas;
+}
+
 // Borders between pixels as lines, runs joined: sharp at every size of the screen.
 function bordersOf(map, only) {
   if (map.paths.has(only)) return map.paths.get(only);
@@ -86,7 +96,7 @@ function paintLabels(canvas, photo, map, fit, look) {
   if (photo) context.drawImage(photo, 0, 0, map.width, map.height);
   context.imageSmoothingEnabled = false;
   context.globalAlpha = look.tint;
-  context.drawImage(map.tint ??= tintOf(map), 0, 0);
+  context.drawImage(look.category ? shadeOf(map, look.category) : (map.tint ??= tintOf(map)), 0, 0);
   context.globalAlpha = 1;
   if (look.outline) strokeTwice(context, bordersOf(map), fit === "cover" ? 0.65 * line : line); // thinner on thumbnails
 }
