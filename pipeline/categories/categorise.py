@@ -25,6 +25,7 @@ from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 
 POINTS = 256  # a centroid, as faiss draws them: more change it little
+TOGETHER = 4096  # segments held against all categories at a time: of a thousand they take 32 MB
 FARTHEST = 2.0  # distance of opposite vectors
 COLUMNS = {  # by kind of model. distance: 1 less the cosine to the centre; score: probability; margin: to the next
     "clusters": {CATEGORY: "int32", "distance": "float32"},
@@ -43,6 +44,11 @@ class Model:
 
     def best(self, features: Float[np.ndarray, "S F"]) -> tuple[Int[np.ndarray, " S"], list[Float[np.ndarray, " S"]]]:
         """The number of each segment's category from 1 on, 0 where it is unknown; and the other columns."""
+        if len(features) > TOGETHER:
+            own, others = zip(
+                *(self.best(part) for part in np.split(features, range(TOGETHER, len(features), TOGETHER))), strict=True
+            )
+            return np.concatenate(own), [np.concatenate(each) for each in zip(*others, strict=True)]
         values = features.astype(np.float64) @ self.weights.T + self.biases
         own = values.argmax(axis=1)
         if self.kind == "clusters":
@@ -53,11 +59,13 @@ class Model:
 
     def values(self, ledger: Ledger, window: WindowObject) -> Iterator[Mapping[str, Any]]:
         """Rows of the table for a window's segments."""
-        for index, ids, features in described(ledger, window):
-            numbers, others = self.best(features)
-            columns = [ids, [number or None for number in numbers.tolist()], *(each.tolist() for each in others)]
-            for row in zip(*columns, strict=True):
-                yield {"index": index, **dict(zip(("segment", *COLUMNS[self.kind]), row, strict=True))}
+        if not (images := list(described(ledger, window))):
+            return
+        keys = ((index, id_) for index, ids, _ in images for id_ in ids)
+        numbers, others = self.best(np.concatenate([features for _, _, features in images]))
+        names = ("index", "segment", *COLUMNS[self.kind])
+        for key, number, *more in zip(keys, numbers.tolist(), *(each.tolist() for each in others), strict=True):
+            yield dict(zip(names, (*key, number or None, *more), strict=True))
 
 
 def margins(values: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
@@ -97,12 +105,12 @@ def cluster(
     if len(features) < count:
         raise ConfigError(f"{ledger}: {count} clusters need as many segments at least, there are {len(features)}")
     centroids = learning.centroids_of(features[:, :-1], count, seed)
-    sizes = np.bincount((features[:, :-1] @ centroids.T).argmax(1), minlength=count)
-    weights = np.hstack([centroids[np.argsort(-sizes, kind="stable")], np.zeros((count, 1))])
-    model = Model("clusters", weights, np.zeros(count), np.full(count, FARTHEST))
-    own, [far] = model.best(features)
+    limits, weights = np.full(count, FARTHEST), np.hstack([centroids, np.zeros((count, 1))])
+    own, [far] = Model("clusters", weights, np.zeros(count), limits).best(features)
     for each in set(own.tolist()) if unknown else ():
-        model.limits[each - 1] = np.quantile(far[own == each], 1 - unknown)
+        limits[each - 1] = np.quantile(far[own == each], 1 - unknown)
+    order = np.argsort(-np.bincount(own, minlength=count + 1)[1:], kind="stable")
+    model = Model("clusters", weights[order], np.zeros(count), limits[order])
     names = [Category(at, f"cluster-{at:0{max(2, len(str(count)))}}") for at in range(1, count + 1)]
     facts = {"seed": seed, "unknown": unknown, "segments": len(features)}
     return keep(ledger, model, names, name, command, facts, parallel_map)

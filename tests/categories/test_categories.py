@@ -1,5 +1,6 @@
 """diffseg categories: a run of known materials grouped, named from a few images, and read with what was found."""
 
+import io
 import json
 import re
 from collections import defaultdict
@@ -20,6 +21,7 @@ from pipeline.derived.join import DerivedTable
 from pipeline.derived.joined import open_run
 from pipeline.derived.note import read_note
 from pipeline.gallery import preview
+from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
 from pipeline.records import LabelRecord
 from pipeline.run.ledger import Ledger
@@ -221,19 +223,6 @@ def test_a_killed_writer_is_resumed_by_the_same_command(run, monkeypatch):
     assert found(run, "again") == found(run, "kinds")
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(300)
-def test_a_table_on_ray_is_the_one_made_here(tmp_path):
-    from pipeline.cluster import Cluster
-
-    ledger = material_run(tmp_path)
-    categorise.cluster(ledger, 4, "here", "diffseg categories", 0, 0.01, map_here)
-    with Cluster() as cluster:
-        categorise.cluster(ledger, 4, "there", "diffseg categories", 0, 0.01, cluster.map)
-    assert set(content(ledger, "here").values()) == set(content(ledger, "there").values())
-    assert len(content(ledger, "here")) == 2
-
-
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -294,3 +283,48 @@ def test_damaged_vectors_are_one_line(tmp_path, capsys):
     told = capsys.readouterr().err.strip()
     assert "sample 3 has no vectors" in told
     assert "\n" not in told
+
+
+def test_evaluate_matches_the_categories_once_for_the_data_set(run, tmp_path, capsys):
+    truth = str(write_truth(tmp_path, 10))
+    assert cli.run(["categories", run, "--clusters", "4", "--unknown", "0"]) == 0
+    evaluate = ["evaluate", run, "--truth", truth, "--classes", "4", "--json", "--categories", "categories"]
+    capsys.readouterr()
+    assert cli.run([*evaluate, "--matching", "dataset"]) == 0
+    figures = json.loads(capsys.readouterr().out)["methods"]["run"]["dataset_matching"]
+    assert figures == {"accuracy": 1.0, "miou": 1.0}
+    assert cli.run(evaluate) == 2
+    assert "give --matching dataset too" in capsys.readouterr().err
+    assert cli.run(["evaluate", "--truth", truth, "--baseline", "one-segment", "--categories", "categories"]) == 2
+    assert "name that run" in capsys.readouterr().err
+
+
+def test_a_run_of_the_embedded_model_is_grouped_and_named_end_to_end(tmp_path, capsys):
+    halves = np.full((96, 96, 3), (200, 60, 40), np.uint8)
+    halves[:, 48:] = (30, 90, 180)
+    samples = list[tuple[str, dict[str, bytes]]]()
+    (tmp_path / "truth").mkdir()
+    for number in range(4):  # the halves change sides
+        turned = halves[:, :: 1 - 2 * (number % 2)]
+        buffer = io.BytesIO()
+        Image.fromarray(turned).save(buffer, "PNG")
+        samples.append((f"p{number}", {"png": buffer.getvalue()}))
+        Image.fromarray((turned[..., 2] > 100).astype(np.uint8)).save(tmp_path / "truth" / f"p{number}.png")
+    (tmp_path / "photos.tar").write_bytes(write_samples(samples))
+    (tmp_path / "names.txt").write_text("rust\nwater\n")
+    run, flags = str(tmp_path / "run"), ["--model", "tiny", "--workers", "0", "--vectors", "--image-size", "128"]
+    assert cli.run(["label", str(tmp_path / "photos.tar"), "--output", run, *flags]) == 0
+    named = ["--truth", str(tmp_path / "truth"), "--names", str(tmp_path / "names.txt"), "--segments", "2"]
+    assert cli.run(["categories", run, "--clusters", "2", "--segments", "2", "--name", "groups"]) == 0
+    assert cli.run(["categories", run, *named, "--name", "names"]) == 0
+    assert "read it with --categories names/1 --segments 2" in capsys.readouterr().out
+    out = tmp_path / "out"
+    export = ["export", run, "--format", "coco-panoptic", "--output", str(out), "--segments", "2"]
+    assert cli.run([*export, "--categories", "names"]) == 0
+    document = json.loads((out / "annotations" / "panoptic_train.json").read_text())
+    categories = {each["id"]: each["name"] for each in document["categories"]}
+    found = [
+        {categories[info["category_id"]]: info["bbox"][0] for info in each["segments_info"]}
+        for each in sorted(document["annotations"], key=lambda each: each["file_name"])
+    ]
+    assert found == [{"rust": 0, "water": 48}, {"rust": 48, "water": 0}] * 2

@@ -1,14 +1,17 @@
-"""Exports on a real Ray: the bytes of an export that was written here."""
+"""Exports and derived tables on a real Ray: the bytes of those that are written here."""
 
 from dataclasses import replace
 
 import pytest
 
+from pipeline.categories import categorise
 from pipeline.cluster import Cluster
+from pipeline.concurrency import map_here
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
+from tests.categories.materials import material_run
 from tests.exports.test_export import content
 from tests.support.labelled import make_run
 
@@ -33,6 +36,18 @@ def test_an_export_on_ray_is_the_one_made_here(tmp_path, cluster, monkeypatch, k
     assert content(tmp_path / "there") == content(tmp_path / "here")
     assert there.state == here.state
     assert there.state.parts == 9
+
+
+def test_categories_on_ray_are_the_ones_made_here(tmp_path, cluster):
+    ledger = material_run(tmp_path)
+    for name, parallel_map in (("here", map_here), ("there", cluster.map)):
+        categorise.cluster(ledger, 4, name, "diffseg categories", 0, 0.01, parallel_map)
+    here, there = (
+        {name.rpartition("/")[2]: ledger.store.get(name) for name, _ in ledger.store.list(f"derived/{table}/")}
+        for table in ("here", "there")
+    )
+    assert here == there
+    assert len(here) == 2
 
 
 def test_errors_arrive_as_what_they_are(tmp_path, cluster):
