@@ -5,8 +5,8 @@ With --reproduce it makes the run first, as a published row was made, and compar
 
 from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import count
 from math import isnan
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,7 +30,6 @@ MATCHED = {  # by what tells the classes of clusters
     "majority": "each cluster as the class of most of its pixels",
     "names": "by the names of categories",
 }
-PROGRESS_S = 10.0  # seconds between two lines of progress
 
 
 def evaluate(
@@ -140,9 +139,16 @@ def evaluate(
         )
         for name, run in urls.items()
     }
-    kept = worst if gallery else 0
+    tell, counted, kept = console.seldom(), count(1), worst if gallery else 0
     with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
-        done = evaluate(samples, runs, scorer, parallel_map=parallel_map, worst=kept, on_image=_Ticker().tick)
+        done = evaluate(
+            samples,
+            runs,
+            scorer,
+            parallel_map=parallel_map,
+            worst=kept,
+            on_image=lambda: tell(f"{next(counted):,} images measured"),
+        )
     if not any(result.scores for result in done.results.values()):
         raise ConfigError(f"{truth}: no image could be scored: {_left_out(done.results[methods[0]]) or 'it is empty'}")
     if table:
@@ -194,20 +200,6 @@ def _report_published(compared: "dict[str, Comparison]") -> None:
     _table(["", "published", "here", ""], rows)
 
 
-class _Ticker:
-    """Reports now and then how many images were measured."""
-
-    def __init__(self) -> None:
-        self._count, self._due = 0, monotonic() + PROGRESS_S
-
-    def tick(self) -> None:
-        """Count an image."""
-        self._count += 1
-        if monotonic() >= self._due:
-            self._due = monotonic() + PROGRESS_S
-            console.note(f"{self._count:,} images measured")
-
-
 def _write(output: str, data: bytes) -> None:
     """Write a file or object, whole or not at all. Raises ConfigError where it cannot be written."""
     with appearing(output) as out:
@@ -251,9 +243,9 @@ def _report(done: "Evaluation", rules: "Protocol") -> None:
             console.say(f"{name}: {shown} of {result.recalled.objects:,} objects")
         if result.left_out:
             console.say(f"{name}: {result.left_out.total():,} of {len(result.rows):,} left out: {_left_out(result)}")
-    for name, count in done.no_truth.items():
-        if count:
-            console.say(f"{name}: {count:,} of its keys have no truth")
+    for name, keys in done.no_truth.items():
+        if keys:
+            console.say(f"{name}: {keys:,} of its keys have no truth")
 
 
 def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: list[str]) -> None:

@@ -19,17 +19,15 @@ def fetch(
     from diffseg.models import fetch as weights
     from diffseg.models.load import check
     from diffseg.models.specs import MODELS
-    from pipeline.errors import ConfigError
     from pipeline.storage.model_mirror import copy_model
+    from pipeline.worker.device_errors import loading_errors
 
     if revision and model in MODELS:
         model = MODELS[model].repo or model
-    try:
+    with loading_errors():
         files = weights.fetch(f"{model}@{revision}" if revision else model)
         check(files)
         origin, written = copy_model(files, url)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
     if json:
         console.say_json({"url": url, "written": written, **{k: getattr(origin, k) for k in origin.__slots__}})
         return

@@ -2,10 +2,8 @@
 
 import json as json_format
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,6 +77,7 @@ def pilot(
             console.note(
                 options.describe(replace(backend.config, tree=False, cut=None, vectors=False, thresholds=each))
             )
+        tell = console.seldom()
         made = pilot(
             pinned,
             backend,
@@ -88,7 +87,7 @@ def pilot(
             decode_threads=decode_threads(),
             batch_size=size,
             image_key=run.image_key,
-            tick=_ticking(samples),
+            tick=lambda labelled: tell(f"{labelled:,} of {samples:,} images"),
         )
         speed = planning.Speed(images_per_s=made.rates.worker, output_bytes=max(at.output_bytes for at in made.at))
         plan = planning.plan(made.counts, made.input_bytes, speed, price=run.price, deadline=deadline)
@@ -140,16 +139,12 @@ def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tupl
 
     from diffseg.models.load import load
     from diffseg.segmenter import DiffSeg
-    from pipeline.errors import ConfigError
-    from pipeline.worker.device_errors import device_errors
+    from pipeline.worker.device_errors import loading_errors
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    try:
-        with device_errors():
-            backend = load(model, settings)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
+    with loading_errors():
+        backend = load(model, settings)
     return backend, DiffSeg(backend, batch_size).batch_size
 
 
@@ -157,18 +152,6 @@ def _device(backend: "Backend") -> str:
     import torch
 
     return torch.cuda.get_device_name(backend.device) if backend.device.type == "cuda" else "one core of this processor"
-
-
-def _ticking(samples: int) -> Callable[[int], None]:
-    due = monotonic() + console.PLAIN_LINE_S
-
-    def tick(labelled: int) -> None:
-        nonlocal due
-        if monotonic() >= due:
-            due = monotonic() + console.PLAIN_LINE_S
-            console.note(f"{labelled:,} of {samples:,} images")
-
-    return tick
 
 
 def _figures(made: "Pilot", speed: "Speed") -> dict[str, Any]:

@@ -40,13 +40,10 @@ def segment(
     except OSError as error:
         raise ConfigError(f"{output}: {error.strerror}") from error
     from diffseg import DiffSeg
-    from pipeline.worker.device_errors import device_errors
+    from pipeline.worker.device_errors import loading_errors
 
-    try:
-        with device_errors():
-            segmenter = DiffSeg.from_pretrained(model, settings)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
+    with loading_errors():
+        segmenter = DiffSeg.from_pretrained(model, settings)
     console.note(options.describe(segmenter.config))
     results = _Results(output)
     failed = sum(not _segment_one(segmenter, path, results) for path in photos)

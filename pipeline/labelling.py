@@ -15,7 +15,6 @@ from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool, Pool
 from pipeline.driver.progress import Counters, Progress, RollUp, Snapshot
-from pipeline.errors import ConfigError
 from pipeline.inputs import shards
 from pipeline.inputs.sample import DrawnWindows, draw_sample, within
 from pipeline.inputs.tar.splitting import split
@@ -31,6 +30,7 @@ from pipeline.run.verify import audit
 from pipeline.storage import retry
 from pipeline.storage.url import stem
 from pipeline.worker.build import WorkerSettings, build_worker
+from pipeline.worker.device_errors import loading_errors
 from pipeline.worker.worker import Worker
 
 P = ParamSpec("P")
@@ -212,14 +212,12 @@ def open_run(
     from diffseg.models.load import check
     from diffseg.models.recognise import recognise
 
-    try:
+    with loading_errors():
         files = fetch(model)
         resolved = segment.resolve(recognise(files))
         existing = existing_run(output)
         if not existing or existing.reader == 1:  # a newer run checked these files, by their hash, when it began
             check(files)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
     wanted = Run.of(
         resolved,
         files.sha256,

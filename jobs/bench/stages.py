@@ -45,7 +45,7 @@ def bench(
         return
     from pipeline.config import read_config
     from pipeline.errors import ConfigError
-    from pipeline.worker.device_errors import device_errors
+    from pipeline.worker.device_errors import device_errors, loading_errors
 
     if (model is None) == (random_weights is None):
         raise ConfigError("bench times one model: give --model M, or --random-weights with a name such as sd1.5")
@@ -54,11 +54,9 @@ def bench(
     from diffseg.models.load import load, random_backend
     from pipeline.bench.stages import measure
 
+    with loading_errors():
+        backend = load(model, settings, device) if model else random_backend(random_weights or "", settings, device)
     with device_errors():
-        try:
-            backend = load(model, settings, device) if model else random_backend(random_weights or "", settings, device)
-        except (ValueError, OSError) as error:
-            raise ConfigError(str(error)) from error
         measured = measure(backend, batch_size or backend.batch_size(), repeats, structured=model is None)
     if json:
         console.say_json(as_dict(backend, measured))

@@ -96,6 +96,19 @@ def progress_line(snapshot: "Snapshot") -> str:
     return " | ".join(parts)
 
 
+def seldom() -> Callable[[str], None]:
+    """A `note` that prints a line every few seconds, and drops those between."""
+    due = monotonic() + PLAIN_LINE_S
+
+    def tell(line: str) -> None:
+        nonlocal due
+        if monotonic() >= due:
+            due = monotonic() + PLAIN_LINE_S
+            note(line)
+
+    return tell
+
+
 @contextmanager
 def progress() -> Iterator[Callable[["Snapshot"], None]]:
     """A live line on a terminal, else a line every few seconds. Yields the function that shows progress."""
@@ -103,12 +116,5 @@ def progress() -> Iterator[Callable[["Snapshot"], None]]:
         with Live(Text("starting workers"), console=_err, transient=True, refresh_per_second=4) as live:
             yield lambda snapshot: live.update(Text(progress_line(snapshot)))
         return
-    due = monotonic() + PLAIN_LINE_S
-
-    def plain(snapshot: "Snapshot") -> None:
-        nonlocal due
-        if monotonic() >= due:
-            due = monotonic() + PLAIN_LINE_S
-            note(progress_line(snapshot))
-
-    yield plain
+    tell = seldom()
+    yield lambda snapshot: tell(progress_line(snapshot))

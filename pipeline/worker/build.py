@@ -8,7 +8,7 @@ from pipeline.logs.context import Context, current
 from pipeline.logs.records import level
 from pipeline.run.ledger import Ledger
 from pipeline.worker.device_check import DeviceCheck
-from pipeline.worker.device_errors import device_errors
+from pipeline.worker.device_errors import loading_errors
 from pipeline.worker.window import WorkerObserver
 from pipeline.worker.worker import Worker
 
@@ -49,12 +49,9 @@ def build_worker(settings: WorkerSettings, observe: Observe | None = None) -> Wo
         _expect_one_gpu()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # workers share the cores, and the sums of one thread are the same everywhere
-    try:
-        with device_errors():
-            backend = load(settings.model, ledger.run.segment)
-            segmenter = DiffSeg(backend, settings.batch_size)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
+    with loading_errors():
+        backend = load(settings.model, ledger.run.segment)
+        segmenter = DiffSeg(backend, settings.batch_size)
     if backend.files.sha256 != ledger.run.weights_sha256:
         raise ConfigError(f"{settings.model}: other weights on this machine than on the driver's")
     worker = Worker(

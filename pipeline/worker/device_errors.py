@@ -104,6 +104,16 @@ def release_memory() -> None:
 
 
 @contextmanager
+def loading_errors() -> Iterator[None]:
+    """As `device_errors`, for a block that loads a model. Raises ConfigError too where the model is of no use."""
+    try:
+        with device_errors():
+            yield
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+@contextmanager
 def device_errors() -> Iterator[None]:
     """Translate the exceptions of a block that uses a model.
 
