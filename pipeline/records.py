@@ -100,7 +100,7 @@ class LabelRecord:
     segments: tuple[Segment, ...] = ()
     quality: float | None = None
     image_sha256: str | None = None
-    leaf_map: bytes | None = None  # PNG; with `tree` and `vectors` see `table.trees`
+    leaf_map: bytes | None = None  # see `table.leaf_map`, of `tree` and `vectors` `table.trees`
     tree: bytes | None = None
     vectors: bytes | None = None
     ridges: bytes | None = None  # one a border of `diffseg.ridges`

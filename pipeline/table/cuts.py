@@ -6,7 +6,7 @@ from typing import Any
 from diffseg.cut import Cut, segmentation
 from diffseg.types import Segmentation
 from pipeline.errors import ConfigError
-from pipeline.table.label_map import decode_label_map
+from pipeline.table.leaf_map import decode_leaf_map
 from pipeline.table.trees import decode_tree
 from pipeline.table.window_metadata import as_stored, fields_of
 
@@ -40,7 +40,7 @@ def at_cut(row: Mapping[str, Any], cut: Cut, *, split: bool = False) -> dict[str
 def cuts_of(row: Mapping[str, Any], cuts: Iterable[Cut], *, split: bool = False) -> list[Segmentation]:
     """The labels of a row with leaf map and tree at several cuts. Raises ConfigError where these are damaged."""
     try:
-        leaf_map, tree = decode_label_map(row["leaf_map"]), decode_tree(row["tree"])
+        leaf_map, tree = decode_leaf_map(row["leaf_map"]), decode_tree(row["tree"])
         return [segmentation(leaf_map, tree, cut.of(tree), split=split) for cut in cuts]
     except (ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's
         raise ConfigError(f"a tree that cannot be cut: {error}; `diffseg verify --full` finds damage") from error

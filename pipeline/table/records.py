@@ -88,7 +88,7 @@ def _encode(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
 
 def settings(columns: Sequence[str]) -> dict[str, Any]:
     """The options with which pyarrow writes these columns."""
-    plain = {"label_map", "leaf_map"} & set(columns)  # PNG does not shrink further
+    plain = {"label_map", "leaf_map"} & set(columns)  # neither shrinks further
     return {
         "compression": {name: "none" if name in plain else "zstd" for name in columns},
         "use_dictionary": [name for name in ("shard", "status") if name in columns],

@@ -12,7 +12,8 @@ from pipeline.errors import OutOfMemory, PipelineError
 from pipeline.logs.traces import told
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, legible
-from pipeline.table.label_map import encode_label_map, encode_leaf_map
+from pipeline.table.label_map import encode_label_map
+from pipeline.table.leaf_map import encode_leaf_map
 from pipeline.table.trees import encode_tree, encode_vectors
 from pipeline.worker.device_errors import device_errors, release_memory
 

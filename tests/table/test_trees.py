@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from diffseg.types import IGNORE
 from pipeline import table
 from pipeline.records import LATER, OK, LabelRecord
-from pipeline.table.label_map import decode_label_map, encode_leaf_map
+from pipeline.table.label_map import encode_label_map
+from pipeline.table.leaf_map import HEADER, decode_leaf_map, encode_leaf_map
 from pipeline.table.trees import decode_tree, decode_vectors, encode_tree, encode_vectors
 from pipeline.table.window_metadata import digest_of
 from tests.conftest import window_metadata
@@ -40,7 +41,7 @@ def test_trees_and_vectors_come_back_as_they_were():
     assert table.read_window_metadata(data).digest == digest_of(table.read_records(data))
     first, failed, _ = table.read_rows(data, ["leaf_map", "tree", "vectors"])
     leaf_map, tree = a_tree(0, (9, 12))
-    assert (decode_label_map(first["leaf_map"]) == leaf_map).all()
+    assert (decode_leaf_map(first["leaf_map"]) == leaf_map).all()
     assert (decode_tree(first["tree"]).leaves == tree.leaves).all()
     assert (decode_tree(first["tree"]).merges == tree.merges).all()
     vectors = a_vector_each(0, len(tree.leaves))
@@ -56,16 +57,49 @@ def test_a_leaf_takes_16_bytes_of_tree_and_66_of_vectors(leaves):
     assert len(encode_vectors(a_vector_each(0, leaves))) == 66 * leaves
 
 
+def literal(data):
+    """A leaf map as the storage format says, run by run."""
+    plain = lzma.decompress(data)
+    height, width, size = HEADER.unpack(plain[: HEADER.size])
+    count = (len(plain) - HEADER.size) // (1 + size)
+    lengths, ids = plain[HEADER.size :][:count], plain[HEADER.size + count :]
+    found = [int.from_bytes(ids[i * size : (i + 1) * size], "little") for i in range(count) for _ in range(lengths[i])]
+    return np.array([IGNORE if id_ == 256**size - 1 else id_ for id_ in found]).reshape(height, width)
+
+
 @pytest.mark.parametrize("leaves", [1, 9, 255, 256])
-def test_a_leaf_map_is_a_png_that_other_programs_read(leaves):
-    leaf_map, _ = a_tree(1, (40, 51), leaves)
+@pytest.mark.parametrize("shape", [(40, 51), (1, 1), (1, 700), (3, 1)])
+def test_a_leaf_map_comes_back_by_the_format_as_written(leaves, shape):
+    leaf_map, _ = a_tree(1, shape, leaves)
     leaf_map[0, 0] = IGNORE
     data = encode_leaf_map(leaf_map)
-    assert (decode_label_map(data) == leaf_map).all()
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        assert (image.format, image.size, image.mode) == ("PNG", (51, 40), "I;16" if leaves > 255 else "L")
-        assert np.asarray(image)[0, 0] == (65_535 if leaves > 255 else 255)
+    assert decode_leaf_map(data).dtype == np.int32
+    assert (decode_leaf_map(data) == leaf_map).all()
+    assert (literal(data) == leaf_map).all()
+
+
+def test_a_leaf_map_is_smaller_than_its_png():
+    leaf_map = a_tree(5, (300, 400), 64)[0]
+    ragged = leaf_map[:, (np.arange(400) + np.random.default_rng(0).integers(0, 2, 400)).clip(0, 399)]
+    assert len(encode_leaf_map(ragged)) < len(encode_label_map(ragged))
+
+
+def header(height, width, size, runs=b""):
+    return lzma.compress(HEADER.pack(height, width, size) + runs, lzma.FORMAT_ALONE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"12345", bytes(20), b"\x89PNG\r\n", lzma.compress(b"12", lzma.FORMAT_ALONE)),
+        encode_leaf_map(np.zeros((9, 9), np.int32))[:-8],
+        *(header(2, 2, 1), header(2, 2, 1, b"\3\0"), header(2, 2, 1, b"\5\0"), header(2, 2, 3, b"\4\0\0\0")),
+        *(header(2, 2, 1, b"\4\0\0"), header(0, 4, 1), header(2**31, 2**31, 1), header(1, 1, 1, bytes(10**6))),
+    ],
+)
+def test_bytes_that_are_no_leaf_map_are_refused(data):
+    with pytest.raises(ValueError, match=r"\w"):
+        decode_leaf_map(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"12345", bytes(20)])

@@ -8,7 +8,7 @@ from statistics import median
 
 from diffseg.cut import Cut
 from pipeline.run.ledger import Ledger
-from pipeline.table.label_map import decode_label_map, encode_leaf_map
+from pipeline.table.leaf_map import decode_leaf_map, encode_leaf_map
 from pipeline.table.trees import VECTOR, decode_tree
 
 COLUMNS = ("label_map", "leaf_map", "tree", "vectors")
@@ -35,7 +35,7 @@ def main(run: str) -> None:
         for row, own in zip(rows, plain, strict=True):
             of_leaf = Cut(segments=most).of(decode_tree(row["tree"]))
             leaves = int(of_leaf.max()) + 1
-            leaf_map = encode_leaf_map(of_leaf[decode_label_map(row["leaf_map"])])
+            leaf_map = encode_leaf_map(of_leaf[decode_leaf_map(row["leaf_map"])])
             counts.append(leaves)
             alone.append((own + len(leaf_map) + 16 * leaves - 12) / own)
             both.append(alone[-1] + VECTOR.itemsize * leaves / own)
