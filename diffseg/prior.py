@@ -6,10 +6,18 @@ No torch here: readers of finished labels score segments too. Letters: S segment
 import numpy as np
 
 from diffseg.annotations import Float, Int
+from diffseg.tree import FEATURES
 
 # Coefficients of `prior`: of 120 scenes by `tiny`, cut into 4, 8 and 16 segments (infra/benchmarks/masks/scores.py).
 # The margin's tenth percentile and that at borders, and contact with the image's border, add nothing to these
-PRIOR = {"margin": 1.222, "stability": 0.989, "log_area": 0.887, "elongation": -0.355}
+PRIOR = {
+    "margin": 1.222,
+    "stability": 0.989,
+    "log_area": 0.887,
+    "elongation": -0.355,
+    "contrast": 0.0,
+    "log_compactness": 0.0,
+}
 CONSTANT = 2.116
 GEOMETRY = ("log_area", "elongation", "contact")  # columns of `geometry`
 
@@ -28,6 +36,15 @@ def geometry(areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray, "S 4"]) -> Flo
     return np.stack([np.log(areas / max(1.0, areas.sum())), np.log(longer**2 / areas), contact], axis=1)
 
 
+def columns(
+    nodes: np.ndarray, areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray, "S 4"]
+) -> dict[str, Float[np.ndarray, " S"]]:
+    """All that is known of an image's segments: the features of their nodes as shares, and GEOMETRY."""
+    found = {name: nodes[name] / 255 for name in FEATURES}
+    found["log_compactness"] = np.log(np.maximum(nodes["compactness"], 1) / 255)
+    return found | dict(zip(GEOMETRY, geometry(areas, boxes).T, strict=True))
+
+
 def prior(nodes: np.ndarray, areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray, "S 4"]) -> Float[np.ndarray, " S"]:
     """The IoU that segments of a tree are expected to have with some object, in [0, 1], before anyone calibrates it.
 
@@ -38,7 +55,6 @@ def prior(nodes: np.ndarray, areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray
     """
     if len(nodes) < 2:
         return np.zeros(len(nodes))
-    shapes = dict(zip(GEOMETRY, geometry(areas, boxes).T, strict=True))
-    known = {name: shapes[name] if name in shapes else nodes[name] / 255 for name in PRIOR}
+    known = columns(nodes, areas, boxes)
     linear = CONSTANT + sum(weight * known[name] for name, weight in PRIOR.items())
     return 1 / (1 + np.exp(-linear))

@@ -122,7 +122,7 @@ class DiffSeg:
             wanted = any(each.vectors or each.mode == "quality" for each in configs)
             given = torch.stack([to_model(pixels[i], frames[i]) for i in batch])
             maps = self.backend.attend(given, features=True) if wanted else self.backend.attend(given)
-            pictures = [to_output(pixels[i], frames[i]) for i in batch] if self.config.edges else ()
+            pictures = [to_output(pixels[i], frames[i]) for i in batch] if self.config.edges or self.config.tree else ()
             for positions, part in _parts(maps):
                 images_of_part = [batch[i] for i in positions]
                 planned = [frames[i] for i in images_of_part]
@@ -168,7 +168,8 @@ def label(
 ) -> list[Segmentation]:
     """Turn the attention of a batch into segments, each image in its own frame.
 
-    pictures: the images at the size of their label maps, wanted where the configuration has edges. objects: of
+    pictures: the images at the size of their label maps, wanted where the configuration has edges; trees tell what
+    borders show by them. objects: of
     their crops, an item for each place.
     Raises AttentionError naming the images whose attention is no distribution.
     """
@@ -202,7 +203,7 @@ def _label_by_tree(
         if objects:  # few of the labels that there may be are painted, and mixtures can resemble another one
             label_maps = [_among(*each, labels) for each in zip(label_maps, painted, strict=True)]
     rle, found = tidy(label_maps, replace(config, split_components=False))
-    results = cut_trees(rle, found, leaves, config)
+    results = cut_trees(rle, found, leaves, config, pictures)
     if config.ridges:
         edges = (part.cpu().numpy() for part in cell_edges(maps.levels[0], maps.grid, FLOOR))
         results = [_with_ridges(*each) for each in zip(results, *edges, strict=True)]

@@ -10,11 +10,11 @@ import numpy as np
 
 from diffseg.annotations import Int
 
-# What is known of a node beside its place, each as a share of 255; see `hierarchy.features`
-FEATURES = ("margin", "low_margin", "border_margin", "stability")
+# What is known of a node beside its place, each as a share of 255; see `hierarchy.features` and `hierarchy.borders`
+FEATURES = ("margin", "low_margin", "border_margin", "stability", "contrast", "compactness")
 _FEATURES = [(name, "u1") for name in FEATURES]
-LEAF = np.dtype(_FEATURES)  # 4 bytes a leaf
-MERGE = np.dtype([("left", "<u2"), ("right", "<u2"), ("height", "<f4"), *_FEATURES])  # 12 bytes a merge
+LEAF = np.dtype(_FEATURES)  # 6 bytes a leaf
+MERGE = np.dtype([("left", "<u2"), ("right", "<u2"), ("height", "<f4"), *_FEATURES])  # 14 bytes a merge
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,9 @@
 Letters: B images, R runs of all images (see labels/rle.py), L leaves of an image, S segments of all images.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -11,21 +13,30 @@ from torch import Tensor
 
 from diffseg.config import ResolvedConfig
 from diffseg.cut import quality
+from diffseg.hierarchy.borders import with_borders
 from diffseg.hierarchy.leaves import Leaves
 from diffseg.labels.results import ids, segmentations
 from diffseg.labels.rle import RunLengths, Segments, adjacent_runs, connected_components, rle_decode, segments_of
 from diffseg.prior import prior
-from diffseg.tree import LEAF, MERGE, Tree
-from diffseg.types import Float, Int, Segmentation
+from diffseg.tree import FEATURES, LEAF, MERGE, Tree
+from diffseg.types import Float, Int, Segmentation, UInt8
 
 
-def cut_trees(rle: RunLengths, found: Segments, leaves: Leaves, config: ResolvedConfig) -> list[Segmentation]:
+def cut_trees(
+    rle: RunLengths,
+    found: Segments,
+    leaves: Leaves,
+    config: ResolvedConfig,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+) -> list[Segmentation]:
     """The results of a batch at the cut of the configuration; vectors are left out.
 
-    found: the painted leaves that have pixels; the others are left out of the trees.
+    found: the painted leaves that have pixels; the others are left out of the trees. pictures: of the batch, or none.
     """
     real = found.of_run >= 0
-    trees = restricted(leaves, _of_each(found, found.of_run[real], rle.label[real]), found.first)
+    bare = restricted(leaves, _of_each(found, found.of_run[real], rle.label[real]), found.first)
+    leaf_maps = [decoded.cpu().numpy() for decoded in rle_decode(rle, ids(found))]
+    trees = [with_borders(*each) for each in zip_longest(bare, leaf_maps, pictures)]
     of_leaf = [tree.at_height(config.cut or 0.0) for tree in trees]
     nodes = [tree.features()[tree.nodes_of(of)] for tree, of in zip(trees, of_leaf, strict=True)]
     before = np.cumsum([0, *map(len, nodes)])[:-1]  # segments of the images before
@@ -36,7 +47,6 @@ def cut_trees(rle: RunLengths, found: Segments, leaves: Leaves, config: Resolved
     segments = segments_of(rle, pieces.clamp(min=0))
     owner = _of_each(segments, segments.of_run[real], region[real].double())
     results = [_scored(result, np.concatenate(nodes)) for result in segmentations(rle, segments, owner)]
-    leaf_maps = [decoded.cpu().numpy() for decoded in rle_decode(rle, ids(found))]
     return [
         replace(result, leaf_map=leaf_map, tree=tree)
         for result, leaf_map, tree in zip(results, leaf_maps, trees, strict=True)
@@ -55,11 +65,13 @@ def _scored(result: Segmentation, nodes: np.ndarray) -> Segmentation:
 def restricted(leaves: Leaves, kept: Int[Tensor, " S"], first: Int[Tensor, " B"]) -> list[Tree]:
     """The trees of a batch without the leaves that are not kept, each a cut of the whole tree wherever it is cut.
 
+    What borders tell is not known yet: it is 0.
+
     kept: the leaves of all images that are left, image by image. first: where those of each image begin.
     """
-    into, height, features = (
-        part.cpu().numpy() for part in (leaves.merges.into, leaves.merges.height, leaves.features.byte())
-    )
+    unknown = len(FEATURES) - leaves.features.shape[-1]
+    of_nodes = torch.nn.functional.pad(leaves.features.byte(), (0, unknown))
+    into, height, features = (part.cpu().numpy() for part in (leaves.merges.into, leaves.merges.height, of_nodes))
     numbers = np.split(kept.cpu().numpy(), first.cpu().numpy()[1:])
     return [_tree(*each) for each in zip(into, height, features, numbers, strict=True)]
 

@@ -11,7 +11,7 @@ VECTOR = np.dtype([("values", "i1", 64), ("scale", "<f2")])  # 66 bytes a leaf
 
 
 def encode_tree(tree: Tree) -> bytes:
-    """16 bytes a leaf, less 12."""
+    """20 bytes a leaf, less 14."""
     return tree.leaves.tobytes() + tree.merges.tobytes()
 
 

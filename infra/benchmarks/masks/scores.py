@@ -28,7 +28,7 @@ from diffseg.cut import Cut, segmentation
 from diffseg.evaluation.bootstrap import DRAWS, LEVEL
 from diffseg.evaluation.calibration import MATCHED, auroc, best_ious, calibration_error, fit, out_of_fold
 from diffseg.evaluation.scores import whole_view
-from diffseg.prior import GEOMETRY, geometry, prior
+from diffseg.prior import columns, prior
 from infra.scenes.scene import KINDS, draw_scene
 from pipeline.evaluation.calibrate import columns_of
 
@@ -63,8 +63,7 @@ def measured(model: str, given: Iterable[Sample], cuts: Iterable[int], kept: Pat
                 nodes = found.tree.features()[found.tree.nodes_of(of_leaf)]
                 view = whole_view(*sample.truths[0].shape).sample(at_cut.label_map)
                 shapes = np.array([(each.area, *each.box) for each in at_cut.segments])
-                part = {name: nodes[name] / 255 for name in nodes.dtype.names}
-                part |= dict(zip(GEOMETRY, geometry(shapes[:, 0], shapes[:, 1:]).T, strict=True))
+                part = columns(nodes, shapes[:, 0], shapes[:, 1:])
                 part |= {"iou": best_ious(view, sample.truths, len(nodes)), "image": np.full(len(nodes), number)}
                 part |= {"prior": prior(nodes, shapes[:, 0], shapes[:, 1:])}
                 part |= {"columns": columns_of([asdict(each) for each in at_cut.segments])}
@@ -76,6 +75,7 @@ def measured(model: str, given: Iterable[Sample], cuts: Iterable[int], kept: Pat
 def fitted(tables: list[Table]) -> dict[str, float]:
     """Coefficients of the prior: a logistic regression of the IoU, each with the sign that it means."""
     bounds = {"margin": (0, None), "stability": (0, None), "log_area": (0, None), "elongation": (None, 0)}
+    bounds |= {"contrast": (0, None), "log_compactness": (0, None)}
     given = np.hstack([np.vstack([*(table[name] for name in bounds), np.ones(len(table["iou"]))]) for table in tables])
     ious = np.concatenate([table["iou"] for table in tables])
 

@@ -1,0 +1,53 @@
+"""What is known of each node of a tree by its border: how much the picture changes there, and how ragged it is.
+
+No torch here: leaf maps are on the host by then. Letters: L leaves, n nodes.
+"""
+
+import math
+
+import numpy as np
+
+from diffseg.tree import LEAF, MERGE, Tree
+from diffseg.types import Float, Int32, UInt8
+
+WHOLE = 255  # what a share of one is stored as
+
+
+def with_borders(tree: Tree, leaf_map: Int32[np.ndarray, "H W"], picture: UInt8[np.ndarray, "H W 3"] | None) -> Tree:
+    """The tree with contrast and compactness of all nodes.
+
+    A border is made of pairs of pixels, side by side or one above the other, of which one belongs to the node.
+    Contrast is the square root of the mean difference of their colours (of all channels, as a share of the largest);
+    0 without a picture or a border. Compactness is the square root of 4 pi area over the pairs' number, at most 1.
+    """
+    count = len(tree.leaves)
+    length, difference = _borders(leaf_map, picture, count)
+    members = np.eye(2 * count - 1, count, dtype=bool)
+    for made, (left, right) in enumerate(zip(tree.merges["left"], tree.merges["right"], strict=True), start=count):
+        members[made] = members[left] | members[right]
+    outside = ~members
+    pairs, apart = (np.einsum("nl,lk,nk->n", members, each, outside, optimize=True) for each in (length, difference))
+    areas = members @ np.bincount(leaf_map.ravel() + 1, minlength=count + 1)[1:]
+    contrast = np.sqrt(apart / (np.maximum(pairs, 1) * WHOLE))
+    compactness = np.minimum(1, np.sqrt(4 * math.pi * areas) / np.maximum(pairs, 1))
+    leaves, merges = tree.leaves.astype(LEAF), tree.merges.astype(MERGE)
+    for name, share in (("contrast", contrast), ("compactness", compactness)):
+        leaves[name], merges[name] = np.split(np.round(share * WHOLE), [count])
+    return Tree(leaves, merges)
+
+
+def _borders(
+    leaf_map: Int32[np.ndarray, "H W"], picture: UInt8[np.ndarray, "H W 3"] | None, count: int
+) -> tuple[Float[np.ndarray, "L L"], Float[np.ndarray, "L L"]]:
+    """Pairs of pixels between each two leaves, and the sum of their differences in colour."""
+    length, difference = np.zeros((2, count * count))
+    for here, there in (np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]):
+        first, second = leaf_map[here], leaf_map[there]
+        border = (first != second) & (first >= 0) & (second >= 0)
+        pair = first[border] * count + second[border]
+        length += np.bincount(pair, minlength=len(length))
+        if picture is not None:
+            apart = np.abs(picture[here][border] - picture[there][border].astype(np.float32)).mean(axis=1)
+            difference += np.bincount(pair, apart, len(length))
+    pairs, apart = length.reshape(count, count), difference.reshape(count, count)
+    return pairs + pairs.T, apart + apart.T
