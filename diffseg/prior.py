@@ -11,14 +11,14 @@ from diffseg.tree import FEATURES
 # Coefficients of `prior`: of 120 scenes by `tiny`, cut into 4, 8 and 16 segments (infra/benchmarks/masks/scores.py).
 # The margin's tenth percentile and that at borders, and contact with the image's border, add nothing to these
 PRIOR = {
-    "margin": 1.222,
-    "stability": 0.989,
-    "log_area": 0.887,
-    "elongation": -0.355,
-    "contrast": 0.0,
-    "log_compactness": 0.0,
+    "margin": 1.191,
+    "stability": 0.778,
+    "log_area": 0.86,
+    "elongation": -0.09,
+    "contrast": 4.536,
+    "log_compactness": 0.725,
 }
-CONSTANT = 2.116
+CONSTANT = 1.434
 GEOMETRY = ("log_area", "elongation", "contact")  # columns of `geometry`
 
 

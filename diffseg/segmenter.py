@@ -168,9 +168,8 @@ def label(
 ) -> list[Segmentation]:
     """Turn the attention of a batch into segments, each image in its own frame.
 
-    pictures: the images at the size of their label maps, wanted where the configuration has edges; trees tell what
-    borders show by them. objects: of
-    their crops, an item for each place.
+    pictures: the images at the size of their label maps, wanted where the configuration has edges; by them trees tell
+    what borders show. objects: of their crops, an item for each place.
     Raises AttentionError naming the images whose attention is no distribution.
     """
     if config.tree:

@@ -51,9 +51,9 @@ def test_trees_and_vectors_come_back_as_they_were():
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 256])
-def test_a_leaf_takes_16_bytes_of_tree_and_66_of_vectors(leaves):
+def test_a_leaf_takes_20_bytes_of_tree_and_66_of_vectors(leaves):
     _, tree = a_tree(0, leaves=leaves)
-    assert len(encode_tree(tree)) == 16 * leaves - 12
+    assert len(encode_tree(tree)) == 20 * leaves - 14
     assert len(encode_vectors(a_vector_each(0, leaves))) == 66 * leaves
 
 

@@ -37,7 +37,7 @@ def main(run: str) -> None:
             leaves = int(of_leaf.max()) + 1
             leaf_map = encode_leaf_map(of_leaf[decode_leaf_map(row["leaf_map"])])
             counts.append(leaves)
-            alone.append((own + len(leaf_map) + 16 * leaves - 12) / own)
+            alone.append((own + len(leaf_map) + 20 * leaves - 14) / own)
             both.append(alone[-1] + VECTOR.itemsize * leaves / own)
         say(f"| {most} | {median(counts):g} | {median(both):.2f} | {median(alone):.2f} |")
 
