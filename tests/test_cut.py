@@ -44,10 +44,11 @@ def test_a_cut_is_what_merging_by_hand_gives(cut, seed):
     for segment, node in zip(found.segments, nodes, strict=True):
         y, x = np.nonzero(label_map == segment.id)
         box = (x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1)
-        margin, _, _, stability = features[node]
+        margin, _, _, stability, contrast, compactness = (value / 255 for value in features[node])
         assert (segment.area, segment.box) == (len(x), box)
         shape = {"log_area": np.log(len(x) / (label_map >= 0).sum()), "elongation": np.log(max(box[2:]) ** 2 / len(x))}
-        known = {"margin": margin / 255, "stability": stability / 255, **shape}
+        borders = {"contrast": contrast, "log_compactness": np.log(max(compactness, 1 / 255))}
+        known = {"margin": margin, "stability": stability, **borders, **shape}
         expected = 1 / (1 + np.exp(-CONSTANT - sum(PRIOR[name] * value for name, value in known.items())))
         assert segment.score == pytest.approx(expected if len(nodes) > 1 else 0)
     weighed = sum(each.score * each.area for each in found.segments) / (label_map >= 0).sum()

@@ -18,9 +18,9 @@ def counted(leaf_map, picture, leaves):
     for y in range(leaf_map.shape[0]):
         for x in range(leaf_map.shape[1]):
             for v, u in ((y, x + 1), (y + 1, x)):
-                if v < leaf_map.shape[0] and u < leaf_map.shape[1] and inside[y, x] != inside[v, u]:
-                    if IGNORE not in (leaf_map[y, x], leaf_map[v, u]):
-                        pairs.append(np.abs(picture[y, x].astype(float) - picture[v, u]).mean())
+                there = v < leaf_map.shape[0] and u < leaf_map.shape[1]
+                if there and inside[y, x] != inside[v, u] and IGNORE not in (leaf_map[y, x], leaf_map[v, u]):
+                    pairs.append(np.abs(picture[y, x].astype(float) - picture[v, u]).mean())
     if not pairs:
         return 0.0, 1.0
     return math.sqrt(np.mean(pairs) / 255), min(1.0, math.sqrt(4 * math.pi * inside.sum()) / len(pairs))
