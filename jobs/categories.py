@@ -14,10 +14,7 @@ def categories(
         int | None, typer.Option("--clusters", min=2, help="Group segments by their vectors into so many categories.")
     ] = None,
     truth: options.Truth = None,
-    names: Annotated[
-        str | None,
-        typer.Option("--names", help="Text file: names for the values 0, 1, ... of --truth, one a line."),
-    ] = None,
+    names: options.Names = None,
     name: Annotated[
         str, typer.Option("--name", help="Of the table, for --categories of other commands.")
     ] = "categories",
@@ -39,10 +36,10 @@ def categories(
 ) -> None:
     """Give every segment of a run a category that is consistent over all its images."""
     from pipeline.categories import categorise
-    from pipeline.categories.labelled import classify, named_by
+    from pipeline.categories.labelled import classify
     from pipeline.cluster.parallel import parallel_mapping
     from pipeline.errors import ConfigError
-    from pipeline.evaluation.protocols import protocol_named
+    from pipeline.evaluation.protocols import protocol_named, with_names
     from pipeline.evaluation.truth import open_truth, read_list
     from pipeline.flags import number
     from pipeline.run.ledger import Ledger
@@ -58,8 +55,7 @@ def categories(
             made = categorise.cluster(ledger, clusters, name, command, seed, unknown, parallel_map)
         elif truth is not None:
             lines = read_list(names, "names") if names else []
-            plain = protocol_named(protocol, len(lines) or None, tuple(ignore or ()))
-            rules, known = named_by(lines, plain)
+            rules, known = with_names(protocol_named(protocol, len(lines) or None, tuple(ignore or ())), lines)
             samples = open_truth(truth, rules, member=truth_key, listed=listed)
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
         else:

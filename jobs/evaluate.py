@@ -50,6 +50,7 @@ def evaluate(
     ] = None,
     instances: options.ReadInstances = None,
     classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
+    names: options.Names = None,
     ignore: options.Ignore = None,
     cut: options.ReadCut = None,
     segments: options.ReadSegments = None,
@@ -86,10 +87,10 @@ def evaluate(
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions
-    from pipeline.evaluation.protocols import protocol_named
+    from pipeline.evaluation.protocols import protocol_named, with_names
     from pipeline.evaluation.reproduce import open_photos, published_row
     from pipeline.evaluation.score import AGAINST, HUMANS, RUN, Scorer, check_methods
-    from pipeline.evaluation.truth import open_truth
+    from pipeline.evaluation.truth import open_truth, read_list
     from pipeline.evaluation.worst_page import worst_page
     from pipeline.table import encode_rows
 
@@ -111,7 +112,9 @@ def evaluate(
     if objects and not (categories or instances):
         raise ConfigError("--truth-instances are compared with --categories or --instances: give one of them too")
     matching = "dataset" if categories else matching
-    rules = replace(protocol_named(protocol, classes, tuple(ignore or ())), objects=objects)
+    lines = read_list(names, "names") if names else []
+    plain = replace(protocol_named(protocol, len(lines) or classes, tuple(ignore or ())), objects=objects)
+    rules, _ = with_names(plain, lines)
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
     if matching not in ("image", "dataset") or (matching == "dataset" and rules.num_classes is None):

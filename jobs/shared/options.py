@@ -82,6 +82,9 @@ Truth = Annotated[
     str | None, typer.Option("--truth", help="Shards or a folder with label maps, of some images or of all.")
 ]
 Protocol = Annotated[str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")]
+Names = Annotated[
+    str | None, typer.Option("--names", help="Text file: names for the values 0, 1, ... of --truth, one a line.")
+]
 Listed = Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")]
 TruthKey = Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")]
 Ignore = Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")]

@@ -4,7 +4,7 @@ Letters: S segments, F features, C categories.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,6 @@ STRENGTHS = (1.0, 0.1, 10.0)  # of the fit, see `learning.linear`; the cut is ch
 UNKNOWN = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)  # shares of segments that may be left out for small margins
 KEPT = 0.98  # of mIoU, at least, when they are: what is of no category of the truth has small margins
 FOLDS = 5  # of cross-validation, by images
-THINGS = {"thing": True, "stuff": False, "": None}
 Image = tuple[Float[np.ndarray, "S F"], Int[np.ndarray, "S C"]]  # features, and pixels of each category
 
 
@@ -45,27 +44,6 @@ class Expected:
     miou: float
     limit: float
     images: int
-
-
-def named_by(lines: Sequence[str], protocol: Protocol) -> tuple[Protocol, list[Category]]:
-    """A protocol with the names of its classes, and its categories.
-
-    lines: for the values 0, 1, ... a name, then a tab and `thing` or `stuff` where that is known; empty: as they are.
-    Raises ConfigError for a name that is there twice, for anything else after a tab, and where classes have no names.
-    """
-    parts = [[part.strip() for part in line.partition("\t")] for line in lines]
-    names = [name for name, _, _ in parts]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"--names: {twice[0]!r} is there twice; a category has one line")
-    if odd := [kind for _, _, kind in parts if kind not in THINGS]:
-        raise ConfigError(f"--names: after a tab stands thing or stuff, not {odd[0]!r}")
-    if protocol.classes is None:
-        raise ConfigError("--truth has values: name them with --names FILE, or a --protocol that does")
-    classes = {names[int(value)]: ids for value, ids in protocol.classes.items()} if lines else protocol.classes
-    things = {name: THINGS[kind] for name, _, kind in parts}
-    return replace(protocol, classes=classes), [
-        Category(at, each, things.get(each)) for at, each in enumerate(classes, 1)
-    ]
 
 
 def classify(
@@ -83,6 +61,8 @@ def classify(
     at. Also returns why images were left out. Raises ConfigError where two images or two categories are not there.
     """
     check(ledger, name)
+    if not categories:
+        raise ConfigError("--truth has values: name them with --names FILE, or a --protocol that does")
     own, split = ledger.run.segment.cut or 0.0, ledger.run.segment.split_components
     cuts = [ledger.cut] if ledger.cut else [Cut(height=own * share) for share in HEIGHTS]
     ledger.cut = None  # trees have all of them

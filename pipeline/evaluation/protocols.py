@@ -6,7 +6,7 @@ CVPR 2016), its 27 classes of void-free label ids; the views are those of DiffSe
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
@@ -15,7 +15,9 @@ import numpy as np
 from diffseg.evaluation.scores import View, square_view, whole_view
 from diffseg.types import IGNORE, Integer
 from pipeline.errors import ConfigError
+from pipeline.records import Category
 
+THINGS = {"thing": True, "stuff": False, "": None}  # what a list of names says of a category
 COCO_STUFF_LIST = "Coco164kFull_Stuff_Coarse_7.txt"  # 2,175 of val2017; published with IIC, PiCIE, STEGO and DiffSeg
 
 
@@ -127,3 +129,21 @@ def protocol_named(name: str, classes: int | None = None, ignore: tuple[int, ...
     if not values:
         raise ConfigError(f"--ignore leaves none of {classes} classes")
     return replace(protocol, classes=values)
+
+
+def with_names(protocol: Protocol, lines: Sequence[str]) -> tuple[Protocol, list[Category]]:
+    """A protocol with names for its classes, and these as categories; none of a truth that has only regions.
+
+    lines: for the values 0, 1, ... a name, then a tab and `thing` or `stuff` where that is known; empty: as they are.
+    Raises ConfigError for a name that is there twice, and for anything else after a tab.
+    """
+    parts = [[part.strip() for part in line.partition("\t")] for line in lines]
+    names = [name for name, _, _ in parts]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--names: {twice[0]!r} is there twice; a category has one line")
+    if odd := [kind for _, _, kind in parts if kind not in THINGS]:
+        raise ConfigError(f"--names: after a tab stands thing or stuff, not {odd[0]!r}")
+    classes = {names[int(value)] if lines else value: ids for value, ids in (protocol.classes or {}).items()}
+    things = {name: THINGS[kind] for name, _, kind in parts}
+    categories = [Category(at, each, things.get(each)) for at, each in enumerate(classes, 1)]
+    return replace(protocol, classes=classes or None), categories
