@@ -18,6 +18,7 @@ from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
 from pipeline.table.label_map import decode_label_map
+from pipeline.table.leaf_map import decode_leaf_map
 from pipeline.table.trees import decode_vectors
 
 OVERDRAWN = 2  # times the segments wanted that images are drawn for: at a coarser cut they have fewer
@@ -27,7 +28,7 @@ Described = tuple[int, list[int], Float[np.ndarray, "S F"]]  # an image: its ind
 
 def features_of(row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> Float[np.ndarray, "S F"]:
     """The features of a label map's segments. row: of NEEDED columns. Raises ValueError or OSError for damaged ones."""
-    vectors = segment_vectors(decode_label_map(row["leaf_map"]), decode_vectors(row["vectors"]), label_map)
+    vectors = segment_vectors(decode_leaf_map(row["leaf_map"]), decode_vectors(row["vectors"]), label_map)
     areas = np.bincount(label_map.ravel() + 1)[1:]
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(lengths > 0, lengths, 1)

@@ -11,7 +11,7 @@ from diffseg.ridges import split
 from diffseg.types import IGNORE, Int
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
-from pipeline.table.label_map import decode_label_map
+from pipeline.table.leaf_map import decode_leaf_map
 
 SEGMENTS, COMPONENTS, RIDGES = "segments", "components", "ridges"
 KINDS = (SEGMENTS, COMPONENTS, RIDGES)
@@ -41,7 +41,7 @@ def instances_of(
     if kind == COMPONENTS:
         return components(label_map)
     try:
-        parts = split(own, decode_label_map(stored["leaf_map"]), np.frombuffer(stored["ridges"], np.uint8))
+        parts = split(own, decode_leaf_map(stored["leaf_map"]), np.frombuffer(stored["ridges"], np.uint8))
     except (ValueError, TypeError, OSError, SyntaxError) as error:  # TypeError: null; the last two are Pillow's
         where = f"{stored['shard']}, sample {stored['index']}"
         raise ConfigError(f"{where}: no usable ridges: {error}; `diffseg verify --full` finds damage") from error

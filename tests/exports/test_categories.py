@@ -19,6 +19,7 @@ from pipeline.datasets.instances import instances_of
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
+from pipeline.table.leaf_map import decode_leaf_map
 from tests.datasets.test_joined import NAMES, categorise, category
 from tests.exports.test_huggingface import load as load  # a fixture
 from tests.support.labelled import CUT, at_source, label_map, make_run
@@ -207,7 +208,7 @@ def test_instances_are_parted_along_ridges_at_any_cut(tmp_path, capsys, flags):
         assert (total == 1).all()  # a partition
         if cut is None:
             continue
-        labels, leaves = decode_label_map(row["label_map"]), decode_label_map(row["leaf_map"])
+        labels, leaves = decode_label_map(row["label_map"]), decode_leaf_map(row["leaf_map"])
         parts = resize_labels(split(labels, leaves, np.frombuffer(row["ridges"], np.uint8)), total.shape)
         assert len(own) == parts.max() + 1
         for part, each in enumerate(own):
