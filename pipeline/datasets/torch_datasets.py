@@ -41,7 +41,7 @@ from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.reader import decode_sample
-from pipeline.records import ImageSample
+from pipeline.records import Category, ImageSample
 from pipeline.run.layout import WindowObject
 from pipeline.storage.names import Names
 
@@ -117,6 +117,11 @@ class _Run(Generic[T]):
             photos = SourceImages(ledger, beside=self._beside, jumps=True)
             self._opened = Samples(ledger, self.selection, Names(), photos, self._drawn)
         return self._opened
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """What segments may be, where a table of categories is read; ids from 1."""
+        return self.samples.ledger.categories_table
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other heights, and in a shuffled stream another order, equal on every rank, from the next sample on."""

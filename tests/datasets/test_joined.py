@@ -250,6 +250,8 @@ def test_every_reader_has_the_categories(named, tmp_path, capsys):
     stream: RunStream[Example] = RunStream(named, categories="kinds")
     examples = [*(dataset[number] for number in range(len(dataset))), *stream]
     assert len(examples) == 2 * len(LABELLED)
+    assert {each.id: each.name for each in dataset.categories} == NAMES
+    assert stream.categories == dataset.categories
     for example in examples:
         assert [each.category for each in example.segments] == names_of(
             {"index": example.index, "segments": [{"id": each.id} for each in example.segments]}
