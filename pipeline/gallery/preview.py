@@ -4,7 +4,6 @@ The worst, the best, random and failed samples are chosen in one pass over the s
 of the chosen are read. Statistics are of all rows read, not of the chosen ones.
 """
 
-import heapq
 import logging
 import random
 from collections import defaultdict
@@ -12,15 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from diffseg.types import Segment
 from pipeline.concurrency import prefetch_map
-from pipeline.derived.join import DerivedTable
-from pipeline.derived.note import read_note
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.gallery.exemplars import Identity, Top, exemplars
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.gallery.levels import OWN, at_heights, heights_around
 from pipeline.gallery.statistics import Distributions, some_windows
@@ -30,15 +28,12 @@ from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 
-EXEMPLARS = 8  # images of a category shown beside the others
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
 _LARGE = ("key", "shard", "index", "status", "error", "width", "height", "label_map", "segments", "quality")
 
 _NO_PHOTO: tuple[int, np.ndarray | None] = (-1, None)
 
-Identity = tuple[str, int]  # shard id and index of a sample
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -58,25 +53,6 @@ class Shown:
     items: int
     samples: int
     without_photo: tuple[str, ...]
-
-
-class Top(Generic[T]):
-    """The `size` values of highest rank out of any number."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._heap: list[tuple[float, T]] = []
-
-    def add(self, rank: float, value: T) -> None:
-        """Add a value; it is kept if its rank is high enough."""
-        if len(self._heap) < self._size:
-            heapq.heappush(self._heap, (rank, value))
-        elif self._heap and rank > self._heap[0][0]:
-            heapq.heapreplace(self._heap, (rank, value))
-
-    def values(self) -> list[T]:
-        """The kept values, the highest first."""
-        return [value for _, value in sorted(self._heap, reverse=True)]
 
 
 def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, seed: int) -> Choice:
@@ -116,7 +92,7 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
     read, share = some_windows(ledger, seed)
     counts = Distributions()
     choice = choose(ledger.rows(_SMALL, windows=read), counts, samples, seed)
-    if found := _exemplars(ledger, read, samples):
+    if found := exemplars(ledger, read, samples):
         choice = replace(choice, shown=choice.shown | found.keys(), exemplars=found)
     if not counts.samples:
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to show")
@@ -124,29 +100,6 @@ def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title:
     items = _items(ledger, read, choice, lost)
     shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), share, title))
     return Shown(shown, counts.samples, tuple(lost))
-
-
-def _exemplars(ledger: Ledger, windows: Sequence[WindowObject], samples: int) -> dict[Identity, list[str]]:
-    """The images with the clearest segments of each category, `samples` in all at most: nearest to its centre, or of
-    the largest margin.
-    """
-    columns = read_note(ledger, ledger.categories)[0].columns if ledger.categories else {}
-    if not (clear := [name for name in ("distance", "margin") if name in columns]):
-        return {}
-    table, sign = DerivedTable(ledger, str(ledger.categories), clear), -1 if clear == ["distance"] else 1
-    top = {
-        each.name: Top[Identity](min(EXEMPLARS, samples // len(ledger.categories_table)))
-        for each in ledger.categories_table
-    }
-    for row in table.join(ledger.rows(["shard", "index", "segments"], windows=windows)):
-        ranks = sorted((sign * each[clear[0]], each["category"]) for each in row["segments"] or () if each["category"])
-        for name, rank in {name: rank for rank, name in ranks}.items():
-            top[name].add(rank, (row["shard"], row["index"]))
-    found = defaultdict[Identity, list[str]](list)
-    for name, images in top.items():
-        for identity in images.values():
-            found[identity].append(name)
-    return found
 
 
 def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None) -> GalleryPage:

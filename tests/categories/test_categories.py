@@ -20,7 +20,7 @@ from pipeline.derived import write as writing
 from pipeline.derived.join import DerivedTable
 from pipeline.derived.joined import open_run
 from pipeline.derived.note import read_note
-from pipeline.gallery import preview
+from pipeline.gallery import exemplars
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
 from pipeline.records import LabelRecord
@@ -113,7 +113,7 @@ def test_a_few_named_images_name_all_segments_at_the_cut_that_is_best(run, named
 @pytest.mark.parametrize("kind", ["clusters", "named"])
 def test_the_gallery_has_the_clearest_images_of_each_category(run, named, tmp_path, monkeypatch, kind):
     page = tmp_path / "page.html"
-    monkeypatch.setattr(preview, "EXEMPLARS", 2)
+    monkeypatch.setattr(exemplars, "EXEMPLARS", 2)
     flags = ["--clusters", "4"] if kind == "clusters" else [*named, "--cut", "auto"]
     assert cli.run(["categories", run, *flags, "--name", "kinds"]) == 0
     at = [] if kind == "clusters" else ["--cut", "auto"]
