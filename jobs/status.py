@@ -112,6 +112,6 @@ def _show_failures(failures: "Counter[Failure]") -> None:
     for failure, count in failures.most_common(SHOWN):
         console.say(f"{count:,} x {failure.kind or 'sample'}: {failure.error}")
         if failure.traceback:
-            console.say(indent(failure.traceback, "    "))
+            console.say_lines(indent(failure.traceback, "    "))
     if len(failures) > SHOWN:
         console.say(f"{len(failures) - SHOWN:,} other failures are in failures/")

@@ -19,6 +19,7 @@ from pipeline.inputs import shards
 from pipeline.inputs.sample import DrawnWindows, draw_sample, within
 from pipeline.inputs.tar.splitting import split
 from pipeline.logs.context import bound, owner
+from pipeline.logs.text import redacted
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
@@ -221,7 +222,7 @@ def open_run(
     wanted = Run.of(
         resolved,
         files.sha256,
-        model=files.name,
+        model=redacted(files.name),
         revision=files.revision,
         licence=files.licence,
         window=run.window or WINDOW,

@@ -14,9 +14,12 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from pipeline.logs.text import shown_lines
 
 INTERRUPTED, TERMINATED = 130, 143
 UNTOLD = 4  # the result could not be said
@@ -66,7 +69,7 @@ def run(command: Callable[[], int | None]) -> NoReturn:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
         sys.stderr.write("" if isinstance(error.code, int | None) else f"{error.code}\n")
     except BaseException:  # noqa: BLE001 - a fault of ours: told as Python tells it
-        sys.excepthook(*sys.exc_info())
+        sys.stderr.write(shown_lines(traceback.format_exc()))
         code = 1
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except UsageError as error:
         bare = type(error).__name__ == "NoArgsIsHelpError"
-        console.note(error.format_message() if bare else f"diffseg: {error.format_message()}")
+        console.note_lines(error.format_message() if bare else f"diffseg: {_line(error.format_message())}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         console.note(f"diffseg: interrupted{_resumes(arguments)}")
@@ -88,7 +88,7 @@ def _resumes(arguments: list[str]) -> str:
     return "; the same command resumes" if resuming else ""
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception | str) -> str:
     """An error's message in one line; that of a library may have several."""
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 

@@ -13,39 +13,54 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.logs.text import redacted, shown, shown_lines
+
 if TYPE_CHECKING:
     from pipeline.driver.progress import Snapshot
 
 LEFT_OUT = 5  # images that are named
 PLAIN_LINE_S = 10.0  # seconds between two lines of progress where there is no terminal
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, emoji=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(line: str) -> None:
     """Print a line of the result on stdout."""
-    _out.print(line, markup=False)
+    _out.print(shown(line), markup=False)
+
+
+def say_lines(text: str) -> None:
+    """Print lines of the result on stdout."""
+    _out.print(shown_lines(text), markup=False)
 
 
 def say_json(value: Any) -> None:
     """Print the result on stdout as one JSON document."""
-    sys.stdout.write(json.dumps(_without_nan(value), indent=2, default=str) + "\n")
+    text = json.dumps(_without_nan(value), indent=2, default=str)
+    sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
     sys.stdout.flush()
 
 
 def _without_nan(value: Any) -> Any:
-    """A value in which what is undefined is null, for JSON has no NaN."""
+    """A value in which what is undefined is null, for JSON has no NaN, and texts tell no secret."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
+    if isinstance(value, str):
+        return redacted(value)
     return None if isinstance(value, float) and isnan(value) else value
 
 
 def note(line: str) -> None:
     """Print a line about the work on stderr, so that a pipe gets the result alone."""
-    _err.print(line, markup=False)
+    _err.print(shown(line), markup=False)
+
+
+def note_lines(text: str) -> None:
+    """Print lines about the work on stderr."""
+    _err.print(shown_lines(text), markup=False)
 
 
 def left_out(images: Sequence[str]) -> None:
@@ -58,10 +73,10 @@ def left_out(images: Sequence[str]) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a small table of the result on stdout."""
-    shown = Table(*columns, title=title, title_justify="left", show_header=any(columns))
+    drawn = Table(*columns, title=Text(shown(title), "table.title"), title_justify="left", show_header=any(columns))
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    _out.print(shown)
+        drawn.add_row(*(Text(shown(cell)) for cell in row))
+    _out.print(drawn)
 
 
 def duration(seconds: float | None) -> str:

@@ -56,7 +56,7 @@ def _log(file: Path | None, verbose: bool, owner: str | None) -> Iterator[None]:
         if not (file or shown):
             yield
             return
-        with written(LEVELS[name.lower() or "info"], file, console.note, shown=shown):
+        with written(LEVELS[name.lower() or "info"], file, console.note_lines, shown=shown):
             try:
                 yield
             except PipelineError as error:

@@ -23,6 +23,7 @@ from PIL import Image
 from diffseg.draw import palette, resize_labels
 from diffseg.types import IGNORE, Integer, Segment, UInt8
 from pipeline.gallery.statistics import Histogram
+from pipeline.logs.text import shown
 
 PICTURE_SIDE = 512  # pixels, the longer side: 2,000 samples stay near 100 MB
 JPEG_QUALITY = 80
@@ -85,7 +86,7 @@ def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage
         f"default-src 'none'; img-src data: blob:; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = html.escape(page.title)
+    title = html.escape(shown(page.title))
     out.write(Template(before).substitute(title=title, policy=policy, style=style).encode())
     index = []
     for number, item in enumerate(items):
@@ -116,7 +117,7 @@ def _json(value: Any) -> str:
 def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "palette": palette().tolist(),
-        "facts": page.facts,
+        "facts": [[shown(cell) for cell in fact] for fact in page.facts],
         "statuses": page.statuses,
         "level": page.level,
         "histograms": [asdict(histogram) for histogram in page.histograms],
@@ -127,11 +128,11 @@ def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
 def _entry(item: GalleryItem) -> dict[str, Any]:
     """The data for sorting and filtering: small, because all of it is read when the page opens."""
     return {
-        "key": item.key,
+        "key": shown(item.key),
         "shard": item.shard,
         "index": item.index,
         "status": item.status,
-        "error": item.error,
+        "error": item.error and shown(item.error),
         "size": item.size,
         "random": item.random,
         "exemplar": item.exemplar,

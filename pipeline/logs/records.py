@@ -16,7 +16,8 @@ from time import monotonic
 
 from pipeline.errors import ConfigError
 from pipeline.logs.context import Context, context_of
-from pipeline.logs.traces import PACKAGES, raised_at, redacted, traceback_of
+from pipeline.logs.text import shown, shown_lines
+from pipeline.logs.traces import PACKAGES, raised_at, traceback_of
 
 LONGEST = 1_000  # characters of a message
 KEPT = 5  # records of one kind that a period may have; more are counted
@@ -55,7 +56,7 @@ class Record:
         fields = " ".join((field or "-").replace(" ", "-") for field in where)
         times = f" (repeated {self.repeated} times)" if self.repeated else ""
         line = f"{at} {logging.getLevelName(self.level)} {fields} {self.logger}:{self.line} {self.message}{times}"
-        return f"{line}\n{self.traceback}" if self.traceback else line
+        return f"{shown(line)}\n{shown_lines(self.traceback)}" if self.traceback else shown(line)
 
 
 def _kind_of(record: logging.LogRecord) -> str:
@@ -71,7 +72,7 @@ def _made(record: logging.LogRecord) -> Record:
         level=record.levelno,
         logger=record.name,
         line=record.lineno,
-        message=" ".join(redacted(record.getMessage()[: 2 * LONGEST]).split())[:LONGEST],
+        message=shown(" ".join(record.getMessage()[: 2 * LONGEST].split()))[:LONGEST],
         kind=_kind_of(record),
         context=context_of(error),
         traceback=traceback_of(error) if error else "",

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import documents, table
 from pipeline.errors import CommitConflict, StorageError, Unhandled
+from pipeline.logs.text import redacted
 from pipeline.messages import Receipt, ShardTask
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.run.layout import ShardState, end_name, list_states, window_name, window_stem
@@ -157,7 +158,8 @@ class RunWriter:
 
     def record_failure(self, name: str, fields: Mapping[str, Any]) -> None:
         """Keep a failure under failures/, for people to read."""
-        self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(fields, indent=2).encode())
+        told = {key: redacted(value) if isinstance(value, str) else value for key, value in fields.items()}
+        self.store.put_new(f"failures/{name}.{uuid.uuid4().hex[:8]}.json", json.dumps(told, indent=2).encode())
 
     @cached_property
     def _made_with(self) -> dict[str, str]:

@@ -44,8 +44,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         hint = f"pip install 'diffseg[{EXTRAS[protocol]}]'" if protocol in EXTRAS else str(error)
         raise ConfigError(f"{redact(url)}: {protocol}:// needs a package that is not installed: {hint}") from error
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{redact(url)}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # each kind of storage has errors of its own for settings that it lacks
+        raise ConfigError(f"{redact(url)}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def stat(url: str) -> Entry:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pipeline.errors import ConfigError, StorageError, StorageFull
-from pipeline.logs.traces import redacted
+from pipeline.logs.text import shown
 
 DEADLINE = 120.0  # seconds for which a request is repeated before it fails
 FIRST_DEADLINE = 12.0  # seconds for a host that has never answered: a wrong address must fail in seconds
@@ -189,4 +189,4 @@ def _reason(error: Exception) -> str:
     """The first line of what a library says, without the queries and user names its URLs may carry."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = next((line.strip() for line in str(text).splitlines() if line.strip()), type(error).__name__)
-    return redacted(line)[:300]
+    return shown(line[:1000])[:300]

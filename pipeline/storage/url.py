@@ -17,6 +17,8 @@ _QUERY = re.compile(r"\?[\w.~%-]+=(?![^?&]*\.[A-Za-z]\w{0,9}$).*", re.DOTALL)
 # Layers over other file systems, and what runs programs or holds nothing that another process could read.
 _NOT_STORAGE = {"simplecache", "filecache", "blockcache", "cached", "async_wrapper", "dir", "dirfs", "generic", "data"}
 _NOT_STORAGE |= {"reference", "zip", "tar", "libarchive", "archive", "dask", "lakefs", "asynclocal"}
+_NOT_STORAGE |= {"jupyter", "jlab", "git", "github", "gist", "gitea", "dbfs", "root", "pyscript", "tos", "tosfs"}
+_SLASHED = re.compile(r"^[^/@]*:(?!\d{1,5}/)[^/@]*/.*@", re.DOTALL)  # a user whose password holds a slash
 
 
 def protocol_of(url: str) -> str:
@@ -33,6 +35,8 @@ def protocol_of(url: str) -> str:
     protocol = _ALIASES.get(head, head)
     if not rest.startswith("//") or protocol in _NOT_STORAGE or protocol not in fsspec.available_protocols():
         raise ConfigError(f"{redact(url)}: no storage protocol {head!r}; {POSSIBLE}")
+    if protocol != "file" and _SLASHED.match(rest[2:]):
+        raise ConfigError(f"{redact(url)}: write a slash in a password as %2F, or give it by the environment")
     return protocol
 
 
@@ -45,7 +49,7 @@ def redact(url: str) -> str:
     if not mark or scheme in ("file", "local"):
         return url
     location = re.split("[?#]", rest, maxsplit=1)[0] if scheme in WEB else _QUERY.sub("", rest)
-    host, slash, path = location.partition("/")
+    host, slash, path = _SLASHED.sub("", location, count=1).partition("/")
     user, _, machine = host.rpartition("@")
     container = f"{user.partition(':')[0]}@" if user and _ALIASES.get(scheme, scheme) == "abfs" else ""
     return f"{scheme}://{container}{machine}{slash}{path}"

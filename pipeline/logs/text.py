@@ -1,0 +1,68 @@
+"""Text of any origin as it may be shown: nothing in it moves a cursor or ends a line, and no URL in it tells a secret.
+
+Names, URLs and errors come from archives, servers and libraries. Whatever shows them calls `shown`, and nobody before.
+"""
+
+import re
+
+# What a terminal obeys, what ends a line, and what reorders or hides letters; joiners within words stay
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_AT, _COLON, _SLASH = "(?:@|%(?:25){0,3}40)", "(?::|%(?:25){0,3}3a)", "(?:/|%(?:25){0,3}2f)"
+_SCHEME = rf"[a-z][a-z0-9+.-]{{0,20}}{_COLON}{_SLASH}{{1,9}}"
+_URL = re.compile(rf"((?<![\w%.+-]){_SCHEME}|(?<![\w/:%.+-])//)((?:(?!(?<=:){_SCHEME})[^\s'\"<>`])*)", re.IGNORECASE)
+_PASSWORD = re.compile(rf"^[^/@]{{0,200}}?{_COLON}.*{_AT}", re.IGNORECASE)  # it may hold a slash or an @
+_USER = re.compile(rf"^(?:(?!{_SLASH}|{_AT}).){{0,200}}{_AT}", re.IGNORECASE)
+_HOST = re.compile(r"(?:localhost|\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)+):\d{1,5}(?:/|$)", re.IGNORECASE)
+_BARE = re.compile(
+    rf"(?<![\w.:@%+-])(?!{_HOST.pattern})[\w.+%-]{{1,200}}?{_COLON}(?![\d:]+@|/|%(?:25){{0,3}}2f)[^\s'\"<>`]{{1,300}}{_AT}(?=[\w.-])",
+    re.IGNORECASE,
+)
+_QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
+_RARE = re.compile("[@?]|%(?:25)*[43]")
+_CONTAINERS = ("abfs", "abfss", "az")  # before the @ of their URLs stands the container
+_NAMES = (
+    r"x-(?:amz|goog|ms)-[\w-]{1,30}|sig|signature|(?:[a-z]{1,12}[_-]){0,2}(?:token|secret|password|passwd|pwd|api_?key|secret_key)"
+    r"|(?:secret_?|aws_?)?access_?key(?:_?id)?|aws_secret_access_key|aws_session_token|credentials?|authorization"
+)
+_VALUE = re.compile(
+    rf"(?<![\w-])({_NAMES})(['\"]?\s?(?:=|%(?:25){{0,3}}3d|:(?=\s?['\"])|:\s?(?=(?:bearer|basic|aws4)))\s?['\"]?"
+    r"(?:(?:bearer|basic|aws4[\w-]{0,20})\s)?)[^\s&'\"<>`,;)}\]]+",
+    re.IGNORECASE,
+)
+
+
+def shown(text: str) -> str:
+    """Text in one line, for a terminal, a log or a page: control characters are escaped as Python writes them."""
+    return _CONTROL.sub(_escaped, redacted(text))
+
+
+def shown_lines(text: str) -> str:
+    """Text of several lines, each as `shown` has it."""
+    return "\n".join(shown(line) for line in text.split("\n"))
+
+
+def redacted(text: str) -> str:
+    """Text without user names and queries of URLs, whatever form these have, and without the values of secrets.
+
+    Rather too much than too little: of what reads like a password, whatever comes before the last @ is left out.
+    """
+    text = _BARE.sub("***@", _URL.sub(_public, text)) if _RARE.search(text) else text
+    return _VALUE.sub(r"\1\2***", text)
+
+
+def _public(match: re.Match[str]) -> str:
+    scheme, rest = match.groups()
+    name = re.split("[:%]", scheme)[0].lower()
+    if name in ("file", "local") and not re.search(r"[^/]//$", scheme):
+        return match[0]
+    bare = rest if _HOST.match(rest) else _USER.sub("", _PASSWORD.sub("", rest, count=1), count=1)
+    if bare != rest and name in _CONTAINERS:
+        bare = f"{re.split(_COLON, rest, maxsplit=1)[0].partition('@')[0]}@{bare}"
+    return scheme + _QUERY.sub("", bare)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
