@@ -1,4 +1,4 @@
-"""`diffseg categories`: segments of a whole run grouped without a label, or named from a few labelled images."""
+"""`diffseg categories`: segments of a whole run grouped without a label, or named from labelled images or words."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -15,6 +15,15 @@ def categories(
     ] = None,
     truth: options.Truth = None,
     names: options.Names = None,
+    naming: Annotated[str | None, typer.Option("--naming", help="What reads the words of --names: clip.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--with", help="For --naming: a CLIP or SigLIP as a hub id, a folder or an fsspec URL."),
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option("--margin", help="With --naming: a lead in cosine below which a segment is unknown.", min=0),
+    ] = 0.0,
     name: Annotated[
         str, typer.Option("--name", help="Of the table, for --categories of other commands.")
     ] = "categories",
@@ -44,8 +53,15 @@ def categories(
     from pipeline.flags import number
     from pipeline.run.ledger import Ledger
 
-    if (clusters is not None) + (truth is not None) + extend != 1:
-        raise ConfigError("--clusters groups, --truth names, --extend takes in new windows: name one of them")
+    if (clusters is not None) + (truth is not None) + (naming is not None) + extend != 1:
+        raise ConfigError(
+            "--clusters groups, --truth or --naming names, --extend takes in new windows: name one of them"
+        )
+    if naming not in (None, "clip"):
+        why = "keeps no attention to words" if naming == "cross-attention" else "is named otherwise"
+        raise ConfigError(f"--naming {naming}: a run {why}; --naming clip compares words with its images")
+    if naming and not (names and model):
+        raise ConfigError("--naming reads the words of --names FILE by the model of --with MODEL: give both")
     if extend and (cut or segments):
         raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
     ledger, expected, left_out = Ledger.open(url, cut=options.cut_of(cut, segments)), None, tuple[str, ...]()
@@ -58,6 +74,9 @@ def categories(
             rules, known = with_names(protocol_named(protocol, len(lines) or None, tuple(ignore or ())), lines)
             samples = open_truth(truth, rules, member=truth_key, listed=listed)
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
+        elif naming is not None:
+            lines = read_list(str(names), "words")
+            made = categorise.name_by_words(ledger, lines, str(model), margin, name, command, parallel_map)
         else:
             made = categorise.extend(ledger, name, parallel_map)
     at = made.cut
@@ -69,7 +88,7 @@ def categories(
         console.say_json(document | {"left_out": left_out})
         return
     console.left_out(left_out)
-    if not extend:
+    if made.segments and not extend:
         console.say(f"fitted to {made.segments:,} segments{f' of {expected.images:,} images' if expected else ''}")
     if expected:
         figures = f"accuracy of pixels {expected.accuracy:.3f}, mIoU {expected.miou:.3f}"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffseg.models.cache import ORIGIN, PARTIAL, create_once, origin_of
-from diffseg.models.files import POSSIBLE, ModelFiles, beside, listing_of, needed, reader_of
+from diffseg.models.files import POSSIBLE, ModelFiles, Read, beside, listing_of, needed, reader_of
 from diffseg.models.parts import first_line
 from diffseg.models.recognise import named, read_json
 from diffseg.models.specs import CONFIG, MODELS, licence_of
@@ -23,6 +24,7 @@ from diffseg.models.unet.recognise import norms_latents
 from diffseg.models.vit.recognise import reading, recognise_vit
 
 HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+Needed = Callable[[str, list[str], Read], list[str]]  # see `diffseg.models.files.needed`
 HUB_TIMEOUT = 20  # seconds for the hub to name a commit, before what was fetched earlier is used
 
 
@@ -31,16 +33,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DIFFSEG_CACHE", Path.home() / ".cache" / "diffseg")).absolute()
 
 
-def fetch(model: str, cache: Path | None = None) -> ModelFiles:
+def fetch(model: str, cache: Path | None = None, wanted: Needed = needed) -> ModelFiles:
     """Copy a model to this machine, once, and identify it exactly.
 
     cache: where copies from storage are kept, `~/.cache/diffseg` by default; of several processes one fetches.
+    wanted: which files of a listing; those of a model that segments by default.
     Raises ValueError where there is no usable checkpoint under that name, OSError where it cannot be reached now.
     """
-    folder, revision = _locate(model, cache or cache_folder())
+    folder, revision = _locate(model, cache or cache_folder(), wanted)
     listing = listing_of(folder)
-    names = needed(repr(_public(model)), listing, reader_of(folder))
-    digest = _digest(_public(model), folder, names)
+    names = wanted(repr(_public(model)), listing, reader_of(folder))
+    digest = _digest(_public(model), folder, names, segments=wanted is needed)
     if origin := origin_of(folder, digest):
         revision = origin.revision
     return ModelFiles(_public(model), folder, revision, digest, licence_of(origin.model if origin else model))
@@ -58,7 +61,7 @@ def bytes_arriving() -> int:
     return total
 
 
-def _digest(model: str, folder: Path, names: list[str]) -> str:
+def _digest(model: str, folder: Path, names: list[str], *, segments: bool) -> str:
     def of(name: str) -> bytes:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -68,6 +71,8 @@ def _digest(model: str, folder: Path, names: list[str]) -> str:
     whole = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
         whole.update(name.encode() + b"\0" + digest)
+    if not segments:
+        return whole.hexdigest()
     if CONFIG in names:
         with named(files := ModelFiles(model, folder, None, "")):
             whole.update(json.dumps(reading(recognise_vit(files))).encode())
@@ -76,26 +81,26 @@ def _digest(model: str, folder: Path, names: list[str]) -> str:
     return whole.hexdigest()
 
 
-def _locate(model: str, cache: Path) -> tuple[Path, str | None]:
+def _locate(model: str, cache: Path, wanted: Needed) -> tuple[Path, str | None]:
     if not model:
         raise ValueError(f"no model was named; {POSSIBLE}")
     if model == "tiny":
         return Path(__file__).parents[1] / "tiny", None
     if model in MODELS:
-        return _from_hub(model, MODELS[model].repo or model, None)
+        return _from_hub(model, MODELS[model].repo or model, None, wanted)
     if "://" in model and not model.startswith("file://"):
-        return _from_storage(model, cache), None
+        return _from_storage(model, cache, wanted), None
     path = Path(model.removeprefix("file://")).expanduser()
     if path.is_dir():
         return path.resolve(), None
     if path.exists():
         raise ValueError(f"{model!r} is a file; {POSSIBLE}")
     if match := HUB_ID.fullmatch(model):
-        return _from_hub(model, match["repo"], match["revision"])
+        return _from_hub(model, match["repo"], match["revision"], wanted)
     raise ValueError(f"there is no model {model!r}; {POSSIBLE}")
 
 
-def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
+def _from_hub(name: str, repo: str, revision: str | None, wanted: Needed) -> tuple[Path, str]:
     """Resolve a hub id to a commit and download its files; without a network use what was downloaded before."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -108,7 +113,7 @@ def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
         def read(name: str) -> bytes:
             return (Path(snapshot_download(repo, revision=known.sha, allow_patterns=[name])) / name).read_bytes()
 
-        names = [*needed(asked, listing, read), *beside(listing)]
+        names = [*wanted(asked, listing, read), *beside(listing)]
         return Path(snapshot_download(repo, revision=known.sha, allow_patterns=names)), str(known.sha)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         reason = "is not there, is private, or wants its licence accepted and HF_TOKEN set"
@@ -126,7 +131,7 @@ def _from_hub(name: str, repo: str, revision: str | None) -> tuple[Path, str]:
         return folder, folder.name
 
 
-def _from_storage(url: str, cache: Path) -> Path:
+def _from_storage(url: str, cache: Path, wanted: Needed) -> Path:
     """Copy a folder on any storage to this machine, once for each version of its files."""
     import fsspec
 
@@ -148,7 +153,7 @@ def _from_storage(url: str, cache: Path) -> Path:
         except Exception as error:  # each storage has errors of its own
             raise OSError(f"{asked}: {name} cannot be read: {_describe(error)}") from error
 
-    names = [*needed(asked, sources, read), *beside(sources), *({ORIGIN} & sources.keys())]
+    names = [*wanted(asked, list(sources), read), *beside(sources), *({ORIGIN} & sources.keys())]
     state = json.dumps([url, [(name, _state(found[sources[name]])) for name in names]])
     target = cache / f"{PurePosixPath(root).name}-{hashlib.blake2b(state.encode(), digest_size=8).hexdigest()}"
     create_once(target, partial(_copy, storage, {name: sources[name] for name in names}))

@@ -55,11 +55,11 @@ def needed(model: str, listing: Iterable[str], read: Read | None = None) -> list
     if is_vit(names):
         if read and (fault := unsupported(json_object(read(CONFIG), f"{model}: {CONFIG}"))):
             raise ValueError(f"{model} {fault}; {KINDS}")
-        return sorted({CONFIG, *_weights(model, "", names, read), *({PREPROCESSOR, OVERRIDES} & names)})
+        return sorted({CONFIG, *weights(model, "", names, read), *({PREPROCESSOR, OVERRIDES} & names)})
     chosen = {name for name in names if name == OVERRIDES or _is_settings(PurePosixPath(name))}
     second = any(name.startswith("text_encoder_2/") for name in names)
     for part in WEIGHTED[: 3 + second]:
-        chosen.update(_weights(model, part, names, read))
+        chosen.update(weights(model, part, names, read))
     for part in WEIGHTED[: 3 + second]:
         if f"{part}/config.json" not in names:
             raise ValueError(f"{model} is no Stable Diffusion checkpoint: no {part}/config.json; {POSSIBLE}")
@@ -80,7 +80,7 @@ def beside(listing: Iterable[str]) -> list[str]:
 def weight_files(folder: Path, part: str) -> list[Path]:
     """The safetensors of one part of a fetched checkpoint; part "": of a model that lies in one folder."""
     listing = {path.relative_to(folder).as_posix() for path in (folder / part).iterdir()}
-    return [folder / name for name in sorted(_weights(str(folder), part, listing, reader_of(folder)))]
+    return [folder / name for name in sorted(weights(str(folder), part, listing, reader_of(folder)))]
 
 
 def listing_of(folder: Path) -> list[str]:
@@ -123,8 +123,11 @@ def _is_settings(path: PurePosixPath) -> bool:
     )
 
 
-def _weights(model: str, part: str, names: set[str], read: Read | None) -> set[str]:
-    """The weights of one part: full precision before half, one file before several."""
+def weights(model: str, part: str, names: set[str], read: Read | None) -> set[str]:
+    """The weights of one part, "" where there are none: full precision before half, one file before several.
+
+    Raises ValueError where they are not all there.
+    """
     stem, fault = STEMS.get(part, "model"), None
     for variant in VARIANTS:
         if (whole := _inside(part, f"{stem}{variant}.safetensors")) in names:

@@ -13,8 +13,9 @@ from scipy.special import softmax
 
 from diffseg.cut import Cut
 from diffseg.types import Float, Int
-from pipeline.categories import learning
+from pipeline.categories import learning, words
 from pipeline.categories.segments import described, sample
+from pipeline.categories.words import CLIP, Words, words_of
 from pipeline.concurrency import ParallelMap
 from pipeline.derived.joined import CATEGORY, categories_of
 from pipeline.derived.note import Note, check_name, read_note
@@ -26,10 +27,12 @@ from pipeline.run.ledger import Ledger
 
 POINTS = 256  # a centroid, as faiss draws them: more change it little
 TOGETHER = 4096  # segments held against all categories at a time: of a thousand they take 32 MB
+ARRAYS = ("weights", "biases", "limits")
 FARTHEST = 2.0  # distance of opposite vectors
 COLUMNS = {  # by kind of model. distance: 1 less the cosine to the centre; score: probability; margin: to the next
     "clusters": {CATEGORY: "int32", "distance": "float32"},
     "classifier": {CATEGORY: "int32", "margin": "float32", "score": "float32"},
+    CLIP: words.COLUMNS,
 }
 
 
@@ -41,6 +44,11 @@ class Model:
     weights: Float[np.ndarray, "C F"]
     biases: Float[np.ndarray, " C"]
     limits: Float[np.ndarray, " C"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is made from again."""
+        return {"kind": self.kind} | {each: getattr(self, each).tolist() for each in ARRAYS}
 
     def best(self, features: Float[np.ndarray, "S F"]) -> tuple[Int[np.ndarray, " S"], list[Float[np.ndarray, " S"]]]:
         """The number of each segment's category from 1 on, 0 where it is unknown; and the other columns."""
@@ -76,7 +84,10 @@ def margins(values: Float[np.ndarray, "S C"]) -> tuple[Float[np.ndarray, " S"], 
 
 @dataclass(frozen=True, slots=True)
 class Categorised:
-    """A run with categories. segments: that the model was fitted to. cut: of the table, None: as it was labelled."""
+    """A run with categories. segments: that the model was fitted to; 0 where words name them.
+
+    cut: of the table, None: as it was labelled.
+    """
 
     table: str
     windows: int
@@ -116,9 +127,22 @@ def cluster(
     return keep(ledger, model, names, name, command, facts, parallel_map)
 
 
+def name_by_words(
+    ledger: Ledger, lines: Sequence[str], source: str, margin: float, name: str, command: str, parallel_map: ParallelMap
+) -> Categorised:
+    """Give all segments of a run the category whose words are nearest, by a CLIP or SigLIP.
+
+    lines: see `words_of`. source: the model. margin: see `Words`. Raises ConfigError.
+    """
+    check_name(name)
+    categories, found = words_of(lines)
+    model = Words.read(found, source, margin)
+    return keep(ledger, model, categories, name, command, {"words": found, "segments": 0}, parallel_map)
+
+
 def keep(
     ledger: Ledger,
-    model: Model,
+    model: Model | Words,
     categories: Sequence[Category],
     name: str,
     command: str,
@@ -126,11 +150,10 @@ def keep(
     parallel_map: ParallelMap,
 ) -> Categorised:
     """Write the table of a model. facts: of its making, `segments` among them."""
-    arrays = {each: getattr(model, each).tolist() for each in ("weights", "biases", "limits")}
     cut = asdict(ledger.cut) if ledger.cut else None
-    parameters = {"categories": [asdict(each) for each in categories], "kind": model.kind, **facts, "cut": cut}
+    parameters = {"categories": [asdict(each) for each in categories], **model.facts, **facts, "cut": cut}
     shown = str(ledger.cut) if cut else None
-    note = Note(command=command, columns=COLUMNS[model.kind], parameters=parameters | arrays, cut=shown)
+    note = Note(command=command, columns=COLUMNS[model.kind], parameters=parameters, cut=shown)
     return _written(ledger, name, note, parallel_map)
 
 
@@ -145,9 +168,10 @@ def extend(ledger: Ledger, name: str, parallel_map: ParallelMap) -> Categorised:
 def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -> Categorised:
     found = note.parameters
     try:
-        model = Model(found["kind"], *(np.array(found[each], float) for each in ("weights", "biases", "limits")))
+        kind = found["kind"]
+        model = Words.of(found) if kind == CLIP else Model(kind, *(np.array(found[each], float) for each in ARRAYS))
         segments, ledger.cut = int(found["segments"]), Cut(**found["cut"]) if found["cut"] else None
-        if dict(note.columns) != COLUMNS[model.kind]:
+        if dict(note.columns) != COLUMNS[kind]:
             raise ValueError(f"its columns are {', '.join(note.columns)}")
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"a derived table that this version's categories did not make: {error}") from error

@@ -367,7 +367,7 @@ def test_the_table_says_what_the_layouts_say(name):
 
 
 def test_a_folder_under_a_known_name_with_another_layout_is_refused(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffseg.models.fetch._locate", lambda model, cache: (folders["dinov2-small"], None))
+    monkeypatch.setattr("diffseg.models.fetch._locate", lambda model, cache, wanted: (folders["dinov2-small"], None))
     with pytest.raises(ValueError, match=r"what lies there is not dinov2-base: .* 32 channels, 5 layers"):
         fetch("dinov2-base")
 

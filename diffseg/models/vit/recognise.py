@@ -41,7 +41,7 @@ def recognise_vit(files: "ModelFiles") -> ViTSpec:
         registers=_registers(config),
         layers=max(1, depth // 2),
         image_size=SIDE * patch,
-        **_normalisation(files.folder / PREPROCESSOR),
+        **normalisation(files.folder / PREPROCESSOR),
     )
     own: ViTSpec = override(spec, files.folder)
     if not isinstance(own.layers, int) or not 1 <= own.layers <= depth:
@@ -96,7 +96,7 @@ def _registers(config: Mapping[str, Any]) -> Any:
     return 0 if config["model_type"] == "dinov2" else config.get("num_register_tokens", absent)
 
 
-def _normalisation(path: Path) -> dict[str, Any]:
+def normalisation(path: Path) -> dict[str, Any]:
     """Mean, deviation and scale of the input; sizes and crops in the file are not taken, images keep their aspect.
 
     Absent, `ViTSpec` has the published values. Raises ValueError for senseless ones.
