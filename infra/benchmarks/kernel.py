@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from diffseg.models.fetch import cache_folder
 from diffseg.models.unet.architectures import LAYOUTS, Layout
 from diffseg.models.unet.recognise import attention_levels
-from infra.embedded.checkpoints import narrow
+from infra.embedded.checkpoints import narrow, whole
 
 SHARED_LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a block may ask for; CUDA's own figures
 CARDS = {80: "A100", 86: "A10G, RTX 30", 89: "L4, RTX 40", 90: "H100, H200"}
@@ -84,7 +84,7 @@ def levels(layout: Layout) -> set[tuple[int, int, int]]:
 
 def models() -> dict[int, dict[str, set[tuple[int, int]]]]:
     """Head size -> model -> its (heads, cells)."""
-    layouts = LAYOUTS | {f"small {name}": narrow(layout) for name, layout in LAYOUTS.items()}
+    layouts = LAYOUTS | {f"small {name}": narrow(whole(name)) for name in LAYOUTS}
     table: dict[int, dict[str, set[tuple[int, int]]]] = {}
     for name, layout in layouts.items():
         for heads, channels, cells in levels(layout):

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from diffseg.models.unet.architectures import TINY, Layout
+from infra.embedded.checkpoints import WholeLayout, whole
 from infra.embedded.encoder import AUTOENCODER
 
-LAYOUT: Layout = replace(
+TINY = whole("tiny")
+LAYOUT: WholeLayout = replace(
     TINY,
     unet={
         **TINY.unet,

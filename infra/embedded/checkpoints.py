@@ -29,6 +29,51 @@ SCHEDULER: Settings = {  # no label depends on it; pipelines of diffusers requir
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+CLIP_L: Settings = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+CLIP_H: Settings = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
+    "hidden_act": "gelu",
+}
+CLIP_G: Settings = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
+VOCABULARY = 49408  # of every CLIP; its last two tokens begin and end a text
+OF_SD2: Mapping[str, Any] = {"text": (CLIP_H,), "padding": ("!",)}
+OF_SDXL: Mapping[str, Any] = {
+    "text": (CLIP_L, CLIP_G),
+    "padding": ("<|endoftext|>", "!"),
+    "pipeline": "StableDiffusionXLPipeline",
+}
+OF_TINY: Mapping[str, Any] = {
+    "text": (
+        {**CLIP_L, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 1},
+    ),
+    "vocabulary": 1000,
+}
+TEXTS = {  # of a WholeLayout, by name, where it is not SD 1's
+    "sd2.1-base": OF_SD2,
+    "sd2.1": OF_SD2,
+    "sd-turbo": OF_SD2,
+    "sdxl": OF_SDXL,
+    "ssd-1b": OF_SDXL,
+    "tiny": OF_TINY,
+}
 NARROW = {"block_out_channels": [32, 64, 64, 64], "attention_head_dim": [2, 4, 4, 4], "norm_num_groups": 16}
 NARROW_VIT: Settings = {
     "hidden_size": 32,
@@ -50,11 +95,29 @@ VIT_LAYOUTS: Mapping[str, Settings] = {  # every kind that is recognised
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeLayout(Layout):
+    """A layout with its text encoders, as transformers names their settings.
+
+    padding: the padding token of prompts, one per text encoder: the end token in SD 1, "!" in OpenCLIP's.
+    """
+
+    text: tuple[Settings, ...] = (CLIP_L,)
+    padding: tuple[str, ...] = ("<|endoftext|>",)
+    vocabulary: int = VOCABULARY
+    pipeline: str = "StableDiffusionPipeline"
+
+
+def whole(name: str) -> WholeLayout:
+    """The layout of a named model. Raises ValueError for a name that is not in the table."""
+    return WholeLayout(**vars(layout_of(name)), **TEXTS.get(name, {}))
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The parts of a model before they are saved as a Stable Diffusion folder."""
 
-    layout: Layout
+    layout: WholeLayout
     unet: nn.Module
     vae: nn.Module
     text_encoders: tuple[nn.Module, ...]
@@ -79,7 +142,7 @@ class Checkpoint:
         return folder
 
 
-def build(layout: Layout, seed: int = 0) -> Checkpoint:
+def build(layout: WholeLayout, seed: int = 0) -> Checkpoint:
     """Random weights in the shapes of a layout; equal seeds give equal weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,14 +160,14 @@ def random_checkpoint(name: str, folder: Path | str, *, small: bool = False, see
     Raises ValueError for a name that is not in the table.
     """
     if name not in VIT_LAYOUTS:
-        layout = layout_of(name)
+        layout = whole(name)
         return build(narrow(layout) if small else layout, seed).save(Path(folder))
     settings = VIT_LAYOUTS[name]
     few = {**NARROW_VIT, "intermediate_size": 64} if "intermediate_size" in settings else NARROW_VIT
     return _vit({**settings, **few} if small else settings, Path(folder), seed)
 
 
-def narrow(layout: Layout) -> Layout:
+def narrow(layout: WholeLayout) -> WholeLayout:
     """A layout with fewer channels, a small vocabulary and a quarter of the pixels a side."""
     text = tuple(
         {**settings, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -158,7 +221,7 @@ def _write_tokenizer(folder: Path, vocabulary: int, padding: str) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n")
 
 
-def _index(layout: Layout) -> Settings:
+def _index(layout: WholeLayout) -> Settings:
     index: dict[str, Any] = {
         "_class_name": layout.pipeline,
         "unet": ["diffusers", "UNet2DConditionModel"],

@@ -10,10 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffseg.models.attention import add_head_mean, attend_opaque
 from diffseg.models.fused_attention import fused_attention, log_sum_exp
-from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention
 from diffseg.models.unet.recognise import attention_levels
-from infra.embedded.checkpoints import build, narrow
+from infra.embedded.checkpoints import build, narrow, whole
 
 torch.set_num_threads(1)
 
@@ -38,7 +37,7 @@ def head_mean(query, key, value):
 
 
 def small_unet(name, seed=0):
-    layout = narrow(LAYOUTS[name])
+    layout = narrow(whole(name))
     return layout, build(layout, seed).unet.requires_grad_(False)
 
 
@@ -49,7 +48,7 @@ def inputs(layout, height=16, width=16, images=1):
         "timestep": 300,
         "encoder_hidden_states": torch.randn(images, 77, layout.unet["cross_attention_dim"], generator=generator),
     }
-    if len(layout.text) == 2:
+    if layout.pooled:
         sizes = torch.tensor([[128.0, 128, 0, 0, 128, 128]] * images)
         added = {"text_embeds": torch.randn(images, 32, generator=generator), "time_ids": sizes}
         given["added_cond_kwargs"] = added
@@ -196,13 +195,11 @@ def test_nothing_larger_than_one_map_is_ever_made():
 COMPILED = """
 import torch
 from diffseg.models.unet.capture import capture_attention
-from infra.embedded.checkpoints import build
-from diffseg.models.unet.architectures import LAYOUTS
-from infra.embedded.checkpoints import narrow
+from infra.embedded.checkpoints import build, narrow, whole
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-unet = build(narrow(LAYOUTS["tiny"])).unet.requires_grad_(False)
+unet = build(narrow(whole("tiny"))).unet.requires_grad_(False)
 given = torch.randn(1, 4, 16, 16), 300, torch.randn(1, 77, 32)
 with capture_attention(unet) as store:
     unet(*given)

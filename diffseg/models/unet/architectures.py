@@ -1,6 +1,6 @@
-"""Architectures: the exact shapes of each family, as diffusers and transformers name them, without weights.
+"""Architectures: the exact shapes of each family, as diffusers names them, without weights.
 
-No torch: checkpoints are built from these settings, and the table of backends is checked against them.
+No torch: models are built from these settings, and the table of backends is checked against them.
 """
 
 from collections.abc import Mapping
@@ -61,57 +61,27 @@ VAE: Settings = {
     "sample_size": 512,
     "scaling_factor": 0.18215,
 }
-CLIP_L: Settings = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-    "hidden_act": "quick_gelu",
-}
-CLIP_H: Settings = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "projection_dim": 512,
-    "hidden_act": "gelu",
-}
-CLIP_G: Settings = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "projection_dim": 1280,
-    "hidden_act": "gelu",
-}
-VOCABULARY = 49408  # of every CLIP; its last two tokens begin and end a text
 CONTEXT = 77  # tokens of a prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The shapes of a checkpoint: settings of its parts as diffusers and transformers name them.
+    """The shapes of a model: settings of its parts as diffusers names them.
 
-    padding: the padding token of prompts, one per text encoder: the end token in SD 1, "!" in OpenCLIP's.
+    pooled: channels of the prompt as one vector, where the family adds it.
     """
 
     unet: Settings
     vae: Settings
-    text: tuple[Settings, ...] = (CLIP_L,)
-    padding: tuple[str, ...] = ("<|endoftext|>",)
-    vocabulary: int = VOCABULARY
-    pipeline: str = "StableDiffusionPipeline"
+    pooled: int | None = None
 
 
 SD1 = Layout(unet=SD_UNET, vae=VAE)
-SD2 = Layout(unet=SD2_UNET, vae=VAE, text=(CLIP_H,), padding=("!",))
+SD2 = Layout(unet=SD2_UNET, vae=VAE)
 SDXL = Layout(
     unet=SDXL_UNET,
     vae={**VAE, "scaling_factor": 0.13025, "sample_size": 1024, "force_upcast": True},
-    text=(CLIP_L, CLIP_G),
-    padding=("<|endoftext|>", "!"),
-    pipeline="StableDiffusionXLPipeline",
+    pooled=1280,
 )
 TINY = Layout(
     unet={
@@ -124,8 +94,6 @@ TINY = Layout(
         "norm_num_groups": 16,
     },
     vae={**VAE, "block_out_channels": [8, 16, 32, 64], "layers_per_block": 1, "norm_num_groups": 1, "sample_size": 256},
-    text=({**CLIP_L, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 1},),
-    vocabulary=1000,
 )
 LAYOUTS: Mapping[str, Layout] = {
     "sd1.4": SD1,

@@ -30,7 +30,7 @@ def random_backend(name: str, config: SegmentConfig | None = None, device: torch
         for part in (unet, vae):
             fill_at_random(part.to_empty(device=device or "cpu"))
         hidden = torch.randn(1, CONTEXT, layout.unet["cross_attention_dim"])
-        pooled = torch.randn(1, layout.text[1]["projection_dim"]) if len(layout.text) == 2 else None
+        pooled = torch.randn(1, layout.pooled) if layout.pooled else None
     size = layout.unet["sample_size"] * LATENT_SCALE
     spec = replace(BACKENDS[name], image_size=size, levels=attention_levels(layout.unet))
     files = ModelFiles(f"{name}, random weights", Path(), None, "")
