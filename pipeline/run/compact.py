@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.run.compacted import FOLDER, CompactedFile, CompactedWindow, holds, read_compacted
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.table.window_metadata import WindowMetadata
+from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute
 AHEAD = 8  # windows fetched before they are joined: about 3 MB each, and the work is waiting for storage
@@ -128,7 +128,10 @@ def _add(
 ) -> CompactedWindow:
     try:
         metadata = add(data)
-        table.check_window(metadata, (window.shard, window.window))
+        ledger.check(window.shard, window.window, metadata)
+        data.seek(0)
+        if digest_of(table.read_records(data)) != metadata.digest:
+            raise ValueError("rows do not match their digest")
     except ValueError as error:
         raise ConfigError(f"{ledger}/{window.name}: {error}; `diffseg verify --full` finds all that is so") from error
     return CompactedWindow(*window.id, metadata.rows, window.size, metadata.digest)

@@ -50,14 +50,14 @@ class CompactedFile:
 class RowRange:
     """Rows of consecutive windows in one object. rows: how many from `first` on; None: all.
 
-    window: shard and number, where the object is that window's own.
+    windows: shard and number of each.
     """
 
     name: str
     size: int
     first: int = 0
     rows: int | None = None
-    window: tuple[str, int] | None = None
+    windows: tuple[tuple[str, int], ...] = ()
 
 
 def read_compacted(store: Store, name: str = "") -> Iterator[CompactedFile]:
@@ -85,7 +85,9 @@ class CompactedIndex:
         for file in files:
             first = 0
             for window in file.windows:
-                self._ranges[window.id] = RowRange(file.name, file.size, first, window.rows)
+                self._ranges[window.id] = RowRange(
+                    file.name, file.size, first, window.rows, ((window.shard, window.window),)
+                )
                 first += window.rows
 
     def __contains__(self, window: WindowObject) -> bool:
@@ -95,7 +97,7 @@ class CompactedIndex:
         """The rows of windows, in the windows' order, in as few ranges as possible."""
         last: RowRange | None = None
         for window in windows:
-            own = RowRange(window.name, window.size, window=(window.shard, window.window))
+            own = RowRange(window.name, window.size, windows=((window.shard, window.window),))
             next_ = self._ranges.get(window.id, own)
             joined = _joined(last, next_)
             if last and not joined:
@@ -111,7 +113,7 @@ def _joined(one: RowRange | None, other: RowRange) -> RowRange | None:
         return None
     if one.name != other.name or one.first + one.rows != other.first:
         return None
-    return replace(one, rows=one.rows + other.rows)
+    return replace(one, rows=one.rows + other.rows, windows=one.windows + other.windows)
 
 
 def holds(file: CompactedFile, windows: Sequence[WindowObject]) -> bool:

@@ -7,7 +7,7 @@ shard. A window that no listing shows is not done: neither a clock nor a process
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 from diffseg.cut import Cut
@@ -219,6 +219,8 @@ class Ledger:
             return
         needed = columns if stored else self.needed(columns)
         for part in self._compacted.ranges(self.windows() if windows is None else windows):
+            check, own = partial(self.check, *part.windows[0]) if part.rows is None else None, frozenset(part.windows)
+            before = ("", -1)
             try:
                 with self.store.reader(part.name, part.size) as stream:
                     rows = table.read_rows(
@@ -227,10 +229,18 @@ class Ledger:
                         first=part.first,
                         rows=part.rows,
                         filter=filter,
-                        window=part.window,
+                        check=check,
                         stored=stored,
                     )
-                    yield from rows if stored or uncut else map(self.at_cut, rows)
+                    for row in rows:
+                        if "index" in row and "shard" in row:
+                            at = (row["shard"], row["index"])
+                            if (at[0], at[1] // self.run.window) not in own or (at[0] == before[0] and at <= before):
+                                raise ValueError(f"damaged rows: index {at[1]} of {at[0]} does not belong here")
+                            before = at
+                        yield row if stored or uncut else self.at_cut(row)
+            except FileNotFoundError as error:
+                raise ConfigError(f"{self}/{part.name}: was there when the run was listed, and is gone") from error
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
 
@@ -256,11 +266,25 @@ class Ledger:
     def _compacted(self) -> CompactedIndex:
         return CompactedIndex(read_compacted(self.store))
 
+    def check(self, shard: str, window: int, metadata: WindowMetadata) -> None:
+        """Raises ValueError where metadata are not of the window that its name and the run say."""
+        pin = self.shards.get(shard)
+        if pin is None:
+            raise ValueError("no such shard among the inputs")
+        expected = (pin.id, pin.url, pin.size, pin.etag, window, self.run.fingerprint)
+        if metadata.identity != expected:
+            raise ValueError(f"made from {metadata.identity}, the run says {expected}")
+        first, most = window * self.run.window, self.run.window
+        if metadata.first_index != first or not 0 < metadata.rows <= most:
+            raise ValueError(f"{metadata.rows} rows from {metadata.first_index}, not {most} from {first}")
+
     def window_metadata(self, window: WindowObject) -> WindowMetadata:
         """Read the metadata of a window. Raises ValueError where its object is foreign or damaged."""
         with self.store.reader(window.name, window.size) as stream:
             try:
-                return table.read_window_metadata(stream)
+                metadata = table.read_window_metadata(stream)
+                self.check(window.shard, window.window, metadata)
+                return metadata
             except ValueError as error:
                 raise ValueError(f"{window.name}: {error}") from error
 

@@ -15,12 +15,11 @@ from pipeline.table.records import (
     encode_window,
     read_window_metadata,
 )
-from pipeline.table.rows import as_record, check_window, read_records, read_rows
+from pipeline.table.rows import as_record, read_records, read_rows
 
 __all__ = [
     "SCHEMA",
     "as_record",
-    "check_window",
     "decode_rows",
     "decode_shards",
     "encode_rows",

@@ -1,12 +1,15 @@
 """Label maps as PNG bytes, and back."""
 
 import io
+import struct
 import zlib
 
 import numpy as np
 from PIL import Image
 
 from diffseg.types import IGNORE
+from pipeline.errors import ConfigError
+from pipeline.table.plausible import MAX_PIXELS
 
 
 def encode_label_map(label_map: np.ndarray) -> bytes:
@@ -25,11 +28,19 @@ def encode_label_map(label_map: np.ndarray) -> bytes:
 
 
 def decode_label_map(data: bytes | np.ndarray) -> np.ndarray:
-    """Decode a label map's PNG: int32 [H, W] with IGNORE = -1. A label map at another cut was never encoded."""
+    """Decode a label map's PNG: int32 [H, W] with IGNORE = -1. A label map at another cut was never encoded.
+
+    Raises ConfigError for bytes that are no label map.
+    """
     if isinstance(data, np.ndarray):
         return data
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        pixels = np.asarray(image)
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.mode not in ("L", "I;16", "I") or image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, mode {image.mode}")
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, struct.error, zlib.error) as error:
+        raise ConfigError(f"a damaged label map: {error}; `diffseg verify --full` finds all that is so") from error
     ignore = 255 if pixels.dtype == np.uint8 else 65_535
     labels = pixels.astype(np.int32)
     return np.where(labels == ignore, np.int32(IGNORE), labels)

@@ -1,7 +1,7 @@
 """Label records read again: as rows of some columns, under a condition, or whole as they were committed."""
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import IO, Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from diffseg.types import Segment
 from pipeline.records import LATER, LabelRecord
 from pipeline.table.filter import COMPARE, Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
+from pipeline.table.plausible import check_values
 from pipeline.table.records import DAMAGE, metadata_of, parquet
 from pipeline.table.window_metadata import WindowMetadata
 
@@ -25,32 +26,27 @@ def read_rows(
     first: int = 0,
     rows: int | None = None,
     filter: Condition | None = None,
-    window: tuple[str, int] | None = None,
+    check: Callable[[WindowMetadata], None] | None = None,
     stored: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The rows of a file of windows as dicts, in order.
 
     columns: only these (None: all of the file); those of LATER that it lacks are null. first, rows: a range of rows
-    (rows None: to the end). filter: only rows for which it is true; a row group without any is skipped. window: the
-    shard and number that the file must have. stored: rows as they were committed; else the quality of single segments
-    is null, as it is in rows committed now. Raises ValueError where the file is damaged or of another window.
+    (rows None: to the end). filter: only rows for which it is true; a row group without any is skipped. check:
+    raises ValueError for metadata that the file may not have. stored: rows as they were committed; else the quality of
+    single segments is null, as it is in rows committed now. Raises ValueError where it is
+    damaged or of another window.
     """
     try:
         with parquet(stream) as file:
-            if window is not None:
-                check_window(metadata_of(file), window)
+            if check is not None:
+                check(metadata_of(file))
             if lost := _ALWAYS - set(file.schema_arrow.names):
                 raise ValueError(f"no column {', '.join(sorted(lost))}")
             last = file.metadata.num_rows if rows is None else first + rows
             yield from _rows(file, list(columns or file.schema_arrow.names), first, last, filter, stored)
     except DAMAGE as error:
         raise ValueError(f"damaged rows: {error}") from error
-
-
-def check_window(metadata: WindowMetadata, window: tuple[str, int]) -> None:
-    """Raises ValueError where a file's metadata are not of the window that its name says."""
-    if (metadata.shard, metadata.window) != window:
-        raise ValueError(f"holds window {metadata.window} of {metadata.shard}")
 
 
 def _rows(
@@ -71,6 +67,7 @@ def _rows(
         for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
             table = _without_single_quality(pa.Table.from_batches([batch]), stored)
             taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
+            check_values(taken)
             begin += len(batch)
             found = taken if wanted is None else _filtered(taken, wanted)
             yield from (row | absent for row in found.select(columns).to_pylist())
@@ -83,6 +80,7 @@ def _group(file: pq.ParquetFile, group: int, columns: list[str], stored: bool) -
 
 
 def _to_read(columns: set[str], stored: bool) -> list[str]:
+    columns = columns | {"status"} if {"width", "height"} & columns else columns
     return sorted(columns if stored or "quality" not in columns else {*columns, "num_segments"})
 
 

@@ -1,0 +1,166 @@
+"""Damage to windows: every reader names the broken object in one line before it makes anything of it.
+
+Trial, expected: each row of DAMAGES is a window that was changed, and what is said of it.
+"""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs.shared import cli
+from pipeline import documents, table
+from pipeline.run.ledger import Ledger
+from pipeline.table.window_metadata import digest_of
+from tests.support.labelled import make_run
+
+READERS = {
+    "export": ["export", "RUN", "--format", "coco-panoptic", "--no-images", "--output", "OUT"],
+    "preview": ["preview", "RUN", "--output", "OUT.html"],
+    "status": ["status", "RUN", "--detail"],
+    "compact": ["compact", "RUN"],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    make_run(folder, [[f"{letter}{number}" for number in range(8)] for letter in "ab"])
+    return folder / "run"
+
+
+def rewritten(change=lambda rows: None, honest=False, **metadata):
+    """A change of a window's rows or metadata, in a file that is sound as Parquet."""
+
+    def damage(path, others):
+        with path.open("rb") as stream:
+            known = table.read_window_metadata(stream)
+        file = pq.read_table(path)
+        rows = file.to_pylist()
+        change(rows)
+        known = replace(known, **{"rows": len(rows), **metadata})
+        if honest:
+            known = replace(known, digest=digest_of([table.as_record(dict(row)) for row in rows]))
+        made = pa.Table.from_pylist(rows, schema=file.schema).replace_schema_metadata(
+            {b"diffseg": documents.to_json(known)}
+        )
+        pq.write_table(made, path)
+
+    return damage
+
+
+def every(name, value):
+    return rewritten(lambda rows: [row.update({name: value}) for row in rows])
+
+
+def of_segments(**values):
+    return rewritten(lambda rows: [row["segments"][0].update(values) for row in rows])
+
+
+def png(width, height, mode="L"):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((height, width, *([3] if mode == "RGB" else [])), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bomb():
+    data = bytearray(png(4, 4))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    return bytes(data)
+
+
+def flipped(path, others):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 :: 7] = bytes(255 - byte for byte in data[len(data) // 2 :: 7])
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "of another window": lambda path, others: shutil.copy(others[0], path),
+    "truncated": lambda path, others: path.write_bytes(path.read_bytes()[:-20]),
+    "empty": lambda path, others: path.write_bytes(b""),
+    "no Parquet": lambda path, others: path.write_bytes(b"<html>not found</html>" * 9),
+    "without our footer": lambda path, others: pq.write_table(pa.table({"key": ["a"]}), path),
+    "flipped": flipped,
+    "of another run": rewritten(fingerprint="0" * 16),
+    "of another shard": rewritten(shard="other-0123456789ab"),
+    "of another version of its shard": rewritten(size=1),
+    "of another number": rewritten(window=7),
+    "of other indices": rewritten(first_index=40),
+    "with a row less than it says": rewritten(lambda rows: rows.pop(), rows=4),
+    "with an index twice": rewritten(lambda rows: rows[1].update(index=rows[0]["index"])),
+    "with an index of another window": rewritten(lambda rows: rows[-1].update(index=10**6)),
+    "with a row of another shard": rewritten(lambda rows: rows[0].update(shard="other")),
+    "as wide as a number can be": every("width", 2**31 - 1),
+    "of no height": every("height", 0),
+    "of negative height": every("height", -5),
+    "of quality NaN": every("quality", float("nan")),
+    "of quality 7": every("quality", 7.0),
+    "of score NaN": of_segments(score=float("nan")),
+    "of a segment 10^9": of_segments(id=10**9),
+    "of a segment -1": of_segments(id=-1),
+    "of one segment twice": rewritten(lambda rows: [row["segments"][1].update(id=0) for row in rows]),
+    "of a box outside": of_segments(box=[20, 0, 10**6, 3]),
+    "of a negative box": of_segments(box=[-2, 0, 3, 3]),
+    "of an area of 2^60": of_segments(area=2**60),
+    "of another count of segments": every("num_segments", 3),
+    "of a label map larger than its image": every("label_map", png(100, 100)),
+    "of a bomb": every("label_map", bomb()),
+    "of a label map that is no PNG": every("label_map", b"nothing of this kind"),
+    "of a label map in colours": every("label_map", png(12, 9, "RGB")),
+    "of a label map that is cut": rewritten(lambda r: [row.update(label_map=row["label_map"][:50]) for row in r]),
+}
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def said(capsys, command, run, tmp_path):
+    words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")) for word in READERS[command]]
+    code = cli.run(words)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_export_names_a_damaged_window(run, tmp_path, capsys, what):
+    windows = sorted((run / "labels").glob("*.parquet"))
+    DAMAGES[what](windows[1], [windows[0]])
+    code, text = said(capsys, "export", run, tmp_path)
+    assert code == 2, text
+    assert len(text.strip().splitlines()) == 1
+    assert "verify" in text or windows[1].name in text
+
+
+@pytest.mark.parametrize("command", [command for command in READERS if command != "export"])
+@pytest.mark.parametrize("what", ["of another window", "of another run", "of a segment 10^9", "flipped", "truncated"])
+def test_other_readers_name_it_too(run, tmp_path, capsys, what, command):
+    windows = sorted((run / "labels").glob("*.parquet"))
+    DAMAGES[what](windows[1], [windows[0]])
+    code, text = said(capsys, command, run, tmp_path)
+    assert code == 2, text
+    assert windows[1].name in text
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_verify_names_it(run, capsys, what):
+    windows = sorted((run / "labels").glob("*.parquet"))
+    DAMAGES[what](windows[1], [windows[0]])
+    assert cli.run(["verify", str(run), "--full"]) == 1
+    seen = capsys.readouterr()
+    assert windows[1].name.split(".")[0] in seen.out + seen.err
+
+
+def test_an_undamaged_run_is_read_by_all(run, tmp_path, capsys):
+    for command in READERS:
+        code, text = said(capsys, command, run, tmp_path)
+        assert code == 0, (command, text)
+    assert json.loads((run / "run.json").read_text())["window"] == Ledger.open(str(run)).run.window
