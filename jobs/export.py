@@ -85,7 +85,10 @@ def export(
 
 def report(done: "Exported", seconds: float, json: bool) -> None:
     """Print the result of an export, and what is missing from it."""
+    from pipeline.records import CHANGED
+
     tally = done.state.tally
+    changed = any(reason.startswith(CHANGED) for reason in tally.left_out)
     if json:
         console.say_json(
             {
@@ -99,6 +102,8 @@ def report(done: "Exported", seconds: float, json: bool) -> None:
                 "seconds": round(seconds, 3),
             }
         )
+        if changed:
+            raise typer.Exit(3)
         return
     if done.missing:
         console.note("diffseg: the run is not finished; what is missing is not in this export:")
@@ -111,3 +116,5 @@ def report(done: "Exported", seconds: float, json: bool) -> None:
     sides = ", ".join(f"{images:,} {side}" for side, images in sorted(done.state.sides.items()))
     speed = "already complete" if done.idle else f"{tally.images / seconds:.1f} images/s"
     console.say(f"{done.output}: {tally.images:,} images ({sides or 'none wanted'}), {speed}")
+    if changed:
+        raise typer.Exit(3)

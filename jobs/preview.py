@@ -30,15 +30,19 @@ def preview(
     json: options.Json = False,
 ) -> None:
     """Write a self-contained HTML gallery of a run, finished or not."""
+    from pipeline.records import CHANGED
+
     at = options.cut_of(cut, segments)
     tables = calibration, categories
     shown = write_preview(url, output, samples=samples, seed=seed, title=title, cut=at, tables=tables)
     if json:
         console.say_json({"output": output, "shown": shown.items, "samples": shown.samples})
-        return
     for reason in shown.without_photo:
         console.note(f"diffseg: labels without their photos: {reason}")
-    console.say(f"{output}: {shown.items:,} of {shown.samples:,} samples")
+    if not json:
+        console.say(f"{output}: {shown.items:,} of {shown.samples:,} samples")
+    if any(CHANGED in reason for reason in shown.without_photo):
+        raise typer.Exit(3)
 
 
 def write_preview(

@@ -1,5 +1,6 @@
 """The records that flow through a run: shards, samples, rows. Pixels and masks never leave their process."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ LATER = (
     "vectors",
     "ridges",
 )  # columns that 0.1.0 did not have: only in windows with a value of theirs
+CHANGED = "not the photo that was labelled"  # how a reason begins for which a reader leaves an image out
 POISON = "poison"  # the status of a sample that killed every worker that had it alone
 
 
@@ -52,6 +54,11 @@ class RawSample:
     image: str | None  # the extension that holds the image; None where there is none
     end: int  # bytes of the shard up to the end of this sample
     problem: tuple[str, str] | None = None  # status and reason, where the image is known to be unusable
+
+    def is_other_than(self, sha256: str | None) -> bool:
+        """Whether its encoded image is another one than a row was made from. sha256: of the row; None: not known."""
+        data = self.members.get(self.image, b"") if self.image else b""
+        return bool(data) and sha256 is not None and hashlib.sha256(data).hexdigest() != sha256
 
 
 @dataclass(frozen=True, slots=True)

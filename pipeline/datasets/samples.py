@@ -3,6 +3,7 @@
 Rows come in the order of (shard, index); every shard is read through once, for its photos.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -20,11 +21,12 @@ from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ShardChanged
 from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
-from pipeline.records import RawSample
+from pipeline.records import CHANGED, RawSample
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names, generated_name
 from pipeline.table.label_map import decode_label_map
 
+logger = logging.getLogger(__name__)
 AHEAD = 8  # samples prepared ahead: each may hold a photo and a label map of its size
 
 
@@ -84,11 +86,13 @@ class Samples:
         """The samples of a part, until its limit is reached; counted as they come."""
         wanted = WANTED + NEEDED * (self.instances == RIDGES)
         rows = chosen_rows(self.ledger, self.selection, part, tally, wanted)
-        chosen = self._with_photos(part, rows, self.photos) if self.photos else ((*found, None) for found in rows)
+        chosen = (
+            self._with_photos(part, rows, self.photos, tally) if self.photos else ((*found, None) for found in rows)
+        )
         yield from prefetch_map(lambda found: self.labelled(*found), chosen, depth=AHEAD, threads=2)
 
     def _with_photos(
-        self, part: Part, rows: Iterator[tuple[int, dict[str, Any]]], photos: SourceImages
+        self, part: Part, rows: Iterator[tuple[int, dict[str, Any]]], photos: SourceImages, tally: RowCounts
     ) -> Iterator[tuple[int, dict[str, Any], RawSample]]:
         """Rows with their samples, from objects that are read through in order."""
         windows = {(window.shard, window.window): window for window in part.windows}
@@ -98,7 +102,13 @@ class Samples:
             if (name := photos.object_of(window)) != opened:
                 source, opened = photos.through(window, row["index"]), name
             found = next((raw for raw in source if raw.index == row["index"]), None)
-            yield number, row, checked(found, row, self.ledger)
+            raw = checked(found, row, self.ledger)
+            if raw.is_other_than(row["image_sha256"]):
+                tally.images -= 1
+                tally.leave_out(f"{CHANGED}: {self.ledger.shards[row['shard']].url}")
+                logger.warning("%s %d (%r): %s", row["shard"], row["index"], row["key"], CHANGED)
+                continue
+            yield number, row, raw
 
     def labelled(self, number: int, row: dict[str, Any], raw: RawSample | None) -> LabelledSample:
         """An uncut row of WANTED columns, and its image, as formats write it."""

@@ -24,7 +24,7 @@ from pipeline.table.filter import (
 
 TRAIN, VAL = "train", "val"
 NOT_ASKED = "not asked for"
-WANTED = (*COLUMNS, "label_map", "segments")
+WANTED = (*dict.fromkeys((*COLUMNS, "label_map", "segments", "image_sha256")),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.reader import decode_sample
-from pipeline.records import Category, ImageSample
+from pipeline.records import CHANGED, Category, ImageSample
 from pipeline.run.layout import WindowObject
 from pipeline.storage.names import Names
 
@@ -224,6 +224,8 @@ class RunDataset(_Run[T], Dataset[T]):
         photos = self.samples.photos
         assert photos is not None
         raw = checked(photos.at(self.windows[window], index), row, self.samples.ledger)
+        if raw.is_other_than(row["image_sha256"]):
+            raise ShardChanged(f"{self.samples.ledger.shards[row['shard']].url}: sample {index} is {CHANGED}")
         return self.example(self.samples.labelled(0, dict(row), raw))
 
 

@@ -7,7 +7,7 @@ of the chosen are read. Statistics are of all rows read, not of the chosen ones.
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -23,14 +23,26 @@ from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, wri
 from pipeline.gallery.levels import OWN, at_heights, heights_around
 from pipeline.gallery.statistics import Distributions, some_windows
 from pipeline.inputs.reader import decode_sample, read_shard
-from pipeline.records import OK, ImageSample, RawSample
+from pipeline.records import CHANGED, OK, ImageSample, RawSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
-_LARGE = ("key", "shard", "index", "status", "error", "width", "height", "label_map", "segments", "quality")
+_LARGE = (
+    "image_sha256",
+    "key",
+    "shard",
+    "index",
+    "status",
+    "error",
+    "width",
+    "height",
+    "label_map",
+    "segments",
+    "quality",
+)
 
 _NO_PHOTO: tuple[int, np.ndarray | None] = (-1, None)
 
@@ -139,7 +151,9 @@ def _items(ledger: Ledger, windows: Sequence[WindowObject], choice: Choice, lost
         if indices := wanted.get((window.shard, window.window)):
             found = ledger.rows(columns, windows=[window], uncut=True)
             rows = [row for row in found if row["index"] in indices]
-            photos = _photos(ledger, window.shard, {row["index"] for row in rows if row["status"] == OK}, lost)
+            photos = _photos(
+                ledger, window.shard, {row["index"]: row["image_sha256"] for row in rows if row["status"] == OK}, lost
+            )
             for row, photo in _pair(rows, photos):
                 yield _item(ledger, row, photo, choice)
 
@@ -156,21 +170,25 @@ def _pair(
             index, pixels = next(photos, _NO_PHOTO)
 
 
-def _photos(ledger: Ledger, shard: str, indices: set[int], lost: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+def _photos(
+    ledger: Ledger, shard: str, indices: Mapping[int, str | None], lost: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
     """Index and pixels of the photos that can still be read, in order."""
     if not indices:
         return
     try:
         raw = _raw_samples(ledger, shard, indices)
         for sample in prefetch_map(partial(decode_sample, reader=ledger.run.reader), raw, depth=2):
-            if isinstance(sample, ImageSample):
+            if isinstance(sample, ImageSample) and indices[sample.raw.index] not in (None, sample.sha256):
+                lost.append(f"{ledger.shards[shard].url}: sample {sample.raw.index} is {CHANGED}")
+            elif isinstance(sample, ImageSample):
                 yield sample.raw.index, sample.image
     except PipelineError as error:
         logger.warning("photos of %s are left out: %s", shard, error, exc_info=None if error.expected else error)
         lost.append(str(error))
 
 
-def _raw_samples(ledger: Ledger, shard: str, indices: set[int]) -> Iterator[RawSample]:
+def _raw_samples(ledger: Ledger, shard: str, indices: Collection[int]) -> Iterator[RawSample]:
     for sample in read_shard(ledger.shards[shard], first=min(indices), image_key=ledger.run.image_key):
         if sample.index in indices:
             yield sample

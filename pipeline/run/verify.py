@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 from pipeline import table
 from pipeline.concurrency import prefetch_map
@@ -149,7 +150,7 @@ def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tup
     """The first difference between rows and the shard's own bytes, and how many samples repeat a key."""
     seen, repeated = set[int](), 0
     windows = (state.windows[number] for number in sorted(state.windows))
-    rows = (row for window in windows for row in _rows(ledger, window, ("index", "key")))
+    rows = (row for window in windows for row in _rows(ledger, window, ("index", "key", "image_sha256")))
     try:
         samples = read_shard(shard, image_key=ledger.run.image_key, whole=False)
         for sample, row in zip_longest(samples, rows):
@@ -157,6 +158,8 @@ def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tup
                 found = "nothing" if sample is None else f"sample {sample.index} ({sample.key})"
                 labelled = "nothing" if row is None else f"row {row['index']} ({row['key']})"
                 return f"{shard.url}: the source has {found} where the labels have {labelled}", repeated
+            if sample.is_other_than(row["image_sha256"]):
+                return f"{shard.url}: sample {sample.index} ({sample.key}) is not the image that was labelled", repeated
             key = hash(sample.key)
             repeated += key in seen
             seen.add(key)
@@ -166,6 +169,6 @@ def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tup
     return None, repeated
 
 
-def _rows(ledger: Ledger, window: WindowObject, columns: tuple[str, ...]) -> Iterator[dict[str, object]]:
+def _rows(ledger: Ledger, window: WindowObject, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     with ledger.store.reader(window.name, window.size) as stream:
         yield from table.read_rows(stream, columns)

@@ -5,6 +5,7 @@ Trial, expected: each row of DAMAGES is a window that was changed, and what is s
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -16,9 +17,11 @@ from PIL import Image
 
 from jobs.shared import cli
 from pipeline import documents, table
+from pipeline.datasets import RunDataset, RunStream
+from pipeline.errors import ShardChanged
 from pipeline.run.ledger import Ledger
 from pipeline.table.window_metadata import digest_of
-from tests.support.labelled import make_run
+from tests.support.labelled import make_run, photo
 
 READERS = {
     "export": ["export", "RUN", "--format", "coco-panoptic", "--no-images", "--output", "OUT"],
@@ -164,3 +167,34 @@ def test_an_undamaged_run_is_read_by_all(run, tmp_path, capsys):
         code, text = said(capsys, command, run, tmp_path)
         assert code == 0, (command, text)
     assert json.loads((run / "run.json").read_text())["window"] == Ledger.open(str(run)).run.window
+
+
+def swapped(folder):
+    """The photos of a shard exchanged under the same names, in as many bytes, at the same time."""
+    path = folder / "in" / "s-1.tar"
+    before, data = path.stat(), path.read_bytes()
+    one, other = photo(100), photo(104)
+    assert len(one) == len(other)
+    path.write_bytes(data.replace(one, b"~" * len(one)).replace(other, one).replace(b"~" * len(one), other))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_photos_that_are_not_those_labelled_are_left_out_counted_and_named(tmp_path, capsys):
+    make_run(tmp_path, [[f"{letter}{number}" for number in range(8)] for letter in "ab"])
+    swapped(tmp_path)
+    run = str(tmp_path / "run")
+    words = ["export", run, "--format", "coco-panoptic", "--output", str(tmp_path / "out")]
+    assert cli.run(words) == 3
+    seen = capsys.readouterr()
+    assert "14 images" in seen.out
+    assert "2 rows, not the photo that was labelled" in seen.err
+    assert "s-1.tar" in seen.err
+    assert cli.run(words) == 3, "said again by a finished export"
+    assert cli.run(["preview", run, "--output", str(tmp_path / "page.html")]) == 3
+    assert "not the photo that was labelled" in capsys.readouterr().err
+    assert cli.run(["verify", run]) == 0
+    assert cli.run(["verify", run, "--full"]) == 1
+    assert "not the image that was labelled" in "".join(capsys.readouterr())
+    assert len(list(RunStream(run))) == 14
+    with pytest.raises(ShardChanged, match="not the photo"):
+        RunDataset(run)[8]

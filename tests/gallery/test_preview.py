@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ def labelled(shard: str, index: int, quality: float) -> LabelRecord:
     label_map = np.repeat(np.array([[0, 1]], np.int32), 20, 1).repeat(30, 0)
     segments = (Segment(0, 600, (0, 0, 20, 30), quality), Segment(1, 600, (20, 0, 20, 30), quality))
     png = encode_label_map(label_map)
-    return LabelRecord(f"k{index}", shard, index, OK, None, 40, 30, png, segments, quality, "0" * 64)
+    return LabelRecord(
+        f"k{index}", shard, index, OK, None, 40, 30, png, segments, quality, sha256(photo(index)).hexdigest()
+    )
 
 
 @pytest.fixture

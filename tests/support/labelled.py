@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def record(key: str, shard: str, index: int, labels: np.ndarray) -> LabelRecord:
         box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
         segments.append(Segment(number, len(rows), box, max(0.0, 1 - number / 8)))
     png = encode_label_map(labels)
-    return LabelRecord(key, shard, index, OK, None, SIZE[1], SIZE[0], png, tuple(segments), index / 10, "0" * 64)
+    return LabelRecord(
+        key, shard, index, OK, None, SIZE[1], SIZE[0], png, tuple(segments), min(1.0, index / 10), "0" * 64
+    )
 
 
 def make_run(
@@ -79,13 +82,23 @@ def make_run(
         target.parent.mkdir(parents=True, exist_ok=True)
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
+    given = next((data for name, data in (beside or {}).items() if name in ("jpg", "jpeg", "png", "webp")), b"")
     shards = pin([str(folder / "in" / "s-*.tar")])
     segment = replace(SEGMENT, tree=True, vectors=True, ridges=True, cut=CUT.height) if trees else SEGMENT
     made = Run.of(segment, "0", model=model, licence=licence, revision=None, window=WINDOW)
     ledger = Ledger.start(str(folder / "run"), made, shards)
     for number, (shard, names) in enumerate(zip(shards, keys, strict=True)):
         _commit(
-            ledger, shard, number, names, failed or {}, labels, leave_out if shard is shards[-1] else (), trees, rows
+            ledger,
+            shard,
+            number,
+            names,
+            failed or {},
+            labels,
+            leave_out if shard is shards[-1] else (),
+            trees,
+            rows,
+            given,
         )
     return Ledger.open(str(folder / "run"))
 
@@ -112,6 +125,7 @@ def _commit(
     leave_out: tuple[int, ...],
     trees: Cut | None = None,
     made: Callable[[str, str, int, int], LabelRecord] | None = None,
+    given: bytes = b"",
 ) -> None:
     rows = [
         LabelRecord(key, shard.id, index, failed[number, index], "for a reason")
@@ -122,6 +136,12 @@ def _commit(
         if trees
         else record(key, shard.id, index, labels(100 * number + index))
         for index, key in enumerate(keys)
+    ]
+    rows = [
+        replace(row, image_sha256=sha256(given or photo(100 * number + row.index)).hexdigest())
+        if row.image_sha256 == "0" * 64
+        else row
+        for row in rows
     ]
     windows = -(-len(rows) // WINDOW)
     for window in set(range(windows)) - set(leave_out):
