@@ -23,11 +23,12 @@ def with_borders(tree: Tree, leaf_map: Int32[np.ndarray, "H W"], picture: UInt8[
     count = len(tree.leaves)
     length, difference = _borders(leaf_map, picture, count)
     members = np.eye(2 * count - 1, count, dtype=bool)
-    for made, (left, right) in enumerate(zip(tree.merges["left"], tree.merges["right"], strict=True), start=count):
+    sides = zip(tree.merges["left"].tolist(), tree.merges["right"].tolist(), strict=True)
+    for made, (left, right) in enumerate(sides, start=count):
         members[made] = members[left] | members[right]
-    outside = ~members
-    pairs, apart = (np.einsum("nl,lk,nk->n", members, each, outside, optimize=True) for each in (length, difference))
-    areas = members @ np.bincount(leaf_map.ravel() + 1, minlength=count + 1)[1:]
+    inside, outside = members.astype(float), ~members
+    pairs, apart = (((inside @ each) * outside).sum(axis=1) for each in (length, difference))
+    areas = inside @ np.bincount(leaf_map.ravel() + 1, minlength=count + 1)[1:]
     contrast = np.sqrt(apart / (np.maximum(pairs, 1) * WHOLE))
     compactness = np.minimum(1, np.sqrt(4 * math.pi * areas) / np.maximum(pairs, 1))
     leaves, merges = tree.leaves.astype(LEAF), tree.merges.astype(MERGE)
@@ -41,13 +42,15 @@ def _borders(
 ) -> tuple[Float[np.ndarray, "L L"], Float[np.ndarray, "L L"]]:
     """Pairs of pixels between each two leaves, and the sum of their differences in colour."""
     length, difference = np.zeros((2, count * count))
-    for here, there in (np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]):
-        first, second = leaf_map[here], leaf_map[there]
-        border = (first != second) & (first >= 0) & (second >= 0)
-        pair = first[border] * count + second[border]
+    leaf, colour, width = leaf_map.ravel(), None if picture is None else picture.reshape(-1, 3), leaf_map.shape[1]
+    for step, across in ((1, True), (width, False)):
+        here = np.flatnonzero(leaf[:-step] != leaf[step:])
+        here = here[(here + 1) % width > 0] if across else here  # a row's last pixel has none beside it
+        here = here[(leaf[here] >= 0) & (leaf[here + step] >= 0)]
+        pair = leaf[here] * count + leaf[here + step]
         length += np.bincount(pair, minlength=len(length))
-        if picture is not None:
-            apart = np.abs(picture[here][border] - picture[there][border].astype(np.float32)).mean(axis=1)
+        if colour is not None:
+            apart = np.abs(colour[here].astype(np.int16) - colour[here + step]).mean(axis=1)
             difference += np.bincount(pair, apart, len(length))
     pairs, apart = length.reshape(count, count), difference.reshape(count, count)
     return pairs + pairs.T, apart + apart.T

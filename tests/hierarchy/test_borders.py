@@ -26,11 +26,12 @@ def counted(leaf_map, picture, leaves):
     return math.sqrt(np.mean(pairs) / 255), min(1.0, math.sqrt(4 * math.pi * inside.sum()) / len(pairs))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_contrast_and_compactness_are_those_of_a_count_pixel_by_pixel(seed):
-    leaf_map, tree = a_tree(seed, (17, 23), leaves=7)
+@pytest.mark.parametrize("shape", [(17, 23), (16, 9), (60, 1), (1, 60)])
+@pytest.mark.parametrize("seed", range(2))
+def test_contrast_and_compactness_are_those_of_a_count_pixel_by_pixel(seed, shape):
+    leaf_map, tree = a_tree(seed, shape, leaves=7)
     leaf_map[:2, :3] = IGNORE
-    picture = np.random.default_rng(seed).integers(0, 256, (17, 23, 3), np.uint8)
+    picture = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
     found = with_borders(tree, leaf_map, picture)
     members = [{leaf} for leaf in range(7)]
     for merge in tree.merges:
