@@ -16,14 +16,8 @@ def categories(
     truth: options.Truth = None,
     names: options.Names = None,
     naming: Annotated[str | None, typer.Option("--naming", help="What reads the words of --names: clip.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--with", help="For --naming: a CLIP or SigLIP as a hub id, a folder or an fsspec URL."),
-    ] = None,
-    margin: Annotated[
-        float,
-        typer.Option("--margin", help="With --naming: a lead in cosine below which a segment is unknown.", min=0),
-    ] = 0.0,
+    model: Annotated[str | None, typer.Option("--with", help="A CLIP or SigLIP: hub id, folder or URL.")] = None,
+    margin: Annotated[float, typer.Option("--margin", help="In cosine: a smaller lead is unknown.", min=0)] = 0,
     name: Annotated[
         str, typer.Option("--name", help="Of the table, for --categories of other commands.")
     ] = "categories",
@@ -46,6 +40,7 @@ def categories(
     """Give every segment of a run a category that is consistent over all its images."""
     from pipeline.categories import categorise
     from pipeline.categories.labelled import classify
+    from pipeline.categories.words import Words, words_of
     from pipeline.cluster.parallel import parallel_mapping
     from pipeline.errors import ConfigError
     from pipeline.evaluation.protocols import protocol_named, with_names
@@ -54,12 +49,9 @@ def categories(
     from pipeline.run.ledger import Ledger
 
     if (clusters is not None) + (truth is not None) + (naming is not None) + extend != 1:
-        raise ConfigError(
-            "--clusters groups, --truth or --naming names, --extend takes in new windows: name one of them"
-        )
+        raise ConfigError("--clusters groups, --truth and --naming name, --extend takes in windows: name one of them")
     if naming not in (None, "clip"):
-        why = "keeps no attention to words" if naming == "cross-attention" else "is named otherwise"
-        raise ConfigError(f"--naming {naming}: a run {why}; --naming clip compares words with its images")
+        raise ConfigError(f"--naming {naming}: possible is clip; of a run no attention to words is kept")
     if naming and not (names and model):
         raise ConfigError("--naming reads the words of --names FILE by the model of --with MODEL: give both")
     if extend and (cut or segments):
@@ -75,8 +67,9 @@ def categories(
             samples = open_truth(truth, rules, member=truth_key, listed=listed)
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
         elif naming is not None:
-            lines = read_list(str(names), "words")
-            made = categorise.name_by_words(ledger, lines, str(model), margin, name, command, parallel_map)
+            kinds, found = words_of(read_list(str(names), "words"))
+            reader, facts = Words.read(found, str(model), margin), {"words": found, "segments": 0}
+            made = categorise.keep(ledger, reader, kinds, name, command, facts, parallel_map)
         else:
             made = categorise.extend(ledger, name, parallel_map)
     at = made.cut

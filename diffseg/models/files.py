@@ -124,10 +124,7 @@ def _is_settings(path: PurePosixPath) -> bool:
 
 
 def weights(model: str, part: str, names: set[str], read: Read | None) -> set[str]:
-    """The weights of one part, "" where there are none: full precision before half, one file before several.
-
-    Raises ValueError where they are not all there.
-    """
+    """The weights of one part: full precision before half, one file before several. Raises ValueError without them."""
     stem, fault = STEMS.get(part, "model"), None
     for variant in VARIANTS:
         if (whole := _inside(part, f"{stem}{variant}.safetensors")) in names:

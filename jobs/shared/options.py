@@ -83,10 +83,7 @@ Truth = Annotated[
 ]
 Protocol = Annotated[str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")]
 Names = Annotated[
-    str | None,
-    typer.Option(
-        "--names", help="Text file, one a line: names for the values 0, 1, ... of --truth, or words for --naming."
-    ),
+    str | None, typer.Option("--names", help="Text file: names for the values 0, 1, ... of --truth, or words.")
 ]
 Listed = Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")]
 TruthKey = Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")]

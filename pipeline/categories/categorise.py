@@ -4,7 +4,7 @@ Letters: S segments, F features, C categories.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from diffseg.cut import Cut
 from diffseg.types import Float, Int
 from pipeline.categories import learning, words
 from pipeline.categories.segments import described, sample
-from pipeline.categories.words import CLIP, Words, words_of
+from pipeline.categories.words import CLIP, Words
 from pipeline.concurrency import ParallelMap
 from pipeline.derived.joined import CATEGORY, categories_of
 from pipeline.derived.note import Note, check_name, read_note
@@ -27,7 +27,6 @@ from pipeline.run.ledger import Ledger
 
 POINTS = 256  # a centroid, as faiss draws them: more change it little
 TOGETHER = 4096  # segments held against all categories at a time: of a thousand they take 32 MB
-ARRAYS = ("weights", "biases", "limits")
 FARTHEST = 2.0  # distance of opposite vectors
 COLUMNS = {  # by kind of model. distance: 1 less the cosine to the centre; score: probability; margin: to the next
     "clusters": {CATEGORY: "int32", "distance": "float32"},
@@ -44,11 +43,6 @@ class Model:
     weights: Float[np.ndarray, "C F"]
     biases: Float[np.ndarray, " C"]
     limits: Float[np.ndarray, " C"]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What it is made from again."""
-        return {"kind": self.kind} | {each: getattr(self, each).tolist() for each in ARRAYS}
 
     def best(self, features: Float[np.ndarray, "S F"]) -> tuple[Int[np.ndarray, " S"], list[Float[np.ndarray, " S"]]]:
         """The number of each segment's category from 1 on, 0 where it is unknown; and the other columns."""
@@ -127,19 +121,6 @@ def cluster(
     return keep(ledger, model, names, name, command, facts, parallel_map)
 
 
-def name_by_words(
-    ledger: Ledger, lines: Sequence[str], source: str, margin: float, name: str, command: str, parallel_map: ParallelMap
-) -> Categorised:
-    """Give all segments of a run the category whose words are nearest, by a CLIP or SigLIP.
-
-    lines: see `words_of`. source: the model. margin: see `Words`. Raises ConfigError.
-    """
-    check_name(name)
-    categories, found = words_of(lines)
-    model = Words.read(found, source, margin)
-    return keep(ledger, model, categories, name, command, {"words": found, "segments": 0}, parallel_map)
-
-
 def keep(
     ledger: Ledger,
     model: Model | Words,
@@ -151,7 +132,8 @@ def keep(
 ) -> Categorised:
     """Write the table of a model. facts: of its making, `segments` among them."""
     cut = asdict(ledger.cut) if ledger.cut else None
-    parameters = {"categories": [asdict(each) for each in categories], **model.facts, **facts, "cut": cut}
+    made = {each.name: np.asarray(getattr(model, each.name)).tolist() for each in fields(model)}
+    parameters = {"categories": [asdict(each) for each in categories], **made, **facts, "cut": cut}
     shown = str(ledger.cut) if cut else None
     note = Note(command=command, columns=COLUMNS[model.kind], parameters=parameters, cut=shown)
     return _written(ledger, name, note, parallel_map)
@@ -168,10 +150,12 @@ def extend(ledger: Ledger, name: str, parallel_map: ParallelMap) -> Categorised:
 def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -> Categorised:
     found = note.parameters
     try:
-        kind = found["kind"]
-        model = Words.of(found) if kind == CLIP else Model(kind, *(np.array(found[each], float) for each in ARRAYS))
+        kind: type[Words | Model] = Words if found["kind"] == CLIP else Model
+        given = {each.name: found[each.name] for each in fields(kind)}
+        arrays: Any = {key: np.array(each, float) for key, each in given.items() if not isinstance(each, str)}
+        model = kind(**given | arrays)
         segments, ledger.cut = int(found["segments"]), Cut(**found["cut"]) if found["cut"] else None
-        if dict(note.columns) != COLUMNS[kind]:
+        if dict(note.columns) != COLUMNS[model.kind]:
             raise ValueError(f"its columns are {', '.join(note.columns)}")
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"a derived table that this version's categories did not make: {error}") from error

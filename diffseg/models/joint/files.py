@@ -30,10 +30,7 @@ def fetch_joint(model: str) -> ModelFiles:
 
 
 def needed_joint(model: str, listing: Iterable[str], read: Read | None = None) -> list[str]:
-    """The files that decide what words an image is near to, in order. Raises ValueError where they are not all there.
-
-    read: the bytes of a listed file.
-    """
+    """As `needed`, the files that decide what words an image is near to. Raises ValueError where one is not there."""
     names = set(listing)
     if lost := sorted({CONFIG, PREPROCESSOR} - names):
         raise ValueError(f"{model} has no {lost[0]}; {POSSIBLE}")

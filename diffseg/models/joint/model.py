@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from diffseg.models.device import Device
 from diffseg.models.files import ModelFiles
@@ -20,8 +20,8 @@ from diffseg.models.vit.recognise import PREPROCESSOR, normalisation
 from diffseg.types import Float, UInt8
 
 FINER = 2  # times the side that a model was trained at, for an image's shorter side: MaskCLIP gives 512 pixels for 224
+LONG = 4  # times the shorter side that the longer one may have: a strip would fill the memory, and is squeezed
 TEXTS = 256  # a pass
-SAID = ("image_mean", "image_std")  # families differ: no default is right
 
 
 class JointModel:
@@ -36,32 +36,37 @@ class JointModel:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: Any = model.to(self.device, torch.float32)
         self.is_clip = self.model.config.model_type == "clip"
-        path = files.folder / PREPROCESSOR
-        if (said := read_json(path)).get("do_normalize", True) and not {*SAID} <= said.keys():
-            raise ValueError(f"{path} does not say {' and '.join(SAID)}")
+        if not {"image_mean", "image_std"} <= read_json(path := files.folder / PREPROCESSOR).keys():
+            raise ValueError(f"{path} does not say image_mean and image_std, which differ between families")
         norms = normalisation(path)
         self.rescale = norms["rescale"]
         self.mean, self.std = (torch.tensor(norms[each], device=self.device).view(3, 1, 1) for each in ("mean", "std"))
         if self.is_clip:
-            last: Any = self.model.vision_model.encoder.layers[-1]
-            last.self_attn = _ValuesOnly(last.self_attn)
+            last = self.model.vision_model.encoder.layers[-1].self_attn  # in it each token sees itself alone
+            last.forward = lambda hidden_states, **_: (last.out_proj(last.v_proj(hidden_states)), None)
 
     @classmethod
     def load(cls, files: ModelFiles, device: Device = None) -> "JointModel":
         """Load a fetched model. Raises ValueError for weights that are missing, unknown, or of another shape."""
         quiet()
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
+        kinds = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
         with named(files):
-            model = fill(_blank(files), files.folder, "", lambda key: key, r".*\bposition_ids")
+            settings = read_json(files.folder / CONFIG)
+            kind, built = kinds[settings["model_type"]]
+            try:
+                config = kind.from_dict(settings)
+                config.vision_config.vision_use_head = True  # of SigLIP: only with it do images compare with words
+                with torch.device("meta"):
+                    model = built(config).eval()
+                tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+            except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
+                raise ValueError(f"{files.folder} describes no model and tokenizer: {first_line(error)}") from error
+            fill(model, files.folder, "", lambda key: key, r".*\bposition_ids")
             for part in model.modules():  # they lie in no file
                 if isinstance(table := getattr(part, "position_embedding", None), nn.Embedding):
                     part.position_ids = torch.arange(table.num_embeddings)[None]
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-            except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
-                fault = f"{type(error).__name__}: {first_line(error)}"
-                raise ValueError(f"{files.folder} has no tokenizer that can be read: {fault}") from error
             return cls(files, model, tokenizer, device)
 
     @torch.inference_mode()
@@ -69,17 +74,13 @@ class JointModel:
         """Vectors of texts, at length 1. Raises ValueError for one with more tokens than the model reads."""
         most = self.model.config.text_config.max_position_embeddings
         padding = {"padding": True} if self.is_clip else {"padding": "max_length", "max_length": most}  # as trained
-        found: list[Tensor] = []
-        for first in range(0, len(texts), TEXTS):
-            some = list(texts[first : first + TEXTS])
-            counts = [len(ids) for ids in self.tokenizer(some)["input_ids"]]
-            if max(counts) > most:
-                at = counts.index(max(counts))
-                raise ValueError(f"{some[at]!r} has {counts[at]} tokens, and {self.files.name} reads {most}")
-            tokens = self.tokenizer(some, return_tensors="pt", **padding)["input_ids"].to(self.device)
-            pooled = self.model.text_model(input_ids=tokens).pooler_output
-            found.append(self.model.text_projection(pooled) if self.is_clip else pooled)
-        vectors = nn.functional.normalize(torch.cat(found), dim=-1)
+        counts = [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+        if max(counts) > most:
+            long = texts[counts.index(max(counts))]
+            raise ValueError(f"{long!r} has {max(counts)} tokens, and {self.files.name} reads {most}")
+        tokens = self.tokenizer(list(texts), return_tensors="pt", **padding)["input_ids"].to(self.device)
+        pooled = torch.cat([self.model.text_model(input_ids=some).pooler_output for some in tokens.split(TEXTS)])
+        vectors = nn.functional.normalize(self.model.text_projection(pooled) if self.is_clip else pooled, dim=-1)
         if not vectors.isfinite().all():
             raise ValueError(f"{self.files.name} gives words no finite numbers")
         return np.asarray(vectors.cpu())
@@ -95,9 +96,9 @@ class JointModel:
         """
         vision = self.model.vision_model
         patch, least = vision.config.patch_size, FINER * vision.config.image_size
-        grid = tuple(max(1, round(side * least / min(image.shape[:2]) / patch)) for side in image.shape[:2])
-        size = (grid[1] * patch, grid[0] * patch)
-        resized = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        sides = (min(LONG, side / min(image.shape[:2])) * least / patch for side in image.shape[:2])
+        rows, columns = (max(1, round(side)) for side in sides)
+        resized = np.array(Image.fromarray(image).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized).to(self.device, torch.float32).permute(2, 0, 1)
         given = ((pixels * self.rescale - self.mean) / self.std)[None]
         hidden = vision(pixel_values=given, interpolate_pos_encoding=True).last_hidden_state[0]
@@ -105,33 +106,4 @@ class JointModel:
             vectors = self.model.visual_projection(vision.post_layernorm(hidden[1:]))
         else:
             vectors = vision.head(hidden[:, None])
-        return np.asarray(vectors.reshape(*grid, -1).cpu())
-
-
-class _ValuesOnly(nn.Module):
-    """An attention in which every token sees itself alone."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.values, self.out = attention.v_proj, attention.out_proj
-
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        """The state of each token, and no attention."""
-        return self.out(self.values(hidden_states)), None
-
-
-def _blank(files: ModelFiles) -> nn.Module:
-    """A model as its configuration describes it, on the meta device."""
-    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
-
-    settings = read_json(files.folder / CONFIG)
-    config, kind = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}[settings["model_type"]]
-    try:
-        with torch.device("meta"):
-            model: nn.Module = kind(config.from_dict(settings))
-        if not hasattr(vision := model.vision_model, "head") and settings["model_type"] == "siglip":
-            raise ValueError(f"{type(vision).__name__} has no head, without which images and words do not compare")
-    except Exception as error:  # what transformers raises on settings that contradict each other is its to choose
-        fault = f"describes no model: {type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{files.folder / CONFIG} {fault}") from error
-    return model.eval()
+        return np.asarray(vectors.reshape(rows, columns, -1).cpu())

@@ -23,6 +23,8 @@ from diffseg import DiffSeg
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.partition import overlaps
 from diffseg.models.fetch import fetch
+from diffseg.models.joint.files import fetch_joint
+from diffseg.models.joint.model import JointModel
 from diffseg.models.specs import VITS
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
@@ -35,6 +37,7 @@ from pipeline.labelling import label
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
+from tests.categories.joint import small_model
 from tests.support.cuda.cuda_attention import OPERATORS
 from tests.support.cuda.cuda_standin import CudaStandIn
 
@@ -187,6 +190,19 @@ def test_edges_take_few_launches_and_the_host_waits_for_none(photos):
     )
     assert 20 < launches <= 40
     assert waits == 0
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_words_and_patches_are_the_processor_s(photos, tmp_path, kind):
+    files = fetch_joint(str(small_model(tmp_path / kind, kind)))
+    model = JointModel.load(files, "cpu")
+    words, patches = model.words(["cat", "a photo"]), model.patches(photos[0])
+    with CudaStandIn() as device:
+        moved = JointModel.load(files)
+        assert moved.device.type == "cuda"
+        np.testing.assert_allclose(moved.words(["cat", "a photo"]), words, atol=1e-5)
+        np.testing.assert_allclose(moved.patches(photos[0]), patches, atol=1e-5 * np.abs(patches).max())
+    assert device.launches
 
 
 @pytest.fixture
