@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from diffseg.config import SegmentConfig
 from pipeline.documents import validated
@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.watch import LEAST_S, SILENCE_S
 
 T = TypeVar("T")
+LARGEST = 1 << 20  # bytes of a configuration
 Device: TypeAlias = Literal["auto", "gpu", "cpu"]
 
 
@@ -37,10 +38,20 @@ class RunConfig:
     price: float | None = None  # of a worker's hour, for the metric of a run's cost
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("batch_size", 1), ("window", 1), ("max_attempts", 1)):
+        limits = (
+            ("workers", 0, 100_000),
+            ("batch_size", 1, 65_536),
+            ("window", 1, 1 << 24),
+            ("max_attempts", 1, 1_000),
+        )
+        for name, least, most in limits:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value is not None and value > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {value}")
+        if not math.isfinite(self.stall):
+            raise ValueError(f"stall is a number of seconds, got {self.stall}")
         if not self.stall >= LEAST_S:
             raise ValueError(f"stall must be at least {LEAST_S:g} seconds, got {self.stall}")
         if self.price is not None and not (math.isfinite(self.price) and self.price >= 0):
@@ -59,10 +70,14 @@ def read_config(
     tables: dict[str, Any] = {}
     if path is not None:
         try:
-            tables = tomllib.loads(path.read_text("utf-8"))
+            with path.open("rb") as file:
+                text = file.read(LARGEST + 1)
+            if len(text) > LARGEST:
+                raise ConfigError(f"{path}: larger than {LARGEST:,} bytes, which no configuration is")
+            tables = tomllib.loads(text.decode())
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: no TOML: {error}") from error
     source = str(path) if path else "options"
     _refuse_unknown(source, "the file", tables, ("segment", "run"))
@@ -78,9 +93,14 @@ def _build(kind: type[T], source: str, name: str, tables: Mapping[str, Any], fla
         raise ConfigError(f"{source}: [{name}] must be a table")
     _refuse_unknown(source, f"[{name}]", written, [field.name for field in fields(kind)])  # type: ignore[arg-type]
     values = {**written, **{key: value for key, value in flags.items() if value is not None}}
+    types = get_type_hints(kind)
+    for key, value in values.items():
+        items = value if isinstance(value, list | tuple) else [value]
+        if "bool" not in str(types[key]) and any(isinstance(item, bool) for item in items):
+            raise ConfigError(f"{source}: [{name}] {key} is no yes or no, got {str(value).lower()}")
     try:
         return validated(kind, values)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{source}: [{name}] {error}") from error
 
 

@@ -15,6 +15,17 @@ from typing import TYPE_CHECKING, Any
 from diffseg.config import SegmentConfig
 from diffseg.models.specs import CONFIG, OVERRIDES, BackendSpec, Spec
 
+# Of numbers in a configuration, by the end of their names
+MOST = {
+    "hidden_size": 65_536,
+    "layers_per_block": 1_000,
+    "_layers": 1_000,
+    "_heads": 1_024,
+    "_size": 1_000_000,
+    "_dim": 65_536,
+    "_channels": 65_536,
+    "_tokens": 65_536,
+}
 if TYPE_CHECKING:
     from diffseg.models.files import ModelFiles
 
@@ -52,10 +63,14 @@ def json_object(data: bytes, name: str) -> dict[str, Any]:
     """The object that a configuration holds. name: of the file, for errors. Raises ValueError where it holds none."""
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} {wrong_bytes(data) or _unreadable(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name} should hold a JSON object, got {type(content).__name__}")
+    for key, value in content.items():  # before anything of such a size is made
+        most = next((most for end, most in MOST.items() if key.endswith(end)), None)
+        if most and isinstance(value, int | float) and not abs(value) <= most:
+            raise ValueError(f"{name}: {key} is beyond what a model here can have ({most:,})")
     return content
 
 

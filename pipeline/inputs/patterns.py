@@ -3,6 +3,8 @@
 An existing name is not read as a pattern: `in [raw]/a.tar`, `s3://b/a?b.tar`.
 """
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +25,9 @@ from pipeline.storage.url import has_query, local_path, protocol_of, redact
 Note: TypeAlias = Callable[[str], None]  # called with a line about inputs that are left out
 _GLOB = set("*?[")
 _PATTERN = _GLOB | set("{}\\")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
+MOST, DIGITS = 1_000_000, 40  # names of one pattern; digits of a number in it
+LONGEST_LIST = 256 << 20  # bytes
 _WEB = ("http://", "https://")
 
 
@@ -59,13 +64,27 @@ def _braces(pattern: str, reader: int) -> list[str]:
     literal, rest = _split(pattern) if by_name else ("", pattern)
     if not rest:
         return [pattern]
+    if _count(rest) > MOST:
+        raise ConfigError(
+            f"{redact(pattern[:200])}: braces for more than {MOST:,} names; name them in several patterns"
+        )
     try:
         urls = [f"{literal.rstrip('/')}/{name}" if literal else name for name in braceexpand(rest)]
-    except ValueError as error:
-        raise ConfigError(f"{redact(pattern)}: unbalanced braces") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{redact(pattern[:200])}: unbalanced braces") from error
     for url in urls:
         protocol_of(url)  # refuses what may not be opened before anything is
     return urls
+
+
+def _count(pattern: str) -> int:
+    """The most names that braces can make, from their numbers alone."""
+    count = math.prod(part.count(",") + 1 for part in pattern.split("{")[1:])
+    for first, last, step in _RANGE.findall(pattern):
+        if len(first) > DIGITS or len(last) > DIGITS or len(step) > DIGITS:
+            return MOST + 1
+        count *= abs(int(last) - int(first)) // max(1, abs(int(step or 1))) + 1
+    return count
 
 
 def _by_letters(url: str) -> tuple[str, str]:
@@ -168,6 +187,8 @@ def _head(entry: Entry) -> bytes:
 
 
 def _lines(entry: Entry, reader: int, note: Note) -> list[str]:
+    if entry.size > LONGEST_LIST:
+        raise ConfigError(f"{redact(entry.url)}: {entry.size:,} bytes are more than a list may have")
     with filesystem.open_ranged(entry.url, entry.size) as stream:
         text = stream.read().decode("utf-8-sig", errors="replace")
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]

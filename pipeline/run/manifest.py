@@ -91,8 +91,17 @@ def completed(ledger: Ledger, states: dict[str, ShardState]) -> Totals | None:
         totals = documents.from_json(Totals, ledger.store.get(f"{SUCCESS}{number}"))
         valid = all(_is_unchanged(row, states.get(row["shard"], ShardState())) for row in listed)
         names = {row["shard"] for row in listed}
-        valid &= names >= states.keys() and names == ledger.shards.keys()
-    except (FileNotFoundError, ValueError, KeyError) as error:  # whatever is damaged declares nothing: the audit does
+        valid &= names >= states.keys() and names == ledger.shards.keys() and len(listed) == len(names)
+        listed_totals = [sum(row[name] for row in listed) for name in ("windows", "rows", "failed")]
+        valid &= [totals.windows, totals.rows, totals.failed_rows] == listed_totals and totals.shards == len(listed)
+        valid &= min([totals.rows, *totals.failed.values()]) >= 0
+    except (
+        FileNotFoundError,
+        IsADirectoryError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # whatever is damaged declares nothing: the audit does
         logger.debug("the manifest declares nothing: %s", error)
         return None
     return totals if valid else None

@@ -26,9 +26,13 @@ def pinned_shards(store: Store) -> Iterator[Shard]:
 
 
 def _read(store: Store, names: Sequence[str]) -> Iterator[Shard]:
+    seen = set[int]()  # hashes: there may be millions
     for name in names:
         try:
             for shard in table.decode_shards(store.get(name)):
+                if hash(shard.id) in seen:
+                    raise ValueError(f"{shard.id} is pinned twice")
+                seen.add(hash(shard.id))
                 yield _listed(store, shard) if is_folder(shard.url) else shard
         except ValueError as error:
             raise ConfigError(f"{store}/{name}: {error}") from error
@@ -106,7 +110,7 @@ def read_run(store: Store) -> Run:
 def _parsed(store: Store, data: bytes) -> Run:
     try:
         return Run.from_json(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
 
 

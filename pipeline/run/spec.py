@@ -13,6 +13,7 @@ from pipeline.documents import validated
 from pipeline.records import LATER, READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
+MOST = 1 << 24  # samples of a window
 NOT_IN_JSON = {"newer", "labels_version"}
 
 
@@ -70,6 +71,8 @@ class Run:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
+        if self.window > MOST:
+            raise ValueError(f"window must be at most {MOST}, got {self.window}")
 
     def to_json(self) -> bytes:
         """The bytes of run.json, readable by people too."""

@@ -1,6 +1,7 @@
 """The status of a run: from one listing and the notes of its drivers, whatever its size."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed
 
 FAILURES = 1_000  # records of failures that are read
+LARGEST = 1 << 20  # bytes of a note that is read
 THREADS = 16  # records read side by side
 LIVE_S = 60.0  # seconds after its last note that a driver counts as at work
 logger = logging.getLogger(__name__)
@@ -32,6 +34,11 @@ class Note:
     images_per_s: float
     eta_s: float | None
     examples: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        numbers = (self.at, self.rows, self.windows, self.images_per_s, self.eta_s or 0.0, *self.failed.values())
+        if not all(0 <= number < math.inf for number in numbers):
+            raise ValueError("a number that is negative, infinite or none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +97,12 @@ def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
 def _notes(ledger: Ledger) -> tuple[list[Note], tuple[str, ...]]:
     """The notes of drivers, and the names of those that cannot be read."""
     notes, unreadable = [], []
-    for name, _ in ledger.store.list(f"{ROLL_UPS}/"):
+    for name, size in ledger.store.list(f"{ROLL_UPS}/"):
         try:
+            if size > LARGEST:
+                raise ValueError(f"{size:,} bytes")
             notes.append(documents.from_json(Note, ledger.store.get(name)))
-        except ValueError as error:
+        except (ValueError, FileNotFoundError, IsADirectoryError) as error:
             logger.debug("%s is passed over: %s", name, error)
             unreadable.append(name)
     return notes, tuple(unreadable)
@@ -101,12 +110,13 @@ def _notes(ledger: Ledger) -> tuple[list[Note], tuple[str, ...]]:
 
 def failures(ledger: Ledger) -> Counter[Failure]:
     """Failures recorded of a run, as far as they are read (FAILURES), each with how many records say it."""
-    names = (name for name, _ in ledger.store.list("failures/") if name.endswith(".json"))
+    listed = ledger.store.list("failures/")
+    names = (name for name, size in listed if name.endswith(".json") and size <= LARGEST)
 
     def read(name: str) -> Failure | None:
         try:
             return documents.from_json(Failure, ledger.store.get(name))
-        except ValueError as error:  # they are for people, and may be edited
+        except (ValueError, FileNotFoundError, IsADirectoryError) as error:  # they are for people, and may be edited
             logger.warning("%s is passed over: %s", name, error)
             return None
 

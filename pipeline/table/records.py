@@ -138,7 +138,10 @@ def decode_shards(data: bytes) -> Iterator[Shard]:
     """Decode pinned shards, a batch in memory at a time. Raises ValueError where the data hold none."""
     try:
         for batch in parquet(io.BytesIO(data)).iter_batches(SHARDS_AT_ONCE, use_threads=False):
-            yield from (Shard(**row, source=row["url"]) for row in batch.to_pylist())
+            for row in batch.to_pylist():
+                if row["size"] < 0 or any("\0" in row[name] for name in ("id", "url", "etag")):
+                    raise ValueError(f"{row['id']} of {row['size']} bytes")
+                yield Shard(**row, source=row["url"])
     except (*DAMAGE, TypeError, KeyError) as error:
         raise ValueError(f"no list of shards: {error}") from error
     finally:

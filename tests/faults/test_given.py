@@ -1,0 +1,166 @@
+"""Bounds on what users give, and damage to the small notes of a run: one line, exit 2, or the note is made again."""
+
+import json
+import shutil
+
+import pytest
+
+from diffseg.models.recognise import json_object
+from jobs.shared import cli
+from pipeline import table
+from pipeline.run.ledger import Ledger
+from pipeline.run.manifest import completed, write_manifest
+from pipeline.run.verify import audit
+from tests.support.labelled import make_run
+
+CONFIGURATIONS = {
+    "tables without end": "a = " + "[" * 50_000,
+    "a number without end": "[run]\nstall = 1" + "0" * 5_000,
+    "a number beyond floats": "[run]\nstall = 1" + "0" * 400,
+    "a float beyond sense": "[run]\nbatch_size = 1e308",
+    "workers beyond sense": "[run]\nworkers = 1000000000",
+    "a window beyond sense": "[run]\nwindow = 100000000000000000000",
+    "attempts beyond sense": "[run]\nmax_attempts = 1000000000",
+    "negative workers": "[run]\nworkers = -1",
+    "yes for a number": "[run]\nbatch_size = true",
+    "yes for a share": "[run]\nmax_failed = true",
+    "an endless stall": "[run]\nstall = inf",
+    "no number": "[run]\nstall = nan",
+    "yes for a threshold": "[segment]\nthresholds = [true]",
+    "too long": "#" * (2 << 20),
+    "no text": "\udcff",
+}
+PATTERNS = {
+    "braces for a thousand million": "/x/{0..999999999}.tar",
+    "braces of braces": "/x/{0..9999}{0..9999}.tar",
+    "numbers without end": "/x/{0..1" + "0" * 60 + "}.tar",
+    "steps": "/x/{0..999999999..2}.tar",
+    "deep braces": "/x/" + "{" * 5_000 + ".tar",
+    "a notebook's": "jupyter://host/x.tar",
+    "data": "data:,x",
+    "four slashes": "file:////nowhere/x.tar",
+    "a repository": "github://a:b@main/x.tar",
+}
+
+
+def one_line(capsys):
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    assert text.startswith("diffseg: ")
+    assert len(text.strip().splitlines()) == 1
+    assert len(text) < 2_000
+    return text
+
+
+@pytest.mark.parametrize("what", CONFIGURATIONS)
+def test_configurations(tmp_path, capsys, what):
+    path = tmp_path / "run.toml"
+    path.write_bytes(CONFIGURATIONS[what].encode("utf-8", "surrogateescape"))
+    words = ["label", "x.tar", "--output", str(tmp_path / "run"), "--model", "tiny", "--config", str(path)]
+    assert cli.run(words) == 2
+    assert "run.toml" in one_line(capsys)
+
+
+@pytest.mark.parametrize("what", PATTERNS)
+def test_patterns(tmp_path, capsys, what):
+    words = ["label", PATTERNS[what], "--output", str(tmp_path / "run"), "--model", "tiny", "--workers", "0"]
+    assert cli.run(words) == 2
+    one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"hidden_size": 1000000000}', '{"num_hidden_layers": 1e300}', '{"patch_size": NaN}', "[]"]
+)
+def test_configurations_of_models(text):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        json_object(text.encode(), "config.json")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noted")
+    ledger = make_run(folder, [[f"{letter}{number}" for number in range(8)] for letter in "ab"])
+    write_manifest(ledger, list(audit(ledger)))
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def note(**changed):
+    sound = {"at": 1.0, "left": True, "rows": 1, "failed": {}, "windows": 1, "images_per_s": 1.0, "eta_s": None}
+    return json.dumps({**sound, "examples": [], **changed})
+
+
+NOTES = {
+    "cut": note()[:20],
+    "empty": "",
+    "of another kind": "[1, 2]",
+    "deep": "[" * 100_000,
+    "negative rows": note(rows=-5),
+    "a negative rate": note(images_per_s=-1.0),
+    "a rate that is none": note(images_per_s=float("nan")),
+    "a time without end": note(eta_s=float("inf")),
+    "negative failures": note(failed={"poison": -3}),
+    "text for numbers": note(rows="many"),
+    "huge": note(examples=["x" * (2 << 20)]),
+}
+
+
+@pytest.mark.parametrize("what", NOTES)
+def test_notes_of_drivers_are_hints(run, capsys, what):
+    (run / "status").mkdir(exist_ok=True)
+    (run / "status" / "driver.json").write_text(NOTES[what])
+    assert cli.run(["status", str(run)]) == 0
+    seen = capsys.readouterr()
+    assert "driver.json" in seen.out
+    assert "-5" not in seen.out
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "{}", "[]", "null", '{"window": 1e400}', "\x1b[2J"])
+def test_a_broken_run_json_is_one_line(run, capsys, text):
+    (run / "run.json").write_text(text)
+    for command in ("status", "verify"):
+        assert cli.run([command, str(run)]) == 2
+        assert "run.json" in one_line(capsys)
+
+
+MANIFESTS = {
+    "_SUCCESS cut": ("_SUCCESS.0", b'{"shards": 2'),
+    "_SUCCESS of other totals": ("_SUCCESS.0", b'{"shards": 2, "windows": 4, "rows": 999, "failed": {}}'),
+    "_SUCCESS of negative ones": ("_SUCCESS.0", b'{"shards": 2, "windows": 4, "rows": -16, "failed": {}}'),
+    "_SUCCESS deep": ("_SUCCESS.0", b"[" * 100_000),
+    "a manifest cut": ("manifest.0.parquet", b"PAR1"),
+    "a manifest of nothing": ("manifest.0.parquet", table.encode_rows([{"shard": None, "windows": None}])),
+}
+
+
+@pytest.mark.parametrize("what", MANIFESTS)
+def test_a_manifest_that_disagrees_declares_nothing(run, what):
+    ledger = Ledger.open(str(run))
+    assert completed(ledger, ledger.states())
+    name, data = MANIFESTS[what]
+    (run / name).write_bytes(data)
+    assert completed(ledger, ledger.states()) is None
+    assert cli.run(["status", str(run)]) == 0
+
+
+def test_a_pin_twice_is_a_fault(run, capsys):
+    [pins] = (run / "inputs").iterdir()
+    shards = list(table.decode_shards(pins.read_bytes()))
+    pins.write_bytes(table.encode_shards([*shards, shards[0]]))
+    for command in ("status", "verify"):
+        assert cli.run([command, str(run)]) == 2
+        assert "pinned twice" in one_line(capsys)
+
+
+def test_a_pin_of_negative_size_is_a_fault(run, capsys):
+    [pins] = (run / "inputs").iterdir()
+    rows = table.decode_rows(pins.read_bytes())
+    rows[0]["size"] = -1
+    pins.write_bytes(table.encode_rows(rows))
+    assert cli.run(["status", str(run)]) == 2
+    assert "-1 bytes" in one_line(capsys)
