@@ -3,7 +3,6 @@
 Letters: S segments, W words, C categories, D numbers of a vector, h w cells of patches.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from pipeline.derived.joined import CATEGORY
 from pipeline.errors import ConfigError, ShardChanged
 from pipeline.evaluation.protocols import protocol_named, with_names
 from pipeline.inputs.decode import UndecodableImage, decode
-from pipeline.records import Category
+from pipeline.records import CHANGED, Category
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
@@ -85,8 +84,7 @@ class Words:
             ids = [each["id"] for each in row["segments"]]
             yield from self.named(row["index"], ids, pooled(patches, decode_label_map(row["label_map"]))[ids])
         if left_out:
-            changed = f"{left_out} images are not as they were when labelled: their segments stay unknown"
-            logger.warning("%s/%s: %s", ledger, window.name, changed)
+            logger.warning("%s/%s: %d images: %s: segments stay unknown", ledger, window.name, left_out, CHANGED)
 
     def named(self, index: int, ids: Sequence[int], vectors: Float[np.ndarray, "S D"]) -> Iterator[Mapping[str, Any]]:
         """Rows of an image's segments, by their cosine with each category's nearest word."""
@@ -133,9 +131,9 @@ def _images(ledger: Ledger, window: WindowObject) -> Iterator[tuple[dict[str, An
         source = source or SourceImages(ledger).through(window, row["index"])
         raw = next((each for each in source if each.index == row["index"]), None)
         try:
-            data = (raw := checked(raw, row, ledger)).members[raw.image or ""]
-            same = row["image_sha256"] in (None, hashlib.sha256(data).hexdigest())
-            yield row, decode(data, ledger.run.reader) if same else None
+            raw = checked(raw, row, ledger)
+            other = raw.is_other_than(row["image_sha256"])
+            yield row, None if other else decode(raw.members[raw.image or ""], ledger.run.reader)
         except (ShardChanged, UndecodableImage):
             yield row, None
 

@@ -184,17 +184,19 @@ def _what_is_wrong(names: list[str], protocol: Protocol) -> str:
 
 
 def read_list(url: str, what: str) -> list[str]:
-    """The lines of a text file, without empty ones. what: for errors. Raises ConfigError where there are none."""
+    """The lines of a UTF-8 text, without empty ones. what: for errors. Raises ConfigError where there are none."""
     try:
         entry = filesystem.stat(url)
+        with filesystem.open_ranged(entry.url, entry.size) as stream:
+            lines = _lines_in(stream.read())
     except FileNotFoundError as error:
         raise ConfigError(f"{redact(url)}: no such list of {what}") from error
-    with filesystem.open_ranged(entry.url, entry.size) as stream:
-        lines = _lines_in(stream.read())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{redact(url)}: a list of {what} is text in UTF-8: {error}") from error
     if not lines:
         raise ConfigError(f"{redact(url)}: an empty list of {what}")
     return lines
 
 
 def _lines_in(text: bytes) -> list[str]:
-    return [line.strip() for line in text.decode().splitlines() if line.strip()]
+    return [line.strip() for line in text.decode("utf-8-sig").splitlines() if line.strip()]

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,7 +38,7 @@ def models(tmp_path_factory):
 
 def row_of(key, shard, index, number):
     """A row whose image is as it was, but for one."""
-    sha256 = "0" * 64 if number == 2 else hashlib.sha256(photo(number)).hexdigest()
+    sha256 = "1" * 64 if number == 2 else hashlib.sha256(photo(number)).hexdigest()
     return replace(record(key, shard, index, label_map(number)), image_sha256=sha256)
 
 
@@ -83,7 +84,7 @@ def test_every_segment_has_its_three_nearest_words(run, words, models, kind, cap
         assert cli.run(["categories", run, "--names", words, "--naming", "clip", "--with", str(models[kind])]) == 0
     told = capsys.readouterr()
     assert "categories/1: 4 categories in 3 windows" in told.out
-    assert "1 images are not as they were when labelled" in caplog.text + told.err
+    assert "1 images: not the photo that was labelled" in caplog.text + told.err
     ledger, literal = Ledger.open(run), Literal(models[kind], kind)
     near = [
         [
@@ -187,6 +188,8 @@ def test_words_of_lines():
     [
         ("", (), "an empty list of words"),
         ("\n \n", (), "an empty list of words"),
+        (b"caf\xe9\n", (), "a list of words is text in UTF-8"),
+        (b"\xef\xbb\xbfcat\ncat\n", (), "'cat' is there twice"),
         ("cat\ndog\ncat\n", (), "'cat' is there twice"),
         ("cat\ndog, , hound\n", (), "there is an empty word"),
         ("cat\tanimal\n", (), "after a tab stands thing or stuff, not 'animal'"),
@@ -199,11 +202,22 @@ def test_words_of_lines():
 )
 def test_what_cannot_be_done_is_one_line(run, models, tmp_path, capsys, lines, flags, line):
     path, model = tmp_path / "words.txt", str(models["clip"])
-    path.write_text(lines)
+    path.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
     assert cli.run(["categories", run, "--names", str(path), "--naming", "clip", "--with", model, *flags]) == 2
     told = capsys.readouterr().err.strip()
     assert line.format(model=model) in told
     assert len(told.splitlines()) == 1
+
+
+def test_a_model_comes_from_storage_too_and_is_the_same(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    store.put(f"{models['clip']}/", "/models/clip/", recursive=True)
+    store.pipe("/models/clip/training_args.bin", b"a pickle")
+    there, here = fetch_joint("memory://models/clip"), fetch_joint(str(models["clip"]))
+    assert there.sha256 == here.sha256
+    assert not (there.folder / "training_args.bin").exists()
+    np.testing.assert_array_equal(JointModel.load(there).words(["cat"]), JointModel.load(here).words(["cat"]))
 
 
 @pytest.mark.parametrize(
