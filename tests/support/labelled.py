@@ -53,9 +53,8 @@ def record(key: str, shard: str, index: int, labels: np.ndarray) -> LabelRecord:
         box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
         segments.append(Segment(number, len(rows), box, max(0.0, 1 - number / 8)))
     png = encode_label_map(labels)
-    return LabelRecord(
-        key, shard, index, OK, None, SIZE[1], SIZE[0], png, tuple(segments), min(1.0, index / 10), "0" * 64
-    )
+    height, width = np.maximum(SIZE, labels.shape).tolist()
+    return LabelRecord(key, shard, index, OK, None, width, height, png, tuple(segments), min(1.0, index / 10), "0" * 64)
 
 
 def make_run(
