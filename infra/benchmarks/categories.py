@@ -3,13 +3,15 @@
     python infra/benchmarks/categories.py scenes FOLDER [--count 500]
     diffseg label FOLDER/scenes.tar --output RUN --model tiny --vectors
     python infra/benchmarks/categories.py quality FOLDER RUN [--cut 0.3]
-    python infra/benchmarks/categories.py scale RUN --segments 1000000 [--without-faiss]
+    python infra/benchmarks/categories.py vectors --model tiny [--count 240]
+    python infra/benchmarks/categories.py scale FOLDER --segments 1000000 [--without-faiss]
 
 `scenes` writes pictures in one shard, truth of all in FOLDER/truth, of ten more scenes in FOLDER/labelled (they lie in
 the shard too), and names. `quality` says what `--clusters 16`, matched to the 16 categories once for the data set, and
 `--truth` of ten images are worth beside k-means of the mean colours of the same segments, random categories (chance)
-and the best category for each segment. `scale` writes a run of as many segments with random vectors about 64 centres,
-sixteen an image, and says what seconds and memory `--clusters` takes.
+and the best category for each segment. `vectors` says what both are worth with vectors of fewer numbers, as float and
+as int8, on the same segments at the run's cut. `scale` writes a run of as many segments with random vectors about 64
+centres, sixteen an image, and says what seconds and memory `--clusters` takes.
 """
 
 import argparse
@@ -24,19 +26,24 @@ from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent / "masks"))
 
 from unseen import MATERIALS, OBJECTS, SEED, Draw, _painted
 
-from diffseg.config import ResolvedConfig
+from diffseg import segmenter
+from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.cut import Cut, segmentation
 from diffseg.evaluation.bootstrap import pooled_intervals
 from diffseg.evaluation.matching import Counts
+from diffseg.labels.rle import RunLengths, Segments
+from diffseg.labels.score import sum_along_runs
 from diffseg.tree import LEAF, MERGE, Tree
 from diffseg.types import IGNORE, Vectors
 from jobs.shared import cli
@@ -176,6 +183,58 @@ def _say(name: str, value: float) -> None:
     sys.stdout.write(f"{name}: {value:.3g}\n")
 
 
+def vectors(model: str, count: int) -> None:
+    """See the head of this file."""
+    means: list[np.ndarray] = []
+
+    def recorded(features: Tensor, grid: tuple[int, int], rle: RunLengths, leaves: Segments) -> list[Vectors]:
+        given = features.float().unflatten(1, grid)[:, None]
+        of_run = sum_along_runs(given, torch.zeros_like(rle.label), rle, [(0, 0, *size) for size in rle.sizes])
+        total = torch.zeros(len(leaves.area), of_run.shape[1], dtype=of_run.dtype).index_add_(0, leaves.of_run, of_run)
+        means.append((total / leaves.area[:, None]).numpy())
+        return [Vectors(np.empty((0, 64), np.int8), np.empty(0, np.float16))]
+
+    segmenter.vectors_of = recorded
+    labeller = segmenter.DiffSeg.from_pretrained(model, SegmentConfig(vectors=True))
+    weights, pixels = [], []
+    for number in range(count + LABELLED):
+        image, truth = scene(number)
+        [found] = labeller.segment([image])
+        segments = len(found.segments)
+        leaves = len(means[-1])
+        of_leaf = np.bincount(found.label_map.ravel() * leaves + found.leaf_map.ravel(), minlength=segments * leaves)
+        weights.append(of_leaf.reshape(segments, leaves))
+        of_category = np.bincount(found.label_map.ravel() * COUNT + truth.ravel(), minlength=segments * COUNT)
+        pixels.append(of_category.reshape(segments, COUNT))
+    channels = means[0].shape[1]
+    for size in sorted({each for each in (16, 32, 64, 128) if each < channels} | {channels}):
+        basis = np.linalg.qr(np.random.default_rng(0).standard_normal((channels, size)))[0]
+        for kind in ("float", "int8"):
+            own = [
+                _of_segments(weight, _stored(leaf @ basis, kind)) for weight, leaf in zip(weights, means, strict=True)
+            ]
+            shown, name = own[:count], f"{size} numbers, {kind}"
+            centres = learning.centroids_of(np.concatenate(shown), COUNT, 0)
+            _matched(f"clusters, {name}", pixels[:count], [(each @ centres.T).argmax(1) for each in shown])
+            rows, biases = learning.linear(np.concatenate(own[count:]), np.concatenate(pixels[count:]), 1.0)
+            _figures(f"named, {name}", pixels[:count], [(each @ rows.T + biases).argmax(1) for each in shown])
+    draw = np.random.default_rng(0)
+    _matched("random categories", pixels[:count], [draw.integers(0, COUNT, len(each)) for each in pixels[:count]])
+
+
+def _stored(values: np.ndarray, kind: str) -> np.ndarray:
+    """Values as rows keep them: int8 times a float16 for each leaf."""
+    if kind == "float":
+        return values
+    scale = (np.abs(values).max(1, keepdims=True) / 127).astype(np.float16).astype(float)
+    return (values / scale).round().clip(-127, 127) * scale
+
+
+def _of_segments(weights: np.ndarray, leaves: np.ndarray) -> np.ndarray:
+    found = weights @ leaves
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
 def write_run(folder: Path, segments: int) -> None:
     """A run of random vectors about 64 centres, sixteen leaves of which each is a segment an image."""
     images, window, side = segments // 16, 1024, 32
@@ -253,10 +312,11 @@ def _timed(module: object, name: str) -> None:
 def main() -> None:
     """Do one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("scenes", "quality", "scale", "fit"))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("step", choices=("scenes", "quality", "vectors", "scale", "fit"))
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("run", nargs="?")
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--model", default="tiny")
     parser.add_argument("--cut", help="of both tables; else clusters are of the run's own, and names of a chosen one")
     parser.add_argument("--segments", type=int, default=1_000_000)
     parser.add_argument("--clusters", type=int, default=64)
@@ -266,6 +326,8 @@ def main() -> None:
         write_scenes(given.folder, given.count)
     elif given.step == "quality":
         quality(given.folder, given.run, ["--cut", given.cut] if given.cut else [])
+    elif given.step == "vectors":
+        vectors(given.model, given.count)
     elif given.step == "scale":
         scale(given.folder, given.segments, given.clusters, given.without_faiss)
     else:
