@@ -15,6 +15,10 @@ _SCHEME = rf"[a-z][a-z0-9+.-]{{0,20}}{_COLON}{_SLASH}{{1,9}}"
 _URL = re.compile(rf"((?<![\w%.+-]){_SCHEME}|(?<![\w/:%.+-])//)((?:(?!(?<=:){_SCHEME})[^\s'\"<>`])*)", re.IGNORECASE)
 _PASSWORD = re.compile(rf"^[^/@]{{0,200}}?{_COLON}.*{_AT}", re.IGNORECASE)  # it may hold a slash or an @
 _USER = re.compile(rf"^(?:(?!{_SLASH}|{_AT}).){{0,200}}{_AT}", re.IGNORECASE)
+_SPACED = re.compile(  # a password with spaces or quotes in it, which end a URL elsewhere
+    rf"({_SCHEME})[^\s/@:'\"]{{1,200}}:(?!\s|\d{{1,5}}(?:[\s/'\"]|$))(?:(?!://)[^@\n]){{0,64}}[\s'\"<>`](?:(?!://)[^@\n]){{0,64}}@(?=[\w[])",
+    re.IGNORECASE,
+)
 _HOST = re.compile(r"(?:localhost|\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)+):\d{1,5}(?:/|$)", re.IGNORECASE)
 _BARE = re.compile(
     rf"(?<![\w.:@%+-])(?!{_HOST.pattern})[\w.+%-]{{1,200}}?{_COLON}(?![\d:]+@|/|%(?:25){{0,3}}2f)[^\s'\"<>`]{{1,300}}{_AT}(?=[\w.-])",
@@ -25,7 +29,7 @@ _RARE = re.compile("[@?]|%(?:25)*[43]")
 _CONTAINERS = ("abfs", "abfss", "az")  # before the @ of their URLs stands the container
 _NAMES = (
     r"x-(?:amz|goog|ms)-[\w-]{1,30}|sig|signature|(?:[a-z]{1,12}[_-]){0,2}(?:token|secret|password|passwd|pwd|api_?key|secret_key)"
-    r"|(?:secret_?|aws_?)?access_?key(?:_?id)?|aws_secret_access_key|aws_session_token|credentials?|authorization"
+    r"|(?:secret_?|aws_?)?access_?key(?:_?id)?|aws_secret_access_key|aws_session_token|credentials?|authorization|account_?key|shared_?access_?signature"
 )
 _VALUE = re.compile(
     rf"(?<![\w-])({_NAMES})(['\"]?\s?(?:=|%(?:25){{0,3}}3d|:(?=\s?['\"])|:\s?(?=(?:bearer|basic|aws4)))\s?['\"]?"
@@ -49,7 +53,8 @@ def redacted(text: str) -> str:
 
     Rather too much than too little: of what reads like a password, whatever comes before the last @ is left out.
     """
-    text = _BARE.sub("***@", _URL.sub(_public, text)) if _RARE.search(text) else text
+    if _RARE.search(text):
+        text = _BARE.sub("***@", _URL.sub(_public, _SPACED.sub(r"\1", text)))
     return _VALUE.sub(r"\1\2***", text)
 
 

@@ -27,6 +27,9 @@ CONTROLS = {
 }
 SECRETS = {
     "a slash in the password": "s3://key:hush/ret@host/p",
+    "spaces in the password": "s3://key:pa ss hush@host/p",
+    "a quote in the password": "s3://key:pa'hush@host/p",
+    "the key of an account": "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=hush+x==;",
     "an @ in the password": "s3://u:p@hush@bucket/a.tar",
     "a colon and a slash in it": "s3://key:/hush@h/a",
     "a question mark in it": "s3://u:hu?hush@h/x",
