@@ -12,6 +12,8 @@ from diffseg.models.fetch import cache_folder
 SHARE = 0.6  # of the free memory that a batch may fill: the rest is for fragmentation and what the estimate omits
 MOST = 32  # images a batch: smaller ones fill a GPU already
 
+CROPS_COPIES = 6  # of the finest map, that live at once besides where crops are looked at: their cells are not pooled
+
 logger = logging.getLogger(__name__)
 
 Device = torch.device | str | None

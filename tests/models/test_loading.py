@@ -10,14 +10,18 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffseg.config import SegmentConfig
+from diffseg.models.device import CROPS_COPIES
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
+from diffseg.models.load import load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import BACKENDS
+from diffseg.models.unet import backend as unet
 from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.loading import read_unet
 from diffseg.models.unet.recognise import attention_levels
+from diffseg.models.vit import backend as vit
 from infra.embedded.checkpoints import random_checkpoint
 
 torch.set_num_threads(1)
@@ -277,6 +281,14 @@ def test_a_folder_under_a_known_name_with_another_layout_is_refused(checkpoints)
     files = ModelFiles("sd2.1", checkpoints["sd1.5"], None, "0" * 64)
     with pytest.raises(ValueError, match=r"is not sd2\.1: its UNet has another layout"):
         recognise(files)
+
+
+@pytest.mark.parametrize(("made", "module", "cells"), [(load, unet, 32**2), (random_backend, vit, 37**2 + 1)])
+def test_images_whose_crops_are_looked_at_take_more_memory(made, module, cells, monkeypatch):
+    monkeypatch.setattr(module, "images_that_fit", lambda device, image_bytes: image_bytes)
+    name = "tiny" if module is unet else "dinov2-small"
+    plain, crops = (made(name, SegmentConfig(crop_layers=layers), "cpu").batch_size() for layers in (0, 1))
+    assert crops - plain == CROPS_COPIES * cells**2 * torch.float32.itemsize
 
 
 def test_the_embedded_model_loads_as_any_other():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.models.attention import AttentionMaps, cells_of
-from diffseg.models.device import Device, images_that_fit, placed
+from diffseg.models.device import CROPS_COPIES, Device, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
@@ -155,5 +155,6 @@ class Backend:
         scale = (side / self.spec.image_size) ** 2
         encoder: Any = self.encoder
         widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
-        image = ENCODER_COPIES * widest + MAPS_COPIES * (cells * scale) ** 2 * torch.float32.itemsize
+        maps = MAPS_COPIES + (CROPS_COPIES if self.config.crop_layers else 0)
+        image = ENCODER_COPIES * widest + maps * (cells * scale) ** 2 * torch.float32.itemsize
         return images_that_fit(self.device, int(image))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.models.attention import AttentionMaps, cells_of
-from diffseg.models.device import Device, images_that_fit, placed
+from diffseg.models.device import CROPS_COPIES, Device, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
@@ -108,4 +108,5 @@ class Backend:
         """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
         tokens = (self.config.image_size // self.spec.patch) ** 2 + 1 + self.spec.registers
         hidden = TOKENS_COPIES * tokens * self.spec.width * self.model.dtype.itemsize
-        return images_that_fit(self.device, MAPS_COPIES * tokens**2 * torch.float32.itemsize + hidden)
+        maps = MAPS_COPIES + (CROPS_COPIES if self.config.crop_layers else 0)
+        return images_that_fit(self.device, maps * tokens**2 * torch.float32.itemsize + hidden)
