@@ -38,6 +38,7 @@ def test_they_share_no_material_and_no_shape_with_the_training(unseen):
         assert not any(name.startswith("unseen") for name in imports(file)), file
 
 
+@pytest.mark.slow
 def test_objects_are_small_and_scenes_repeat(unseen):
     scene, small = unseen.unseen(3)
     again, _ = unseen.unseen(3)

@@ -13,6 +13,7 @@ from diffseg.config import ResolvedConfig
 from diffseg.cut import Cut, segmentation
 from diffseg.ridges import ridges_of
 from diffseg.types import IGNORE, Segment
+from pipeline.inputs.kinds import is_image, shows_labels
 from pipeline.inputs.shards import pin
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.messages import ShardTask
@@ -81,7 +82,8 @@ def make_run(
         target.parent.mkdir(parents=True, exist_ok=True)
         samples = [(key, beside or {"png": photo(100 * number + i)}) for i, key in enumerate(names)]
         target.write_bytes(write_samples(samples))
-    given = next((data for name, data in (beside or {}).items() if name in ("jpg", "jpeg", "png", "webp")), b"")
+    photos = (name for name in beside or {} if is_image(name) and not shows_labels(name.rpartition(".")[0]))
+    given = (beside or {}).get(next(photos, ""), b"")
     shards = pin([str(folder / "in" / "s-*.tar")])
     segment = replace(SEGMENT, tree=True, vectors=True, ridges=True, cut=CUT.height) if trees else SEGMENT
     made = Run.of(segment, "0", model=model, licence=licence, revision=None, window=WINDOW)
