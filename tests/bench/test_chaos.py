@@ -50,6 +50,7 @@ def expect_whole(report, code, rounds):
     assert report["windows_labelled_again"] <= MOST_WASTED * report["lost_workers"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_run_whose_driver_is_killed_is_finished_by_the_same_command(tmp_path):

@@ -110,6 +110,7 @@ def test_a_run_on_a_bad_object_store_is_complete(s3, tmp_path):
     assert complete_through(FaultyStorage(0.1, seed=4), "s3://bucket/bad-storage", tmp_path) > 0
 
 
+@pytest.mark.slow
 def test_an_outage_lasts_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.bench.faulty_storage.OUTAGE_SHARE", 1.0)
     bad = FaultyStorage(0.5, seed=1, outage_s=0.6)

@@ -30,6 +30,7 @@ def say(death):
     print(death.line(), end="")  # noqa: T201 - figures are asked for
 
 
+@pytest.mark.slow
 def test_a_map_goes_on_when_the_raylet_of_a_private_ray_is_killed(tmp_path):
     def inverse(number):
         if number == 3 and not (tmp_path / "killed").exists():

@@ -125,6 +125,7 @@ def test_an_encoder_that_always_fails_stops_the_run_with_its_line(tmp_path, log,
     assert len(list(ledger.store.list("failures/workers."))) < 10  # one for each way the encoder is called
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_on_ray_the_line_is_found_as_well(ledger, planted, log, capsys):
