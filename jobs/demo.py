@@ -39,10 +39,8 @@ def demo(
     gallery = output / "gallery.html"
     write_preview(str(output / "run"), str(gallery), title="DiffSeg demo")
     console.say(f"gallery: {gallery.resolve().as_uri()}")
-    console.say(
-        "next: diffseg segment your.jpg --model tiny\n"
-        "      diffseg label 'your-{00000..00009}.tar' --model sd1.5 --output runs/first"
-    )
+    console.say("next: diffseg segment your.jpg --model tiny")
+    console.say("      diffseg label 'your-{00000..00009}.tar' --model sd1.5 --output runs/first")
     return code
 
 

@@ -397,7 +397,12 @@ def test_every_command_takes_one_and_a_run_resumes(folders, tmp_path, photos, ca
     assert {row["status"] for row in Ledger.open(run).rows()} == {"ok"}
     assert cli.run(["verify", run, "--full"]) == 0
     demo = str(tmp_path / "demo")
+    capsys.readouterr()
     assert cli.run(["demo", "--model", folder, "--output", demo, "--workers", "0"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        ["next:", "diffseg"],
+        ["diffseg", "label"],
+    ]
     assert json.loads(Path(demo, "run", "run.json").read_text())["model"] == folder
     assert cli.run(["fetch", folder, str(tmp_path / "mirror")]) == 0
     mirror = loaded(tmp_path / "mirror")
