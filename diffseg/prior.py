@@ -6,7 +6,7 @@ No torch here: readers of finished labels score segments too. Letters: S segment
 import numpy as np
 
 from diffseg.annotations import Float, Int
-from diffseg.tree import FEATURES
+from diffseg.tree import FEATURES, WHOLE
 
 # Coefficients of `prior`: of 120 scenes by `tiny`, cut into 4, 8 and 16 segments (infra/benchmarks/masks/scores.py).
 # The margin's tenth percentile and that at borders, and contact with the image's border, add nothing to these
@@ -40,8 +40,8 @@ def columns(
     nodes: np.ndarray, areas: Int[np.ndarray, " S"], boxes: Int[np.ndarray, "S 4"]
 ) -> dict[str, Float[np.ndarray, " S"]]:
     """All that is known of an image's segments: the features of their nodes as shares, and GEOMETRY."""
-    found = {name: nodes[name] / 255 for name in FEATURES}
-    found["log_compactness"] = np.log(np.maximum(nodes["compactness"], 1) / 255)
+    found = {name: nodes[name] / WHOLE for name in FEATURES}
+    found["log_compactness"] = np.log(np.maximum(nodes["compactness"], 1) / WHOLE)
     return found | dict(zip(GEOMETRY, geometry(areas, boxes).T, strict=True))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from diffseg.annotations import Int
 
-# What is known of a node beside its place, each as a share of 255; see `hierarchy.features` and `hierarchy.borders`
+# What is known of a node beside its place, each as a share of WHOLE; see `hierarchy.features` and `hierarchy.borders`
+WHOLE = 255
 FEATURES = ("margin", "low_margin", "border_margin", "stability", "contrast", "compactness")
 _FEATURES = [(name, "u1") for name in FEATURES]
 LEAF = np.dtype(_FEATURES)  # 6 bytes a leaf

@@ -10,6 +10,8 @@ from diffseg.types import Segment
 
 READER = 2  # version of the rules of what is a sample and how it is decoded; a run keeps the one it began with
 READERS = (1, READER)  # versions that are known; 1: of version 0.1.0
+MAX_PIXELS = 178_956_970  # of an image, and so of its label map: Pillow's own bomb limit, 512 MiB of RGB
+MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
 LATER = (
     "leaf_map",

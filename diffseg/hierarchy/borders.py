@@ -7,10 +7,8 @@ import math
 
 import numpy as np
 
-from diffseg.tree import LEAF, MERGE, Tree
+from diffseg.tree import LEAF, MERGE, WHOLE, Tree
 from diffseg.types import Float, Int32, UInt8
-
-WHOLE = 255  # what a share of one is stored as
 
 
 def with_borders(tree: Tree, leaf_map: Int32[np.ndarray, "H W"], picture: UInt8[np.ndarray, "H W 3"] | None) -> Tree:
@@ -29,7 +27,7 @@ def with_borders(tree: Tree, leaf_map: Int32[np.ndarray, "H W"], picture: UInt8[
     inside, outside = members.astype(float), ~members
     pairs, apart = (((inside @ each) * outside).sum(axis=1) for each in (length, difference))
     areas = inside @ np.bincount(leaf_map.ravel() + 1, minlength=count + 1)[1:]
-    contrast = np.sqrt(apart / (np.maximum(pairs, 1) * WHOLE))
+    contrast = np.sqrt(apart / (np.maximum(pairs, 1) * 255))
     compactness = np.minimum(1, np.sqrt(4 * math.pi * areas) / np.maximum(pairs, 1))
     leaves, merges = tree.leaves.astype(LEAF), tree.merges.astype(MERGE)
     for name, share in (("contrast", contrast), ("compactness", compactness)):

@@ -6,6 +6,7 @@ Letters: B images, L leaves, n nodes, M cells h x w.
 import torch
 from torch import Tensor
 
+from diffseg.tree import WHOLE
 from diffseg.types import Bool, Float, Int
 
 SURE, POSSIBLE = (
@@ -13,7 +14,6 @@ SURE, POSSIBLE = (
     0.8,
 )  # own attention as a multiple of the strongest other: a stable node has the same cells at both
 LOW = 0.1  # the quantile of margins that `low_margin` is
-WHOLE = 255  # what a share of one is stored as
 
 
 def node_features(

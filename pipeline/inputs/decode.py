@@ -14,11 +14,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.inputs.mending import MetadataBomb, has_end, mend
 from pipeline.inputs.modes import NothingVisible, is_deep, rgb, rgb_reader_1
-from pipeline.records import READER
+from pipeline.records import MAX_PIXELS, MAX_SIDE, READER
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 178_956_970  # Pillow's own bomb limit: 512 MiB of RGB
-MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
 MAX_RECORDED = 2**31 - 1  # pixels of a side that a row can hold
 MAX_BYTES = 256 << 20  # of an encoded image; twice what MAX_PIXELS of noise take as JPEG
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
-from pipeline.table.plausible import MAX_PIXELS
+from pipeline.records import MAX_PIXELS
 
 
 def encode_label_map(label_map: np.ndarray) -> bytes:

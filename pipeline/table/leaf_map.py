@@ -14,10 +14,10 @@ import struct
 import numpy as np
 
 from diffseg.types import IGNORE, Int32
+from pipeline.records import MAX_PIXELS
 
 HEADER = struct.Struct("<IIB")
 LONGEST = 255  # pixels of a run
-LARGEST = 1 << 28  # pixels of a map: more than any image has that is decoded
 FILTERS = [{"id": lzma.FILTER_LZMA1, "preset": 6, "lc": 0, "lp": 0, "pb": 0, "nice_len": 273}]
 
 
@@ -47,7 +47,7 @@ def decode_leaf_map(data: bytes) -> Int32[np.ndarray, "H W"]:
     try:
         stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
         height, width, size = HEADER.unpack(stream.decompress(data, HEADER.size))
-        if size not in (1, 2) or not 0 < height * width <= LARGEST:
+        if size not in (1, 2) or not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"{width} x {height} leaves of {size} bytes")
         runs = stream.decompress(b"", (1 + size) * height * width)
     except (lzma.LZMAError, struct.error, EOFError) as error:

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.records import OK
+from pipeline.records import MAX_PIXELS, MAX_SIDE, OK
 
-MAX_SIDE = 65_535  # pixels of the side of a labelled image, see `inputs.decode`
-MAX_PIXELS = 178_956_970  # of a label map, likewise
 ROUNDED = 1e-6  # by which a share may pass 1
 
 
