@@ -163,6 +163,9 @@ def s3(s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     for name, value in servers.s3_environment(s3_proxy.address).items():
         monkeypatch.setenv(name, value)
     s3_proxy.calm()
+    if silent := servers.silent(s3_proxy.address):
+        pytest.fail(silent)
+    s3_proxy.calm()
     return s3_proxy
 
 

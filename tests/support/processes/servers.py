@@ -1,5 +1,6 @@
 """Real object stores on loopback, each for one test session: S3 (SeaweedFS, rclone), Google and Azure emulators."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -7,11 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import fsspec.asyn
 
 BUCKET = "bucket"
 KEY, READER, OWNER = "AKIDTESTONLY", "AKIDREADONLY", "AKIDOWNER"  # who may write to the bucket, read it, make it
@@ -111,6 +117,24 @@ def _make_bucket(address: str) -> None:
         except OSError:
             time.sleep(0.5)
     raise RuntimeError(f"no bucket can be made at {address}")
+
+
+def silent(address: str, wait_s: float = 20) -> str | None:
+    """Say what does not answer, the server or this process's own client, with the stacks of all its threads."""
+    try:
+        urllib.request.urlopen(address, timeout=wait_s).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, though a refusal
+    except OSError as error:
+        return f"nothing answers at {address} within {wait_s} s: {error!r}"
+    try:
+        fsspec.asyn.sync(fsspec.asyn.get_loop(), asyncio.sleep, 0, timeout=wait_s)
+    except fsspec.FSTimeoutError:
+        names = {one.ident: one.name for one in threading.enumerate()}
+        frames = sys._current_frames().items()
+        stacks = [f"{names.get(ident)}:\n" + "".join(traceback.format_stack(frame)) for ident, frame in frames]
+        return "\n".join([f"fsspec's thread has stood still for {wait_s} s", *stacks])
+    return None
 
 
 @contextmanager
