@@ -1,12 +1,15 @@
 """A watchdog: a driver that waits without any progress is stopped with a reason."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from time import monotonic
 
 from pipeline.errors import Stopped
 
 LEAST_S = 2.0  # the shortest sensible setting: workers answer once a second
 SILENCE_S = 120.0  # without progress, by default
+# Called wherever a long read moves, be it without a sample; each thread that reads for a worker sets its own
+beat: ContextVar[Callable[[], None]] = ContextVar("beat", default=lambda: None)
 
 
 class Watch:

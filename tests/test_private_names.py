@@ -35,6 +35,7 @@ PRIVATE = {  # the only file that uses them: library, module, and names in it
         ("tarfile", "tarfile", "EmptyHeaderError"),
         ("tarfile", "tarfile", "TarInfo.frombuf"),
         ("tarfile", "tarfile", "TarInfo.fromtarfile"),
+        ("tarfile", "tarfile", "TarInfo._proc_pax"),
     ],
     CLIENTS: [
         ("fsspec", "fsspec.spec", "AbstractFileSystem._get_kwargs_from_urls"),

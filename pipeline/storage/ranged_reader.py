@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.storage.retry import attempt
+from pipeline.watch import beat
 
 CHUNK = 8 << 20  # bytes of a sequential request: half the requests of 4 MiB, and still small beside a model
 FIRST_CHUNK = 64 << 10  # bytes of the first request after a seek: mostly only a header is wanted
@@ -60,6 +61,7 @@ class RangedReader(io.RawIOBase):
         self._next = min(self._next * 4, CHUNK) if self._data and 0 <= ahead <= self._gap else FIRST_CHUNK
         self._data, self._start = self._get(self._at, min(self._at + self._next, self._size)), self._at
         self.fetched += len(self._data)
+        beat.get()()
 
     def _get(self, start: int, end: int) -> bytes:
         def request() -> bytes:

@@ -77,7 +77,8 @@ class WorkerHost:
             outcomes=tuple(outcomes),
             labelled=worker.labelled if worker else 0,
             ready=worker is not None,
-            still_s=monotonic() - (max(worker.moved, self._handed_s) if worker else self._start_moved()),
+            still_s=monotonic()
+            - (max(worker.moved, worker.loader.moved, self._handed_s) if worker else self._start_moved()),
             heartbeats=self._reported,
             made=worker.timer.snapshot() if worker else MetricsSnapshot(),
             device=worker.device if worker else "",

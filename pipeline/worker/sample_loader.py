@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
+from time import monotonic
 from typing import TypeAlias
 
 from diffseg.config import ResolvedConfig
@@ -13,6 +14,7 @@ from pipeline.logs.context import bind
 from pipeline.messages import ShardTask
 from pipeline.records import ImageSample, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
+from pipeline.watch import beat
 from pipeline.worker.committer import Committer
 from pipeline.worker.in_flight import InFlight
 from pipeline.worker.stage_timer import Stage, StageTimer
@@ -22,11 +24,11 @@ Sample: TypeAlias = ImageSample | SampleFailure
 
 
 class SampleLoader:
-    """Reads and decodes the samples of a worker's tasks."""
+    """Reads and decodes the samples of a worker's tasks. moved: when reading last moved, by a byte or a member."""
 
     def __init__(self, ledger: Ledger, committer: Committer, timer: StageTimer, in_flight: InFlight) -> None:
         self._ledger, self._committer, self._timer, self._in_flight = ledger, committer, timer, in_flight
-        self.threads = decode_threads()
+        self.threads, self.moved = decode_threads(), 0.0
         self._least = pixels_wanted(ledger.run.segment)
 
     def decoded(
@@ -55,8 +57,12 @@ class SampleLoader:
         """A sample's pixels, at a reduced scale where that loses nothing of what is labelled."""
         return decode_sample(raw, self._ledger.run.reader, self._least)
 
+    def _beat(self) -> None:
+        self.moved = monotonic()
+
     def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
         window, image_key = self._ledger.run.window, self._ledger.run.image_key
+        beat.set(self._beat)
         whole = bool(self._ledger.run.also)  # otherwise only the image of a sample is wanted
         for task in tasks:
             bind(shard=task.shard.id, window="")

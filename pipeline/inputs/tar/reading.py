@@ -16,6 +16,8 @@ from pipeline.inputs.tar import compression
 from pipeline.inputs.tar.strict import members, open_strict, prove_end
 from pipeline.records import READER, RawSample
 
+MAX_MEMBERS = 10_000  # of a sample
+MAX_SAMPLE = 2 * MAX_BYTES  # of the members of a sample that are read
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")  # key and extension: they part at the first dot of the last component
 
 
@@ -29,11 +31,26 @@ class _Group:
     members: dict[str, bytes] = field(default_factory=dict)
     problems: dict[str, tuple[str, str]] = field(default_factory=dict)  # by extension
     end: int = 0
+    bytes: int = 0  # of the members that are read
+    excess: tuple[str, str] | None = None
+
+    def holds(self, extension: str) -> bool:
+        """Whether there is room for one more member's name; without it the sample is too large."""
+        if len(self.members) >= MAX_MEMBERS:
+            self.excess = "too_large", f"more than {MAX_MEMBERS:,} members, of which the first are kept"
+        return len(self.members) < MAX_MEMBERS
+
+    def holds_bytes(self, size: int) -> bool:
+        """Whether there is room for one more member's bytes; without it the sample is too large."""
+        self.bytes += size
+        if self.bytes > MAX_SAMPLE:
+            self.excess = "too_large", f"members of more than {MAX_SAMPLE:,} bytes, of which the first are kept"
+        return self.bytes <= MAX_SAMPLE
 
     def sample(self, image_key: str | None) -> RawSample:
-        image, problem = image_of(self.members, image_key, self.reader), None
+        image, problem = image_of(self.members, image_key, self.reader), self.excess
         if image is not None:
-            problem = self.problems.get(image)
+            problem = problem or self.problems.get(image)
         return RawSample(self.key, self.index, self.members, image, self.end, problem)
 
 
@@ -74,13 +91,15 @@ def read_samples(
                     if group:
                         yield group.sample(image_key)
                     group = _Group(prefix, group.index + 1 if group else 0, reader)
-                if problem := _problem_of(info):
-                    group.problems[extension] = problem
-                elif group.index >= first and (whole or _may_be_image(extension, image_key, reader)):
-                    reading = extension
-                    group.members[extension] = _payload(archive, info)
-                    reading = None
-                group.members.setdefault(extension, b"")
+                wanted = group.index >= first and (whole or _may_be_image(extension, image_key, reader))
+                if group.holds(extension):
+                    if problem := _problem_of(info):
+                        group.problems[extension] = problem
+                    elif wanted and group.holds_bytes(info.size):
+                        reading = extension
+                        group.members[extension] = _payload(archive, info)
+                        reading = None
+                    group.members.setdefault(extension, b"")
                 group.end = stream.tell() if compression.is_compressed(name) else archive.offset
             prove_end(archive)
             if passed and group is None:
