@@ -9,16 +9,12 @@ import typer
 from jobs.shared import console, options
 
 
+@options.with_options
 def calibrate(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
-    truth: options.Truth = None,
-    name: Annotated[str, typer.Option("--name", help="Of the table, for --calibration of other commands.")] = "iou",
-    protocol: options.Protocol = "regions",
-    listed: options.Listed = None,
-    truth_key: options.TruthKey = None,
-    ignore: options.Ignore = None,
-    cut: options.ReadCut = None,
-    segments: options.ReadSegments = None,
+    url: options.Run,
+    given: options.TruthOptions,
+    read: options.CutOptions,
+    name: Annotated[str, typer.Option(help="Of the table, for --calibration of other commands.")] = "iou",
     extend: options.Extend = False,
     json: options.Json = False,
 ) -> None:
@@ -29,23 +25,22 @@ def calibrate(
     from pipeline.evaluation.truth import open_truth
     from pipeline.run.ledger import Ledger
 
-    if extend == (truth is not None):
+    if extend == (given.truth is not None):
         raise ConfigError("--truth fits, --extend takes in new windows by an earlier fit: name one of them")
-    rules = protocol_named(protocol, None, tuple(ignore or ()))
-    at = options.cut_of(cut, segments)
-    ledger = Ledger.open(url, cut=at)
-    if truth is None:
-        if at:
+    rules = protocol_named(given.protocol, None, tuple(given.ignore or ()))
+    ledger = Ledger.open(url, cut=read.at)
+    if given.truth is None:
+        if read.at:
             raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
         done = calibration.extend(ledger, name)
     else:
-        samples = open_truth(truth, rules, member=truth_key, listed=listed)
+        samples = open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
         done = calibration.calibrate(ledger, samples, rules, name, f"diffseg calibrate {ledger} --name {name}")
     if json:
         console.say_json({"output": str(ledger), **asdict(done)})
         return
     console.left_out(done.left_out)
-    if truth is None:
+    if given.truth is None:
         console.say(f"{done.table}: {done.windows:,} windows taken in, by the fit to {done.images:,} images")
         return
     console.say(f"{done.table}: predicted IoU of all segments in {done.windows:,} windows")

@@ -8,63 +8,56 @@ import typer
 from jobs.shared import console, options
 
 
+@options.with_options
 def categories(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    url: options.Run,
+    given: options.TruthOptions,
+    read: options.CutOptions,
+    compute: options.ComputeOptions,
     clusters: Annotated[
-        int | None, typer.Option("--clusters", min=2, help="Group segments by their vectors into so many categories.")
+        int | None, typer.Option(min=2, help="Group segments by their vectors into so many categories.")
     ] = None,
-    truth: options.Truth = None,
     names: options.Names = None,
-    naming: Annotated[str | None, typer.Option("--naming", help="What reads the words of --names: clip.")] = None,
+    naming: Annotated[str | None, typer.Option(help="What reads the words of --names: clip.")] = None,
     model: Annotated[str | None, typer.Option("--with", help="A CLIP or SigLIP: hub id, folder or URL.")] = None,
-    margin: Annotated[float, typer.Option("--margin", help="In cosine: a smaller lead is unknown.", min=0)] = 0,
-    name: Annotated[
-        str, typer.Option("--name", help="Of the table, for --categories of other commands.")
-    ] = "categories",
-    protocol: options.Protocol = "regions",
-    listed: options.Listed = None,
-    truth_key: options.TruthKey = None,
-    ignore: options.Ignore = None,
-    cut: options.ReadCut = None,
-    segments: options.ReadSegments = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides which segments --clusters are found from.")] = 0,
+    margin: Annotated[float, typer.Option(help="In cosine: a smaller lead is unknown.", min=0)] = 0,
+    name: Annotated[str, typer.Option(help="Of the table, for --categories of other commands.")] = "categories",
+    seed: Annotated[int, typer.Option(help="Decides which segments --clusters are found from.")] = 0,
     unknown: Annotated[
-        float, typer.Option("--unknown", help="Share of a cluster that is too far from its centre.", min=0, max=0.9)
+        float, typer.Option(help="Share of a cluster that is too far from its centre.", min=0, max=0.9)
     ] = 0.01,
     extend: options.Extend = False,
-    processes: options.Processes = 0,
-    ray_address: options.RayAddress = None,
-    stall: options.Stall = None,
     json: options.Json = False,
 ) -> None:
     """Give every segment of a run a category that is consistent over all its images."""
     from pipeline.categories import categorise
     from pipeline.categories.labelled import classify
     from pipeline.categories.words import Words, words_of
-    from pipeline.cluster.parallel import parallel_mapping
     from pipeline.errors import ConfigError
     from pipeline.evaluation.protocols import protocol_named, with_names
     from pipeline.evaluation.truth import open_truth, read_list
     from pipeline.flags import number
     from pipeline.run.ledger import Ledger
 
-    if (clusters is not None) + (truth is not None) + (naming is not None) + extend != 1:
+    if (clusters is not None) + (given.truth is not None) + (naming is not None) + extend != 1:
         raise ConfigError("--clusters groups, --truth and --naming name, --extend takes in windows: name one of them")
     if naming not in (None, "clip"):
         raise ConfigError(f"--naming {naming}: possible is clip; of a run no attention to words is kept")
     if naming and not (names and model):
         raise ConfigError("--naming reads the words of --names FILE by the model of --with MODEL: give both")
-    if extend and (cut or segments):
+    if extend and read.at:
         raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
-    ledger, expected, left_out = Ledger.open(url, cut=options.cut_of(cut, segments)), None, tuple[str, ...]()
+    ledger, expected, left_out = Ledger.open(url, cut=read.at), None, tuple[str, ...]()
     command = f"diffseg categories {ledger} --name {name}"
-    with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
+    with compute.map() as parallel_map:
         if clusters is not None:
             made = categorise.cluster(ledger, clusters, name, command, seed, unknown, parallel_map)
-        elif truth is not None:
+        elif given.truth is not None:
             lines = read_list(names, "names") if names else []
-            rules, known = with_names(protocol_named(protocol, len(lines) or None, tuple(ignore or ())), lines)
-            samples = open_truth(truth, rules, member=truth_key, listed=listed)
+            rules, known = with_names(
+                protocol_named(given.protocol, len(lines) or None, tuple(given.ignore or ())), lines
+            )
+            samples = open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
         elif naming is not None:
             kinds, found = words_of(read_list(str(names), "words"))

@@ -1,8 +1,6 @@
 """`diffseg compact`: windows into files of about 256 MB, which every reader then prefers."""
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from jobs.shared import console, options
 
@@ -11,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def compact(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    url: options.Run,
     json: options.Json = False,
 ) -> None:
     """Join what is committed of a run into larger files; the same command resumes it, and takes in what is new."""

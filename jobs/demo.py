@@ -15,13 +15,14 @@ SHARDS = 2  # so that two workers have something to do
 
 def demo(
     model: options.Model = "tiny",
-    output: Annotated[Path, typer.Option("--output", help="Folder for shards, run and gallery.")] = Path("runs/demo"),
-    workers: Annotated[int | None, typer.Option("--workers", help="Default: one a GPU, else one a CPU.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for shards, run and gallery.")] = Path("runs/demo"),
+    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, else one a CPU.")] = None,
 ) -> int:
     """Label real photos on a local Ray and write a gallery of the result; without --model with the embedded one."""
     from diffseg.config import SegmentConfig
     from pipeline.config import RunConfig
     from pipeline.labelling import Hooks, label
+    from pipeline.run.ledger import Ledger
 
     shards = write_shards(output / "photos")
     run = RunConfig(workers=workers)
@@ -37,7 +38,7 @@ def demo(
         )
     code = report(summary, run, json=False)
     gallery = output / "gallery.html"
-    write_preview(str(output / "run"), str(gallery), title="DiffSeg demo")
+    write_preview(Ledger.open(str(output / "run")), str(gallery), title="DiffSeg demo")
     console.say(f"gallery: {gallery.resolve().as_uri()}")
     console.say("next: diffseg segment your.jpg --model tiny")
     console.say("      diffseg label 'your-{00000..00009}.tar' --model sd1.5 --output runs/first")

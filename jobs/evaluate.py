@@ -32,58 +32,49 @@ MATCHED = {  # by what tells the classes of clusters
 }
 
 
+@options.with_options
 def evaluate(
+    given: options.TruthOptions,
+    read: options.ReadOptions,
+    compute: options.ComputeOptions,
     url: Annotated[str | None, typer.Argument(help="The run. Without one only baselines are measured.")] = None,
-    truth: options.Truth = None,
-    protocol: options.Protocol = "regions",
     baseline: Annotated[
-        list[str] | None, typer.Option("--baseline", help="kmeans, felzenszwalb, one-segment or humans; repeatable.")
+        list[str] | None, typer.Option(help="kmeans, felzenszwalb, one-segment or humans; repeatable.")
     ] = None,
-    against: Annotated[str | None, typer.Option("--against", help="Another run, compared image by image.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another run, compared image by image.")] = None,
     matching: Annotated[
-        str, typer.Option("--matching", help="image (DiffSeg), or dataset as well: once for all (PiCIE, STEGO).")
+        str, typer.Option(help="image (DiffSeg), or dataset as well: once for all (PiCIE, STEGO).")
     ] = "image",
-    listed: options.Listed = None,
-    truth_key: options.TruthKey = None,
     objects: Annotated[
         str | None, typer.Option("--truth-instances", help="Extension of the label map of instances; 0 is none.")
     ] = None,
     instances: options.ReadInstances = None,
-    classes: Annotated[int | None, typer.Option("--classes", help="With regions: values are classes 0..n-1.")] = None,
+    classes: Annotated[int | None, typer.Option(help="With regions: values are classes 0..n-1.")] = None,
     names: options.Names = None,
-    ignore: options.Ignore = None,
-    cut: options.ReadCut = None,
-    segments: options.ReadSegments = None,
-    categories: options.ReadCategories = None,
-    table: Annotated[str | None, typer.Option("--table", help="Write a Parquet file, one row an image.")] = None,
-    gallery: Annotated[str | None, typer.Option("--gallery", help="Write an HTML page of the worst images.")] = None,
-    worst: Annotated[int, typer.Option("--worst", help="Images in the gallery.", min=1)] = 24,
-    processes: options.Processes = 0,
-    ray_address: options.RayAddress = None,
-    stall: options.Stall = None,
+    table: Annotated[str | None, typer.Option(help="Write a Parquet file, one row an image.")] = None,
+    gallery: Annotated[str | None, typer.Option(help="Write an HTML page of the worst images.")] = None,
+    worst: Annotated[int, typer.Option(help="Images in the gallery.", min=1)] = 24,
     reproduce: Annotated[
         str | None,
-        typer.Option("--reproduce", help="Label and compare as published: coco-stuff-27, cityscapes-27."),
+        typer.Option(help="Label and compare as published: coco-stuff-27, cityscapes-27."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Of --reproduce; the paper's is sd1.4.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of --reproduce; the paper's is sd1.4.")] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Of --reproduce: the folder where the data set was unpacked.")
+        str | None, typer.Option(help="Of --reproduce: the folder where the data set was unpacked.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Of --reproduce: only so many photos.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of --reproduce: only so many photos.")] = None,
     output: Annotated[
-        str | None, typer.Option("--output", help="Of --reproduce: the run. Default: reproduce-coco-stuff-27, ...")
+        str | None, typer.Option(help="Of --reproduce: the run. Default: reproduce-coco-stuff-27, ...")
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Of --reproduce: as `label` takes it.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Of --reproduce: as `label` takes it.")] = None,
     json: options.Json = False,
 ) -> int:
     """mIoU, accuracy, ARI, covering and boundary F of a run against the truth, with 95 % intervals.
 
     With --reproduce, exit 1 where a published figure lies outside the interval.
     """
-    from pipeline.cluster.parallel import parallel_mapping
     from pipeline.config import read_config
     from pipeline.datasets.instances import SEGMENTS
-    from pipeline.derived.joined import open_run
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions
@@ -92,28 +83,30 @@ def evaluate(
     from pipeline.evaluation.score import AGAINST, HUMANS, RUN, Scorer, check_methods
     from pipeline.evaluation.truth import open_truth, read_list
     from pipeline.evaluation.worst_page import worst_page
+    from pipeline.run.ledger import Ledger
     from pipeline.table import encode_rows
 
+    truth, protocol = given.truth, given.protocol
     row = None if reproduce is None else published_row(reproduce)
     if row is None:
         own = {"--model": model, "--data": data, "--limit": limit, "--output": output, "--workers": workers}
-        if given := [name for name, value in own.items() if value is not None]:
-            raise ConfigError(f"{given[0]} belongs to --reproduce")
+        if said := [name for name, value in own.items() if value is not None]:
+            raise ConfigError(f"{said[0]} belongs to --reproduce")
         if truth is None:
             raise ConfigError("--truth is missing: name shards or a folder with label maps, or --reproduce a row")
-    elif url or truth or listed or truth_key or protocol != "regions":
+    elif url or truth or given.listed or given.truth_key or protocol != "regions":
         raise ConfigError("--reproduce brings its run, --truth, --protocol, --list and --truth-key: leave these out")
     elif model is None or data is None:
         raise ConfigError("--reproduce needs --model (the paper's is sd1.4) and --data, where the data set is unpacked")
     else:
         url, truth, protocol = output or f"reproduce-{reproduce}", data, str(reproduce)
-    if ((at := options.cut_of(cut, segments)) or categories or instances) and (url is None or row is not None):
-        raise ConfigError("--cut, --segments, --categories and --instances are of a run: name that run")
-    if objects and not (categories or instances):
+    if (read != options.ReadOptions() or instances) and (url is None or row is not None):
+        raise ConfigError("--cut, --segments, --calibration, --categories and --instances are of a run: name that run")
+    if objects and not (read.categories or instances):
         raise ConfigError("--truth-instances are compared with --categories or --instances: give one of them too")
-    matching = "dataset" if categories else matching
+    matching = "dataset" if read.categories else matching
     lines = read_list(names, "names") if names else []
-    plain = replace(protocol_named(protocol, len(lines) or classes, tuple(ignore or ())), objects=objects)
+    plain = replace(protocol_named(protocol, len(lines) or classes, tuple(given.ignore or ())), objects=objects)
     rules, _ = with_names(plain, lines)
     urls = {name: run for name, run in ((RUN, url), (AGAINST, against)) if run is not None}
     methods = check_methods([*urls, *(baseline or [])], rules)
@@ -123,19 +116,21 @@ def evaluate(
         raise ConfigError("--gallery shows a run or a baseline, and only humans are measured")
     _refuse_unwritable(table)
     _refuse_unwritable(gallery)
-    read = open_run(url, at, categories=categories) if url and row is None else None
-    named, recall = read.categories_table if read else (), instances is not None
+    opened = read.open(url) if url and row is None else None
+    named, recall = opened.categories_table if opened else (), instances is not None
     scorer = Scorer(rules, methods, matching == "dataset", named, recall)
     if row is None:
-        samples = open_truth(truth, rules, member=truth_key, listed=listed)
+        samples = open_truth(truth, rules, member=given.truth_key, listed=given.listed)
     else:
         shard, samples = open_photos(truth, rules, row, limit)
-        _, settings = read_config(None, {}, {"workers": workers, "ray_address": ray_address, "stall": stall})
+        _, settings = read_config(
+            None, {}, {"workers": workers, "ray_address": compute.ray_address, "stall": compute.stall}
+        )
         if code := _label(shard, str(url), str(model), row, settings, json):
             return code
     runs = {  # --against is read as it was labelled
         name: Predictions(
-            read if read and name == RUN else open_run(run),
+            opened if opened and name == RUN else Ledger.open(run),
             rules,
             keep=["segments"] * (recall and name == RUN),
             instances=instances or SEGMENTS if name == RUN else SEGMENTS,
@@ -143,7 +138,7 @@ def evaluate(
         for name, run in urls.items()
     }
     tell, counted, kept = console.seldom(), count(1), worst if gallery else 0
-    with parallel_mapping(processes, ray_address, console.note, stall) as parallel_map:
+    with compute.map() as parallel_map:
         done = evaluate(
             samples,
             runs,

@@ -12,61 +12,41 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # missing windows that are named
 
-Where = Annotated[
-    str | None,
-    typer.Option("--where", help="Rows wanted, such as 'num_segments > 3 and num_segments < 40'."),
-]
-MinArea = Annotated[float, typer.Option("--min-area", help="Share of the image; smaller segments are left out.")]
-MinScore = Annotated[float, typer.Option("--min-score", help="Segments of lower score are left out.")]
-Split = Annotated[float | None, typer.Option("--split", help="Share of train, by hash of the key; the rest is val.")]
-Images = Annotated[bool | None, typer.Option("--images/--no-images", help="Photos beside the labels. Default: yes.")]
-Things = Annotated[str | None, typer.Option("--things", help="Categories that are counted: NAME,NAME.")]
-Stuff = Annotated[str | None, typer.Option("--stuff", help="Categories that are not: one region an image each.")]
-Members = Annotated[
-    bool | None,
-    typer.Option("--members/--no-members", help="webdataset: a sample's other members too. Default: yes."),
-]
 
-
+@options.with_options
 def export(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    url: options.Run,
     format: Annotated[
         str, typer.Option("--format", help="coco-segments, coco-panoptic, png, webdataset, huggingface or sa1b.")
     ],
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the export.", show_default=False)],
-    where: Where = None,
-    min_area: MinArea = 0.0,
-    min_score: MinScore = 0.0,
-    cut: options.ReadCut = None,
-    segments: options.ReadSegments = None,
-    calibration: options.ReadCalibration = None,
-    categories: options.ReadCategories = None,
+    read: options.ReadOptions,
+    compute: options.ComputeOptions,
+    where: Annotated[
+        str | None, typer.Option(help="Rows wanted, such as 'num_segments > 3 and num_segments < 40'.")
+    ] = None,
+    min_area: Annotated[float, typer.Option(help="Share of the image; smaller segments are left out.")] = 0.0,
+    min_score: Annotated[float, typer.Option(help="Segments of lower score are left out.")] = 0.0,
     instances: options.ReadInstances = None,
-    things: Things = None,
-    stuff: Stuff = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Images at most, the first in order of shard.")] = None,
-    split: Split = None,
-    images: Images = None,
-    members: Members = None,
-    ray_address: options.RayAddress = None,
-    stall: options.Stall = None,
+    things: Annotated[str | None, typer.Option(help="Categories that are counted: NAME,NAME.")] = None,
+    stuff: Annotated[str | None, typer.Option(help="Categories that are not: one region an image each.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Images at most, the first in order of shard.")] = None,
+    split: Annotated[float | None, typer.Option(help="Share of train, by hash of the key; the rest is val.")] = None,
+    images: Annotated[bool | None, typer.Option(help="Photos beside the labels. Default: yes.")] = None,
+    members: Annotated[
+        bool | None, typer.Option(help="webdataset: a sample's other members too. Default: yes.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Write what is committed of a run for other tools; the same command resumes it."""
     from time import monotonic
 
-    from pipeline.cluster.parallel import parallel_mapping
     from pipeline.datasets.selection import Selection
-    from pipeline.derived.joined import open_run
     from pipeline.exports.export import export
 
     selection = Selection(where=where, min_area=min_area, min_score=min_score, limit=limit, split=split)
-    ledger, began = open_run(url, options.cut_of(cut, segments), calibration, categories), monotonic()
-    with (
-        parallel_mapping(ray_address=ray_address, note=console.note, silence_s=stall)
-        if ray_address
-        else nullcontext() as parallel_map
-    ):
+    ledger, began = read.open(url), monotonic()
+    with compute.map() if compute.processes or compute.ray_address else nullcontext(map) as parallel_map:
         done = export(
             ledger,
             output,

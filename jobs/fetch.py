@@ -10,9 +10,7 @@ from jobs.shared import console, options
 def fetch(
     model: Annotated[str, typer.Argument(metavar="HUB_ID", help="owner/name, sd1.5, sdxl, ..., or a folder.")],
     url: Annotated[str, typer.Argument(metavar="URL", help="Folder on any storage; give it to --model afterwards.")],
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit. Default: the newest.")
-    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: the newest.")] = None,
     json: options.Json = False,
 ) -> None:
     """Copy a hub model to storage once, for clusters that then need no hub."""

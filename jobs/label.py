@@ -15,34 +15,26 @@ if TYPE_CHECKING:
 SHOWN = 5  # faults that are named
 
 
-@options.with_segment_options
+@options.with_options
 def label(
     shards: options.Shards,
-    output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the run.", show_default=False)],
+    output: Annotated[str, typer.Option(help="Folder or fsspec URL of the run.", show_default=False)],
     model: options.Model,
     segment: options.SegmentOptions,
     batch_size: options.BatchSize = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Default: one a GPU, else one a CPU. 0: here, without Ray.")
+        int | None, typer.Option(help="Default: one a GPU, else one a CPU. 0: here, without Ray.")
     ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="A running Ray. Default: a private one.")
-    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray. Default: a private one.")] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="auto, cpu, or gpu: also where the cluster has none yet and will start some."),
+        typer.Option(help="auto, cpu, or gpu: also where the cluster has none yet and will start some."),
     ] = None,
-    window: Annotated[int | None, typer.Option("--window", help="Samples a commit. Default: 1024.")] = None,
+    window: Annotated[int | None, typer.Option(help="Samples a commit. Default: 1024.")] = None,
     image_key: options.ImageKey = None,
-    also: Annotated[
-        list[str] | None, typer.Option("--also", help="webdataset: tars with labels beside the images.")
-    ] = None,
-    max_failed: Annotated[
-        float | None, typer.Option("--max-failed", help="Share of rows without labels. Default: 0.001.")
-    ] = None,
-    max_attempts: Annotated[
-        int | None, typer.Option("--max-attempts", help="Of a task that makes no progress.")
-    ] = None,
+    also: Annotated[list[str] | None, typer.Option(help="webdataset: tars with labels beside the images.")] = None,
+    max_failed: Annotated[float | None, typer.Option(help="Share of rows without labels. Default: 0.001.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Of a task that makes no progress.")] = None,
     stall: options.Stall = None,
     price: options.Price = None,
     extend: Annotated[bool, typer.Option("--extend", help="Add shards to a run that was begun without them.")] = False,
@@ -50,9 +42,9 @@ def label(
         bool, typer.Option("--retry-failed", help="Label windows again that have rows without labels.")
     ] = False,
     sample: Annotated[
-        int | None, typer.Option("--sample", min=1, help="About so many images, in windows drawn at random, not all.")
+        int | None, typer.Option(min=1, help="About so many images, in windows drawn at random, not all.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sample: the same one draws the same windows.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sample: the same one draws the same windows.")] = 0,
     json: options.Json = False,
 ) -> int:
     """Label shards of images into a run; the same command resumes it."""

@@ -23,24 +23,23 @@ AROUND = (0.8, 1.0, 1.2)  # of the model's own thresholds, where none are given
 _SHOWN = ("worker-hours", "cost", "output")  # of the plan, at the top of the gallery
 
 
-@options.with_segment_options
+@options.with_options
 def pilot(
     shards: options.Shards,
     model: options.Model,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Images, drawn from all shards.")] = 500,
+    segment: options.SegmentOptions,
+    samples: Annotated[int, typer.Option(min=1, help="Images, drawn from all shards.")] = 500,
     threshold: Annotated[
         list[str] | None,
         typer.Option(
-            "--threshold",
             help="As label takes it, once for each to compare. Default: cuts of trees; without them the model's "
             "threshold, 20 % less and more.",
         ),
     ] = None,
-    output: Annotated[str, typer.Option("--output", help="The gallery; its figures go beside it.")] = "pilot.html",
+    output: Annotated[str, typer.Option(help="The gallery; its figures go beside it.")] = "pilot.html",
     price: options.Price = None,
     deadline: options.Deadline = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides which images are drawn.")] = 0,
-    segment: options.SegmentOptions = options.SegmentOptions(),
+    seed: Annotated[int, typer.Option(help="Decides which images are drawn.")] = 0,
     batch_size: options.BatchSize = None,
     image_key: options.ImageKey = None,
     json: options.Json = False,

@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
 def plan(
     shards: options.Shards,
-    pilot: Annotated[str | None, typer.Option("--pilot", help="The pilot.json that `diffseg pilot` wrote.")] = None,
-    images_per_second: Annotated[
-        float | None, typer.Option("--images-per-second", help="Of one worker, in place of a pilot.")
-    ] = None,
+    pilot: Annotated[str | None, typer.Option(help="The pilot.json that `diffseg pilot` wrote.")] = None,
+    images_per_second: Annotated[float | None, typer.Option(help="Of one worker, in place of a pilot.")] = None,
     image_bytes: Annotated[
-        float | None, typer.Option("--image-bytes", help="Labels of one image on storage, in place of a pilot.")
+        float | None, typer.Option(help="Labels of one image on storage, in place of a pilot.")
     ] = None,
     price: options.Price = None,
     deadline: options.Deadline = None,
-    image_key: Annotated[str | None, typer.Option("--image-key", help="Extension or column of the image.")] = None,
+    image_key: Annotated[str | None, typer.Option(help="Extension or column of the image.")] = None,
     json: options.Json = False,
 ) -> None:
     """Say how much there is to label, and what it will take."""

@@ -11,30 +11,26 @@ import typer
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
-    from diffseg.cut import Cut
     from pipeline.gallery.preview import Shown
+    from pipeline.run.ledger import Ledger
 
 SAMPLES = 300  # about 15 MB of HTML
 
 
+@options.with_options
 def preview(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
-    output: Annotated[str, typer.Option("--output", help="The HTML file: a path or an fsspec URL.")],
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Shown at most: worst, best and random.")] = SAMPLES,
-    seed: Annotated[int, typer.Option("--seed", help="Decides which samples are the random ones.")] = 0,
-    cut: options.ReadCut = None,
-    segments: options.ReadSegments = None,
-    calibration: options.ReadCalibration = None,
-    categories: options.ReadCategories = None,
-    title: Annotated[str | None, typer.Option("--title", help="Heading of the page. Default: the run's name.")] = None,
+    url: options.Run,
+    output: Annotated[str, typer.Option(help="The HTML file: a path or an fsspec URL.")],
+    read: options.ReadOptions,
+    samples: Annotated[int, typer.Option(min=1, help="Shown at most: worst, best and random.")] = SAMPLES,
+    seed: Annotated[int, typer.Option(help="Decides which samples are the random ones.")] = 0,
+    title: Annotated[str | None, typer.Option(help="Heading of the page. Default: the run's name.")] = None,
     json: options.Json = False,
 ) -> None:
     """Write a self-contained HTML gallery of a run, finished or not."""
     from pipeline.records import CHANGED
 
-    at = options.cut_of(cut, segments)
-    tables = calibration, categories
-    shown = write_preview(url, output, samples=samples, seed=seed, title=title, cut=at, tables=tables)
+    shown = write_preview(read.open(url), output, samples=samples, seed=seed, title=title)
     if json:
         console.say_json({"output": output, "shown": shown.items, "samples": shown.samples})
     for reason in shown.without_photo:
@@ -46,23 +42,14 @@ def preview(
 
 
 def write_preview(
-    run: str,
-    output: str,
-    *,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    title: str | None = None,
-    cut: "Cut | None" = None,
-    tables: tuple[str | None, str | None] = (None, None),
+    ledger: "Ledger", output: str, *, samples: int = SAMPLES, seed: int = 0, title: str | None = None
 ) -> "Shown":
-    """Write the gallery of a run to a path or URL; it appears whole. tables: a calibration, categories.
+    """Write the gallery of a run to a path or URL; it appears whole.
 
-    Raises ConfigError where there is no run, nothing to show, or no way to write the output.
+    Raises ConfigError where there is nothing to show, or no way to write the output.
     """
-    from pipeline.derived.joined import open_run
     from pipeline.gallery.preview import write_page
 
-    ledger = open_run(run, cut, *tables)
     with appearing(output) as out:
         return write_page(ledger, out, samples=samples, seed=seed, title=title)
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@options.with_segment_options
+@options.with_options
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: options.Model,
-    output: Annotated[Path, typer.Option("--output", help="Folder for the results.")] = Path(),
-    segment: options.SegmentOptions = options.SegmentOptions(),
+    segment: options.SegmentOptions,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(),
 ) -> int:
     """Write a label map (PNG) and an overlay for each image."""
     from pipeline.config import read_config

@@ -17,29 +17,25 @@ SHOWN = 5  # failures
 BAR = 40  # letters of the longest bar
 
 
+@options.with_options
 def status(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    url: options.Run,
+    read: options.ReadOptions,
     detail: Annotated[
         bool,
         typer.Option("--detail", help="Read rows too: status, segments, areas, quality, storage, failures."),
     ] = False,
-    cut: options.ReadCut = None,
-    segments: options.ReadSegments = None,
-    calibration: options.ReadCalibration = None,
-    categories: options.ReadCategories = None,
     json: options.Json = False,
 ) -> None:
     """Done, left, failed, speed and ETA of a run, from anywhere that sees its storage."""
-    from pipeline.derived.joined import open_run
     from pipeline.derived.note import overview
     from pipeline.errors import ConfigError
     from pipeline.gallery.statistics import detail as detail_of
     from pipeline.run.status import failures, status
 
-    at = options.cut_of(cut, segments)
-    if (at or calibration or categories) and not detail:
+    if read != options.ReadOptions() and not detail:
         raise ConfigError("--cut, --segments, --calibration and --categories belong to --detail")
-    ledger = open_run(url, at, calibration, categories)
+    ledger = read.open(url)
     seen = status(ledger)
     more = detail_of(ledger) if detail else None
     failed_work = failures(ledger) if detail else Counter()

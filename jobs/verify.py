@@ -8,7 +8,7 @@ from jobs.shared import console, options
 
 
 def verify(
-    url: Annotated[str, typer.Argument(help="The run: the folder or URL given to label --output.")],
+    url: options.Run,
     full: Annotated[bool, typer.Option("--full", help="Read every row and every source shard again.")] = False,
     json: options.Json = False,
 ) -> int:

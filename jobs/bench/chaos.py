@@ -18,22 +18,18 @@ if TYPE_CHECKING:
 
 
 def chaos(
-    output: Annotated[str | None, typer.Option("--output", help="Any store. Default: a folder that goes.")] = None,
-    ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="Your cluster. Default: nodes as processes here.")
-    ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Processes, nodes or drivers killed.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", help="Draws who dies, and when.")] = 0,
-    target: Annotated[list[str] | None, typer.Option("--target", help="worker, node, driver; default: all.")] = None,
-    storage_faults: Annotated[
-        float, typer.Option("--storage-faults", min=0, max=0.5, help="Share of requests that fail.")
-    ] = 0.02,
-    model: Annotated[str | None, typer.Option("--model", help="A real model. Default: a fake one.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Of the fake model, an image.")] = 0.05,
-    shards: Annotated[int, typer.Option("--shards", min=1)] = 12,
-    images: Annotated[int, typer.Option("--images", min=1, help="Of a shard.")] = 96,
-    window: Annotated[int, typer.Option("--window", min=1)] = 16,
-    workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    output: Annotated[str | None, typer.Option(help="Any store. Default: a folder that goes.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Your cluster. Default: nodes as processes here.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes, nodes or drivers killed.")] = 10,
+    seed: Annotated[int, typer.Option(help="Draws who dies, and when.")] = 0,
+    target: Annotated[list[str] | None, typer.Option(help="worker, node, driver; default: all.")] = None,
+    storage_faults: Annotated[float, typer.Option(min=0, max=0.5, help="Share of requests that fail.")] = 0.02,
+    model: Annotated[str | None, typer.Option(help="A real model. Default: a fake one.")] = None,
+    seconds: Annotated[float, typer.Option(help="Of the fake model, an image.")] = 0.05,
+    shards: Annotated[int, typer.Option(min=1)] = 12,
+    images: Annotated[int, typer.Option(min=1, help="Of a shard.")] = 96,
+    window: Annotated[int, typer.Option(min=1)] = 16,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
     json: options.Json = False,
 ) -> int:
     """Kill workers, nodes and drivers of a labelling job, break its storage, and prove that nothing is missing."""

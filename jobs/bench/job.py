@@ -34,13 +34,13 @@ class JobSpeed:
 
 def job(
     seconds: Annotated[
-        list[float] | None, typer.Option("--seconds", help="Of the fake model, an image; default: 0.02 and 0.005.")
+        list[float] | None, typer.Option(help="Of the fake model, an image; default: 0.02 and 0.005.")
     ] = None,
-    shards: Annotated[int, typer.Option("--shards", min=1)] = 24,
-    images: Annotated[int, typer.Option("--images", min=1, help="Of a shard.")] = 100,
-    workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,
-    window: Annotated[int, typer.Option("--window", min=1, help="Samples a commit.")] = 1024,
+    shards: Annotated[int, typer.Option(min=1)] = 24,
+    images: Annotated[int, typer.Option(min=1, help="Of a shard.")] = 100,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    window: Annotated[int, typer.Option(min=1, help="Samples a commit.")] = 1024,
     json: options.Json = False,
 ) -> None:
     """Measure the engine with a fake model of a set speed: its share of workers times the bare model."""

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from diffseg.models.load import Backend
     from pipeline.bench.stages import Measured
 
-Model = Annotated[str | None, typer.Option("--model", help="The model to time: a name, hub id, folder or URL.")]
-RandomWeights = Annotated[
-    str | None, typer.Option("--random-weights", help="Time the layout of a named model without its download.")
-]
+Model = Annotated[str | None, typer.Option(help="The model to time: a name, hub id, folder or URL.")]
+RandomWeights = Annotated[str | None, typer.Option(help="Time the layout of a named model without its download.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile have the model first.")]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Timed runs of each stage; the median counts.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each stage; the median counts.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(logged(job))

@@ -1,105 +1,45 @@
-"""Options that several commands share, declared once: a flag means the same in every command."""
+"""Options that several commands share, declared once: a flag means the same in every command.
+
+A class of options stands for all its flags in the signature of a command that is `with_options`.
+"""
 
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
+from typer import Argument, Option
+
+from jobs.shared import console
 
 if TYPE_CHECKING:
     from diffseg.config import ResolvedConfig
     from diffseg.cut import Cut
+    from pipeline.concurrency import ParallelMap
+    from pipeline.run.ledger import Ledger
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Shards = Annotated[list[str], typer.Argument(help="Tar files, globs, braces, or a .txt list of them.")]
-Model = Annotated[
-    str,
-    typer.Option("--model", help="tiny, sd1.5, sdxl, ..., a hub id, a folder or an fsspec URL.", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with [segment] and [run]; flags override it.")
-]
-Mode = Annotated[
-    str | None, typer.Option("--mode", help="fast (default), quality (by features), or paper, exactly as published.")
-]
-Thresholds = Annotated[
-    list[str] | None,
-    typer.Option("--threshold", help="Nats: 0.4, or a schedule, one an iteration: 0.7,0.9,1.1. Default: the model's."),
-]
-Timestep = Annotated[int | None, typer.Option("--timestep", help="Diffusion time, 0..999. Default: the model's own.")]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels the model sees. Default: its own.")]
-OutputSize = Annotated[
-    str | None, typer.Option("--output-size", help="Longer side of label maps in pixels, or 'source'. Default: 1024.")
-]
-Refine = Annotated[bool | None, typer.Option("--refine/--no-refine", help="K-means after merging.")]
-Clusters = Annotated[
-    int | None, typer.Option("--clusters", help="Segments an image, in mode quality. Default: each image's own number.")
-]
-MinArea = Annotated[float | None, typer.Option("--min-area", help="Share of the image; smaller segments are absorbed.")]
-Edges = Annotated[bool | None, typer.Option("--edges/--no-edges", help="Labels end where the picture changes.")]
-Tree = Annotated[bool | None, typer.Option("--tree/--no-tree", help="One hierarchy of segments an image.")]
-Leaves = Annotated[int | None, typer.Option("--leaves", help="Of a tree, at most: 2..256. Default: 64.")]
-Height = Annotated[float | None, typer.Option("--cut", help="Nats: the tree's cut. Default: the model's own.")]
-Vectors = Annotated[
-    bool | None, typer.Option("--vectors/--no-vectors", help="A vector for each leaf of a tree (default: none).")
-]
-Ridges = Annotated[
-    bool | None,
-    typer.Option("--ridges/--no-ridges", help="A byte for each border of leaves, for export --instances ridges."),
-]
-CropLayers = Annotated[
-    int | None, typer.Option("--crop-layers", help="1: small objects too, from crops, in ten times the passes.")
-]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the model's own.")]
-ImageKey = Annotated[str | None, typer.Option("--image-key", help="Extension of the image in its sample.")]
-Price = Annotated[float | None, typer.Option("--price", help="Of one worker's hour (a GPU's), in any currency.")]
-Deadline = Annotated[float | None, typer.Option("--deadline", help="Hours in which the whole run is to be done.")]
+Run = Annotated[str, Argument(help="The run: the folder or URL given to label --output.")]
+Shards = Annotated[list[str], Argument(help="Tar files, globs, braces, or a .txt list of them.")]
+Model = Annotated[str, Option(help="tiny, sd1.5, sdxl, ..., a hub id, a folder or an fsspec URL.", show_default=False)]
+Json = Annotated[bool, Option("--json", help="One JSON document on stdout.")]
+Mode = Annotated[str | None, Option(help="fast (default), quality (by features), or paper, exactly as published.")]
+ImageSize = Annotated[int | None, Option(help="Pixels the model sees. Default: its own.")]
+Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default: the model's own.")]
+ImageKey = Annotated[str | None, Option(help="Extension of the image in its sample.")]
+Price = Annotated[float | None, Option(help="Of one worker's hour (a GPU's), in any currency.")]
+Deadline = Annotated[float | None, Option(help="Hours in which the whole run is to be done.")]
 Stall = Annotated[
-    float | None,
-    typer.Option("--stall", min=2, help="Seconds in which nothing on Ray answers, then it stops. Default: 120."),
+    float | None, Option(min=2, help="Seconds in which nothing on Ray answers, then it stops. Default: 120.")
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a forward pass. Default: found by itself.")]
-
-
-ReadCut = Annotated[
-    str | None,
-    typer.Option("--cut", help="Of a run with trees: the cut at a height in nats, or 'auto', the run's own."),
-]
-ReadSegments = Annotated[
-    int | None, typer.Option("--segments", help="Of a run with trees: the cut that has so many segments an image.")
-]
-ReadCalibration = Annotated[
-    str | None,
-    typer.Option(
-        "--calibration", help="Scores are the IoU that a table of `calibrate` predicts: NAME or NAME/REVISION."
-    ),
-]
-Truth = Annotated[
-    str | None, typer.Option("--truth", help="Shards or a folder with label maps, of some images or of all.")
-]
-Protocol = Annotated[str, typer.Option("--protocol", help="regions, coco-stuff-27 or cityscapes-27, as published.")]
-Names = Annotated[
-    str | None, typer.Option("--names", help="Text file: names for the values 0, 1, ... of --truth, or words.")
-]
-Listed = Annotated[str | None, typer.Option("--list", help="Text file with the keys to use.")]
-TruthKey = Annotated[str | None, typer.Option("--truth-key", help="Extension of the label map in shards.")]
-Ignore = Annotated[list[int] | None, typer.Option("--ignore", help="With regions: values not compared.")]
-Extend = Annotated[bool, typer.Option("--extend", help="No new fit: take in the windows that the table does not have.")]
-Processes = Annotated[int, typer.Option("--processes", help="Processes that compute, beside this one.", min=0)]
-RayAddress = Annotated[
-    str | None,
-    typer.Option("--ray-address", help="A running Ray, or 'local' for a private one, whose CPUs compute."),
-]
+BatchSize = Annotated[int | None, Option(help="Images a forward pass. Default: found by itself.")]
+Names = Annotated[str | None, Option(help="Text file: names for the values 0, 1, ... of --truth, or words.")]
+Extend = Annotated[bool, Option("--extend", help="No new fit: take in the windows that the table does not have.")]
 ReadInstances = Annotated[
-    str | None, typer.Option("--instances", help="Objects: segments, their components, or ridges, which part more.")
-]
-ReadCategories = Annotated[
-    str | None,
-    typer.Option("--categories", help="Segments have those of a table of `categories`: NAME or NAME/REVISION."),
+    str | None, Option("--instances", help="Objects: segments, their components, or ridges, which part more.")
 ]
 
 
@@ -107,22 +47,31 @@ ReadCategories = Annotated[
 class SegmentOptions:
     """The flags that change labels, with the file that sets them too, as they were typed; None: not given."""
 
-    config: ConfigFile = None
+    config: Annotated[Path | None, Option(help="TOML file with [segment] and [run]; flags override it.")] = None
     mode: Mode = None
-    threshold: Thresholds = None
-    timestep: Timestep = None
+    threshold: Annotated[
+        list[str] | None,
+        Option(help="Nats: 0.4, or a schedule, one an iteration: 0.7,0.9,1.1. Default: the model's."),
+    ] = None
+    timestep: Annotated[int | None, Option(help="Diffusion time, 0..999. Default: the model's own.")] = None
     image_size: ImageSize = None
-    output_size: OutputSize = None
-    refine: Refine = None
-    clusters: Clusters = None
-    min_area: MinArea = None
-    edges: Edges = None
-    tree: Tree = None
-    leaves: Leaves = None
-    cut: Height = None
-    vectors: Vectors = None
-    ridges: Ridges = None
-    crop_layers: CropLayers = None
+    output_size: Annotated[
+        str | None, Option(help="Longer side of label maps in pixels, or 'source'. Default: 1024.")
+    ] = None
+    refine: Annotated[bool | None, Option(help="K-means after merging.")] = None
+    clusters: Annotated[
+        int | None, Option(help="Segments an image, in mode quality. Default: each image's own number.")
+    ] = None
+    min_area: Annotated[float | None, Option(help="Share of the image; smaller segments are absorbed.")] = None
+    edges: Annotated[bool | None, Option(help="Labels end where the picture changes.")] = None
+    tree: Annotated[bool | None, Option(help="One hierarchy of segments an image.")] = None
+    leaves: Annotated[int | None, Option(help="Of a tree, at most: 2..256. Default: 64.")] = None
+    cut: Annotated[float | None, Option(help="Nats: the tree's cut. Default: the model's own.")] = None
+    vectors: Annotated[bool | None, Option(help="A vector for each leaf of a tree (default: none).")] = None
+    ridges: Annotated[bool | None, Option(help="A byte for each border of leaves, for export --instances ridges.")] = (
+        None
+    )
+    crop_layers: Annotated[int | None, Option(help="1: small objects too, from crops, in ten times the passes.")] = None
     dtype: Dtype = None
 
     def settings(self) -> dict[str, Any]:
@@ -143,20 +92,101 @@ class SegmentOptions:
         return settings | ({"output_size": int(size)} if size and size.isdigit() else {})
 
 
-def with_segment_options(command: Command) -> Command:
-    """Replace a command's parameter `segment` by every flag of SegmentOptions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutOptions:
+    """The cut of a run with trees that readers are asked for."""
+
+    cut: Annotated[
+        str | None, Option(help="Of a run with trees: the cut at a height in nats, or 'auto', the run's own.")
+    ] = None
+    segments: Annotated[int | None, Option(help="Of a run with trees: the cut that has so many segments an image.")] = (
+        None
+    )
+
+    @property
+    def at(self) -> "Cut | None":
+        """None: the one that was labelled. Raises ConfigError."""
+        from diffseg.cut import Cut
+        from pipeline.errors import ConfigError
+
+        if self.cut is None and self.segments is None:
+            return None
+        if self.cut is not None and self.segments is not None:
+            raise ConfigError("--cut and --segments ask for two cuts: name one of them")
+        try:
+            if self.cut == "auto":
+                return Cut(auto=True)
+            return Cut(height=None if self.cut is None else float(self.cut), segments=self.segments)
+        except ValueError as error:
+            wrong = f"--cut takes a height in nats or 'auto', got {self.cut!r}" if self.cut else f"--segments: {error}"
+            raise ConfigError(wrong) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions(CutOptions):
+    """How a run is read: at which cut, and with which derived tables."""
+
+    calibration: Annotated[
+        str | None, Option(help="Scores are the IoU that a table of `calibrate` predicts: NAME or NAME/REVISION.")
+    ] = None
+    categories: Annotated[
+        str | None, Option(help="Segments have those of a table of `categories`: NAME or NAME/REVISION.")
+    ] = None
+
+    def open(self, url: str) -> "Ledger":
+        """The run so. Raises ConfigError."""
+        from pipeline.derived.joined import open_run
+
+        return open_run(url, self.at, self.calibration, self.categories)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthOptions:
+    """Labelled images, and what their values mean."""
+
+    truth: Annotated[str | None, Option(help="Shards or a folder with label maps, of some images or of all.")] = None
+    protocol: Annotated[str, Option(help="regions, coco-stuff-27 or cityscapes-27, as published.")] = "regions"
+    listed: Annotated[str | None, Option("--list", help="Text file with the keys to use.")] = None
+    truth_key: Annotated[str | None, Option(help="Extension of the label map in shards.")] = None
+    ignore: Annotated[list[int] | None, Option(help="With regions: values not compared.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeOptions:
+    """Where a command computes beside this process."""
+
+    processes: Annotated[int, Option(help="Processes that compute, beside this one.", min=0)] = 0
+    ray_address: Annotated[
+        str | None, Option(help="A running Ray, or 'local' for a private one, whose CPUs compute.")
+    ] = None
+    stall: Stall = None
+
+    def map(self) -> "AbstractContextManager[ParallelMap]":
+        """See `parallel_mapping`."""
+        from pipeline.cluster.parallel import parallel_mapping
+
+        return parallel_mapping(self.processes, self.ray_address, console.note, self.stall)
+
+
+def with_options(command: Command) -> Command:
+    """Replace each parameter that is a class of options by its flags.
 
     A flag that the command declares itself, with another help text, is not replaced.
     """
-    signature, shared = inspect.signature(command), inspect.signature(SegmentOptions).parameters
-    names = [name for name in shared if name not in signature.parameters]
+    signature, flags = inspect.signature(command), dict[str, list[inspect.Parameter]]()
+    parameters: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        if isinstance(kind := each.annotation, type) and is_dataclass(kind):
+            own = inspect.signature(kind).parameters.values()
+            flags[each.name] = [one for one in own if one.name not in signature.parameters]
+        parameters += flags.get(each.name, [each])
 
     def run(**given: Any) -> Any:
-        return command(segment=SegmentOptions(**{name: given.pop(name) for name in names}), **given)
+        for name, own in flags.items():
+            values = {each.name: given.pop(each.name) for each in own}
+            given[name] = signature.parameters[name].annotation(**values)
+        return command(**given)
 
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        parameters += [shared[name] for name in names] if parameter.name == "segment" else [parameter]
     functools.update_wrapper(run, command)
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
@@ -174,25 +204,6 @@ def schedule(text: str) -> tuple[float, ...]:
     except ValueError as error:
         raise ConfigError(f"--threshold takes numbers such as 0.4 or 0.7,0.9,1.1, got {text!r}") from error
     return given * ITERATIONS if len(given) == 1 else given
-
-
-def cut_of(cut: str | None, segments: int | None) -> "Cut | None":
-    """The cut that readers are asked for; None: the one that was labelled. Raises ConfigError."""
-    from diffseg.cut import Cut
-    from pipeline.errors import ConfigError
-
-    if cut is None and segments is None:
-        return None
-    if cut is not None and segments is not None:
-        raise ConfigError("--cut and --segments ask for two cuts: name one of them")
-    try:
-        if cut == "auto":
-            return Cut(auto=True)
-        return Cut(height=None if cut is None else float(cut), segments=segments)
-    except ValueError as error:
-        raise ConfigError(
-            f"--cut takes a height in nats or 'auto', got {cut!r}" if cut else f"--segments: {error}"
-        ) from error
 
 
 def describe(config: "ResolvedConfig") -> str:

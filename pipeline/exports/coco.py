@@ -34,17 +34,17 @@ def segments(writer: PartWriter) -> Iterator[Add]:
 
         def add(sample: LabelledSample) -> None:
             add_image(sample)
-            regions, found = regions_of(sample, writer.categories, writer.min_area)
+            regions, found = regions_of(sample, writer.work.categories, writer.work.selection.min_area)
             masks = [mask for mask, _ in encode(regions)]
             for owner, region in found:
-                name = writer.categories.of(region) or OBJECT
-                if name in writer.categories.stuff:
+                name = writer.work.categories.of(region) or OBJECT
+                if name in writer.work.categories.stuff:
                     continue
                 add_annotation(
                     {
-                        "id": writer.next_id(),
+                        "id": next(writer.ids),
                         "image_id": sample.number,
-                        "category_id": writer.categories.ids[name],
+                        "category_id": writer.work.categories.ids[name],
                         "segmentation": masks[region.id],
                         **_measures(region),
                         "segment_id": owner,
@@ -62,12 +62,12 @@ def panoptic(writer: PartWriter) -> Iterator[Add]:
 
         def add(sample: LabelledSample) -> None:
             add_image(sample)
-            regions, merged = regions_of(sample, writer.categories, writer.min_area)
+            regions, merged = regions_of(sample, writer.work.categories, writer.work.selection.min_area)
             writer.put(f"{folder}/{sample.name}.png", panoptic_png(regions))
             found = [
                 {
                     "id": region.id + 1,
-                    "category_id": writer.categories.ids[writer.categories.of(region) or OBJECT],
+                    "category_id": writer.work.categories.ids[writer.work.categories.of(region) or OBJECT],
                     **_measures(region),
                 }
                 for _, region in merged
@@ -118,7 +118,7 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
         waiting.seek(0)
         out.write(b',\n"images": ')
         copyfileobj(waiting, out)
-        out.write(b',\n"categories": ' + json.dumps(writer.categories.listed()).encode())
+        out.write(b',\n"categories": ' + json.dumps(writer.work.categories.listed()).encode())
         out.write((b',\n"info": ' + json.dumps(writer.notice).encode() if writer.notice else b"") + b"}\n")
 
 

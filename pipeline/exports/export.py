@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,13 +22,12 @@ from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
 from pipeline.exports import coco, huggingface, voc, webdataset
-from pipeline.exports.categories import Categories, categories_of
+from pipeline.exports.categories import categories_of
 from pipeline.exports.plan import plan
 from pipeline.exports.sa1b import sa1b
-from pipeline.exports.writer import PartWriter, writing
+from pipeline.exports.writer import PartWriter, Work, writing
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import Names
 from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
@@ -88,20 +88,6 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Everything that the parts of an export have in common; it is sent to the processes that write them."""
-
-    kind: str
-    parts: int
-    selection: Selection
-    images: bool
-    members: bool
-    names: Names
-    categories: Categories
-    instances: str
-
-
-@dataclass(frozen=True, slots=True)
 class Exported:
     """The result of an export. missing: windows that the run lacks, one line each."""
 
@@ -122,7 +108,7 @@ def export(
     instances: str | None = None,
     things: str | None = None,
     stuff: str | None = None,
-    parallel_map: ParallelMap | None = None,
+    parallel_map: ParallelMap = map,
     tick: Callable[[State], None] = lambda _: None,
 ) -> Exported:
     """Write what is committed of a run in another format; the same call resumes.
@@ -130,8 +116,7 @@ def export(
     kind: of FORMATS. images: whether photos lie beside the labels; None: yes.
     members: whether a sample's other members are taken along, where the format has a place for them; None: yes.
     instances: what of a segment is one object; None: the format's default. things, stuff: see `categories_of`.
-    parallel_map: applies a function to every part, in order, on other machines; None: here, one after the
-    other. What is written is the same. tick: told after every part.
+    parallel_map: applied to parts, which may be written on other machines. tick: told after every part.
     Raises ConfigError for an unknown format and where something else lies at `url`, StorageError, ShardChanged.
     """
     if kind not in FORMATS:
@@ -209,20 +194,12 @@ def _begin(store: Store, description: dict[str, Any], notice: dict[str, str]) ->
 
 
 def _written(
-    ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], parallel_map: ParallelMap | None
+    ledger: Ledger, store: Store, work: Work, parts: Sequence[Part], parallel_map: ParallelMap
 ) -> Iterator[State]:
     """Progress of every part, in order; parts that exist already are not written again."""
     existing = {name for name, _ in store.list(f"{PARTS}/")}
     left = [part for part in parts if _record(part) not in existing]
-    output = store.url
-
-    def far(part: Part) -> State:
-        target = Store(output)
-        if not target.exists(EXPORT):
-            raise ConfigError(f"{target}: a machine of the cluster does not see the export that was begun there")
-        return _write_part(ledger, target, work, part)
-
-    written = parallel_map(far, left) if parallel_map else (_write_part(ledger, store, work, part) for part in left)
+    written = parallel_map(partial(_write_part, ledger, store.url, work), left)
     for part in parts:
         yield documents.from_json(State, store.get(_record(part))) if _record(part) in existing else next(written)
 
@@ -231,27 +208,22 @@ def _record(part: Part) -> str:
     return f"{PARTS}/{part.number:06}.json"
 
 
-def _write_part(ledger: Ledger, store: Store, work: Work, part: Part) -> State:
+def _write_part(ledger: Ledger, output: str, work: Work, part: Part) -> State:
     """Write everything a part holds, and then its record; the result depends on the run and the part alone."""
+    store = Store(output)
+    if not store.exists(EXPORT):
+        raise ConfigError(f"{store}: a machine of the cluster does not see the export that was begun there")
     photos = SourceImages(ledger, whole=work.members) if work.images else None
     samples = Samples(ledger, work.selection, work.names, photos, instances=work.instances)
     ids = count(part.number * ANNOTATIONS + 1)
     sides: dict[str, Callable[[LabelledSample], None]] = {}
     state = State(parts=1)
-    with writing(store) as puts, ExitStack() as opened:
+    with writing(store) as put, ExitStack() as opened:
         for sample in samples.of(part, state.tally):
             if sample.side not in sides:
+                notice, side = ledger.run.notice, sample.side
                 writer = PartWriter(
-                    side=sample.side,
-                    number=part.number,
-                    alone=work.parts == 1,
-                    images=work.images,
-                    members=work.members,
-                    min_area=work.selection.min_area,
-                    ids=ids,
-                    categories=work.categories,
-                    notice=ledger.run.notice,
-                    puts=puts,
+                    work=work, side=side, number=part.number, ids=ids, notice=notice, store=store, put=put
                 )
                 sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(writer))
             sides[sample.side](sample)

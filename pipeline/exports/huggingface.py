@@ -44,8 +44,12 @@ FEATURES: dict[str, Any] = {
 @contextmanager
 def parquet(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A row an image. Categories of a table are numbers from 0, in the table's order; null: unknown."""
-    name, features, labels = f"data/{writer.side}-{writer.number:05}.parquet", FEATURES, list(writer.categories.ids)
-    if writer.categories.table:
+    name, features, labels = (
+        f"data/{writer.side}-{writer.number:05}.parquet",
+        FEATURES,
+        list(writer.work.categories.ids),
+    )
+    if writer.work.categories.table:
         features = FEATURES | {"segments": [SEGMENT | {"category": {"names": labels, "_type": "ClassLabel"}}]}
     with writer.grow(name) as out, table.images.writing_features(out, features, ROWS, writer.notice) as write:
 
@@ -54,7 +58,7 @@ def parquet(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
             row["image"] = {"bytes": sample.photo, "path": f"{sample.name}.{sample.extension}"}
             row["label_map"] = {"bytes": encode_label_map(sample.label_map), "path": f"{sample.name}.png"}
             row["segments"] = [asdict(segment) for segment in sample.segments]
-            for segment in row["segments"] if writer.categories.table else ():
+            for segment in row["segments"] if writer.work.categories.table else ():
                 segment["category"] = None if segment["category"] is None else labels.index(segment["category"])
             write(row)
 

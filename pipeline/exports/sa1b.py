@@ -44,7 +44,7 @@ def _masks(writer: PartWriter, sample: LabelledSample) -> Iterator[dict[str, Any
     for segment in sample.segments:
         mask, area = masks[segment.id]
         yield {
-            "id": writer.next_id(),
+            "id": next(writer.ids),
             "segmentation": mask,
             "bbox": segment.box,
             "area": area,

@@ -33,14 +33,14 @@ LISTS = "_export/lists"  # of each part; joined when all are there
 def pngs(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
     """A PNG an image."""
     with writer.grow(_list_name(writer.side, writer.number)) as names:
-        if writer.categories.table:
-            writer.put("categories.json", json.dumps(writer.categories.listed(), indent=2).encode())
+        if writer.work.categories.table:
+            writer.put("categories.json", json.dumps(writer.work.categories.listed(), indent=2).encode())
 
         def add(sample: LabelledSample) -> None:
             writer.put_photo("JPEGImages", sample)
             writer.put(f"SegmentationObject/{sample.name}.png", indexed_png(sample.label_map))
-            if writer.categories.table:
-                ids = category_map(sample, writer.categories)
+            if writer.work.categories.table:
+                ids = category_map(sample, writer.work.categories)
                 writer.put(f"SegmentationClass/{sample.name}.png", indexed_png(ids))
             names.write(f"{sample.name}\n".encode())
 

@@ -26,7 +26,7 @@ def webdataset(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]
         def add(sample: LabelledSample) -> None:
             assert sample.raw is not None
             assert sample.photo is not None
-            members = dict(sample.raw.members) if writer.members else {}
+            members = dict(sample.raw.members) if writer.work.members else {}
             if sample.raw.image not in members or sample.raw.image not in IMAGE_EXTENSIONS:
                 members.pop(str(sample.raw.image), None)  # a table's column, say: no extension that readers would know
                 members[sample.extension] = sample.photo

@@ -129,7 +129,7 @@ def test_parts_written_elsewhere_are_of_the_same_cut(run, tmp_path, parallel):
         str(tmp_path / "out"),
         "png",
         Selection(),
-        parallel_map=far if parallel else None,
+        parallel_map=far if parallel else map,
     )
     for key in LABELLED:
         with Image.open(tmp_path / "out" / "SegmentationObject" / f"{key}.png") as picture:

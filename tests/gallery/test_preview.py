@@ -68,7 +68,7 @@ def shade(block: dict[str, Any]) -> int:
 
 
 def test_every_sample_is_shown_with_its_own_photo_and_labels(run, tmp_path):
-    shown = write_preview(run, str(tmp_path / "page.html"), samples=20)
+    shown = write_preview(Ledger.open(run), str(tmp_path / "page.html"), samples=20)
 
     parts = blocks(tmp_path / "page.html")
     items = parts["index"]["items"]
@@ -82,7 +82,7 @@ def test_every_sample_is_shown_with_its_own_photo_and_labels(run, tmp_path):
 
 
 def test_statistics_are_of_the_whole_run_though_few_samples_are_shown(run, tmp_path):
-    shown = write_preview(run, str(tmp_path / "page.html"), samples=3)
+    shown = write_preview(Ledger.open(run), str(tmp_path / "page.html"), samples=3)
 
     index = blocks(tmp_path / "page.html")["index"]
     assert shown.items == len(index["items"]) == 4  # and the failure
@@ -94,20 +94,20 @@ def test_statistics_are_of_the_whole_run_though_few_samples_are_shown(run, tmp_p
 
 
 def test_an_unfinished_run_is_shown_and_says_so(run, tmp_path):
-    write_preview(run, str(tmp_path / "page.html"))
+    write_preview(Ledger.open(run), str(tmp_path / "page.html"))
     assert ["state", "unfinished"] in blocks(tmp_path / "page.html")["index"]["facts"]
 
     ledger = Ledger.open(run)
     [shard] = ledger.shards.values()
     ledger.writer.commit_end(shard, windows=3, rows=10, own_windows=())
-    write_preview(run, str(tmp_path / "page.html"))
+    write_preview(Ledger.open(run), str(tmp_path / "page.html"))
     assert "state" not in dict(blocks(tmp_path / "page.html")["index"]["facts"])
 
 
 def test_labels_are_shown_without_photos_that_are_gone(run, tmp_path):
     (tmp_path / "photos.tar").unlink()
 
-    shown = write_preview(run, str(tmp_path / "page.html"))
+    shown = write_preview(Ledger.open(run), str(tmp_path / "page.html"))
 
     parts = blocks(tmp_path / "page.html")
     assert parts["item-0"]["image"] is None
@@ -118,7 +118,7 @@ def test_labels_are_shown_without_photos_that_are_gone(run, tmp_path):
 def test_a_shard_that_changed_gives_no_photos(run, tmp_path):
     (tmp_path / "photos.tar").write_bytes(write_samples([("other", {"png": photo(25)})]))
 
-    write_preview(run, str(tmp_path / "page.html"))
+    write_preview(Ledger.open(run), str(tmp_path / "page.html"))
 
     assert blocks(tmp_path / "page.html")["item-0"]["image"] is None
 
@@ -128,7 +128,7 @@ def test_a_run_without_a_window_has_nothing_to_show(tmp_path, run):
         window.unlink()
 
     with pytest.raises(ConfigError, match="nothing is committed yet"):
-        write_preview(run, str(tmp_path / "page.html"))
+        write_preview(Ledger.open(run), str(tmp_path / "page.html"))
     assert not list(tmp_path.glob("*page*"))
 
 
@@ -136,14 +136,14 @@ def test_an_output_that_cannot_be_written_is_named(run, tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigError, match="file"):
-        write_preview(run, str(tmp_path / "file" / "page.html"))
+        write_preview(Ledger.open(run), str(tmp_path / "file" / "page.html"))
 
 
 def test_the_page_can_go_to_any_storage(run, tmp_path):
     import fsspec
 
-    write_preview(run, "memory://pages/page.html", seed=3)
-    write_preview(run, str(tmp_path / "page.html"), seed=3)
+    write_preview(Ledger.open(run), "memory://pages/page.html", seed=3)
+    write_preview(Ledger.open(run), str(tmp_path / "page.html"), seed=3)
 
     assert fsspec.filesystem("memory").cat("/pages/page.html") == (tmp_path / "page.html").read_bytes()
 
