@@ -20,138 +20,80 @@ PipelineError
     └── WouldRepeat     the same command would stop again: something must be changed first
 """
 
-from enum import StrEnum
 from typing import ClassVar
 
-
-class FailureKind(StrEnum):
-    """Why a task failed: one kind for each error class below. Its value is what `failures/*.json` and metrics show."""
-
-    PIPELINE_ERROR = "PipelineError"
-    CONFIG_ERROR = "ConfigError"
-    STORAGE_ERROR = "StorageError"
-    STORAGE_FULL = "StorageFull"
-    WORKER_LOST = "WorkerLost"
-    NO_WORKER = "NoWorker"
-    OUT_OF_MEMORY = "OutOfMemory"
-    RAY_LOST = "RayLost"
-    DEVICE_MISMATCH = "Unfit"  # the class's name in version 0.1
-    DRAINED = "Drained"
-    ALREADY_COMMITTED = "Overtaken"  # likewise
-    SHARD_ERROR = "ShardError"
-    CORRUPT_SHARD = "CorruptShard"
-    SHARD_CHANGED = "ShardChanged"
-    UNHANDLED = "Unhandled"
-    COMMIT_CONFLICT = "CommitConflict"
-    STOPPED = "Stopped"
-    WOULD_REPEAT = "WouldRepeat"
+_FORMER = {"DeviceMismatch": "Unfit", "AlreadyCommitted": "Overtaken"}  # names of classes in version 0.1
 
 
 class PipelineError(Exception):
     """Base of all errors here.
 
-    kind: how the driver tells it from others. retryable: the same work may succeed when it is tried again. resumable:
-    the same command continues the run, after a while or on other machines. expected: the message says all there is to
-    know, since the input or a machine is at fault; else the traceback is kept.
+    kind: how the driver tells it from others, and what `failures/*.json` and metrics call it. retryable: the same work
+    may succeed when it is tried again. resumable: the same command continues the run, after a while or on other
+    machines. expected: the message says all there is to know, since the input or a machine is at fault; else the
+    traceback is kept.
     """
 
-    kind: ClassVar[FailureKind] = FailureKind.PIPELINE_ERROR
-    retryable = False
-    resumable = False
-    expected = False
+    kind: ClassVar[str] = "PipelineError"
+    retryable: ClassVar[bool] = False
+    resumable: ClassVar[bool] = False
+    expected: ClassVar[bool] = False
+
+    def __init_subclass__(
+        cls, retryable: bool | None = None, resumable: bool | None = None, expected: bool | None = None
+    ) -> None:
+        cls.kind = _FORMER.get(cls.__name__, cls.__name__)
+        cls.retryable = cls.retryable if retryable is None else retryable
+        cls.resumable = cls.resumable if resumable is None else resumable
+        cls.expected = cls.expected if expected is None else expected
 
 
-class ConfigError(PipelineError):
+class ConfigError(PipelineError, expected=True):
     """The run cannot start as asked."""
 
-    kind = FailureKind.CONFIG_ERROR
-    expected = True
 
-
-class StorageError(PipelineError):
+class StorageError(PipelineError, retryable=True, resumable=True):
     """Storage failed beyond its own retries."""
 
-    kind = FailureKind.STORAGE_ERROR
-    retryable = True
-    resumable = True
 
-
-class StorageFull(StorageError):
+class StorageFull(StorageError, retryable=False, expected=True):
     """The output has no room for another object."""
 
-    kind = FailureKind.STORAGE_FULL
-    retryable = False
-    resumable = True
-    expected = True
 
-
-class WorkerLost(PipelineError):
+class WorkerLost(PipelineError, retryable=True, resumable=True):
     """A process that held work is gone."""
 
-    kind = FailureKind.WORKER_LOST
-    retryable = True
-    resumable = True
 
-
-class NoWorker(WorkerLost):
+class NoWorker(WorkerLost, retryable=False, resumable=False, expected=True):
     """No worker can be started: the machine, the model or what is installed must change first."""
 
-    kind = FailureKind.NO_WORKER
-    retryable = False
-    resumable = False
-    expected = True
 
-
-class OutOfMemory(PipelineError):
+class OutOfMemory(PipelineError, retryable=True, resumable=True):
     """A device, or this machine, has no room for what a model needs."""
 
-    kind = FailureKind.OUT_OF_MEMORY
-    retryable = True
-    resumable = True
 
-
-class RayLost(PipelineError):
+class RayLost(PipelineError, retryable=True, resumable=True, expected=True):
     """Ray, or a process of it that the run needs, is gone or does not answer."""
-
-    kind = FailureKind.RAY_LOST
-    retryable = True
-    resumable = True
-    expected = True
 
 
 class DeviceMismatch(PipelineError):
     """A worker's device computes other labels than the run's reference image has."""
 
-    kind = FailureKind.DEVICE_MISMATCH
 
-
-class Drained(PipelineError):
+class Drained(PipelineError, retryable=True, expected=True):
     """A worker left because it was asked to; the tasks it held are still to be done."""
 
-    kind = FailureKind.DRAINED
-    retryable = True
-    expected = True
 
-
-class AlreadyCommitted(PipelineError):
+class AlreadyCommitted(PipelineError, retryable=True, expected=True):
     """Another driver committed the window first: it works on the same shard."""
-
-    kind = FailureKind.ALREADY_COMMITTED
-    retryable = True
-    expected = True
 
 
 class ShardError(PipelineError):
     """A shard is not what was pinned, or cannot be read to its end."""
 
-    kind = FailureKind.SHARD_ERROR
 
-
-class CorruptShard(ShardError):
+class CorruptShard(ShardError, expected=True):
     """The bytes of a shard are damaged. offset: how many of them were sound."""
-
-    kind = FailureKind.CORRUPT_SHARD
-    expected = True
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -161,36 +103,21 @@ class CorruptShard(ShardError):
         return CorruptShard, (str(self), self.offset)
 
 
-class ShardChanged(ShardError):
+class ShardChanged(ShardError, expected=True):
     """Size or etag of a shard differ from its pin."""
 
-    kind = FailureKind.SHARD_CHANGED
-    expected = True
 
-
-class Unhandled(PipelineError):
+class Unhandled(PipelineError, retryable=True):
     """Our own code failed on what a shard holds. The other shards must not suffer from it."""
-
-    kind = FailureKind.UNHANDLED
-    retryable = True
 
 
 class CommitConflict(PipelineError):
     """Labels of another input or configuration stand under the name of a window."""
 
-    kind = FailureKind.COMMIT_CONFLICT
 
-
-class Stopped(PipelineError):
+class Stopped(PipelineError, resumable=True, expected=True):
     """The run cannot go on as things are."""
 
-    kind = FailureKind.STOPPED
-    resumable = True
-    expected = True
 
-
-class WouldRepeat(Stopped):
+class WouldRepeat(Stopped, resumable=False):
     """The run cannot go on before something is changed: the same command would stop again."""
-
-    kind = FailureKind.WOULD_REPEAT
-    resumable = False

@@ -2,58 +2,31 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
+
+from diffseg.config import SegmentConfig
 
 _NOT_GIVEN: tuple[Any, ...] = (None, [], ())
 ITERATIONS = 3  # that a single threshold counts for
 CONFIG = "[segment]"  # set in the file of --config alone
+
+
+def _flags(names: Iterable[str]) -> dict[str, str]:
+    return {name: f"--{name.replace('_', '-')}" for name in names}
+
+
 LABEL = {  # settings that runs are compared by; "": set by no flag, such as the content of the weights
-    "mode": "--mode",
+    **_flags((*(setting.name for setting in fields(SegmentConfig)), "model", "window", "image_key", "also")),
     "thresholds": "--threshold",
-    "anchors_per_side": CONFIG,
-    "refine": "--refine",
-    "timestep": "--timestep",
-    "image_size": "--image-size",
-    "output_size": "--output-size",
-    "min_area": "--min-area",
-    "split_components": CONFIG,
-    "dtype": "--dtype",
-    "compile": CONFIG,
-    "edges": "--edges",
-    "tree": "--tree",
-    "leaves": "--leaves",
-    "cut": "--cut",
-    "vectors": "--vectors",
-    "ridges": "--ridges",
-    "crop_layers": "--crop-layers",
-    "clusters": "--clusters",
-    "model": "--model",
-    "window": "--window",
-    "image_key": "--image-key",
-    "also": "--also",
-    "weights_sha256": "",
-    "schema": "",
-    "reader": "",  # a run goes on with its own
+    **dict.fromkeys(("anchors_per_side", "split_components", "compile"), CONFIG),
+    **dict.fromkeys(("weights_sha256", "schema", "reader"), ""),  # a run goes on with its own reader
 }
 EXPORT = {  # settings that exports are compared by
-    "format": "--format",
-    "images": "--images",
-    "members": "--members",
-    "where": "--where",
-    "min_area": "--min-area",
-    "min_score": "--min-score",
-    "limit": "--limit",
-    "split": "--split",
-    "calibration": "--calibration",
-    "categories": "--categories",
-    "instances": "--instances",
-    "things": "--things",
-    "stuff": "--stuff",
-    "cut": "--cut",
-    "segments": "--segments",
-    "run": "",
-    "windows": "",
+    **_flags(("format", "images", "members", "where", "min_area", "min_score", "limit", "split", "calibration")),
+    **_flags(("categories", "instances", "things", "stuff", "cut", "segments")),
+    **dict.fromkeys(("run", "windows"), ""),
 }
 
 

@@ -5,9 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from itertools import chain
-from typing import Concatenate, ParamSpec
 
 from diffseg.config import SegmentConfig
 from pipeline.config import RunConfig
@@ -34,7 +32,6 @@ from pipeline.worker.build import WorkerSettings, build_worker
 from pipeline.worker.device_errors import loading_errors
 from pipeline.worker.worker import Worker
 
-P = ParamSpec("P")
 Build = Callable[[WorkerSettings], Worker]
 Publish = Callable[[Snapshot, Counters], None]  # exports the metrics of a moment
 logger = logging.getLogger(__name__)
@@ -92,21 +89,6 @@ def label(
     return finish(ledger, model, run, retry_failed=retry_failed, sample=sample, seed=seed, hooks=hooks)
 
 
-def _in_its_context(labelling: Callable[Concatenate[Ledger, P], Summary]) -> Callable[Concatenate[Ledger, P], Summary]:
-    """A function that labels a run, whose log records and metrics say of which run they are."""
-
-    @wraps(labelling)
-    def run(ledger: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> Summary:
-        url = ledger.store.url
-        name = f"{stem(url)}-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
-        with bound(run=name, model=ledger.run.model, owner=owner()):
-            logger.info("%s, of %s, with model %s", url, owner(), ledger.run.model)
-            return labelling(ledger, *args, **kwargs)
-
-    return run
-
-
-@_in_its_context
 def finish(
     ledger: Ledger,
     model: str,
@@ -119,60 +101,63 @@ def finish(
     build: Build = build_worker,
 ) -> Summary:
     """Label what is missing of an opened run, then prove it complete. build: makes a worker; the rest as in `label`."""
-    work = _work_left(ledger, retry_failed, _drawn(ledger, sample, seed) if sample else None)
-    first = next(work.tasks, None)
-    if work.complete and first is None:
-        return Summary(str(ledger), work.complete, (), idle=True)
-    driver = _Driver(ledger, model, run, work, hooks or Hooks(), build)
-    if first is not None:
-        driver.label(chain([first], work.tasks))
-    checked = list(audit(ledger))  # lists again: it proves what is on storage now
-    if lost := [task for shard in checked if shard.shard.id not in driver.counters.broken for task in shard.lost]:
-        driver.label(lost)  # the listing of a resume does not show that the last window of a finished shard is gone
-        checked = list(audit(ledger))
-    broken = tuple(driver.counters.broken.values())
-    if work.sampled:
-        return Summary(str(ledger), total(checked), (), broken, driver.last, idle=first is None, sampled=True)
-    faults = tuple(fault for shard in checked for fault in shard.faults)
-    totals = total(checked) if faults else write_manifest(ledger, checked)
-    return Summary(str(ledger), totals, faults, broken, driver.last)
+    with _context_of(ledger):
+        states = ledger.states()
+        complete, left_bytes = completed(ledger, states), bytes_left(ledger, states)
+        failed = ledger.failed(states) if retry_failed else []
+        missing: Iterable[ShardTask] = () if complete else ledger.unfinished(states)
+        drawn = _drawn(ledger, sample, seed) if sample else None
+        if drawn:
+            missing, left_bytes = within(missing, drawn.windows), drawn.bytes
+        tasks = chain(missing, failed)
+        first = next(tasks, None)
+        if complete and first is None:
+            return Summary(str(ledger), complete, (), idle=True)
+        driver = _Driver(ledger, model, run, hooks or Hooks(), build, left_bytes, whole=not drawn)
+        if first is not None:
+            driver.label(chain([first], tasks))
+        checked = list(audit(ledger))  # lists again: it proves what is on storage now
+        if lost := [task for shard in checked if shard.shard.id not in driver.counters.broken for task in shard.lost]:
+            driver.label(lost)  # the listing of a resume does not show that the last window of a finished shard is gone
+            checked = list(audit(ledger))
+        broken = tuple(driver.counters.broken.values())
+        if drawn:
+            return Summary(str(ledger), total(checked), (), broken, driver.last, idle=first is None, sampled=True)
+        faults = tuple(fault for shard in checked for fault in shard.faults)
+        totals = total(checked) if faults else write_manifest(ledger, checked)
+        return Summary(str(ledger), totals, faults, broken, driver.last)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a run lacks. left_bytes: of the input; complete: totals of a run that was declared complete and is."""
-
-    tasks: Iterator[ShardTask]
-    left_bytes: int
-    complete: Totals | None
-    sampled: bool  # the tasks are those of a sample's windows
-
-
-def _work_left(ledger: Ledger, retry_failed: bool, drawn: DrawnWindows | None) -> _Work:
-    """Find what a run lacks from one listing of it, whatever its size."""
-    states = ledger.states()
-    complete, left_bytes = completed(ledger, states), bytes_left(ledger, states)
-    failed = ledger.failed(states) if retry_failed else []
-    tasks: Iterable[ShardTask] = () if complete else ledger.unfinished(states)
-    if drawn:
-        tasks, left_bytes = within(tasks, drawn.windows), drawn.bytes
-    return _Work(chain(tasks, failed), left_bytes, complete, sampled=drawn is not None)
+@contextmanager
+def _context_of(ledger: Ledger) -> Iterator[None]:
+    """Log records and metrics made in the block say of which run they are."""
+    url = ledger.store.url
+    name = f"{stem(url)}-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
+    with bound(run=name, model=ledger.run.model, owner=owner()):
+        logger.info("%s, of %s, with model %s", url, owner(), ledger.run.model)
+        yield
 
 
 class _Driver:
-    """This process as the driver of a run. counters, last: what came back so far, and the last moment it showed."""
+    """This process as the driver of a run. counters, last: what came back so far, and the last moment it showed.
 
-    def __init__(self, ledger: Ledger, model: str, run: RunConfig, work: _Work, hooks: Hooks, build: Build) -> None:
+    left_bytes: of the input. whole: shards of which a task is labelled are read to their end.
+    """
+
+    def __init__(
+        self, ledger: Ledger, model: str, run: RunConfig, hooks: Hooks, build: Build, left_bytes: int, *, whole: bool
+    ) -> None:
         self.counters = Counters()
         self.last: Snapshot | None = None
-        self._ledger, self._run, self._work, self._hooks, self._build = ledger, run, work, hooks, build
+        self._ledger, self._run, self._hooks, self._build = ledger, run, hooks, build
+        self._left_bytes, self._whole = left_bytes, whole
         self._settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
-        self._progress, self._roll_up = Progress(work.left_bytes), RollUp(ledger)
+        self._progress, self._roll_up = Progress(left_bytes), RollUp(ledger)
 
     def label(self, tasks: Iterable[ShardTask]) -> None:
         """Have tasks labelled by workers that are started for them, and stopped whatever happens."""
         ledger, run = self._ledger, self._run
-        with _pool(self._settings, run, self._work.left_bytes, self._build, self._hooks.note) as (pool, publish):
+        with _pool(self._settings, run, self._left_bytes, self._build, self._hooks.note) as (pool, publish):
 
             def tick() -> None:
                 moment = self._snapshot()
@@ -187,7 +172,7 @@ class _Driver:
                     split(tasks, pool.workers, ledger.run.window),
                     self.counters,
                     max_attempts=run.max_attempts,
-                    finish=not self._work.sampled,
+                    finish=self._whole,
                     silence_s=run.stall,
                     tick=tick,
                 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
-from pipeline.errors import FailureKind
 from pipeline.records import Shard
 
 
@@ -76,7 +75,7 @@ class ShardFailure:
     """A task stopped before its end. The windows that it committed stay."""
 
     task: ShardTask
-    kind: FailureKind
+    kind: str  # of the error, see `errors.PipelineError`
     error: str
     retryable: bool
     offset: int | None = None  # of damage, in bytes

@@ -37,7 +37,7 @@ class TimeRecorder:
 
     def window_committed(self, receipt: Receipt, snapshot: MetricsSnapshot) -> None:
         """Replace the note."""
-        ended, rows = time.time(), sum(snapshot.images.values())
+        ended, rows = time.time(), snapshot.rows
         other = time.process_time() - self._cpu_before - sum(snapshot.cpu_s.values())
         cpu = {**snapshot.cpu_s, "other": other}
         note = WorkerTimes(self._began, ended, rows, snapshot.busy_s, dict(snapshot.waited_s), cpu)

@@ -39,7 +39,8 @@ class LabelActor:
         """See WorkerHost.exchange."""
         report = self._host.exchange(tasks, wait_s)
         self._metrics.publish(report.made)
-        return replace(report, node=self._node, retries=retry.retries(), log=self._log.take())
+        report.made.retries = retry.retries()
+        return replace(report, node=self._node, log=self._log.take())
 
     def drain(self, seconds: float) -> None:
         """See WorkerHost.drain."""

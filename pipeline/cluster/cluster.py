@@ -26,7 +26,7 @@ from pipeline.cluster.messages import ActorSpec, ClusterState, Failed, Logged, R
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
-from pipeline.errors import ConfigError, FailureKind, PipelineError, RayLost
+from pipeline.errors import ConfigError, PipelineError, RayLost
 from pipeline.logs.context import current
 from pipeline.logs.records import replay
 from pipeline.messages import Orders, WorkerEnd
@@ -137,10 +137,10 @@ class Cluster:
             self.check_soon()
         return answers
 
-    def show(self, figures: Mapping[str, float | None], failures: Mapping[FailureKind, float]) -> None:
+    def show(self, figures: Mapping[str, float | None], failures: Mapping[str, float]) -> None:
         """Export a moment of a run as metrics, unless Ray is lost."""
         with suppress(RayLost):
-            self.call("show", figures, {kind.value: count for kind, count in failures.items()}, current().labels)
+            self.call("show", figures, dict(failures), current().labels)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], *, in_flight: int | None = None) -> Iterator[R]:
         """function(item) for every item, in order, on the CPUs of the cluster.

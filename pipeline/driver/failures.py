@@ -2,13 +2,13 @@
 
 import logging
 
-from pipeline.errors import FailureKind, PipelineError
+from pipeline.errors import AlreadyCommitted, Drained, PipelineError
 from pipeline.logs.context import bound
 from pipeline.messages import ShardFailure
 from pipeline.run.ledger import Ledger
 
 MOST_ENDS = 20  # records of workers that ended by an error: a fault of ours ends every worker
-ROUTINE = (FailureKind.DRAINED, FailureKind.ALREADY_COMMITTED)
+ROUTINE = (Drained.kind, AlreadyCommitted.kind)
 logger = logging.getLogger(__name__)
 
 

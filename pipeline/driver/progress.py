@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from time import monotonic, time
 
-from pipeline.errors import FailureKind, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.logs.context import current
 from pipeline.messages import Receipt, ShardFailure
 from pipeline.run.layout import ROLL_UPS
@@ -22,7 +22,6 @@ class WorkerCounters:
     labelled: int = 0  # samples, committed or not
     retries: int = 0  # requests to storage that were sent once more
     ready: int = 0  # workers whose model is loaded now
-    excluded: int = 0  # workers that get no work now
 
 
 @dataclass(slots=True)
@@ -36,7 +35,7 @@ class Counters:
     lost_workers: int = 0
     retried_tasks: int = 0
     busy_s: float = 0.0  # labelling, of all workers
-    failures: Counter[FailureKind] = field(default_factory=Counter)  # tasks that stopped before their end
+    failures: Counter[str] = field(default_factory=Counter)  # tasks that stopped before their end, by kind of error
     broken: dict[str, ShardFailure] = field(default_factory=dict)  # shards given up, by id
     examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
     closed_bytes: int = 0  # accounted for in shards that are finished

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from pipeline.driver.backoff import delay_s
 from pipeline.driver.poison import PoisonDetector
 from pipeline.driver.progress import Counters
 from pipeline.driver.queue import Queue
-from pipeline.errors import FailureKind, Stopped
+from pipeline.errors import AlreadyCommitted, CommitConflict, Drained, Stopped, StorageFull, WorkerLost
 from pipeline.messages import Heartbeat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.run.shard_index import ShardIndex
 
@@ -103,39 +103,22 @@ class Schedule:
     def _record_failure(self, failure: ShardFailure) -> list[Action]:
         task, shard = failure.task, failure.task.shard.id
         match failure.kind:
-            case FailureKind.STORAGE_FULL:
+            case StorageFull.kind:
                 raise Stopped(failure.error)
-            case FailureKind.DRAINED:
+            case Drained.kind:
                 return [CheckStorage(task)]
-            case FailureKind.ALREADY_COMMITTED:
+            case AlreadyCommitted.kind:
                 self._met[shard] += 1
                 return [CheckStorage(task, delay_s=delay_s(FIRST_DELAY_S, self._met[shard]))]
-            case FailureKind.WORKER_LOST:
+            case WorkerLost.kind:
                 if failure.heartbeats:
                     self._counters.lost_workers += 1
                     self._deaths += 1
                 if self._deaths > DEATHS_IN_A_ROW + self._most:
                     raise Stopped(f"{self._deaths} workers died in a row, the last: {failure.error}")
                 return [CheckStorage(task, heartbeats=failure.heartbeats)]
-            case (
-                FailureKind.STORAGE_ERROR
-                | FailureKind.OUT_OF_MEMORY
-                | FailureKind.UNHANDLED
-                | FailureKind.SHARD_ERROR
-                | FailureKind.CORRUPT_SHARD
-                | FailureKind.SHARD_CHANGED
-                | FailureKind.COMMIT_CONFLICT
-                | FailureKind.CONFIG_ERROR
-                | FailureKind.DEVICE_MISMATCH
-                | FailureKind.NO_WORKER
-                | FailureKind.RAY_LOST
-                | FailureKind.STOPPED
-                | FailureKind.WOULD_REPEAT
-                | FailureKind.PIPELINE_ERROR
-            ):
-                return self._retry_or_quarantine(failure)
             case _:
-                assert_never(failure.kind)
+                return self._retry_or_quarantine(failure)
 
     def _retry_or_quarantine(self, failure: ShardFailure) -> list[Action]:
         task, shard = failure.task, failure.task.shard.id
@@ -184,7 +167,7 @@ def _within(task: ShardTask, read: ShardTask) -> bool:
 def _no_samples(task: ShardTask) -> ShardFailure:
     windows = f"window {task.first_window} to {task.last_window}"
     error = f"{windows}: the shard has no samples for them, yet an object that stands in labels/ says so"
-    return ShardFailure(task, FailureKind.COMMIT_CONFLICT, error, retryable=False)
+    return ShardFailure(task, CommitConflict.kind, error, retryable=False)
 
 
 def _first_of(missing: list[ShardTask]) -> list[Heartbeat]:

@@ -54,10 +54,10 @@ class Supervisor:
         return self._take(answers)
 
     def _count(self) -> None:
-        registry, workers = self.registry, self._counters.workers
-        workers.labelled = self._before.labelled + registry.labelled
-        workers.retries = self._before.retries + registry.retries
-        workers.ready, workers.excluded = registry.ready, len(registry.excluded)
+        made, workers = self.registry.made, self._counters.workers
+        workers.labelled = self._before.labelled + made.rows
+        workers.retries = self._before.retries + made.retries
+        workers.ready = self.registry.ready
 
     def _follow_capacity(self) -> None:
         """Ask workers to leave whose node is about to go, and take in what the cluster has grown by."""
@@ -66,10 +66,10 @@ class Supervisor:
         self._capacity_at = monotonic()
         capacity = self._pool.capacity()
         for handle in self.registry.handles:
-            if handle.node in capacity.draining and not handle.leaving:
+            if handle.report.node in capacity.draining and not handle.leaving:
                 handle.leaving = True
-                self._orders.drain[handle.name] = capacity.draining[handle.node]
-        for handle in [handle for handle in self.registry.excluded if handle.node not in capacity.nodes]:
+                self._orders.drain[handle.name] = capacity.draining[handle.report.node]
+        for handle in [handle for handle in self.registry.excluded if handle.report.node not in capacity.nodes]:
             self._stop(handle, UNNEEDED)  # its device went with its node: another worker may be started
         self.registry.size = max(self.registry.size, capacity.workers)
 

@@ -3,16 +3,17 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from time import monotonic
 
 from pipeline.driver.backoff import delay_s
-from pipeline.errors import FailureKind, NoWorker, WorkerLost, WouldRepeat
+from pipeline.errors import Drained, NoWorker, WorkerLost, WouldRepeat
 from pipeline.logs.context import bound
 from pipeline.logs.records import replay
 from pipeline.messages import EndKind, Heartbeat, Outcome, ShardFailure, ShardTask, TaskDone, WorkerEnd
 from pipeline.worker.host import Report
-from pipeline.worker.stage_timer import MetricsSnapshot, combine
+from pipeline.worker.stage_timer import MetricsSnapshot
 
 TASKS_AHEAD = 2  # a worker: one being labelled, the next being fetched
 PROBE_STALL_S = 120.0  # seconds without progress while a window is searched for the sample that hangs
@@ -31,15 +32,9 @@ class WorkerHandle:
     name: str
     held: list[ShardTask] = field(default_factory=list)
     unsent: list[ShardTask] = field(default_factory=list)
-    labelled: int = 0
-    retries: int = 0  # requests to storage sent once more
-    ready: bool = False
+    report: Report = field(default_factory=Report)  # its last answer
     leaving: bool = False  # it was asked to
     excluded: bool = False  # its labels differ from the run's, or it shares its device with another: it gets no work
-    node: str = ""
-    device: str = ""
-    heartbeats: tuple[Heartbeat, ...] = ()
-    made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not
     asked_at: float = field(default_factory=monotonic)  # when the answer that is awaited was asked for
     busy_at: float = field(default_factory=monotonic)  # when it last had something to do
 
@@ -60,7 +55,7 @@ class WorkerHandle:
 
     def free(self) -> int:
         """How many more tasks it may hold: none before it is ready, so that no task waits for a device to appear."""
-        if not self.ready or self.leaving or self.excluded or self.probing():
+        if not self.report.ready or self.leaving or self.excluded or self.probing():
             return 0
         return TASKS_AHEAD - len(self.held)
 
@@ -78,10 +73,8 @@ class WorkerHandle:
     def update(self, report: Report) -> list[Outcome]:
         """Take an answer in. Tasks that are over are held no more."""
         replay(report.log, worker=self.name, node=report.node)
-        self.labelled, self.retries, self.heartbeats = report.labelled, report.retries, report.heartbeats
-        self.made = report.made
-        self.ready, self.node, self.device = report.ready or self.ready, report.node, report.device
-        if self.held or not self.ready:
+        self.report = report
+        if self.held or not report.ready:
             self.busy_at = monotonic()
         for outcome in report.outcomes:
             if isinstance(outcome, (TaskDone, ShardFailure)):
@@ -91,15 +84,15 @@ class WorkerHandle:
     def fail(self, end: WorkerEnd) -> list[ShardFailure]:
         """Give up the tasks it held. The first one of a dead worker has its last heartbeats, or where it began."""
         lost, self.held, self.unsent = self.held, [], []
-        kind = FailureKind.DRAINED if end.kind is EndKind.DRAINED else FailureKind.WORKER_LOST
-        first = self.heartbeats or tuple(Heartbeat(task.shard.id, task.first_window, 0, 0) for task in lost[:1])
+        kind = Drained.kind if end.kind is EndKind.DRAINED else WorkerLost.kind
+        first = self.report.heartbeats or tuple(Heartbeat(task.shard.id, task.first_window, 0, 0) for task in lost[:1])
         return [
             ShardFailure(
                 task,
                 kind,
                 f"{self.name}: {end.reason}",
                 True,
-                heartbeats=() if number or not self.ready else first,
+                heartbeats=() if number or not self.report.ready else first,
                 traceback=end.traceback,
             )
             for number, task in enumerate(lost)
@@ -116,32 +109,24 @@ class WorkerRegistry:
         self._clock = clock
         self._wanted = size
         self._started = 0
-        self._ended_labelled, self._ended_retries = 0, 0  # of workers that have ended
-        self._ended_made = MetricsSnapshot()
+        self._ended_made = MetricsSnapshot()  # by workers that have ended
         self._matching, self._mismatched = 0, 0  # workers that were ready, and that were left out
         self._false_starts = 0  # in a row
         self._not_before = -float("inf")
         self._failures: Counter[str] = Counter()  # by node, in a row
 
     @property
-    def labelled(self) -> int:
-        """Samples labelled so far, committed or not."""
-        return self._ended_labelled + sum(handle.labelled for handle in self.handles)
-
-    @property
     def made(self) -> MetricsSnapshot:
-        """Rows by status, committed or not."""
-        return combine([self._ended_made, *(handle.made for handle in self.handles)])
-
-    @property
-    def retries(self) -> int:
-        """Requests to storage that workers have sent once more."""
-        return self._ended_retries + sum(handle.retries for handle in self.handles)
+        """What all workers have made so far, committed or not."""
+        made = deepcopy(self._ended_made)
+        for handle in self.handles:
+            made.add(handle.report.made)
+        return made
 
     @property
     def ready(self) -> int:
         """Workers whose model is loaded."""
-        return sum(handle.ready and not handle.excluded for handle in self.handles)
+        return sum(handle.report.ready and not handle.excluded for handle in self.handles)
 
     @property
     def excluded(self) -> list[WorkerHandle]:
@@ -183,7 +168,7 @@ class WorkerRegistry:
         idle = [
             handle
             for handle in self.handles
-            if handle.ready and not (handle.held or handle.excluded) and handle.busy_at < since
+            if handle.report.ready and not (handle.held or handle.excluded) and handle.busy_at < since
         ]
         return idle[: max(0, over)]
 
@@ -193,19 +178,18 @@ class WorkerRegistry:
         Raises NoWorker or WorkerLost where no worker can be started, WouldRepeat where one that was ready met what no
         other would pass.
         """
-        with bound(worker=handle.name, node=handle.node):
+        with bound(worker=handle.name, node=handle.report.node):
             logger.log(logging.INFO if end.kind is EndKind.DRAINED else logging.WARNING, "worker ended: %s", end.reason)
-        if end.kind is EndKind.PERMANENT and handle.ready:
+        if end.kind is EndKind.PERMANENT and handle.report.ready:
             raise WouldRepeat(f"{handle.name}: {end.reason}")
         self.handles.remove(handle)
-        self._ended_labelled += handle.labelled
-        self._ended_retries += handle.retries
-        self._ended_made = combine([self._ended_made, handle.made])
-        if handle.labelled or handle.ready:
+        self._ended_made.add(handle.report.made)
+        labelled = bool(handle.report.made.rows)
+        if labelled or handle.report.ready:
             self._false_starts = 0
-        if handle.labelled:
-            self._failures.pop(handle.node, None)
-        excused = bool(handle.labelled) or handle.probing()
+        if labelled:
+            self._failures.pop(handle.report.node, None)
+        excused = labelled or handle.probing()
         lost = handle.fail(end)
         if end.kind is not EndKind.DRAINED and not excused:
             self._count_failure(handle, end)
@@ -213,12 +197,12 @@ class WorkerRegistry:
 
     def _count_failure(self, handle: WorkerHandle, end: WorkerEnd) -> None:
         permanent = end.kind is EndKind.PERMANENT
-        self._failures[handle.node] += FAILURES_TO_BLOCK if permanent else 1
-        elsewhere = any(other.ready and other.node != handle.node for other in self.handles)
-        if handle.node and elsewhere and self._failures[handle.node] >= FAILURES_TO_BLOCK:
-            self.blocked_nodes[handle.node] = end.reason
-            logger.warning("no worker is started on node %s any more: %s", handle.node, end.reason)
-        if not handle.ready:
+        self._failures[handle.report.node] += FAILURES_TO_BLOCK if permanent else 1
+        elsewhere = any(other.report.ready and other.report.node != handle.report.node for other in self.handles)
+        if handle.report.node and elsewhere and self._failures[handle.report.node] >= FAILURES_TO_BLOCK:
+            self.blocked_nodes[handle.report.node] = end.reason
+            logger.warning("no worker is started on node %s any more: %s", handle.report.node, end.reason)
+        if not handle.report.ready:
             self._count_false_start(end.reason, permanent)
 
     def _count_false_start(self, reason: str, permanent: bool) -> None:
@@ -235,28 +219,28 @@ class WorkerRegistry:
 
         Raises WouldRepeat, NoWorker where too many workers are unfit.
         """
-        was_ready = handle.ready
+        was_ready = handle.report.ready
         outcomes = handle.update(report)
         if report.unfit and not handle.excluded:
             self._matching -= was_ready
             outcomes += handle.fail(WorkerEnd(EndKind.DRAINED, report.unfit))
             self._exclude(handle, report.unfit)
-        elif handle.ready and not was_ready:
+        elif report.ready and not was_ready:
             self._matching += 1
             self._false_starts = 0
-            with bound(worker=handle.name, node=handle.node):
+            with bound(worker=handle.name, node=handle.report.node):
                 logger.info("worker ready")
-            twin = next(
-                (other for other in self.handles if other.device == handle.device and other is not handle), None
-            )
-            if handle.device and twin:
-                self._exclude(handle, f"{handle.name} and {twin.name} were given the same device, {handle.device}")
+            for twin in self.handles:
+                if report.device and twin.report.device == report.device and twin is not handle:
+                    reason = f"{handle.name} and {twin.name} were given the same device, {report.device}"
+                    self._exclude(handle, reason)
+                    break
         return outcomes
 
     def _exclude(self, handle: WorkerHandle, reason: str) -> None:
         """Give a worker no work. It keeps its device, so that no other worker is started on it."""
         handle.excluded = True
-        with bound(worker=handle.name, node=handle.node):
+        with bound(worker=handle.name, node=handle.report.node):
             logger.warning("worker left out: %s", reason)
         self._mismatched += 1
         if self._mismatched > 1 and self._mismatched > self._matching:

@@ -24,13 +24,11 @@ logger = logging.getLogger(__name__)
 class Report:
     """A worker's answer. log: records since the last answer, where the worker is not in the driver's process."""
 
-    outcomes: tuple[Outcome, ...]
-    labelled: int
-    ready: bool  # the model is loaded
-    still_s: float  # seconds since the last progress, loading the model included
+    outcomes: tuple[Outcome, ...] = ()
+    ready: bool = False  # the model is loaded
+    still_s: float = 0.0  # seconds since the last progress, loading the model included
     heartbeats: tuple[Heartbeat, ...] = ()  # what it is working on
     made: MetricsSnapshot = field(default_factory=MetricsSnapshot)  # rows, committed or not yet
-    retries: int = 0  # requests to storage that its process has sent once more
     node: str = ""  # where it runs, if the pool has several nodes
     device: str = ""  # the device that it must share with no other worker
     unfit: str = ""  # why it must get no work, though it lives
@@ -75,7 +73,6 @@ class WorkerHost:
         self._reported = worker.in_flight.heartbeats() if worker else ()
         return Report(
             outcomes=tuple(outcomes),
-            labelled=worker.labelled if worker else 0,
             ready=worker is not None,
             still_s=monotonic()
             - (max(worker.moved, worker.loader.moved, self._handed_s) if worker else self._start_moved()),

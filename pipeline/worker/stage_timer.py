@@ -13,8 +13,9 @@ Processor time is measured on the thread that does the work, for read, decode, l
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import perf_counter, thread_time
@@ -39,31 +40,32 @@ WAITED_FOR = (Stage.TASK, Stage.READ, Stage.DECODE, Stage.COMMIT)
 WORKED_ON = (Stage.READ, Stage.DECODE, Stage.LABEL, Stage.ENCODE, Stage.COMMIT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MetricsSnapshot:
     """The counts of a StageTimer at one moment; every figure only grows."""
 
-    images: Mapping[str, int] = field(default_factory=dict)  # rows by status, committed or not yet
+    images: Counter[str] = field(default_factory=Counter)  # rows by status, committed or not yet
     windows: int = 0  # committed
     busy_s: float = 0.0  # labelling
-    waited_s: Mapping[str, float] = field(default_factory=dict)  # by stage, see WAITED_FOR
+    waited_s: dict[str, float] = field(default_factory=dict)  # by stage, see WAITED_FOR
     single: int = 0  # images whose label map is one segment
     segments: int = 0  # of all images
-    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the last ones: see `row`
-    cpu_s: Mapping[str, float] = field(default_factory=dict)  # by stage, see WORKED_ON
+    examples: dict[str, tuple[str, ...]] = field(default_factory=dict)  # the last ones: see `row`
+    cpu_s: dict[str, float] = field(default_factory=dict)  # by stage, see WORKED_ON
+    retries: int = 0  # requests to storage that its process has sent once more
 
+    @property
+    def rows(self) -> int:
+        """Samples with a row, labelled or not."""
+        return self.images.total()
 
-def combine(snapshots: Iterable[MetricsSnapshot]) -> MetricsSnapshot:
-    """The rows of several workers as one snapshot. Seconds and windows are left out: nobody asks for their sum."""
-    images: Counter[str] = Counter()
-    examples: dict[str, tuple[str, ...]] = {}
-    single, segments = 0, 0
-    for snapshot in snapshots:
-        images.update(snapshot.images)
-        single, segments = single + snapshot.single, segments + snapshot.segments
-        for kind, named in snapshot.examples.items():
-            examples[kind] = (*examples.get(kind, ()), *named)[-EXAMPLES:]
-    return MetricsSnapshot(images, single=single, segments=segments, examples=examples)
+    def add(self, other: "MetricsSnapshot") -> None:
+        """Take in the rows and retries of another worker, not its seconds and windows: nobody asks for their sum."""
+        self.images.update(other.images)
+        self.single, self.segments = self.single + other.single, self.segments + other.segments
+        self.retries += other.retries
+        for kind, named in other.examples.items():
+            self.examples[kind] = (*self.examples.get(kind, ()), *named)[-EXAMPLES:]
 
 
 class StageTimer:
@@ -71,48 +73,40 @@ class StageTimer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._images: Counter[str] = Counter()
-        self._single, self._segments = 0, 0
-        self._examples: dict[str, tuple[str, ...]] = {}
-        self._windows = 0
-        self._busy_s = 0.0
-        self._waited_s: dict[str, float] = {stage.value: 0.0 for stage in WAITED_FOR}
-        self._cpu_s: dict[str, float] = {stage.value: 0.0 for stage in WORKED_ON}
+        waited_s, cpu_s = (dict.fromkeys(map(str, stages), 0.0) for stages in (WAITED_FOR, WORKED_ON))
+        self._made = MetricsSnapshot(waited_s=waited_s, cpu_s=cpu_s)
         self._taskless_s = 0.0
         self._taskless_since: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Samples with a row, committed or not, so that progress is seen between commits."""
+        return self._made.rows
 
     def snapshot(self) -> MetricsSnapshot:
         """All counts now."""
         with self._lock:
-            return MetricsSnapshot(
-                dict(self._images),
-                self._windows,
-                self._busy_s,
-                dict(self._waited_s),
-                self._single,
-                self._segments,
-                dict(self._examples),
-                dict(self._cpu_s),
-            )
+            return deepcopy(self._made)
 
     def row(self, status: str, segments: int | None = None, example: str = "") -> None:
         """A row was made. segments: None where it has no labels. example: names it, as failed, single or many."""
         kind = "failed" if segments is None else "single" if segments == 1 else "many"
         with self._lock:
-            self._images[status] += 1
-            self._single += segments == 1
-            self._segments += segments or 0
-            self._examples[kind] = (*self._examples.get(kind, ()), example)[-EXAMPLES:]
+            made = self._made
+            made.images[status] += 1
+            made.single += segments == 1
+            made.segments += segments or 0
+            made.examples[kind] = (*made.examples.get(kind, ()), example)[-EXAMPLES:]
 
     def window(self) -> None:
         """A window was committed."""
         with self._lock:
-            self._windows += 1
+            self._made.windows += 1
 
     def busy(self, seconds: float) -> None:
         """A batch was labelled."""
         with self._lock:
-            self._busy_s += seconds
+            self._made.busy_s += seconds
 
     @contextmanager
     def waiting(self, stage: Stage) -> Iterator[None]:
@@ -125,8 +119,8 @@ class StageTimer:
             with self._lock:
                 waited = perf_counter() - began
                 of_task = min(waited, self._taskless() - taskless) if stage is Stage.READ else 0.0
-                self._waited_s[stage.value] += waited - of_task
-                self._waited_s["task"] += of_task
+                self._made.waited_s[stage] += waited - of_task
+                self._made.waited_s[Stage.TASK] += of_task
 
     @contextmanager
     def working(self, stage: Stage) -> Iterator[None]:
@@ -137,7 +131,7 @@ class StageTimer:
         finally:
             spent = thread_time() - began
             with self._lock:
-                self._cpu_s[stage.value] += spent
+                self._made.cpu_s[stage] += spent
 
     def working_through(self, stage: Stage, items: Iterable[T]) -> Iterator[T]:
         """Yield the items; the thread that iterates works on the stage from one item to the next."""

@@ -77,7 +77,6 @@ class Worker:
         self.timer = StageTimer()
         self.in_flight = InFlight(ledger.run.window)
         self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight)
-        self.labelled = 0  # samples, committed or not, so that progress is seen between commits
         self.moved = monotonic()  # when a stage last finished something
         self._pace = Pace()
         self._leave_by: float | None = None
@@ -86,7 +85,7 @@ class Worker:
     def check_device(self) -> None:
         """Label the reference image, where there is one. Raises DeviceMismatch."""
         if self._device_check:
-            self._device_check.check(self.segmenter, self.labelled)
+            self._device_check.check(self.segmenter, self.timer.rows)
 
     def leave(self, by: float) -> None:
         """Begin no new window, and do nothing later than `by`, on the clock `monotonic`."""
@@ -160,7 +159,6 @@ class Worker:
         if isinstance(item, SampleFailure):
             work.records[item.raw.index] = failed_row(work.task, item)
             self._count(work.records[item.raw.index])
-            self.labelled += 1
             return
         work.waiting.append(item)
         if len(work.waiting) >= self.segmenter.batch_size:
@@ -190,7 +188,7 @@ class Worker:
     def _finished(self, work: WindowWork) -> Step:
         if work.waiting:
             self._label(work)
-        if self._device_check and (work.doubtful or self._device_check.is_due(self.labelled)):
+        if self._device_check and (work.doubtful or self._device_check.is_due(self.timer.rows)):
             self.check_device()
         return partial(self._commit, work)
 
@@ -236,7 +234,6 @@ class Worker:
         work.seconds += seconds
         self.timer.busy(seconds)
         self.moved = monotonic()
-        self.labelled += len(batch)
         self._pace.ended(len(batch))
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from time import sleep
 
@@ -20,7 +21,7 @@ from pipeline.driver.progress import Counters
 from pipeline.errors import WouldRepeat
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
-from pipeline.worker.stage_timer import MetricsSnapshot, StageTimer, combine
+from pipeline.worker.stage_timer import MetricsSnapshot, StageTimer
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, jpeg, samples, write_shard
 
@@ -41,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, segments, reason):
     examples = {"failed": ("a", "b", "c"), "single": ("s",), "many": ("d",)}
-    made = MetricsSnapshot({"ok": ok, "model_nan": failed}, single=single, segments=segments, examples=examples)
+    made = MetricsSnapshot(Counter(ok=ok, model_nan=failed), single=single, segments=segments, examples=examples)
     if reason is None:
         circuit_breaker.check(made)
     else:
@@ -52,9 +53,9 @@ def test_worthless_labels_stop_a_run_and_bad_data_does_not(ok, failed, single, s
 def test_samples_that_kill_every_worker_stop_a_run_with_the_error_that_ended_one():
     ended = "worker 3: KeyError: 'x' (pipeline/worker/labeling.py:74)"
     with pytest.raises(WouldRepeat, match=re.escape(f"(251 poison), for example a; a worker ended with {ended}")):
-        circuit_breaker.check(MetricsSnapshot({"ok": 249, "poison": 251}, examples={"failed": ("a",)}), ended)
+        circuit_breaker.check(MetricsSnapshot(Counter(ok=249, poison=251), examples={"failed": ("a",)}), ended)
     with pytest.raises(WouldRepeat, match=r"\(251 model_nan\), for example a$"):
-        circuit_breaker.check(MetricsSnapshot({"ok": 249, "model_nan": 251}, examples={"failed": ("a",)}), ended)
+        circuit_breaker.check(MetricsSnapshot(Counter(ok=249, model_nan=251), examples={"failed": ("a",)}), ended)
 
 
 def test_what_workers_made_adds_up_with_the_last_examples_of_each_kind():
@@ -64,7 +65,9 @@ def test_what_workers_made_adds_up_with_the_last_examples_of_each_kind():
     second.row("ok", 7, "many")
     second.row("model_nan", None, "failed")
 
-    made = combine([first.snapshot(), second.snapshot(), MetricsSnapshot()])
+    made = MetricsSnapshot()
+    made.add(first.snapshot())
+    made.add(second.snapshot())
 
     assert made.images == {"ok": 5, "model_nan": 1}
     assert (made.single, made.segments) == (4, 11)
@@ -101,7 +104,7 @@ def test_a_run_stops_within_a_thousand_images_though_no_window_is_full(tmp_path,
     with pytest.raises(WouldRepeat, match=rf"{said}.*for example s?w-[0-9a-f]+ \d+.*; .*; .*"):
         drive(ledger, pool, ledger.missing(), Counters())
     pool.close()
-    assert made[0].labelled < 1000
+    assert made[0].timer.rows < 1000
     assert list(ledger.windows()) == []
 
 

@@ -12,7 +12,7 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import Capacity, LocalPool
 from pipeline.driver.progress import Counters
 from pipeline.driver.workers import WorkerHandle
-from pipeline.errors import FailureKind, PipelineError, Stopped, WorkerLost
+from pipeline.errors import CorruptShard, Drained, PipelineError, Stopped, StorageError, StorageFull, WorkerLost
 from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
@@ -35,7 +35,7 @@ class ScriptedPool:
         return Capacity(1)
 
     def exchange(self, orders):
-        return {name: Report(tuple(self.outcomes(tasks)), 0, True, 0.0) for name, tasks in orders.ask.items()}
+        return {name: Report(tuple(self.outcomes(tasks)), ready=True) for name, tasks in orders.ask.items()}
 
     def outcomes(self, tasks):
         for task in tasks:
@@ -45,7 +45,7 @@ class ScriptedPool:
                 yield from self.worker.run([task])
             elif spoil == "half":  # the first window is committed, then the worker dies
                 yield from [o for o in self.worker.run([task]) if isinstance(o, Receipt)][:1]
-                yield ShardFailure(task, FailureKind.STORAGE_ERROR, "cut off", retryable=True)
+                yield ShardFailure(task, StorageError.kind, "cut off", retryable=True)
             else:
                 yield ShardFailure(task, *spoil)
 
@@ -61,7 +61,7 @@ def quick():
     return itertools.count(step=60).__next__
 
 
-CUT_OFF = (FailureKind.STORAGE_ERROR, "the line went dead", True)
+CUT_OFF = (StorageError.kind, "the line went dead", True)
 
 
 def complete(ledger):
@@ -109,14 +109,14 @@ def test_failures_with_progress_between_them_never_exhaust_the_attempts(ledger):
 
 def test_a_drained_worker_costs_no_attempt(ledger):
     counters = Counters()
-    script = dict.fromkeys(range(1, 8), (FailureKind.DRAINED, "spot notice", True))
+    script = dict.fromkeys(range(1, 8), (Drained.kind, "spot notice", True))
     drive(ledger, ScriptedPool(ledger, script), ledger.missing(), counters, max_attempts=1)
     assert complete(ledger)
 
 
 def test_workers_may_be_lost_again_and_again_if_windows_come_in_between(ledger):
     chance = random.Random(3)
-    counters, lost = Counters(), (FailureKind.WORKER_LOST, "killed", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
+    counters, lost = Counters(), (WorkerLost.kind, "killed", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
     script = lambda count, task: lost if chance.random() < 0.6 else None  # noqa: E731
     drive(ledger, ScriptedPool(ledger, script), ledger.missing(), counters, max_attempts=1)
     assert complete(ledger)
@@ -125,13 +125,13 @@ def test_workers_may_be_lost_again_and_again_if_windows_come_in_between(ledger):
 
 
 def test_workers_that_only_die_stop_the_run(ledger):
-    always = (FailureKind.WORKER_LOST, "killed by the machine", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
+    always = (WorkerLost.kind, "killed by the machine", True, None, (Heartbeat("elsewhere", 0, 0, 0),))
     with pytest.raises(Stopped, match="workers died in a row, the last: killed by the machine"):
         drive(ledger, ScriptedPool(ledger, lambda count, task: always), ledger.missing(), Counters())
 
 
 def test_what_cannot_be_retried_is_given_up_at_once_with_a_record(ledger, tmp_path):
-    pool = ScriptedPool(ledger, {1: (FailureKind.CORRUPT_SHARD, "damaged header", False, 512)})
+    pool = ScriptedPool(ledger, {1: (CorruptShard.kind, "damaged header", False, 512)})
     counters = Counters()
     drive(ledger, pool, ledger.missing(), counters)
     assert [failure.error for failure in counters.broken.values()] == ["damaged header"]
@@ -139,7 +139,7 @@ def test_what_cannot_be_retried_is_given_up_at_once_with_a_record(ledger, tmp_pa
 
 
 def test_full_storage_stops_the_run(ledger):
-    pool = ScriptedPool(ledger, {1: (FailureKind.STORAGE_FULL, "no space left", False)})
+    pool = ScriptedPool(ledger, {1: (StorageFull.kind, "no space left", False)})
     with pytest.raises(Stopped, match="no space left"):
         drive(ledger, pool, ledger.missing(), Counters())
 
@@ -239,4 +239,4 @@ def test_a_worker_that_hangs_is_replaced_and_its_windows_are_made_elsewhere(ledg
 
 def test_a_worker_without_work_never_counts_as_hung(build):
     handle = WorkerHandle("idle")
-    assert not handle.hangs(Report((), 0, True, still_s=1e9), stall_s=1.0)
+    assert not handle.hangs(Report(ready=True, still_s=1e9), stall_s=1.0)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline.driver.progress import Counters
 from pipeline.driver.queue import Queue
 from pipeline.driver.schedule import DEATHS_IN_A_ROW, Action, CheckStorage, Quarantine, Schedule
-from pipeline.errors import FailureKind, Stopped
+from pipeline.errors import AlreadyCommitted, Drained, Stopped, StorageError, WorkerLost
 from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard
 from pipeline.run.shard_index import ShardIndex
@@ -156,7 +156,7 @@ class Driving(RuleBasedStateMachine):
             if window == doomed:
                 self.deaths[task.shard.id, window] += 1
                 beat = Heartbeat(task.shard.id, window, window * WINDOW, window * WINDOW + 1)
-                self.heard(ShardFailure(task, FailureKind.WORKER_LOST, "died", True, heartbeats=(beat,)))
+                self.heard(ShardFailure(task, WorkerLost.kind, "died", True, heartbeats=(beat,)))
                 return
             self.commit(task, window)
         self.heard(TaskDone(task, ended=self.storage.end(task)))
@@ -172,7 +172,7 @@ class Driving(RuleBasedStateMachine):
             if any((task.shard.id, index) in self.poison for index in piece):
                 self.deaths[task.shard.id, window] += 1
                 beat = Heartbeat(task.shard.id, window, piece[0], piece[-1], probed=True)
-                self.heard(ShardFailure(task, FailureKind.WORKER_LOST, "died", True, heartbeats=(beat,)))
+                self.heard(ShardFailure(task, WorkerLost.kind, "died", True, heartbeats=(beat,)))
                 return
         self.commit(task, window)
         self.heard(TaskDone(task))
@@ -180,7 +180,7 @@ class Driving(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(
         data=st.data(),
-        kind=st.sampled_from([FailureKind.DRAINED, FailureKind.ALREADY_COMMITTED, FailureKind.WORKER_LOST]),
+        kind=st.sampled_from([Drained.kind, AlreadyCommitted.kind, WorkerLost.kind]),
         committed=st.integers(0, 2),
     )
     def leave(self, data, kind, committed):
@@ -207,7 +207,7 @@ class Driving(RuleBasedStateMachine):
         first = window * WINDOW
         last = first + WINDOW - 1
         beat = Heartbeat(task.shard.id, window, first, last, probed=task.probe is not None)
-        self.heard(ShardFailure(task, FailureKind.WORKER_LOST, "machine gone", True, heartbeats=(beat,)))
+        self.heard(ShardFailure(task, WorkerLost.kind, "machine gone", True, heartbeats=(beat,)))
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -269,12 +269,12 @@ def test_a_failure_waits_longer_each_time_and_is_given_up_in_the_end():
     now = 0.0
     for wait in (1.0, 2.0):
         task = next_task(schedule, now=now)
-        check = the_check(schedule.record(ShardFailure(task, FailureKind.STORAGE_ERROR, "reset", True)))
+        check = the_check(schedule.record(ShardFailure(task, StorageError.kind, "reset", True)))
         schedule.requeue(check, [check.task], now)
         assert schedule.next(1, 1, now + 0.9 * wait) is None
         now += wait
     task = next_task(schedule, now=now)
-    failure = ShardFailure(task, FailureKind.STORAGE_ERROR, "reset", True)
+    failure = ShardFailure(task, StorageError.kind, "reset", True)
     assert task.attempt == 3
     assert schedule.record(failure) == [Quarantine(failure)]
     assert schedule.unfinished == 0
@@ -285,12 +285,12 @@ def test_a_shard_met_by_another_driver_comes_after_all_others_and_later_each_tim
     schedule = Schedule(PINS, WINDOW, Counters())
     schedule.add([ShardTask(shard(0)), ShardTask(shard(1))])
     met = next_task(schedule)
-    check = the_check(schedule.record(ShardFailure(met, FailureKind.ALREADY_COMMITTED, "was there", True)))
+    check = the_check(schedule.record(ShardFailure(met, AlreadyCommitted.kind, "was there", True)))
     schedule.requeue(check, [met], 0.0)
     assert {met.shard, next_task(schedule, now=5.0).shard} == {shard(0), shard(1)}
     again = next_task(schedule, now=5.0)
     assert again == met
-    check = the_check(schedule.record(ShardFailure(again, FailureKind.ALREADY_COMMITTED, "was there", True)))
+    check = the_check(schedule.record(ShardFailure(again, AlreadyCommitted.kind, "was there", True)))
     assert check.delay_s == 2.0
 
 
@@ -302,7 +302,7 @@ def test_deaths_without_a_window_between_them_stop_the_run():
         for _ in range(times):
             task = next_task(schedule)
             died = ShardFailure(
-                task, FailureKind.WORKER_LOST, "fell off the bus", True, heartbeats=(Heartbeat("other", 0, 0, 0),)
+                task, WorkerLost.kind, "fell off the bus", True, heartbeats=(Heartbeat("other", 0, 0, 0),)
             )
             schedule.requeue(the_check(schedule.record(died)), [task], 0.0)
 
@@ -344,7 +344,7 @@ def test_the_end_of_a_shard_is_seen_to_though_its_last_part_was_lost_after_its_c
     out = [next_task(schedule, free=2) for _ in parts]
     first, last = sorted(out, key=parts.index)
     assert schedule.record(TaskDone(last)) == [], "the first part is still out"
-    check = the_check(schedule.record(ShardFailure(first, FailureKind.WORKER_LOST, "killed", True)))
+    check = the_check(schedule.record(ShardFailure(first, WorkerLost.kind, "killed", True)))
     whole = the_check(schedule.requeue(check, [], 0.0))
     assert whole == CheckStorage(first, whole=True)
     assert schedule.requeue(whole, [ShardTask(shard(0), 3, None)], 0.0) == []

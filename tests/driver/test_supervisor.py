@@ -1,5 +1,6 @@
 """Rounds with workers: what the driver orders when nodes go, come or fall silent, seen at the seam."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from time import sleep
@@ -11,13 +12,14 @@ from pipeline.driver.pool import Capacity
 from pipeline.driver.progress import Counters
 from pipeline.driver.supervisor import Supervisor
 from pipeline.driver.workers import IDLE_S
-from pipeline.errors import FailureKind, RayLost, Stopped
+from pipeline.errors import Drained, RayLost, Stopped, WorkerLost
 from pipeline.messages import EndKind, Orders, ShardFailure, ShardTask, WorkerEnd
 from pipeline.records import Shard
 from pipeline.worker.host import Report
+from pipeline.worker.stage_timer import MetricsSnapshot
 
 TASK = ShardTask(Shard("s", "/s.tar", 1, "e"))
-READY = Report((), 0, True, 0.0, node="a")
+READY = Report(ready=True, node="a")
 
 
 class NodesPool:
@@ -135,7 +137,7 @@ def test_after_a_ray_is_lost_all_tasks_come_back_and_no_worker_is_blamed(call: s
     pool.lost[call] = RayLost("its raylet is gone")
     [back] = supervisor.round()
     assert isinstance(back, ShardFailure)
-    assert (back.task, back.kind, pool.restarts) == (TASK, FailureKind.DRAINED, 1)
+    assert (back.task, back.kind, pool.restarts) == (TASK, Drained.kind, 1)
     assert supervisor.round() == []
     assert (pool.orders[-1].start, pool.orders[-1].stop) == (["worker 2", "worker 3"], {})
 
@@ -147,7 +149,7 @@ def test_a_worker_with_work_that_does_not_answer_is_replaced() -> None:
     pool.answers["worker 0"] = None
     [back] = supervisor.round()
     assert isinstance(back, ShardFailure)
-    assert (back.task, back.kind, back.error) == (TASK, FailureKind.WORKER_LOST, "worker 0: no answer")
+    assert (back.task, back.kind, back.error) == (TASK, WorkerLost.kind, "worker 0: no answer")
     supervisor.round()
     assert (pool.orders[-1].start, pool.orders[-1].stop) == (["worker 2"], {"worker 0": "no answer"})
 
@@ -165,7 +167,7 @@ def test_a_run_whose_workers_are_all_silent_stops() -> None:
 
 
 def test_what_workers_count_is_added_to_what_was_counted_before() -> None:
-    pool, counters = NodesPool(2, replace(READY, labelled=5, retries=1)), Counters()
+    pool, counters = NodesPool(2, replace(READY, made=MetricsSnapshot(Counter(ok=5), retries=1))), Counters()
     counters.workers.labelled = 100
     supervisor = Supervisor(pool, counters)
     supervisor.registry.want(100)

@@ -4,6 +4,7 @@ import math
 import re
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.errors import NoWorker, WorkerLost, WouldRepeat
 from pipeline.messages import EndKind, Probe, ShardFailure, ShardTask, WorkerEnd
 from pipeline.records import Shard
 from pipeline.worker.host import Report, WorkerHost
+from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
 TASK = ShardTask(Shard("s", "/s.tar", 1, "e"))
@@ -31,7 +33,7 @@ def clock():
 
 
 def report(*, ready=True, labelled=0, node="", device="", unfit=""):
-    return Report((), labelled, ready, 0.0, node=node, device=device, unfit=unfit)
+    return Report(ready=ready, made=MetricsSnapshot(Counter(ok=labelled)), node=node, device=device, unfit=unfit)
 
 
 def lost(reason):
@@ -113,7 +115,7 @@ def test_what_dismissed_workers_did_still_counts(clock):
     [handle] = started(registry, 1, labelled=5)
     registry.stop(handle, lost("killed"))
     [handle] = started(registry, 1, labelled=2)
-    assert registry.labelled == 7
+    assert registry.made.rows == 7
 
 
 def test_a_start_that_fails_for_good_or_three_times_ends_the_run(clock):
@@ -240,8 +242,8 @@ def test_two_workers_on_one_device_are_one_too_many(clock):
 def test_a_worker_that_loads_for_too_long_hangs_and_one_that_waits_for_a_node_does_not(clock):
     handle = WorkerHandle("worker 0")
     assert not handle.is_silent(stall_s=0.0)
-    assert handle.hangs(Report((), 0, False, still_s=2.0), stall_s=1.0)
-    assert not handle.hangs(Report((), 0, True, still_s=math.inf), stall_s=1.0), "it has no work"
+    assert handle.hangs(Report(still_s=2.0), stall_s=1.0)
+    assert not handle.hangs(Report(ready=True, still_s=math.inf), stall_s=1.0), "it has no work"
 
 
 def test_a_worker_that_waits_for_a_slow_download_does_not_stand_still(tmp_path, monkeypatch):

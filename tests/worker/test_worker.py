@@ -254,10 +254,10 @@ def test_windows_that_are_there_are_not_labelled_again(ledger):
     outcomes = list(worker.run([ShardTask(shard)]))
 
     assert [o.window for o in outcomes if isinstance(o, Receipt)] == [0, 2]
-    assert worker.labelled == 6
+    assert worker.timer.rows == 6
     assert outcomes[-1] == TaskDone(ShardTask(shard), 3, ended=True)
     assert list(worker.run([ShardTask(shard)])) == [TaskDone(ShardTask(shard), ended=True)]
-    assert worker.labelled == 6
+    assert worker.timer.rows == 6
 
 
 def test_a_worker_that_meets_another_in_a_shard_leaves_it_the_rest(ledger, monkeypatch):
