@@ -18,9 +18,13 @@ def categories(
         int | None, typer.Option(min=2, help="Group segments by their vectors into so many categories.")
     ] = None,
     names: options.Names = None,
-    naming: Annotated[str | None, typer.Option(help="What reads the words of --names: clip.")] = None,
-    model: Annotated[str | None, typer.Option("--with", help="A CLIP or SigLIP: hub id, folder or URL.")] = None,
-    margin: Annotated[float, typer.Option(help="In cosine: a smaller lead is unknown.", min=0)] = 0,
+    naming: Annotated[str | None, typer.Option(help="What reads the words of --names: clip or detector.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--with", help="A CLIP, SigLIP, OWL-ViT, OWLv2 or Grounding DINO: hub id, folder or URL."),
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Of words: a smaller lead is unknown.", min=0)] = 0,
+    least: Annotated[float, typer.Option(help="Of words: a lower best score is unknown.", min=-1)] = -1,
     name: Annotated[str, typer.Option(help="Of the table, for --categories of other commands.")] = "categories",
     seed: Annotated[int, typer.Option(help="Decides which segments --clusters are found from.")] = 0,
     unknown: Annotated[
@@ -30,6 +34,7 @@ def categories(
     json: options.Json = False,
 ) -> None:
     """Give every segment of a run a category that is consistent over all its images."""
+    from diffseg.models.joint.files import CLIP, DETECTOR
     from pipeline.categories import categorise
     from pipeline.categories.labelled import classify
     from pipeline.categories.words import Words, words_of
@@ -41,8 +46,8 @@ def categories(
 
     if (clusters is not None) + (given.truth is not None) + (naming is not None) + extend != 1:
         raise ConfigError("--clusters groups, --truth and --naming name, --extend takes in windows: name one of them")
-    if naming not in (None, "clip"):
-        raise ConfigError(f"--naming {naming}: possible is clip; of a run no attention to words is kept")
+    if naming not in (None, CLIP, DETECTOR):
+        raise ConfigError(f"--naming {naming}: possible are clip and detector; of a run no attention to words is kept")
     if naming and not (names and model):
         raise ConfigError("--naming reads the words of --names FILE by the model of --with MODEL: give both")
     if extend and read.at:
@@ -61,8 +66,8 @@ def categories(
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
         elif naming is not None:
             kinds, found = words_of(read_list(str(names), "words"))
-            reader, facts = Words.read(found, str(model), margin), {"words": found, "segments": 0}
-            made = categorise.keep(ledger, reader, kinds, name, command, facts, parallel_map)
+            reader = Words.read(naming, found, str(model), margin, least)
+            made = categorise.keep(ledger, reader, kinds, name, command, {"segments": 0}, parallel_map)
         else:
             made = categorise.extend(ledger, name, parallel_map)
     at = made.cut

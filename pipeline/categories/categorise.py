@@ -12,10 +12,11 @@ import numpy as np
 from scipy.special import softmax
 
 from diffseg.cut import Cut
+from diffseg.models.joint.files import CLIP, DETECTOR
 from diffseg.types import Float, Int
 from pipeline.categories import learning, words
 from pipeline.categories.segments import described, sample
-from pipeline.categories.words import CLIP, Words
+from pipeline.categories.words import Words
 from pipeline.concurrency import ParallelMap
 from pipeline.derived.joined import CATEGORY, categories_of
 from pipeline.derived.note import Note, check_name, read_note
@@ -28,10 +29,11 @@ from pipeline.run.ledger import Ledger
 POINTS = 256  # a centroid, as faiss draws them: more change it little
 TOGETHER = 4096  # segments held against all categories at a time: of a thousand they take 32 MB
 FARTHEST = 2.0  # distance of opposite vectors
+ARRAYS = ("weights", "biases", "limits")  # parameters that are numbers of a model
 COLUMNS = {  # by kind of model. distance: 1 less the cosine to the centre; score: probability; margin: to the next
     "clusters": {CATEGORY: "int32", "distance": "float32"},
     "classifier": {CATEGORY: "int32", "margin": "float32", "score": "float32"},
-    CLIP: words.COLUMNS,
+    **dict.fromkeys((CLIP, DETECTOR), words.COLUMNS),
 }
 
 
@@ -132,7 +134,8 @@ def keep(
 ) -> Categorised:
     """Write the table of a model. facts: of its making, `segments` among them."""
     cut = asdict(ledger.cut) if ledger.cut else None
-    made = {each.name: np.asarray(getattr(model, each.name)).tolist() for each in fields(model)}
+    made = {each.name: getattr(model, each.name) for each in fields(model)}
+    made |= {key: value.tolist() for key, value in made.items() if key in ARRAYS}
     parameters = {"categories": [asdict(each) for each in categories], **made, **facts, "cut": cut}
     shown = str(ledger.cut) if cut else None
     note = Note(command=command, columns=COLUMNS[model.kind], parameters=parameters, cut=shown)
@@ -150,10 +153,9 @@ def extend(ledger: Ledger, name: str, parallel_map: ParallelMap) -> Categorised:
 def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -> Categorised:
     found = note.parameters
     try:
-        kind: type[Words | Model] = Words if found["kind"] == CLIP else Model
-        given = {each.name: found[each.name] for each in fields(kind)}
-        arrays: Any = {key: np.array(each, float) for key, each in given.items() if not isinstance(each, str)}
-        model = kind(**given | arrays)
+        kind: type[Words | Model] = Words if COLUMNS[found["kind"]] is words.COLUMNS else Model
+        given: Any = {each.name: found[each.name] for each in fields(kind) if each.name in found}
+        model = kind(**given | {key: np.array(each, float) for key, each in given.items() if key in ARRAYS})
         segments, ledger.cut = int(found["segments"]), Cut(**found["cut"]) if found["cut"] else None
         if dict(note.columns) != COLUMNS[model.kind]:
             raise ValueError(f"its columns are {', '.join(note.columns)}")

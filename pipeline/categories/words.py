@@ -1,4 +1,4 @@
-"""Categories named from words: segments of an image compared with texts, after one pass of a CLIP or SigLIP an image.
+"""Categories named from words: segments of an image compared with texts, after one pass of a model an image.
 
 Letters: S segments, W words, C categories, D numbers of a vector, h w cells of patches.
 """
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from diffseg.draw import resize_labels
-from diffseg.models.joint.files import fetch_joint
+from diffseg.models.joint.files import CLIP, fetch_joint
 from diffseg.types import IGNORE, Float, Int, UInt8
+from pipeline.categories.votes import votes
 from pipeline.datasets.samples import checked
 from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.joined import CATEGORY
@@ -28,7 +29,6 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from pipeline.worker.device_errors import device_errors, loading_errors
 
-CLIP = "clip"
 CHOICES = ("first", "second", "third")  # the best categories of a segment, whether it is unknown or not
 COLUMNS = dict.fromkeys((CATEGORY, *CHOICES), "int32") | dict.fromkeys((f"{each}_score" for each in CHOICES), "float32")
 TEMPLATES = (  # of ViLD (Gu et al., ICLR 2022), those that open-vocabulary segmentation has taken since
@@ -44,31 +44,36 @@ _loading = Lock()  # windows are computed in threads, which share one model
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """The category of the word nearest to a segment, none where it leads the next category by less than `margin`.
+    """The category of the best word of a segment, none where it leads the next category by less than `margin` or its
+    score is below `least`.
 
-    model, sha256: what reads images. weights: the vectors of all words. counts: how many of them a category has.
+    model, sha256: what reads images. words: of each category, a name and synonyms. weights: the vectors of all words
+    [W, D] where they are compared with those of segments.
     """
 
     kind: str
     model: str
     sha256: str
     margin: float
-    counts: Float[np.ndarray, " C"]
-    weights: Float[np.ndarray, "W D"]
+    words: Sequence[Sequence[str]]
+    weights: Float[np.ndarray, "..."]
+    least: float = -1.0
 
     @classmethod
-    def read(cls, words: Sequence[Sequence[str]], source: str, margin: float) -> "Words":
+    def read(cls, kind: str, words: Sequence[Sequence[str]], source: str, margin: float, least: float) -> "Words":
         """The words of categories, read by a model: a hub id, folder or URL. Raises ConfigError."""
-        flat = [word for synonyms in words for word in synonyms]
+        flat, weights = tuple(word for synonyms in words for word in synonyms), np.empty((0, 0))
         with loading_errors():
-            files = fetch_joint(source)
+            files = fetch_joint(source, kind)
             name = str(files.folder) if Path(source).is_dir() else files.name  # found from other folders too
-            texts = _opened(name, files.sha256).words(
-                [template.format(word) for word in flat for template in TEMPLATES]
-            )
-        means = texts.reshape(len(flat), len(TEMPLATES), -1).mean(1, dtype=np.float64)
-        weights = (means / np.linalg.norm(means, axis=1, keepdims=True)).round(8)  # float32 has no more
-        return cls(CLIP, name, files.sha256, margin, np.array([*map(len, words)], float), weights)
+            model = _opened(kind, name, files.sha256)
+            if kind == CLIP:
+                texts = model.words([template.format(word) for word in flat for template in TEMPLATES])
+                means = texts.reshape(len(flat), len(TEMPLATES), -1).mean(1, dtype=np.float64)
+                weights = (means / np.linalg.norm(means, axis=1, keepdims=True)).round(8)  # float32 has no more
+            else:
+                model.read(flat)
+        return cls(kind, name, files.sha256, margin, words, weights, least)
 
     def values(self, ledger: Ledger, window: WindowObject) -> Iterator[Mapping[str, Any]]:
         """Rows of the table for a window's segments; of an image that is not as it was labelled there are none."""
@@ -78,19 +83,31 @@ class Words:
                 left_out += 1
                 continue
             with _loading, loading_errors():
-                model = _opened(self.model, self.sha256)
+                model = _opened(self.kind, self.model, self.sha256)
+            ids, label_map = [each["id"] for each in row["segments"]], decode_label_map(row["label_map"])
             with device_errors():
-                patches = model.patches(image)
-            ids = [each["id"] for each in row["segments"]]
-            yield from self.named(row["index"], ids, pooled(patches, decode_label_map(row["label_map"]))[ids])
+                scores = (
+                    self._cosines(model, image, label_map)
+                    if self.kind == CLIP
+                    else self._votes(model, image, label_map)
+                )
+            yield from self.named(row["index"], ids, scores[ids])
         if left_out:
             logger.warning("%s/%s: %d images: %s: segments stay unknown", ledger, window.name, left_out, CHANGED)
 
-    def named(self, index: int, ids: Sequence[int], vectors: Float[np.ndarray, "S D"]) -> Iterator[Mapping[str, Any]]:
-        """Rows of an image's segments, by their cosine with each category's nearest word."""
+    def _cosines(self, model: Any, image: np.ndarray, label_map: np.ndarray) -> Float[np.ndarray, "S W"]:
+        vectors = pooled(model.patches(image), label_map)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        near = vectors / np.where(lengths > 0, lengths, 1) @ self.weights.T
-        scores = np.maximum.reduceat(near, np.cumsum(self.counts.astype(int)) - self.counts.astype(int), axis=1)
+        return np.asarray(vectors / np.where(lengths > 0, lengths, 1) @ self.weights.T)
+
+    def _votes(self, model: Any, image: np.ndarray, label_map: np.ndarray) -> Float[np.ndarray, "S W"]:
+        flat = tuple(word for synonyms in self.words for word in synonyms)
+        return np.hstack([votes(label_map, *found) for found in model.boxes(image, flat)])
+
+    def named(self, index: int, ids: Sequence[int], near: Float[np.ndarray, "S W"]) -> Iterator[Mapping[str, Any]]:
+        """Rows of an image's segments, by the score of each category's best word."""
+        firsts = np.cumsum([0, *map(len, self.words)])[:-1]
+        scores = np.maximum.reduceat(near, firsts, axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, : len(CHOICES)]
         found = np.take_along_axis(scores, best, axis=1)
         for id_, categories, values in zip(ids, best.tolist(), found.tolist(), strict=True):
@@ -98,7 +115,7 @@ class Words:
             for choice, category, value in zip(CHOICES, categories, values, strict=False):  # there may be two words
                 row |= {choice: category + 1, f"{choice}_score": value}
             clear = len(values) < 2 or values[0] - values[1] >= self.margin
-            yield row | {CATEGORY: row["first"] if clear else None}
+            yield row | {CATEGORY: row["first"] if clear and values[0] >= self.least else None}
 
 
 def words_of(lines: Sequence[str]) -> tuple[list[Category], list[list[str]]]:
@@ -139,10 +156,11 @@ def _images(ledger: Ledger, window: WindowObject) -> Iterator[tuple[dict[str, An
 
 
 @lru_cache(maxsize=1)
-def _opened(name: str, sha256: str) -> Any:
+def _opened(kind: str, name: str, sha256: str) -> Any:
     """The model, loaded once in a process. Raises ConfigError where another lies there than the one that read words."""
+    from diffseg.models.joint.detector import Detector
     from diffseg.models.joint.model import JointModel
 
-    if (files := fetch_joint(name)).sha256 != sha256:
+    if (files := fetch_joint(name, kind)).sha256 != sha256:
         raise ConfigError(f"{name}: its files are not those that the words were read with: make the table again")
-    return JointModel.load(files)
+    return (JointModel if kind == CLIP else Detector).load(files)

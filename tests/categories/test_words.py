@@ -56,7 +56,7 @@ def words(tmp_path):
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_texts_and_patches_are_those_of_the_arithmetic(models, kind):
-    model, literal = JointModel.load(fetch_joint(str(models[kind]))), Literal(models[kind], kind)
+    model, literal = JointModel.load(fetch_joint(str(models[kind]), "clip")), Literal(models[kind], kind)
     for text in TEXTS:
         assert model.tokenizer(text)["input_ids"] == [each for each in tokens(kind, text) if kind == "clip" or each]
     assert len(tokens("clip", "hippopotamus")) > 8
@@ -116,7 +116,7 @@ def test_every_segment_has_its_three_nearest_words(run, words, models, kind, cap
             checked += 1
     assert checked == 7 * 5
     note = read_note(ledger, "categories")[0]
-    assert note.parameters["sha256"] == fetch_joint(str(models[kind])).sha256
+    assert note.parameters["sha256"] == fetch_joint(str(models[kind]), "clip").sha256
     assert [(each["name"], each["thing"]) for each in note.parameters["categories"]] == [
         ("cat", True),
         ("dog", None),
@@ -214,7 +214,7 @@ def test_a_model_comes_from_storage_too_and_is_the_same(models, tmp_path, monkey
     store = fsspec.filesystem("memory")
     store.put(f"{models['clip']}/", "/models/clip/", recursive=True)
     store.pipe("/models/clip/training_args.bin", b"a pickle")
-    there, here = fetch_joint("memory://models/clip"), fetch_joint(str(models["clip"]))
+    there, here = fetch_joint("memory://models/clip", "clip"), fetch_joint(str(models["clip"]), "clip")
     assert there.sha256 == here.sha256
     assert not (there.folder / "training_args.bin").exists()
     np.testing.assert_array_equal(JointModel.load(there).words(["cat"]), JointModel.load(here).words(["cat"]))

@@ -4,16 +4,18 @@ Letters: T texts, h w cells of the patches, D numbers of a vector.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from diffseg.models.device import Device
-from diffseg.models.files import ModelFiles
-from diffseg.models.parts import fill, first_line, quiet
+from diffseg.models.files import ModelFiles, tensors_of, weight_files
+from diffseg.models.joint.files import CLIP, KINDS
+from diffseg.models.parts import FLOATS, first_line, quiet
 from diffseg.models.recognise import named, read_json
 from diffseg.models.specs import CONFIG
 from diffseg.models.vit.recognise import PREPROCESSOR, normalisation
@@ -22,19 +24,68 @@ from diffseg.types import Float, UInt8
 FINER = 2  # times the side that a model was trained at, for an image's shorter side: MaskCLIP gives 512 pixels for 224
 LONG = 4  # times the shorter side that the longer one may have: a strip would fill the memory, and is squeezed
 TEXTS = 256  # a pass
+M = TypeVar("M", bound="WordModel")
 
 
-class JointModel:
-    """A CLIP or SigLIP that is read densely: every patch gets a vector that compares with those of texts."""
+class WordModel:
+    """A model that reads texts, with its tokenizer; it runs in float32, on a GPU where there is one."""
+
+    naming: ClassVar[str]  # of KINDS
 
     def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: Device = None) -> None:
-        """Take over a model of any precision; it runs in float32, on a GPU where there is one.
-
-        Raises ValueError where its files do not say how images are normed.
-        """
+        """Take over a model of any precision."""
         self.files, self.tokenizer = files, tokenizer
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model: Any = model.to(self.device, torch.float32)
+        self.model: Any = model.to(self.device, torch.float32).eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls: type[M], files: ModelFiles, device: Device = None) -> M:
+        """Load a fetched model. Raises ValueError for weights that are missing, unknown, or of another shape."""
+        quiet()
+        import transformers
+
+        with named(files):
+            settings, state = read_json(files.folder / CONFIG), _floats(files)
+            try:
+                config = transformers.AutoConfig.for_model(**settings)
+                if config.model_type == "siglip":  # only with it do images compare with words
+                    config.vision_config.vision_use_head = True
+                kind = getattr(transformers, KINDS[cls.naming][config.model_type])
+                model, misfits = kind.from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=state,
+                    dtype=torch.float32,
+                    ignore_mismatched_sizes=True,  # they are told below
+                    output_loading_info=True,
+                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    files.folder, local_files_only=True, trust_remote_code=False
+                )
+            except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
+                raise ValueError(f"{files.folder} describes no model and tokenizer: {first_line(error)}") from error
+            if faults := [f"{what[:-5]} {sorted(keys)[0]}" for what, keys in misfits.items() if keys]:
+                raise ValueError(f"{files.folder}: its weights are not those of {CONFIG}: {', '.join(faults)}")
+            return cls(files, model, tokenizer, device)
+
+    def tokens(self, texts: Sequence[str], most: int, **padding: Any) -> list[list[int]]:
+        """Tokens of texts. Raises ValueError for one with more of them than the model reads."""
+        found: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        counts = [len(ids) for ids in found]
+        if max(counts) > most:
+            long = texts[counts.index(max(counts))]
+            raise ValueError(f"{long!r} has {max(counts)} tokens, and {self.files.name} reads {most}")
+        return self.tokenizer(list(texts), **padding)["input_ids"] if padding else found
+
+
+class JointModel(WordModel):
+    """A CLIP or SigLIP that is read densely: every patch gets a vector that compares with those of texts."""
+
+    naming = CLIP
+
+    def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: Device = None) -> None:
+        """Raises ValueError where the model's files do not say how images are normed."""
+        super().__init__(files, model, tokenizer, device)
         self.is_clip = self.model.config.model_type == "clip"
         if not {"image_mean", "image_std"} <= read_json(path := files.folder / PREPROCESSOR).keys():
             raise ValueError(f"{path} does not say image_mean and image_std, which differ between families")
@@ -45,40 +96,12 @@ class JointModel:
             last = self.model.vision_model.encoder.layers[-1].self_attn  # in it each token sees itself alone
             last.forward = lambda hidden_states, **_: (last.out_proj(last.v_proj(hidden_states)), None)
 
-    @classmethod
-    def load(cls, files: ModelFiles, device: Device = None) -> "JointModel":
-        """Load a fetched model. Raises ValueError for weights that are missing, unknown, or of another shape."""
-        quiet()
-        from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
-
-        kinds = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
-        with named(files):
-            settings = read_json(files.folder / CONFIG)
-            kind, built = kinds[settings["model_type"]]
-            try:
-                config = kind.from_dict(settings)
-                config.vision_config.vision_use_head = True  # of SigLIP: only with it do images compare with words
-                with torch.device("meta"):
-                    model = built(config).eval()
-                tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-            except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
-                raise ValueError(f"{files.folder} describes no model and tokenizer: {first_line(error)}") from error
-            fill(model, files.folder, "", lambda key: key, r".*\bposition_ids")
-            for part in model.modules():  # they lie in no file
-                if isinstance(table := getattr(part, "position_embedding", None), nn.Embedding):
-                    part.position_ids = torch.arange(table.num_embeddings)[None]
-            return cls(files, model, tokenizer, device)
-
     @torch.inference_mode()
     def words(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
         """Vectors of texts, at length 1. Raises ValueError for one with more tokens than the model reads."""
         most = self.model.config.text_config.max_position_embeddings
         padding = {"padding": True} if self.is_clip else {"padding": "max_length", "max_length": most}  # as trained
-        counts = [len(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
-        if max(counts) > most:
-            long = texts[counts.index(max(counts))]
-            raise ValueError(f"{long!r} has {max(counts)} tokens, and {self.files.name} reads {most}")
-        tokens = self.tokenizer(list(texts), return_tensors="pt", **padding)["input_ids"].to(self.device)
+        tokens = torch.tensor(self.tokens(texts, most, **padding), device=self.device)
         pooled = torch.cat([self.model.text_model(input_ids=some).pooler_output for some in tokens.split(TEXTS)])
         vectors = nn.functional.normalize(self.model.text_projection(pooled) if self.is_clip else pooled, dim=-1)
         if not vectors.isfinite().all():
@@ -107,3 +130,12 @@ class JointModel:
         else:
             vectors = vision.head(hidden[:, None])
         return np.asarray(vectors.reshape(rows, columns, -1).cpu())
+
+
+def _floats(files: ModelFiles) -> dict[str, Tensor]:
+    """The weights of a model; positions and the like, whole numbers in some files, are computed anew."""
+    state: dict[str, Tensor] = {}
+    for path in weight_files(files.folder, ""):
+        whole = {key for key, _, dtype in tensors_of(path) if not FLOATS.fullmatch(dtype)}
+        state |= {key: value for key, value in load_file(path).items() if key not in whole}
+    return state

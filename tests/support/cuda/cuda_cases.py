@@ -23,6 +23,7 @@ from diffseg import DiffSeg
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.partition import overlaps
 from diffseg.models.fetch import fetch
+from diffseg.models.joint.detector import Detector
 from diffseg.models.joint.files import fetch_joint
 from diffseg.models.joint.model import JointModel
 from diffseg.models.specs import VITS
@@ -37,6 +38,7 @@ from pipeline.labelling import label
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
+from tests.categories.detectors import DETECTORS, small_detector
 from tests.categories.joint import small_model
 from tests.support.cuda.cuda_attention import OPERATORS
 from tests.support.cuda.cuda_standin import CudaStandIn
@@ -194,7 +196,7 @@ def test_edges_take_few_launches_and_the_host_waits_for_none(photos):
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_words_and_patches_are_the_processor_s(photos, tmp_path, kind):
-    files = fetch_joint(str(small_model(tmp_path / kind, kind)))
+    files = fetch_joint(str(small_model(tmp_path / kind, kind)), "clip")
     model = JointModel.load(files, "cpu")
     words, patches = model.words(["cat", "a photo"]), model.patches(photos[0])
     with CudaStandIn() as device:
@@ -203,6 +205,17 @@ def test_words_and_patches_are_the_processor_s(photos, tmp_path, kind):
         np.testing.assert_allclose(moved.words(["cat", "a photo"]), words, atol=1e-5)
         np.testing.assert_allclose(moved.patches(photos[0]), patches, atol=1e-5 * np.abs(patches).max())
     assert device.launches
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_boxes_of_words_are_the_processor_s(photos, tmp_path, kind):
+    files, words = fetch_joint(str(small_detector(tmp_path / kind, kind)), "detector"), ("cat", "a kitten")
+    [expected] = Detector.load(files, "cpu").boxes(photos[0], words)
+    with CudaStandIn() as device:
+        [found] = Detector.load(files).boxes(photos[0], words)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3 if kind == "grounding-dino" else 1e-5)  # it looks where
+    assert device.launches  # earlier layers send it: what they round away moves its boxes
 
 
 @pytest.fixture
