@@ -22,9 +22,7 @@ def export(
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the export.", show_default=False)],
     read: options.ReadOptions,
     compute: options.ComputeOptions,
-    where: Annotated[
-        str | None, typer.Option(help="Rows wanted, such as 'num_segments > 3 and num_segments < 40'.")
-    ] = None,
+    where: options.Where = None,
     min_area: Annotated[float, typer.Option(help="Share of the image; smaller segments are left out.")] = 0.0,
     min_score: Annotated[float, typer.Option(help="Segments of lower score are left out.")] = 0.0,
     instances: options.ReadInstances = None,

@@ -29,7 +29,7 @@ ORDER = (
     *("pipeline.searchpath", "pipeline.errors", "pipeline.logs", "pipeline.documents", "pipeline.concurrency"),
     *("pipeline.process", "pipeline.watch", "pipeline.flags", "pipeline.config", "pipeline.records"),
     *("pipeline.messages", "pipeline.storage", "pipeline.table", "pipeline.inputs", "pipeline.run"),
-    *("pipeline.derived", "pipeline.worker", "pipeline.gallery", "pipeline.datasets", "pipeline.pilot"),
+    *("pipeline.derived", "pipeline.worker", "pipeline.datasets", "pipeline.gallery", "pipeline.pilot"),
     *(
         "pipeline.driver",
         "pipeline.cluster",

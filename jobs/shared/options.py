@@ -32,6 +32,7 @@ Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default
 ImageKey = Annotated[str | None, Option(help="Extension of the image in its sample.")]
 Price = Annotated[float | None, Option(help="Of one worker's hour (a GPU's), in any currency.")]
 Deadline = Annotated[float | None, Option(help="Hours in which the whole run is to be done.")]
+Where = Annotated[str | None, Option(help="Rows wanted, such as 'num_segments > 3 and num_segments < 40'.")]
 Stall = Annotated[
     float | None, Option(min=2, help="Seconds in which nothing on Ray answers, then it stops. Default: 120.")
 ]

@@ -22,7 +22,7 @@ def worst_page(evaluation: Evaluation, scorer: Scorer, name: str) -> bytes:
     leading = scorer.protocol.leading
     page = GalleryPage(
         title=f"{name}: {len(evaluation.worst)} images with the lowest {leading}",
-        facts=(("quality", f"here the {leading} against the truth"),),
+        measure=(leading, f"{leading} of the image against its truth, from 0 to 1"),
     )
     out = BytesIO()
     write_gallery(out, _items(evaluation, scorer), page)

@@ -9,6 +9,7 @@ from pipeline.derived.join import DerivedTable
 from pipeline.derived.note import read_note
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table.filter import Condition
 
 EXEMPLARS = 8  # images of a category shown beside the others
 Identity = tuple[str, int]  # shard id and index of a sample
@@ -34,10 +35,13 @@ class Top(Generic[T]):
         return [value for _, value in sorted(self._heap, reverse=True)]
 
 
-def exemplars(ledger: Ledger, windows: Sequence[WindowObject], samples: int) -> dict[Identity, list[str]]:
+def exemplars(
+    ledger: Ledger, windows: Sequence[WindowObject], samples: int, filter: Condition | None = None
+) -> dict[Identity, list[str]]:
     """The images with the clearest segments of each category, and which: nearest to its centre, or of largest margin.
 
-    samples: of all categories at most. Raises ConfigError where the table is damaged.
+    samples: of all categories at most. filter: only images of which it is true.
+    Raises ConfigError where the table is damaged.
     """
     columns = read_note(ledger, ledger.categories)[0].columns if ledger.categories else {}
     if not (clear := [name for name in ("distance", "margin") if name in columns]):
@@ -47,7 +51,7 @@ def exemplars(ledger: Ledger, windows: Sequence[WindowObject], samples: int) -> 
         each.name: Top[Identity](min(EXEMPLARS, samples // len(ledger.categories_table)))
         for each in ledger.categories_table
     }
-    for row in table.join(ledger.rows(["shard", "index", "segments"], windows=windows)):
+    for row in table.join(ledger.rows(["shard", "index", "segments"], windows=windows, filter=filter)):
         ranks = sorted((sign * each[clear[0]], each["category"]) for each in row["segments"] or () if each["category"])
         for name, rank in {name: rank for rank, name in ranks}.items():
             top[name].add(rank, (row["shard"], row["index"]))

@@ -28,6 +28,11 @@ from pipeline.logs.text import shown
 PICTURE_SIDE = 512  # pixels, the longer side: 2,000 samples stay near 100 MB
 JPEG_QUALITY = 80
 
+QUALITY = (
+    "quality",
+    "how clearly the model's own attention tells the segments apart, from 0 to 1; it is no accuracy, and an image of "
+    "one segment has none",
+)
 _SCRIPTS = ("paint.js", "statistics.js", "sample.js", "gallery.js")
 _HEAD = 'const $ = (id) => document.getElementById(id);\nconst index = JSON.parse($("index").textContent);\n'
 
@@ -67,6 +72,7 @@ class GalleryPage:
     """Text and figures of the page. statuses and histograms: of the whole run, which may be larger.
 
     level: an item's maps are shown one at a time, chosen by a slider that begins with this one; None: all of them.
+    measure: what stands in `quality`: its name and what it means.
     """
 
     title: str
@@ -74,6 +80,7 @@ class GalleryPage:
     statuses: tuple[tuple[str, int], ...] = ()
     histograms: tuple[Histogram, ...] = ()
     level: int | None = None
+    measure: tuple[str, str] = QUALITY
 
 
 def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage) -> int:
@@ -120,6 +127,7 @@ def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
         "facts": [[shown(cell) for cell in fact] for fact in page.facts],
         "statuses": page.statuses,
         "level": page.level,
+        "measure": page.measure,
         "histograms": [asdict(histogram) for histogram in page.histograms],
         "items": items,
     }

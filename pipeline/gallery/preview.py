@@ -17,6 +17,7 @@ import numpy as np
 
 from diffseg.types import Segment
 from pipeline.concurrency import prefetch_map
+from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.exemplars import Identity, Top, exemplars
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
@@ -96,28 +97,40 @@ def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, 
     return Choice(frozenset({*shown, *failed.values()}), frozenset(at_random))
 
 
-def write_page(ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title: str | None = None) -> Shown:
-    """Write the gallery of a run, finished or not.
+def write_page(
+    ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title: str | None = None, where: str | None = None
+) -> Shown:
+    """Write the gallery of a run, finished or not. where: only these rows and those without labels.
 
-    Raises ConfigError where nothing is committed yet, StorageError.
+    Raises ConfigError where nothing is committed yet or the filter cannot be read, StorageError.
     """
+    selection = Selection(where=where)
+    selection.check(ledger)
     read, share = some_windows(ledger, seed)
     counts = Distributions()
-    choice = choose(ledger.rows(_SMALL, windows=read), counts, samples, seed)
-    if found := exemplars(ledger, read, samples):
+    choice = choose(ledger.rows(_SMALL, windows=read, filter=selection.condition), counts, samples, seed)
+    if found := exemplars(ledger, read, samples, selection.condition):
         choice = replace(choice, shown=choice.shown | found.keys(), exemplars=found)
     if not counts.samples:
-        raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to show")
+        raise ConfigError(
+            f"{ledger}: nothing is committed yet, so there is nothing to show"
+            if where is None
+            else f"{ledger}: no row with {where}"
+        )
     lost: list[str] = []
-    items = _items(ledger, read, choice, lost)
-    shown = write_gallery(out, items, _page(ledger, counts, len(choice.shown), share, title))
+    page = _page(ledger, counts, len(choice.shown), share, title, where)
+    shown = write_gallery(out, _items(ledger, read, choice, lost), page)
     return Shown(shown, counts.samples, tuple(lost))
 
 
-def _page(ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None) -> GalleryPage:
+def _page(
+    ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None, where: str | None
+) -> GalleryPage:
     run = ledger.run
     facts = [("samples", f"{counts.samples:,}"), ("shown", f"{shown:,}"), ("model", run.model)]
     facts.append(("mode", run.segment.mode))
+    if where:
+        facts.append(("where", where))
     if ledger.calibration:
         facts.append(("scores", f"IoU predicted by {ledger.calibration}"))
     if ledger.categories:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -333,6 +334,124 @@ def test_variants_of_one_photo_stand_side_by_side(browser, tmp_path):
 
 
 @pytest.mark.slow
+def paint(page: Page, figure: int, *points: tuple[float, float]) -> Any:
+    """Colours of labels in a figure at shares of its width and height, without outlines and photo."""
+    page.js("document.getElementById('outline').checked = false")
+    page.set("#tint", 1)
+    return page.js(
+        "const c = document.querySelectorAll('figure .labels')[arguments[0]], x = c.getContext('2d');"
+        "return arguments[1].map(([a, b]) => [...x.getImageData(c.width * a, c.height * b, 1, 1).data.slice(0, 3)])",
+        figure,
+        points,
+    )
+
+
+def test_a_region_keeps_its_color_from_map_to_map(browser, tmp_path):
+    one = quadrants()
+    merged = GalleryMap(np.array([[0, 0], [2, 1]]).repeat(30, 0).repeat(40, 1), one.segments[:3], 0.5, "coarse")
+    turned = replace(one, label_map=3 - one.label_map, caption="other ids")
+    path = tmp_path / "colors.html"
+    path.write_text(write(item(maps=(replace(one, caption="fine"), turned, merged))), encoding="utf-8")
+    page = Page(browser, path)
+    page.open_card(0)
+    quarters = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+    fine, other, coarse = (paint(page, figure, *quarters) for figure in range(3))
+    assert len({tuple(color) for color in fine}) == 4
+    assert other == fine
+    assert coarse[2:] == fine[2:]
+    assert coarse[0] == coarse[1]
+    assert coarse[0] in fine[:2]
+    swatches = page.js("return [...document.querySelectorAll('#segments .swatch')].map((s) => s.style.backgroundColor)")
+    assert len(set(swatches)) == 4
+
+
+def test_the_address_shows_the_same_page_filters_and_sample(page):
+    page.turn_to("worst")
+    page.set("#quality-min", 0.45)
+    page.set("#search", "i")
+    shown = page.shown()
+    assert shown == ["wide", "middle"]
+    page.open_card(1)
+    page.until("location.hash.startsWith('#/sample/')")
+    address = page.js("return location.href")
+
+    page.browser.get("about:blank")
+    page.browser.get(address)
+    page.until("document.getElementById('sample').dataset.shows")
+    assert page.find("#sample-key").text == "middle"
+    page.press("\ue00c")
+    page.until("!document.getElementById('sample').open")
+    assert page.shown() == shown
+    assert "page=" not in page.js("return location.hash")
+    assert page.js("return location.hash").startswith("#/worst?")
+
+    page.js("location.hash = '#/all?search=bro'")  # in an open page, too
+    page.until("document.querySelectorAll('.card').length === 1")
+    assert page.shown() == ["broken"]
+    page.js("location.hash = '#/sample/0?sort=nonsense&status=%00&level=x'")
+    page.until("document.getElementById('sample').dataset.shows === '0'")
+    page.js("location.hash = '#/nowhere'")
+    page.until("document.querySelectorAll('.card').length === 7")
+
+
+def test_a_picture_is_not_cropped_on_its_card(browser, tmp_path):
+    tall = np.zeros((120, 40), np.int32)
+    tall[:10], tall[-10:] = 1, 2
+    segments = tuple(Segment(i, int((tall == i).sum()), (0, 0, 1, 1), 0.5) for i in range(3))
+    path = tmp_path / "tall.html"
+    photo = np.full((120, 40, 3), 120, np.uint8)
+    path.write_text(write(item(image=photo, size=(40, 120), maps=(GalleryMap(tall, segments, 0.5),))), encoding="utf-8")
+    page = Page(browser, path)
+    top, bottom, side = page.js(
+        "const c = document.querySelector('.card canvas'), x = c.getContext('2d');"
+        "const opaque = ([a, b]) => x.getImageData(c.width * a, c.height * b, 1, 1).data[3];"
+        "return [[.5, .02], [.5, .98], [.02, .5]].map(opaque)"
+    )
+    assert (top, bottom, side) == (255, 255, 0)
+
+
+def test_zoom_shows_a_part_and_names_what_is_there(page):
+    page.open_card(1)
+    figure = page.find("figure")
+    for _ in range(5):
+        page.press("z")
+    page.until("document.getElementById('zoom').textContent === '759 %'")
+    away = figure.size["width"] // 2 - 4
+    start = page.actions().move_to_element_with_offset(figure, -away, 20)  # not at the handle between photo and labels
+    start.click_and_hold().move_by_offset(2 * away, away // 2).release().perform()  # towards the upper left
+    page.actions().move_to_element_with_offset(figure, away, 0).perform()
+    assert page.find("#tip").text.startswith("segment 0 ·")  # of the right half unless it had moved
+    assert page.all("tr.lit")
+    [[*left]] = paint(page, 0, (0.95, 0.5))
+    assert left == page.js("return JSON.parse(document.getElementById('index').textContent).palette[0]")
+    page.press("0")
+    page.until("document.getElementById('zoom').textContent === '100 %'")
+    page.press("\ue014")
+    page.until("document.getElementById('sample-key').textContent === 'best'")
+
+
+def test_the_keys_of_what_is_filtered_are_copied(page):
+    page.set("#quality-min", 0.45)
+    page.js(
+        "const value = { writeText: async (text) => { window.copied = text } };"
+        "Object.defineProperty(navigator, 'clipboard', { value })"
+    )
+    page.find("#copy-keys").click()
+    page.until("document.getElementById('copy-keys').textContent === 'Copied 3'")
+    assert page.js("return window.copied").split("\n") == ["middle", "best", "wide"]
+
+
+def test_what_the_figure_is_stands_beside_it(page, browser, tmp_path):
+    assert "no accuracy" in page.find(".range [data-measure]").get_attribute("title")
+    path = tmp_path / "truth.html"
+    path.write_text(write(item(), measure=("covering", "covering against the truth")), encoding="utf-8")
+    other = Page(browser, path)
+    assert other.find(".range [data-measure]").text == "Covering"
+    assert [one.text for one in other.all("#pages button")] == ["All1"]
+    assert "lowest" not in other.find("#sort").text
+    assert "worst covering first" in other.find("#sort").text
+
+
 def test_two_thousand_samples_open_soon(browser, tmp_path, capsys):
     photos = [np.asarray(Image.open(path)) for path in sorted(PHOTOS.glob("*.jpg"))]
 

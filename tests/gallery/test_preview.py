@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+import webbrowser
 from hashlib import sha256
 from typing import Any
 
@@ -152,7 +153,37 @@ def test_the_command_says_where_the_page_is(run, tmp_path, capsys):
     code = cli.run(["preview", run, "--output", str(tmp_path / "page.html"), "--samples", "6"])
 
     assert code == 0
-    assert capsys.readouterr().out.strip() == f"{tmp_path / 'page.html'}: 7 of 10 samples"
+    page = tmp_path / "page.html"
+    assert capsys.readouterr().out.splitlines() == [f"{page}: 7 of 10 samples", f"gallery: {page.as_uri()}"]
+
+
+def test_the_page_is_named_after_the_run_and_opened_where_it_is_asked(run, tmp_path, capsys, monkeypatch):
+    opened: list[str] = []
+
+    def open_nothing(url: str) -> bool:
+        opened.append(url)
+        return False
+
+    monkeypatch.setattr(webbrowser, "open", open_nothing)
+    monkeypatch.chdir(tmp_path)
+
+    assert cli.run(["preview", run + "/", "--open"]) == 0
+
+    assert opened == [(tmp_path / "run.html").as_uri()]
+    assert (tmp_path / "run.html").exists()
+    assert capsys.readouterr().err.strip() == f"diffseg: no browser can be started here: open {opened[0]}"
+
+
+def test_a_filter_leaves_its_rows_and_those_without_labels(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
+
+    assert cli.run(["preview", run, "--output", str(page), "--where", "quality > 0.55"]) == 0
+
+    assert [one["key"] for one in blocks(page)["index"]["items"]] == ["k6", "k7", "k8", "k9"]
+    assert '["where","quality \\u003e 0.55"]' in page.read_text()
+    assert cli.run(["preview", run, "--output", str(page), "--where", "quality >"]) == 2
+    assert cli.run(["preview", run, "--output", str(page), "--where", "predicted_iou > 0.5"]) == 2
+    assert "name it with --calibration" in capsys.readouterr().err
 
 
 def test_the_command_refuses_a_folder_without_a_run(tmp_path, capsys):

@@ -52,7 +52,7 @@ function refresh() {
   $("failures").hidden = state.page !== "failures";
   $("statistics").hidden = state.page !== "statistics";
   for (const button of $("pages").children) button.toggleAttribute("aria-current", button.dataset.page === state.page);
-  const pool = state.page === "random" && sampled.length ? sampled : items;
+  const pool = state.page === "random" ? sampled : items;
   const ranked = state.page === "worst" || state.page === "best" ? pool.filter((item) => item.maps.length) : pool;
   visible = pictures ? ranked.filter(wanted()).sort(orders[$("sort").value]) : [];
   const category = (look.category = $("category").value);
@@ -64,14 +64,66 @@ function refresh() {
   waiting.length = 0;
   $("grid").replaceChildren();
   extend();
+  writeAddress();
 }
 
 function turnTo(page) {
   state.page = page;
   if (PAGES[page]) $("sort").value = PAGES[page];
-  location.replace("#/" + page); // a slash, so that the browser looks for no element of that name
   scrollTo(0, 0);
   refresh();
+}
+
+// ---- the address: what is shown, so that a link shows it to others
+
+const KEPT = ["search", "sort", "status", "category", "quality-min", "quality-max", "segments-min", "segments-max", "level"];
+let opening = true; // nothing is written before what was asked for is shown
+
+function writeAddress() {
+  if (opening) return;
+  const kept = new URLSearchParams();
+  const usual = { sort: PAGES[state.page], level: index.level === null ? "0" : String(index.level) };
+  for (const id of KEPT) if ($(id).value !== (usual[id] ?? "")) kept.set(id, $(id).value);
+  const sample = dialog.open ? visible[shown.place] : undefined;
+  if (sample && state.page !== "all") kept.set("page", state.page);
+  const text = kept.size ? "?" + kept : "";
+  history.replaceState(null, "", `#/${sample ? "sample/" + sample.number : state.page}${text}`); // a slash: no element's name
+}
+
+function readAddress() {
+  const [, asked, number, text] = /^#\/(\w+)(?:\/(\d+))?(?:\?(.*))?$/.exec(location.hash) ?? [];
+  const kept = new URLSearchParams(text);
+  const page = asked === "sample" ? kept.get("page") : asked;
+  opening = true;
+  $("filters").reset();
+  turnTo(offered.includes(page) ? page : "all");
+  for (const id of KEPT) if (kept.has(id)) $(id).value = kept.get(id);
+  for (const id of ["sort", "status", "category"]) $(id).value ||= id === "sort" ? PAGES[state.page] ?? "order" : "";
+  if (index.level === null) refresh();
+  else showLevel(kept.has("level") ? Number($("level").value) : index.level);
+  const place = asked === "sample" ? visible.indexOf(items[number]) : -1;
+  opening = false;
+  if (place >= 0) openSample(place);
+  else if (dialog.open) dialog.close();
+  else writeAddress();
+}
+
+addEventListener("hashchange", readAddress);
+
+async function copyKeys() {
+  const text = visible.map((item) => item.key).join("\n");
+  const button = $("copy-keys");
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // a browser that keeps the clipboard from pages of a disk
+    const area = element("textarea", {}, text);
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  button.textContent = `Copied ${whole.format(visible.length)}`;
+  setTimeout(() => { button.textContent = "Copy keys"; }, 1500);
 }
 
 // ---- cards
@@ -92,7 +144,7 @@ function card(item, place) {
   if (value !== null) {
     const level = element("i");
     level.style.transform = `scaleX(${Math.min(1, Math.max(0, value))})`;
-    footer.append(element("div", { class: "meter" }, level));
+    footer.append(element("div", { class: "meter", title: `${measure}: ${meaning}` }, level));
   }
   const made = element("button", { class: "card", type: "button", title: item.key, "data-number": item.number }, strip, footer);
   made.addEventListener("click", () => openSample(place));
@@ -138,8 +190,8 @@ async function drawCard(target) {
   if (!target.isConnected) return;
   target.querySelectorAll(".frame").forEach((frame, at) => {
     const [under, over] = frame.querySelectorAll("canvas");
-    if (photo) paintPhoto(under, photo, "cover");
-    if (maps[at]) paintLabels(over, photo, maps[at], "cover", look);
+    if (photo) paintPhoto(under, photo);
+    if (maps[at]) paintLabels(over, photo, maps[at], look);
   });
   target.classList.add("drawn");
   document.documentElement.dataset.drawn ??= Math.round(performance.now());
@@ -215,6 +267,9 @@ const inSample = {
   ArrowRight: () => step(1),
   ",": () => setSplit(Number($("split").value) - 5),
   ".": () => setSplit(Number($("split").value) + 5),
+  z: () => zoomTo(view.scale * ZOOM.step),
+  x: () => zoomTo(view.scale / ZOOM.step),
+  0: () => zoomTo(1),
 };
 
 function walk(key) {
@@ -230,7 +285,7 @@ function walk(key) {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type='checkbox']), select")) return;
   const action = (dialog.open ? inSample[event.key] : undefined) ?? shortcuts[event.key.toLowerCase()];
-  const page = Object.keys(PAGES)[Number(event.key) - 1];
+  const page = offered[Number(event.key) - 1];
   if (action) action();
   else if (!dialog.open && page) turnTo(page);
   else if (dialog.open || !walk(event.key)) return;
@@ -243,14 +298,17 @@ $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("filters").addEventListener("reset", () => setTimeout(() => { if (PAGES[state.page]) $("sort").value = PAGES[state.page]; applyLook(); showLevel(index.level); refresh(); }));
 $("empty-reset").addEventListener("click", () => $("filters").reset());
 $("theme").addEventListener("click", switchTheme);
+$("copy-keys").addEventListener("click", copyKeys);
 $("help-open").addEventListener("click", () => $("help").showModal());
 
 // ---- opening
 
 $("facts").append(...index.facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 const failed = index.statuses.reduce((sum, [status, count]) => sum + (status === "ok" ? 0 : count), 0);
-const counts = { all: items.length, random: sampled.length || items.length, failures: failed };
-for (const page of Object.keys(PAGES)) {
+const counts = { all: items.length, random: sampled.length, failures: failed };
+const filled = { random: sampled.length, failures: failed, statistics: index.histograms.length, worst: index.histograms.length, best: index.histograms.length };
+const offered = Object.keys(PAGES).filter((page) => filled[page] !== 0);
+for (const page of offered) {
   const button = element("button", { type: "button", "data-page": page }, page[0].toUpperCase() + page.slice(1));
   if (page in counts) button.append(element("small", {}, whole.format(counts[page])));
   button.addEventListener("click", () => turnTo(page));
@@ -266,8 +324,10 @@ $("grid").classList.toggle("variants", index.level === null && items.some((item)
 fillFailures($("failures"), failures);
 fillStatistics($("statistics"), chooseRange);
 $("loading").hidden = true;
+for (const one of document.querySelectorAll("[data-measure]")) {
+  one.textContent = one.dataset.measure.replace("quality", measure).replace("Quality", measure[0].toUpperCase() + measure.slice(1));
+  one.title = meaning;
+}
+$("meaning").textContent = `${measure}: ${meaning}`;
 setSplit(50);
-const [, asked, number] = /^#\/(\w+)(?:\/(\d+))?$/.exec(location.hash) ?? [];
-turnTo(asked in PAGES ? asked : "all");
-showLevel(index.level);
-if (asked === "sample" && items[number]) openSample(visible.indexOf(items[number]));
+readAddress();

@@ -20,11 +20,37 @@ async function unpackMap(map) {
 async function loadSample(number) {
   const raw = JSON.parse(document.getElementById("item-" + number).textContent);
   const photo = raw.image ? await createImageBitmap(new Blob([fromBase64(raw.image)])) : null;
-  const maps = look.level === null ? raw.maps : raw.maps.slice(look.level, look.level + 1);
-  return { photo, maps: await Promise.all(maps.map(unpackMap)) };
+  const level = look.level;
+  const chosen = level === null ? raw.maps : [index.level, level].flatMap((at) => raw.maps.slice(at, at + 1));
+  const maps = await Promise.all(chosen.map(unpackMap));
+  for (const map of maps) map.slots = map === maps[0] ? new Map() : slotsLike(maps[0], map);
+  return { photo, maps: level === null ? maps : maps.slice(-1) };
 }
 
-const color = (id) => palette[id % palette.length];
+// Places in the palette, so that a region keeps its colour from map to map: the segments that share most pixels with one
+// of `first` take its place, largest share first, each place once; the others take places that `first` has not.
+function slotsLike(first, map) {
+  const slots = new Map();
+  if (first.labels.length !== map.labels.length) return slots;
+  const shared = new Map();
+  for (let at = 0; at < map.labels.length; at++) {
+    if (map.labels[at] === map.ignore || first.labels[at] === first.ignore) continue;
+    const pair = map.labels[at] * 65536 + first.labels[at];
+    shared.set(pair, (shared.get(pair) ?? 0) + 1);
+  }
+  const taken = new Set();
+  for (const [pair] of [...shared].sort((one, other) => other[1] - one[1])) {
+    const [id, place] = [Math.floor(pair / 65536), pair % 65536];
+    if (slots.has(id) || taken.has(place)) continue;
+    slots.set(id, place);
+    taken.add(place);
+  }
+  let free = 1 + first.segments.reduce((most, segment) => Math.max(most, segment.id), -1);
+  for (const { id } of map.segments) if (!slots.has(id)) slots.set(id, free++);
+  return slots;
+}
+
+const color = (map, id) => palette[(map.slots.get(id) ?? id) % palette.length];
 
 // The map in colours, one pixel a label; segment `only` alone where it is given.
 function tintOf(map, only) {
@@ -33,7 +59,7 @@ function tintOf(map, only) {
   for (let at = 0; at < map.labels.length; at++) {
     const id = map.labels[at];
     if (id === map.ignore || (only !== undefined && id !== only)) continue;
-    const [red, green, blue] = color(id);
+    const [red, green, blue] = color(map, id);
     image.data.set([red, green, blue, 255], at * 4);
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -72,37 +98,40 @@ function bordersOf(map, only) {
   return path;
 }
 
-// A canvas in device pixels whose context speaks picture pixels. fit: "cover" crops the picture, "contain" does not.
-function openCanvas(canvas, width, height, fit) {
+const WHOLE = { scale: 1, left: 0, top: 0 }; // a view of all of a picture; left and top: shares of it outside the view
+
+// A canvas in device pixels whose context speaks picture pixels; the whole picture fits into it at scale 1.
+function openCanvas(canvas, width, height, view = WHOLE) {
   const box = canvas.parentElement.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;
   canvas.width = Math.max(1, Math.round(box.width * ratio));
   canvas.height = Math.max(1, Math.round(box.height * ratio));
-  const pick = fit === "cover" ? Math.max : Math.min;
-  const scale = pick(canvas.width / width, canvas.height / height);
+  const fitting = Math.min(canvas.width / width, canvas.height / height);
+  const scale = fitting * view.scale;
+  const [left, top] = [(canvas.width - width * fitting) / 2, (canvas.height - height * fitting) / 2];
   const context = canvas.getContext("2d");
-  context.setTransform(scale, 0, 0, scale, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2);
+  context.setTransform(scale, 0, 0, scale, left - view.left * width * scale, top - view.top * height * scale);
   return { context, line: ratio / scale };
 }
 
-function paintPhoto(canvas, photo, fit) {
-  const { context } = openCanvas(canvas, photo.width, photo.height, fit);
+function paintPhoto(canvas, photo, view) {
+  const { context } = openCanvas(canvas, photo.width, photo.height, view);
   context.imageSmoothingQuality = "high";
   context.drawImage(photo, 0, 0);
 }
 
-function paintLabels(canvas, photo, map, fit, look) {
-  const { context, line } = openCanvas(canvas, map.width, map.height, fit);
+function paintLabels(canvas, photo, map, look, view) {
+  const { context, line } = openCanvas(canvas, map.width, map.height, view);
   if (photo) context.drawImage(photo, 0, 0, map.width, map.height);
   context.imageSmoothingEnabled = false;
   context.globalAlpha = look.tint;
   context.drawImage(look.category ? shadeOf(map, look.category) : (map.tint ??= tintOf(map)), 0, 0);
   context.globalAlpha = 1;
-  if (look.outline) strokeTwice(context, bordersOf(map), fit === "cover" ? 0.65 * line : line); // thinner on thumbnails
+  if (look.outline) strokeTwice(context, bordersOf(map), view ? line : 0.65 * line); // thinner on thumbnails
 }
 
-function paintGlow(canvas, map, id, fit) {
-  const { context, line } = openCanvas(canvas, map.width, map.height, fit);
+function paintGlow(canvas, map, id, view) {
+  const { context, line } = openCanvas(canvas, map.width, map.height, view);
   if (id === undefined) return;
   context.imageSmoothingEnabled = false;
   context.fillStyle = "#0008";

@@ -3,7 +3,9 @@
 const dialog = $("sample");
 const stage = $("stage");
 const tip = $("tip");
-const shown = { place: -1, sample: null, figures: [], lit: undefined, pinned: undefined };
+const shown = { place: -1, item: null, sample: null, figures: [], lit: undefined, pinned: undefined };
+const ZOOM = { most: 16, step: 1.5 };
+let view = { ...WHOLE }; // of every figure, so that they are compared at the same place
 
 function setSplit(percent) {
   const value = Math.min(100, Math.max(0, percent));
@@ -16,11 +18,12 @@ async function openSample(place) {
   const item = visible[place];
   $("sample-key").textContent = item.key;
   $("sample-place").textContent = `${whole.format(place + 1)} of ${whole.format(visible.length)}`;
-  location.replace("#/sample/" + item.number);
   if (!dialog.open) dialog.showModal();
+  writeAddress();
   const sample = await loadSample(item.number);
   if (visible[shown.place] !== item) return;
-  Object.assign(shown, { sample, lit: undefined, pinned: undefined });
+  if (shown.item !== item) moveTo(1, 0, 0);
+  Object.assign(shown, { item, sample, lit: undefined, pinned: undefined });
   tip.hidden = true;
   listFacts(item);
   buildFigures(item, sample);
@@ -28,13 +31,14 @@ async function openSample(place) {
   dialog.dataset.shows = item.number;
 }
 
+const [measure, meaning] = index.measure;
 const qualityOf = (map) => map.quality?.toFixed(3) ?? (map.count === 1 ? "none, one segment" : "–");
 
 function listFacts(item) {
   const facts = [["status", item.status], ["error", item.error], ["shard", item.shard], ["index", item.index], ["size", item.size && `${item.size[0]} × ${item.size[1]}`]];
-  if (item.maps.length === 1) facts.push(["segments", item.maps[0].count], ["quality", qualityOf(item.maps[0])]);
+  if (item.maps.length === 1) facts.push(["segments", item.maps[0].count], [measure, qualityOf(item.maps[0])]);
   $("sample-facts").replaceChildren(
-    ...facts.filter(([, value]) => value !== null && value !== undefined).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]),
+    ...facts.filter(([, value]) => value !== null && value !== undefined).flatMap(([name, value]) => [element("dt", name === measure ? { title: meaning } : {}, name), element("dd", {}, String(value))]),
   );
 }
 
@@ -52,7 +56,7 @@ function buildFigures(item, sample) {
     }
     return { figure, map, canvases };
   });
-  stage.replaceChildren(...shown.figures.map((view) => view.figure));
+  stage.replaceChildren(...shown.figures.map((one) => one.figure));
   if (!views.length) stage.append(element("p", { class: "panel" }, item.error || item.status));
   layOut();
 }
@@ -70,25 +74,80 @@ function layOut() {
     const rows = Math.ceil(count / columns);
     scale = Math.max(scale, Math.min((room[0] - 12 * (columns - 1)) / columns / width, (room[1] - 12 * (rows - 1)) / rows / height));
   }
-  for (const view of shown.figures) {
-    view.figure.style.width = Math.floor(width * scale) + "px";
-    view.figure.style.height = Math.floor(height * scale) + "px";
+  for (const { figure } of shown.figures) {
+    figure.style.width = Math.floor(width * scale) + "px";
+    figure.style.height = Math.floor(height * scale) + "px";
   }
   repaint();
 }
 
 function repaint() {
   for (const { map, canvases } of shown.figures) {
-    if (shown.sample.photo) paintPhoto(canvases[0], shown.sample.photo, "contain");
-    if (map) paintLabels(canvases[1], shown.sample.photo, map, "contain", look);
+    if (shown.sample.photo) paintPhoto(canvases[0], shown.sample.photo, view);
+    if (map) paintLabels(canvases[1], shown.sample.photo, map, look, view);
   }
   light(shown.lit);
 }
 
-function segmentAt(figure, map, event) {
+// ---- zoom: every figure shows the same part of its picture
+
+// x, y: the point that stays where it is, in shares of a figure.
+function zoomTo(scale, x = 0.5, y = 0.5) {
+  const next = Math.min(ZOOM.most, Math.max(1, scale));
+  moveTo(next, view.left + x / view.scale - x / next, view.top + y / view.scale - y / next);
+}
+
+function moveTo(scale, left, top) {
+  const inside = (value) => Math.min(1 - 1 / scale, Math.max(0, value));
+  view = { scale, left: inside(left), top: inside(top) };
+  dialog.classList.toggle("zoomed", scale > 1);
+  $("zoom").textContent = `${Math.round(scale * 100)} %`;
+  cancelAnimationFrame(frame);
+  frame = requestAnimationFrame(() => dialog.open && repaint());
+}
+let frame = 0;
+
+const shareOf = (figure, event) => {
   const box = figure.getBoundingClientRect();
-  const x = Math.floor(((event.clientX - box.left) / box.width) * map.width);
-  const y = Math.floor(((event.clientY - box.top) / box.height) * map.height);
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+};
+
+// One pointer moves the picture, two stretch it. Returns whether the last press was a drag, which is no click.
+function followFingers(figure, handle) {
+  const fingers = new Map();
+  let dragged = false;
+  figure.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoomTo(view.scale * Math.exp(-event.deltaY / 500), ...shareOf(figure, event));
+  }, { passive: false });
+  figure.addEventListener("dblclick", () => zoomTo(1));
+  figure.addEventListener("pointerdown", (event) => {
+    if (event.target === handle) return;
+    dragged = false;
+    fingers.set(event.pointerId, shareOf(figure, event));
+  });
+  figure.addEventListener("pointermove", (event) => {
+    const before = fingers.get(event.pointerId);
+    if (!before) return;
+    const now = shareOf(figure, event);
+    const moved = Math.hypot((now[0] - before[0]) * figure.clientWidth, (now[1] - before[1]) * figure.clientHeight);
+    if (!dragged && moved < 4) return;
+    if (!dragged) figure.setPointerCapture(event.pointerId);
+    dragged = true;
+    const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
+    if (other) zoomTo((view.scale * Math.hypot(now[0] - other[0], now[1] - other[1])) / Math.max(0.01, Math.hypot(before[0] - other[0], before[1] - other[1])), ...other);
+    else moveTo(view.scale, view.left - (now[0] - before[0]) / view.scale, view.top - (now[1] - before[1]) / view.scale);
+    fingers.set(event.pointerId, now);
+  });
+  for (const end of ["pointerup", "pointercancel", "pointerleave"]) figure.addEventListener(end, (event) => fingers.delete(event.pointerId));
+  return () => dragged;
+}
+
+function segmentAt(figure, map, event) {
+  const [across, down] = shareOf(figure, event);
+  if (across < 0 || down < 0 || across >= 1 || down >= 1) return undefined;
+  const x = Math.floor((view.left + across / view.scale) * map.width);
+  const y = Math.floor((view.top + down / view.scale) * map.height);
   if (x < 0 || y < 0 || x >= map.width || y >= map.height) return undefined;
   const id = map.labels[y * map.width + x];
   return id === map.ignore ? undefined : id;
@@ -100,6 +159,7 @@ function followPointer(figure, map) {
     setSplit(((event.clientX - box.left) / box.width) * 100);
   };
   const handle = figure.querySelector(".handle");
+  const wasDragged = followFingers(figure, handle);
   handle.addEventListener("pointerdown", (event) => { handle.setPointerCapture(event.pointerId); event.preventDefault(); });
   handle.addEventListener("pointermove", (event) => handle.hasPointerCapture(event.pointerId) && slide(event));
   figure.addEventListener("pointermove", (event) => {
@@ -109,7 +169,7 @@ function followPointer(figure, map) {
   });
   figure.addEventListener("pointerleave", () => { tip.hidden = true; light(shown.pinned); });
   figure.addEventListener("click", (event) => {
-    if (event.target === handle) return;
+    if (event.target === handle || wasDragged()) return;
     const id = segmentAt(figure, map, event);
     pin(id === undefined ? undefined : { map, id });
   });
@@ -125,7 +185,7 @@ function pin(target) {
 function light(target) {
   if (same(target, shown.lit) && target === undefined && dialog.dataset.glow === undefined) return;
   shown.lit = target;
-  for (const view of shown.figures) if (view.map) paintGlow(view.canvases[2], view.map, view.map === target?.map ? target.id : undefined, "contain");
+  for (const one of shown.figures) if (one.map) paintGlow(one.canvases[2], one.map, one.map === target?.map ? target.id : undefined, view);
   if (target) dialog.dataset.glow = target.id;
   else delete dialog.dataset.glow;
   for (const row of $("segments").querySelectorAll("tr[data-id]")) {
@@ -150,7 +210,7 @@ function listSegments(item, sample) {
     const table = element("table", {}, element("tr", {}, element("th", {}, "segment"), element("th", { class: "number" }, "area"), element("th", { class: "number" }, "score")));
     for (const segment of map.segments.toSorted((one, other) => other.area - one.area)) {
       const swatch = element("i", { class: "swatch" });
-      swatch.style.background = `rgb(${color(segment.id)})`;
+      swatch.style.background = `rgb(${color(map, segment.id)})`;
       const row = element("tr", { "data-id": segment.id, "data-map": at, tabindex: 0 },
         element("td", {}, swatch, segment.category ? `${segment.id} ${segment.category}` : String(segment.id)),
         element("td", { class: "number" }, share(segment.area / map.area)), element("td", { class: "number" }, segment.score.toFixed(2)));
@@ -160,7 +220,7 @@ function listSegments(item, sample) {
       table.append(row);
     }
     const caption = item.maps[at].caption;
-    return caption ? element("div", {}, element("h3", {}, `${caption} · ${item.maps[at].count} segments · quality ${qualityOf(item.maps[at])}`), table) : table;
+    return caption ? element("div", {}, element("h3", {}, `${caption} · ${item.maps[at].count} segments · ${measure} ${qualityOf(item.maps[at])}`), table) : table;
   });
   $("segments").replaceChildren(...tables);
 }
@@ -170,9 +230,12 @@ const step = (by) => visible[shown.place + by] && openSample(shown.place + by);
 $("previous").addEventListener("click", () => step(-1));
 $("next").addEventListener("click", () => step(1));
 $("close").addEventListener("click", () => dialog.close());
+$("zoom-in").addEventListener("click", () => zoomTo(view.scale * ZOOM.step));
+$("zoom-out").addEventListener("click", () => zoomTo(view.scale / ZOOM.step));
+$("zoom").addEventListener("click", () => zoomTo(1));
 $("split").addEventListener("input", (event) => setSplit(Number(event.target.value)));
 dialog.addEventListener("close", () => {
-  location.replace("#/" + state.page);
+  writeAddress();
   cardAt(shown.place)?.focus();
 });
 addEventListener("resize", () => dialog.open && layOut());
