@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 # by mode; raised only when this code gives other labels for equal configuration and weights
 LABELS_VERSION: Mapping[str, int] = {"paper": 1, "fast": 1, "quality": 1}
@@ -33,39 +33,17 @@ Mode = Literal["paper", "fast", "quality"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-@runtime_checkable  # so that type checks under test can look at it
-class ModelDefaults(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDefaults:
     """A model's own values for what a user leaves open."""
 
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """Symmetric KL in nats, one an iteration."""
-        ...
-
-    @property
-    def cut(self) -> float | None:
-        """Symmetric KL in nats: the height at which a tree is cut into segments."""
-        ...
-
-    @property
-    def timestep(self) -> int | None:
-        """Diffusion time of the one pass, 0..999; None: the model knows no time."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the square that has the area of the model's input."""
-        ...
-
-    @property
-    def unit(self) -> int:
-        """Pixels: the sides of the model's input are multiples of it."""
-        ...
-
-    @property
-    def dtype(self) -> Dtype:
-        """Precision of the model's weights."""
-        ...
+    name: str = "this model"
+    thresholds: tuple[float, ...]  # symmetric KL in nats, one an iteration
+    cut: float | None  # symmetric KL in nats: the height at which a tree is cut into segments
+    timestep: int | None  # diffusion time of the one pass, 0..999; None: the model knows no time
+    image_size: int  # pixels: side of the square that has the area of the model's input
+    unit: int = 64  # pixels: the sides of the model's input are multiples of it
+    dtype: Dtype  # of the model's weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +119,7 @@ class SegmentConfig:
         settings of a tree where there is none.
         """
         if self.timestep is not None and model.timestep is None:
-            raise ValueError(f"{getattr(model, 'name', 'this model')} has no timestep, got {self.timestep}")
+            raise ValueError(f"{model.name} has no timestep, got {self.timestep}")
         tree = self._has_tree()
         if self.mode == "quality" and self.thresholds is not None:
             raise ValueError("thresholds belong to merging: mode 'quality' takes clusters")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffseg.config import ResolvedConfig, SegmentConfig
+from diffseg.config import ModelDefaults, ResolvedConfig, SegmentConfig
 from diffseg.hierarchy.cell_edges import cell_edges
 from diffseg.hierarchy.crops import Objects, carve, objects_of
 from diffseg.hierarchy.leaves import POOL, Leaves, grow
@@ -35,7 +35,7 @@ from diffseg.ridges import ridges_of
 from diffseg.types import AttentionError, Float, Int, Segmentation, UInt8
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
-PUBLISHED = ResolvedConfig(thresholds=(1.1, 1.1, 1.1), cut=1.1, timestep=300, image_size=512, dtype="float32")
+PUBLISHED = ModelDefaults(thresholds=(1.1, 1.1, 1.1), cut=1.1, timestep=300, image_size=512, dtype="float32")
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
 
 

@@ -14,6 +14,7 @@ from diffseg.config import (
     LABELS_VERSION,
     QUALITY_TIMESTEP,
     Dtype,
+    ModelDefaults,
     ResolvedConfig,
     SegmentConfig,
     fingerprint,
@@ -27,7 +28,7 @@ from pipeline.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Model(ModelDefaults):
     thresholds: tuple[float, ...] = (0.4, 0.4, 0.4)
     cut: float | None = 0.5
     timestep: int | None = 50

@@ -15,8 +15,8 @@ from torch import nn
 from diffseg.models.specs import OVERRIDES, VITS
 from diffseg.models.unet.architectures import CONTEXT, Layout, Settings, layout_of
 from diffseg.models.unet.loading import new_part, new_text_encoder
-from diffseg.models.vit import architectures as vits
 from diffseg.models.vit.loading import new_vit
+from diffseg.models.vit.random_weights import LAYOUTS as VITS_NAMED
 from diffseg.models.vit.recognise import PREPROCESSOR
 
 SCHEDULER: Settings = {  # no label depends on it; pipelines of diffusers require it in the folder
@@ -88,10 +88,10 @@ REGISTERS: Settings = {
     "num_register_tokens": 4,
 }
 VIT_LAYOUTS: Mapping[str, Settings] = {  # every kind that is recognised
-    **vits.LAYOUTS,
-    "dinov2-with-registers-small": {**vits.DINOV2, **REGISTERS},
-    "dinov2-with-registers-giant": {**vits.DINOV2, **vits.GIANT, **REGISTERS},
-    "dinov3-small-plus": {**vits.DINOV3, "use_gated_mlp": True},
+    **VITS_NAMED,
+    "dinov2-with-registers-small": {**VITS_NAMED["dinov2-small"], **REGISTERS},
+    "dinov2-with-registers-giant": {**VITS_NAMED["dinov2-giant"], **REGISTERS},
+    "dinov3-small-plus": {**VITS_NAMED["dinov3-small"], "use_gated_mlp": True},
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffseg import segmenter
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.bootstrap import Interval
 from infra.embedded.checkpoints import random_checkpoint
@@ -93,7 +94,7 @@ def test_coco_is_labelled_as_published_and_compared_and_the_same_command_goes_on
     ledger = Ledger.open(run)
     assert ledger.run.segment == SegmentConfig(
         mode="paper", thresholds=(1.1,) * 3, timestep=300, image_size=512, output_size="source", dtype="float32"
-    ).resolve(ledger.run.segment)
+    ).resolve(segmenter.PUBLISHED)
     rows = {row["key"]: row["label_map"] for row in ledger.rows(["key", "label_map"])}
     assert {key.rpartition("/")[2] for key in rows} < set(COCO)
     assert first["methods"]["run"]["summary"]["images"] == len(rows) == 2

@@ -19,9 +19,9 @@ from diffseg.models.load import check, load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import VITS
 from diffseg.models.unet.backend import Backend as UNet
-from diffseg.models.vit.architectures import LAYOUTS
 from diffseg.models.vit.backend import Backend
 from diffseg.models.vit.capture import attention_layers
+from diffseg.models.vit.random_weights import LAYOUTS
 from infra.embedded.checkpoints import random_checkpoint
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
@@ -68,7 +68,7 @@ def literal(folder, given, layers=2):
 @pytest.mark.parametrize("name", KINDS)
 def test_attention_is_transformers_own_and_features_are_the_last_hidden_state_to_the_bit(folders, name):
     backend = loaded(folders[name])
-    given = pixels(3 * backend.spec.patch, 5 * backend.spec.patch, images=2)
+    given = pixels(3 * backend.spec.unit, 5 * backend.spec.unit, images=2)
     expected, _, first = literal(folders[name], given)
 
     maps = backend.attend(given, features=True)
@@ -359,11 +359,11 @@ def test_what_a_vit_lacks_is_none_and_refused_if_given():
 @pytest.mark.parametrize("name", VITS)
 def test_the_table_says_what_the_layouts_say(name):
     spec, layout = VITS[name], LAYOUTS[name]
-    assert (spec.patch, spec.width, spec.depth) == (
+    assert (spec.unit, spec.width, spec.depth) == (
         *(layout["patch_size"], layout["hidden_size"], layout["num_hidden_layers"]),
     )
     assert spec.layers == spec.depth // 2
-    assert (spec.registers, spec.image_size) == (layout.get("num_register_tokens", 0), 37 * spec.patch)
+    assert (spec.registers, spec.image_size) == (layout.get("num_register_tokens", 0), 37 * spec.unit)
 
 
 def test_a_folder_under_a_known_name_with_another_layout_is_refused(folders, tmp_path, monkeypatch):
@@ -418,7 +418,7 @@ def test_every_command_takes_one_and_a_run_resumes(folders, tmp_path, photos, ca
 def test_random_weights_are_timed_stage_by_stage(name):
     from pipeline.bench.stages import measure
 
-    backend = random_backend(name, SegmentConfig(image_size=8 * VITS[name].patch), "cpu")
+    backend = random_backend(name, SegmentConfig(image_size=8 * VITS[name].unit), "cpu")
     measured = measure(backend, batch_size=2, repeats=1, structured=True)
     assert [stage.name for stage in measured.stages][:3] == ["decode", "vit", "capture"]
     assert measured.stages[1].flop > 0

@@ -40,7 +40,7 @@ def recognise_unet(files: "ModelFiles") -> BackendSpec:
     if table and table.repo and (table.context, [count for _, count in table.levels]) != (context, counts):
         raise ValueError(f"what lies there is not {files.name}: its UNet has another layout (levels {levels})")
     spec = replace(
-        table or BackendSpec(name=files.name, repo=None, licence="unknown"),
+        table or BackendSpec(name=files.name, licence="unknown"),
         image_size=unet["sample_size"] * LATENT_SCALE,
         levels=levels,
         context=context,

@@ -47,7 +47,7 @@ class Backend:
         shift = (127.5 * spec.rescale - torch.tensor(spec.mean, dtype=torch.float64)) / torch.tensor(spec.std)
         self._shift = shift.view(shape).to(where, torch.float32)
         if where.type == "cuda":
-            side = 4 * spec.patch
+            side = 4 * spec.unit
             self.attend(torch.zeros(1, 3, side, side))  # compiles the kernels before the first images
         if config.compile:
             self.model.compile()
@@ -79,7 +79,7 @@ class Backend:
         features: give the last hidden state of every patch too.
         Raises ValueError for other sides.
         """
-        grid = cells_of(pixels, self.spec.patch)
+        grid = cells_of(pixels, self.spec.unit)
         with capture_attention(self.model, self.spec.layers, features=features) as store:
             tokens = self.tokens(self.normed(pixels))
         count = grid[0] * grid[1]
@@ -106,7 +106,7 @@ class Backend:
 
     def batch_size(self) -> int:
         """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
-        tokens = (self.config.image_size // self.spec.patch) ** 2 + 1 + self.spec.registers
+        tokens = (self.config.image_size // self.spec.unit) ** 2 + 1 + self.spec.registers
         hidden = TOKENS_COPIES * tokens * self.spec.width * self.model.dtype.itemsize
         maps = MAPS_COPIES + (CROPS_COPIES if self.config.crop_layers else 0)
         return images_that_fit(self.device, maps * tokens**2 * torch.float32.itemsize + hidden)

@@ -1,17 +1,20 @@
 """Vision transformers with random weights in the exact layout of a named model, to measure their speed."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffseg.config import SegmentConfig
 from diffseg.models.device import Device
 from diffseg.models.files import ModelFiles
-from diffseg.models.specs import VITS
-from diffseg.models.vit.architectures import LAYOUTS
+from diffseg.models.specs import VITS, table
 from diffseg.models.vit.backend import Backend
 from diffseg.models.vit.loading import new_vit
+
+LAYOUTS: Mapping[str, Any] = table("layouts", "vit")  # by model, as transformers names them
 
 
 def random_backend(name: str, config: SegmentConfig | None, device: Device) -> Backend:

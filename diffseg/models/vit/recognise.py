@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffseg.models.recognise import is_number, override, read_json
-from diffseg.models.specs import CONFIG, DINOV2, SIDE, VITS, ViTSpec
+from diffseg.models.specs import CONFIG, SIDE, VITS, ViTSpec
 
 if TYPE_CHECKING:
     from diffseg.models.files import ModelFiles
 
+DINOV2 = VITS["dinov2-small"]
 PREPROCESSOR = "preprocessor_config.json"
 KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 POSSIBLE = f"possible are vision transformers of the kinds {', '.join(KINDS)}"
@@ -29,13 +30,13 @@ def recognise_vit(files: "ModelFiles") -> ViTSpec:
     table = VITS.get(files.name)
     patch, width, depth = _patch(config), config.get("hidden_size"), config.get("num_hidden_layers", 12)
     width = width or (384 if config["model_type"] == "dinov3_vit" else 768)
-    if table and (table.patch, table.width, table.depth) != (patch, width, depth):
+    if table and (table.unit, table.width, table.depth) != (patch, width, depth):
         raise ValueError(
             f"what lies there is not {files.name}: it has patches of {patch} pixels, {width} channels, {depth} layers"
         )
     spec = replace(
-        table or replace(DINOV2, name=files.name, repo=None, licence="unknown"),
-        patch=patch,
+        table or ViTSpec(name=files.name, licence="unknown"),
+        unit=patch,
         width=width,
         depth=depth,
         registers=_registers(config),

@@ -157,7 +157,7 @@ def agreement(found, expected):
 
 @pytest.mark.parametrize(("model", "dtype", "kernel", "config"), list(cases()))
 def test_the_labels_are_the_processor_s(shard, folder_of, on_processor, tmp_path, model, dtype, kernel, config):
-    unit = VITS[model].patch if model in VITS else 64
+    unit = VITS[model].unit if model in VITS else 64
     settings: dict[str, Any] = {"image_size": SIDE // unit * unit, **CONFIGS[config]}
     if model != "tiny" and dtype == "float32" and config != "quality":
         settings |= {"cut": CLOSE} if config in ("fast", "split") else {"thresholds": (CLOSE,) * 3}
