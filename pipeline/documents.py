@@ -4,7 +4,6 @@ Fields that a newer version wrote beside the known ones are passed over.
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,8 +12,8 @@ T = TypeVar("T")
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # slow to make
 
 
-def validated(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of these values. Raises ValueError, in one line."""
+def validated(kind: type[T], values: Any) -> T:
+    """A dataclass of a mapping's values, or a list of them. Raises ValueError, in one line."""
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:

@@ -21,8 +21,8 @@ from pipeline.logs.text import redacted
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
-from pipeline.run.manifest import Totals, completed, total, write_manifest
-from pipeline.run.open import existing_run, reader_of
+from pipeline.run.manifest import Totals, declared, total, write_manifest
+from pipeline.run.open import existing_run, keep_run, reader_of
 from pipeline.run.spec import WINDOW, Run
 from pipeline.run.status import bytes_left
 from pipeline.run.verify import audit
@@ -103,27 +103,27 @@ def finish(
     """Label what is missing of an opened run, then prove it complete. build: makes a worker; the rest as in `label`."""
     with _context_of(ledger):
         states = ledger.states()
-        complete, left_bytes = completed(ledger, states), bytes_left(ledger, states)
+        proved, left_bytes = declared(ledger, states), bytes_left(ledger, states)
         failed = ledger.failed(states) if retry_failed else []
-        missing: Iterable[ShardTask] = () if complete else ledger.unfinished(states)
+        missing: Iterable[ShardTask] = () if proved.totals else ledger.unfinished(states)
         drawn = _drawn(ledger, sample, seed) if sample else None
         if drawn:
             missing, left_bytes = within(missing, drawn.windows), drawn.bytes
         tasks = chain(missing, failed)
         first = next(tasks, None)
-        if complete and first is None:
-            return Summary(str(ledger), complete, (), idle=True)
+        if proved.totals and first is None and not proved.changed:
+            return Summary(str(ledger), proved.totals, (), idle=True)
         driver = _Driver(ledger, model, run, hooks or Hooks(), build, left_bytes, whole=not drawn)
         if first is not None:
             driver.label(chain([first], tasks))
-        checked = list(audit(ledger))  # lists again: it proves what is on storage now
+        checked = list(audit(ledger, rows=proved.changed))  # lists again: it proves what is on storage now
         if lost := [task for shard in checked if shard.shard.id not in driver.counters.broken for task in shard.lost]:
             driver.label(lost)  # the listing of a resume does not show that the last window of a finished shard is gone
-            checked = list(audit(ledger))
+            checked = list(audit(ledger, rows=proved.changed))
         broken = tuple(driver.counters.broken.values())
         if drawn:
             return Summary(str(ledger), total(checked), (), broken, driver.last, idle=first is None, sampled=True)
-        faults = tuple(fault for shard in checked for fault in shard.faults)
+        faults = tuple(f"{fault}; {fault.remedy}" for shard in checked for fault in shard.faults)
         totals = total(checked) if faults else write_manifest(ledger, checked)
         return Summary(str(ledger), totals, faults, broken, driver.last)
 
@@ -161,7 +161,8 @@ class _Driver:
 
             def tick() -> None:
                 moment = self._snapshot()
-                self._roll_up.write(moment)
+                if self._roll_up.write(moment) and not self._roll_up.missed:
+                    keep_run(ledger.store, ledger.run)
                 publish(moment, self.counters)
                 self._hooks.tick(moment)
 

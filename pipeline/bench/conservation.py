@@ -80,7 +80,7 @@ def prove(ledger: Ledger, images: int) -> Verdict:
         lost=(expected - found).total(),
         twice=(found - expected).total(),
         statuses=dict(+statuses),
-        faults=tuple(fault for shard in audit(ledger, full=True) for fault in shard.faults),
+        faults=tuple(str(fault) for shard in audit(ledger, full=True) for fault in shard.faults),
         windows=sum(1 for _ in ledger.windows()),
         workers=len(begun),
         wasted=tuple(wasted.values()),

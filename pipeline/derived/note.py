@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import documents
 from pipeline.errors import ConfigError
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.storage.object_store import LARGE_NOTE
 
 FOLDER = "derived"
 NOTE = "note.json"
@@ -88,7 +88,7 @@ def read_note(ledger: Ledger, table: str) -> tuple[Note, int]:
         raise ConfigError(f"{ledger}: no derived table {name!r}{there}")
     path = f"{FOLDER}/{name}/{wanted or latest}/{NOTE}"
     try:
-        return documents.from_json(Note, ledger.store.get(path)), int(wanted or latest)
+        return ledger.store.document(Note, path, LARGE_NOTE), int(wanted or latest)
     except FileNotFoundError as error:
         raise ConfigError(f"{ledger}: {name!r} has no revision {wanted!r}, the latest is {latest}") from error
     except ValueError as error:

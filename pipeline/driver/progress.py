@@ -138,10 +138,13 @@ class RollUp:
         self._next = clock()
         self.missed: str | None = None  # why it could not be written the last time
 
-    def write(self, snapshot: Snapshot, *, last: bool = False) -> None:
-        """Write a moment, at most every ROLL_UP_S seconds. last: it is written in any case, since the driver ends."""
+    def write(self, snapshot: Snapshot, *, last: bool = False) -> bool:
+        """Write a moment, at most every ROLL_UP_S seconds; whether it was due.
+
+        last: it is written in any case, since the driver ends.
+        """
         if not last and self._clock() < self._next:
-            return
+            return False
         self._next = self._clock() + ROLL_UP_S
         try:
             note = {"at": time(), "left": last, **current().labels, **asdict(snapshot)}
@@ -150,3 +153,4 @@ class RollUp:
         except PipelineError as error:  # a run goes on without it
             self.missed = str(error)
             logger.warning("no note of the progress on storage: %s", error)
+        return True

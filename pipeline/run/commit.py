@@ -52,7 +52,7 @@ def read_end(store: Store, shard: str) -> End | None:
     """The end record of a shard; None where there is none. Raises CommitConflict where it is damaged or another's."""
     name = end_name(shard)
     try:
-        end = documents.from_json(End, store.get(name))
+        end = store.document(End, name)
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -67,7 +67,7 @@ def last_failure(store: Store, shard: str) -> str | None:
     names = [name for name, _ in store.list(f"failures/{shard}.") if name.endswith(".json")]
     for name in reversed(names):
         with suppress(ValueError):  # failure records are for people: a damaged one is passed over
-            return documents.from_json(Failure, store.get(name)).error
+            return store.document(Failure, name).error
     return None
 
 

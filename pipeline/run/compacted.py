@@ -90,9 +90,6 @@ class CompactedIndex:
                 )
                 first += window.rows
 
-    def __contains__(self, window: WindowObject) -> bool:
-        return window.id in self._ranges
-
     def ranges(self, windows: Iterable[WindowObject]) -> Iterator[RowRange]:
         """The rows of windows, in the windows' order, in as few ranges as possible."""
         last: RowRange | None = None

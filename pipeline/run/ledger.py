@@ -258,9 +258,9 @@ class Ledger:
         cut = cut or self.cut
         return cuts.at_cut(row, cut, split=self.run.segment.split_components) if cut else row
 
-    def is_compacted(self, window: WindowObject) -> bool:
-        """Whether a window's rows are read from a compacted file."""
-        return window in self._compacted
+    def copies_of(self, window: WindowObject) -> tuple[str, ...]:
+        """The names of compacted files that a window's rows are read from."""
+        return tuple(part.name for part in self._compacted.ranges([window]) if part.name != window.name)
 
     @cached_property
     def _compacted(self) -> CompactedIndex:

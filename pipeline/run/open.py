@@ -1,12 +1,14 @@
 """How a driver begins a run or joins the one that exists: free space, configuration, pinned inputs."""
 
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 from diffseg.config import LABELS_VERSION
 from pipeline import table
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, Stopped, StorageError
 from pipeline.inputs.folder import file_list
 from pipeline.inputs.folder.reading import is_folder
 from pipeline.inputs.shards import shard_id
@@ -18,11 +20,26 @@ RUN, INPUTS = "run.json", "inputs"
 PIN = re.compile(rf"{INPUTS}/\d+\.parquet")
 EDITED = "was edited: its fingerprint does not follow from the configuration that stands there"
 ROOM = 64 << 20  # bytes that an output's disk must have free for a run to begin
+logger = logging.getLogger(__name__)
 
 
 def pinned_shards(store: Store) -> Iterator[Shard]:
     """The shards of a run, in the order they were pinned. Raises ConfigError where their list is damaged."""
     return _read(store, _index_names(store))
+
+
+def pins(store: Store) -> Iterator[tuple[str, list[Shard] | str]]:
+    """Every list of pinned shards, by name, as it stands; of a damaged one, what is wrong with it."""
+    for name in _index_names(store):
+        try:
+            yield name, list(table.decode_shards(store.get(name)))
+        except ValueError as error:
+            yield name, str(error)
+
+
+def free_pin(names: Collection[str]) -> str:
+    """The name of the next list of pinned shards: the first that is free, since one may be gone."""
+    return next(name for name in (f"{INPUTS}/{n}.parquet" for n in count()) if name not in names)
 
 
 def _read(store: Store, names: Sequence[str]) -> Iterator[Shard]:
@@ -67,14 +84,15 @@ def pin_shards(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[lis
                     f"{shard.url}: not the shard this run began with ({known.size} bytes, version {known.etag}; "
                     f"now {shard.size} bytes, version {shard.etag}): use another --output"
                 )
-        if pinned and new and not extend:
+        whole = free_pin(names) == f"{INPUTS}/{len(names)}.parquet"  # else a list is gone, and is made again
+        if pinned and new and whole and not extend:
             raise ConfigError(
                 f"{store} was begun without {new[0].url} ({len(new)} such): add --extend, or another --output"
             )
         for shard in new:
             if isinstance(shard.files, bytes):
                 store.put_new(file_list.name_of(shard), shard.files)
-        if not new or store.put_new(f"{INPUTS}/{len(names)}.parquet", table.encode_shards(new)):
+        if not new or store.put_new(free_pin(names), table.encode_shards(new)):
             # the shards as given know how to open them; others are opened by their pinned URL
             shards_now = {**pinned, **{shard.id: shard for shard in given}}.values()
             return [_listed(store, shard) if is_folder(shard.url) else shard for shard in shards_now], notes
@@ -110,8 +128,23 @@ def read_run(store: Store) -> Run:
 def _parsed(store: Store, data: bytes) -> Run:
     try:
         return Run.from_json(data)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
+
+
+def keep_run(store: Store, run: Run) -> str:
+    """The text of a begun run's run.json, put back where it is gone. Raises Stopped where it is another."""
+    try:
+        data = store.get(RUN)
+    except FileNotFoundError:
+        store.put_new(RUN, data := run.to_json())
+        logger.warning("%s/%s was gone, and is put back", store, RUN)
+    try:
+        if _parsed(store, data) == run:
+            return data.decode()
+    except ConfigError as error:
+        raise Stopped(f"changed in mid-run: {error}") from error
+    raise Stopped(f"{store}/{RUN} was changed in mid-run: put it back, or remove it and label again")
 
 
 def existing_run(output: str) -> Run | None:

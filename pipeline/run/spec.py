@@ -8,13 +8,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from diffseg.config import LABELS_VERSION, ResolvedConfig, fingerprint, labels_version_of
-from pipeline import flags
-from pipeline.documents import validated
+from pipeline import documents, flags
 from pipeline.records import LATER, READER, READERS
 
 WINDOW = 1024  # samples a commit: a lost worker repeats at most two windows, a million images make about 1,000 objects
 MOST = 1 << 24  # samples of a window
 NOT_IN_JSON = {"newer", "labels_version"}
+
+
+class NewerRun(ValueError):
+    """A run.json of a later version of diffseg."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +54,18 @@ class Run:
     @classmethod
     def from_json(cls, data: bytes) -> "Run":
         """The run of a run.json. Raises ValueError where it is damaged, or configured as only other versions know."""
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise ValueError("no run.json of ours: not an object")
+        document = documents.from_json(dict[str, Any], data)
         known = {f.name for f in fields(cls)} - NOT_IN_JSON
         values = {name: value for name, value in document.items() if name in known}
         if (reader := values.setdefault("reader", 1)) not in READERS:
-            raise ValueError(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
+            raise NewerRun(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
         recorded: Any = values.get("segment")
         if isinstance(recorded, dict):
             possible = {f.name for f in fields(ResolvedConfig)}
             if unknown := [name for name in recorded if name not in possible]:
-                raise ValueError(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
+                raise NewerRun(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
             values["segment"] = {**ResolvedConfig.as_before(), **recorded}
-        run = validated(cls, values | {"newer": {k: v for k, v in document.items() if k not in known}})
+        run = documents.validated(cls, values | {"newer": {k: v for k, v in document.items() if k not in known}})
         # of the recorded numbers: 0 and 0.0 are equal, but have other fingerprints
         return replace(run, labels_version=labels_version_of(run.fingerprint, recorded, run.weights_sha256))
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from time import time
 
-from pipeline import documents
 from pipeline.concurrency import prefetch_map
 from pipeline.run.commit import Failure
 from pipeline.run.layout import ROLL_UPS, ShardState
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed
+from pipeline.storage.object_store import Store
 
 FAILURES = 1_000  # records of failures that are read
-LARGEST = 1 << 20  # bytes of a note that is read
 THREADS = 16  # records read side by side
 LIVE_S = 60.0  # seconds after its last note that a driver counts as at work
 logger = logging.getLogger(__name__)
@@ -65,7 +64,8 @@ class Status:
 def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
     """Read the status of a run: in seconds, whatever its size."""
     states = ledger.states()
-    notes, unreadable = _notes(ledger)
+    found = notes_of(ledger.store)
+    notes = [note for note in found.values() if isinstance(note, Note)]
     live = [note for note in notes if not note.left and now() - note.at < LIVE_S]
     windows = sum(len(state.windows) for state in states.values())
     failed: dict[str, int] = {}
@@ -90,33 +90,30 @@ def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
         drivers=len(live),
         output_bytes=sum(window.size for state in states.values() for window in state.windows.values()),
         examples=tuple(example for note in notes for example in note.examples)[-5:],
-        unreadable=unreadable,
+        unreadable=tuple(name for name, note in found.items() if isinstance(note, str)),
     )
 
 
-def _notes(ledger: Ledger) -> tuple[list[Note], tuple[str, ...]]:
-    """The notes of drivers, and the names of those that cannot be read."""
-    notes, unreadable = [], []
-    for name, size in ledger.store.list(f"{ROLL_UPS}/"):
+def notes_of(store: Store) -> dict[str, Note | str]:
+    """The notes of drivers by name; of one that cannot be read, what is wrong with it."""
+    found: dict[str, Note | str] = {}
+    for name, _ in store.list(f"{ROLL_UPS}/"):
         try:
-            if size > LARGEST:
-                raise ValueError(f"{size:,} bytes")
-            notes.append(documents.from_json(Note, ledger.store.get(name)))
-        except (ValueError, FileNotFoundError, IsADirectoryError) as error:
+            found[name] = store.document(Note, name)
+        except (ValueError, FileNotFoundError) as error:
             logger.debug("%s is passed over: %s", name, error)
-            unreadable.append(name)
-    return notes, tuple(unreadable)
+            found[name] = str(error)
+    return found
 
 
 def failures(ledger: Ledger) -> Counter[Failure]:
     """Failures recorded of a run, as far as they are read (FAILURES), each with how many records say it."""
-    listed = ledger.store.list("failures/")
-    names = (name for name, size in listed if name.endswith(".json") and size <= LARGEST)
+    names = (name for name, _ in ledger.store.list("failures/") if name.endswith(".json"))
 
     def read(name: str) -> Failure | None:
         try:
-            return documents.from_json(Failure, ledger.store.get(name))
-        except (ValueError, FileNotFoundError, IsADirectoryError) as error:  # they are for people, and may be edited
+            return ledger.store.document(Failure, name)
+        except (ValueError, FileNotFoundError) as error:  # they are for people, and may be edited
             logger.warning("%s is passed over: %s", name, error)
             return None
 

@@ -2,20 +2,20 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import zip_longest
 from typing import Any
 
 from pipeline import table
 from pipeline.concurrency import prefetch_map
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import CommitConflict, ConfigError, PipelineError
 from pipeline.inputs.reader import read_shard
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.commit import End
-from pipeline.run.layout import ShardState, WindowObject, gaps
+from pipeline.run.layout import LABELS, ShardState, WindowObject, end_name, gaps
 from pipeline.run.ledger import Ledger
-from pipeline.run.manifest import Checked
+from pipeline.run.manifest import Checked, Fault
 from pipeline.run.open import EDITED, RUN
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 
@@ -23,121 +23,137 @@ THREADS = 16  # shards checked side by side: the work is waiting for storage
 logger = logging.getLogger(__name__)
 
 
-def audit(ledger: Ledger, *, full: bool = False) -> Iterator[Checked]:
+SOURCE = "bring the shard back as it was pinned, or label it to another --output"
+UNREAD = "`diffseg verify` again, once storage gives it"
+COPY = "`diffseg verify --repair` sets it aside, and `diffseg compact` makes it again"
+
+
+def audit(ledger: Ledger, *, full: bool = False, rows: Container[str] = ()) -> Iterator[Checked]:
     """Check every shard, in order, from window metadata and end records.
 
-    full: read every row again (indices, digest), and the source shards' own bytes to count their samples.
+    full: read every row again (indices, digest), and the source shards' own bytes to count their samples. rows: ids of
+    shards whose rows are read again in any case.
     """
     states = ledger.states()
     foreign = set(states) - set(ledger.shards)
 
     def check(shard: Shard) -> Checked:
-        return _check(ledger, shard, states.get(shard.id, ShardState()), full)
+        return _check(ledger, shard, states.get(shard.id, ShardState()), full, full or shard.id in rows)
 
     yield from prefetch_map(check, ledger.shards.values(), depth=THREADS, threads=THREADS)
     for name in sorted(foreign):
         state = states[name]
         faults = _strays(state)
         if state.windows or state.ended:
-            faults.append(f"labels/{name}.*: no such shard among the inputs")
-        yield Checked(Shard(name, "", 0, ""), len(state.windows), 0, {}, tuple(faults))
+            objects = [name for name, _ in ledger.store.list(f"{LABELS}/{name}.") if name not in state.strays]
+            faults.append(Fault(f"{LABELS}/{name}.*: no such shard among the inputs", tuple(objects)))
+        if faults:
+            yield Checked(Shard(name, "", 0, ""), len(state.windows), 0, {}, tuple(faults))
     if ledger.run.labels_version is None:
-        yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (f"{RUN} {EDITED}",))
+        yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (Fault(f"{RUN} {EDITED}", (RUN,)),))
 
 
-def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool) -> Checked:
+def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool, read: bool) -> Checked:
     faults = _strays(state)
-    rows, failed = 0, Counter[str]()
+    rows, failed, broken = 0, Counter[str](), False
     end, problems = _end(ledger, shard, state)
     numbers = sorted(number for number in state.windows if end is None or number < end.windows)
     for number in numbers:
         window = state.windows[number]
         try:
             metadata = ledger.window_metadata(window)
-            faults += _metadata_faults(ledger, shard, number, metadata, last=number == numbers[-1])
-            faults += _row_faults(ledger, window, metadata) if full else []
+            if metadata.rows != ledger.run.window and number != numbers[-1]:
+                raise ValueError(f"{window.name}: {metadata.rows} rows, not {ledger.run.window}")
+            if read:
+                _check_rows(ledger, window, metadata)
         except (ValueError, FileNotFoundError, PipelineError) as error:
             logger.debug("%s: %s", window.name, error, exc_info=error)
-            faults.append(str(error))
+            damaged, broken = isinstance(error, ValueError), True
+            faults.append(Fault(str(error), (window.name,)) if damaged else Fault(str(error), todo=UNREAD))
             continue
+        faults += _copy_faults(ledger, window, metadata) if read else []
         rows += metadata.rows
         failed.update(metadata.failed)
-    faults += _end_faults(shard, state, end, rows) if end else problems
+    faults += _end_faults(shard, state, end, None if broken else rows) if end else problems
     lost = gaps(shard, state, end.windows) if end else []
     repeated = None
     if full and not faults:
         fault, repeated = _compare_with_source(ledger, shard, state)
-        faults += [fault] if fault else []
-    retries = sum(window.revision for window in state.windows.values())
+        faults += [Fault(fault, todo=SOURCE)] if fault else []
     return Checked(
-        shard, len(state.windows), rows, dict(failed), tuple(faults), state.size, retries, tuple(lost), repeated
+        shard,
+        len(state.windows),
+        rows,
+        dict(failed),
+        tuple(faults),
+        state.size,
+        sum(window.revision for window in state.windows.values()),
+        tuple(lost),
+        repeated,
+        state.version,
     )
 
 
-def _strays(state: ShardState) -> list[str]:
-    return [f"{name}: no object of this run" for name in state.strays]
+def _strays(state: ShardState) -> list[Fault]:
+    return [Fault(f"{name}: no object of this run", (name,)) for name in state.strays]
 
 
-def _metadata_faults(ledger: Ledger, shard: Shard, number: int, metadata: WindowMetadata, last: bool) -> list[str]:
-    window = ledger.run.window
-    first = number * window
-    if metadata.rows != window and not last:
-        return [f"{shard.id} window {number}: {metadata.rows} rows from {first}, not {window}"]
-    return []
-
-
-def _row_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[str]:
+def _check_rows(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> None:
     with ledger.store.reader(window.name, window.size) as stream:
         try:
             records = table.read_records(stream)
         except ValueError as error:
-            logger.debug("%s: %s", window.name, error, exc_info=error)
-            return [f"{window.name}: {error}"]
+            raise ValueError(f"{window.name}: {error}") from error
     indices = [record.index for record in records]
     if indices != list(range(metadata.first_index, metadata.first_index + metadata.rows)):
-        return [f"{window.name}: indices are not {metadata.first_index} onwards"]
+        raise ValueError(f"{window.name}: indices are not {metadata.first_index} onwards")
     if digest_of(records) != metadata.digest:
-        return [f"{window.name}: rows do not match their digest"]
-    return _copy_faults(ledger, window, metadata) if ledger.is_compacted(window) else []
+        raise ValueError(f"{window.name}: rows do not match their digest")
 
 
-def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[str]:
+def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[Fault]:
     """Faults of a window's copy in a compacted file, which readers prefer."""
+    copies = ledger.copies_of(window)
+    if not copies:
+        return []
     try:
         records = [table.as_record(row) for row in ledger.rows(windows=[window], stored=True)]
     except (ConfigError, TypeError, KeyError) as error:
         logger.debug("%s, compacted: %s", window.name, error, exc_info=error)
-        return [str(error)]
+        return [Fault(str(error), copies, COPY)]
     if digest_of(records) != metadata.digest:
-        return [f"{window.name}: its rows in compacted/ are others; remove that folder and compact again"]
+        return [Fault(f"{window.name}: its rows in compacted/ are others", copies, COPY)]
     return []
 
 
-def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, list[str]]:
+def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, list[Fault]]:
     """A shard's end record, or the faults that explain why there is none."""
     try:
         end = ledger.end(shard.id) if state.ended else None
     except PipelineError as error:
         logger.debug("%s: %s", shard.id, error, exc_info=error)
-        return None, [str(error)]
+        foreign = isinstance(error, CommitConflict)
+        return None, [Fault(str(error), (end_name(shard.id),)) if foreign else Fault(str(error), todo=UNREAD)]
     if end is None:
         reason = ledger.last_failure(shard.id)
-        return None, [f"{shard.url}: not read to its end" + (f"; {reason}" if reason else "")]
+        return None, [Fault(f"{shard.url}: not read to its end" + (f"; {reason}" if reason else ""))]
     return end, []
 
 
-def _end_faults(shard: Shard, state: ShardState, end: End, rows: int) -> list[str]:
-    faults = [
-        f"{shard.id} {_windows(task)}: missing, its shard has {end.windows} windows"
-        for task in gaps(shard, state, end.windows)
-    ]
-    faults += [
-        f"{shard.id} window {number}: beyond the shard's end" for number in state.windows if number >= end.windows
-    ]
+def _end_faults(shard: Shard, state: ShardState, end: End, rows: int | None) -> list[Fault]:
+    """Where the end record and the windows disagree, either may be wrong: both are made again. rows None: not known."""
+    name = end_name(shard.id)
+    lost = gaps(shard, state, end.windows)
+    faults = [Fault(f"{shard.id} {_windows(task)}: missing, its shard has {end.windows} windows") for task in lost]
+    for number, window in sorted(state.windows.items()):
+        if number >= end.windows:
+            faults.append(Fault(f"{shard.id} window {number}: beyond the shard's end", (window.name, name)))
     if (end.size, end.etag) != (shard.size, shard.etag):
-        faults.append(f"{shard.url}: read as {end.size} bytes, version {end.etag}; pinned {shard.size}, {shard.etag}")
-    if not faults and rows != end.rows:
-        faults.append(f"{shard.url}: {end.rows} samples read, {rows} rows committed")
+        told = f"{shard.url}: read as {end.size} bytes, version {end.etag}; pinned {shard.size}, {shard.etag}"
+        faults.append(Fault(told, (name,)))
+    if not faults and rows not in (None, end.rows):
+        last = [state.windows[max(state.windows)].name] if state.windows else []
+        faults.append(Fault(f"{shard.url}: {end.rows} samples read, {rows} rows committed", (name, *last)))
     return faults
 
 

@@ -19,6 +19,7 @@ from pipeline.storage.ranged_reader import FIRST_CHUNK, GAP, RangedReader
 from pipeline.storage.retry import attempt
 from pipeline.storage.url import WEB, local_path, protocol_of, redact
 
+_VERSIONS = ("generation", "ETag", "etag", "Content-MD5", "mtime", "LastModified", "last_modified", "Last-Modified")
 EXTRAS = {"s3": "s3", "gs": "gs", "abfs": "az"}  # of this package, by protocol
 
 
@@ -95,9 +96,12 @@ def _entry(url: str, info: Mapping[str, Any]) -> Entry:
         raise IsADirectoryError(url)
     if info.get("size") is None:
         raise ConfigError(f"{redact(url)}: the server does not say how large it is")
-    versions = ("generation", "ETag", "etag", "Content-MD5", "mtime", "LastModified", "last_modified", "Last-Modified")
-    version = next((info[name] for name in versions if info.get(name)), "")
-    return Entry(url, int(info["size"]), str(version).strip('"'))
+    return Entry(url, int(info["size"]), version_of(info))
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """The version of an object, as its store tells it; empty where it tells none."""
+    return str(next((info[name] for name in _VERSIONS if info.get(name)), "")).strip('"')
 
 
 def open_ranged(url: str, size: int) -> BinaryIO:

@@ -1,13 +1,14 @@
-"""Listings by prefix of names: objects of a store or files of a disk, each with its size in bytes."""
+"""Listings by prefix of names: objects of a store or files of a disk, each with its size in bytes and its version."""
 
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-Names: TypeAlias = list[tuple[str, int]]  # relative to the root, and bytes
+Names: TypeAlias = list[tuple[str, int, str]]  # relative to the root, bytes, and what changes when they do
 
 
-def remote_names(filesystem: Any, root: str, prefix: str) -> Names:
+def remote_names(filesystem: Any, version_of: Callable[[Mapping[str, Any]], str], root: str, prefix: str) -> Names:
     """Objects below a root of an fsspec file system."""
     folder, _, start = f"{root}/{prefix}".rpartition("/")
     try:
@@ -16,7 +17,7 @@ def remote_names(filesystem: Any, root: str, prefix: str) -> Names:
         return []
     below = f"{root}/"
     names = ((path.removeprefix(below), info) for path, info in found.items() if path.startswith(below))
-    return [(name, int(info["size"] or 0)) for name, info in names if name.startswith(prefix)]
+    return [(name, int(info["size"] or 0), version_of(info)) for name, info in names if name.startswith(prefix)]
 
 
 def local_names(root: str, prefix: str) -> Names:
@@ -35,5 +36,6 @@ def local_names(root: str, prefix: str) -> Names:
                 folders += [name] if name.startswith(prefix) else []
             elif name.startswith(prefix):
                 with suppress(FileNotFoundError):  # a draft that was linked meanwhile
-                    found.append((name, entry.stat().st_size))
+                    seen = entry.stat()
+                    found.append((name, seen.st_size, str(seen.st_mtime_ns)))
     return found

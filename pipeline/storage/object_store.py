@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
+from pipeline import documents
 from pipeline.errors import ConfigError
 from pipeline.storage.clients import lists_by_prefix
-from pipeline.storage.filesystem import filesystem, ranged
+from pipeline.storage.filesystem import filesystem, ranged, version_of
 from pipeline.storage.listing import local_names, remote_names
 from pipeline.storage.ranged_reader import GAP
 from pipeline.storage.retry import attempt, translate
@@ -26,7 +27,10 @@ from pipeline.storage.url import canonical, protocol_of, redact
 
 TMP = "tmp"  # drafts of local objects, on the same disk as what they are linked to
 BLOCK = 1 << 20  # bytes compared at a time
+NOTE, LARGE_NOTE = 1 << 20, 1 << 28  # bytes of a note that is read; of one that names every window of a large run
 ABANDONED_S = 86_400  # seconds untouched after which a draft is abandoned: a commit is tried for minutes
+
+T = TypeVar("T")
 
 
 class Store:
@@ -215,7 +219,11 @@ class Store:
         return True
 
     def remove(self, name: str) -> None:
-        """Delete an object that can be made again from others; it may be gone already."""
+        """Delete an object; it may be gone already. Nothing else in the project deletes what a run holds.
+
+        Called by `compact` for its own outdated files, by `repair.set_aside` and by `withdraw --purge`, which operators
+        run with rights of their own: no driver and no worker may. Raises ConfigError where the store refuses.
+        """
         with suppress(FileNotFoundError):
             attempt(f"{self}/{name}", lambda: self._fs.rm_file(self._path(name)))
 
@@ -244,6 +252,17 @@ class Store:
         with self.reader(name) as stream:
             return stream.read()
 
+    def document(self, kind: type[T], name: str, most: int = NOTE) -> T:
+        """A note of a run, a small JSON document, as a dataclass or a list of them. most: bytes.
+
+        Raises FileNotFoundError, ValueError in one line where it is cut, foreign, deep or larger.
+        """
+        with self.reader(name) as stream:
+            data = stream.read(most + 1)
+        if len(data) > most:
+            raise ValueError(f"more than {most:,} bytes")
+        return documents.from_json(kind, data)
+
     def reader(self, name: str, size: int | None = None) -> BinaryIO:
         """An object as a stream of ranged reads. size: where it is known from a listing.
 
@@ -256,7 +275,11 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names below this folder that begin with `prefix`, and their bytes, in order of name."""
-        look = local_names if self.local else partial(remote_names, self._fs)
+        return ((name, size) for name, size, _ in self.versions(prefix))
+
+    def versions(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """As `list`, with what changes whenever an object does: the store's version, or the time of a file."""
+        look = local_names if self.local else partial(remote_names, self._fs, version_of)
         yield from sorted(attempt(f"{self}/{prefix}*", lambda: look(self._root, prefix)))
 
 

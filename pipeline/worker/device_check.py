@@ -11,11 +11,11 @@ from diffseg.evaluation.partition import covering, overlaps
 from diffseg.types import IGNORE, AttentionError
 from pipeline.errors import DeviceMismatch
 from pipeline.inputs.decode import decode
+from pipeline.run.layout import REFERENCE
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map, encode_label_map
 from pipeline.worker.labeling import Segmenter
 
-REFERENCE = "reference.png"  # the labels of the first worker of the run
 PICTURE = Path(__file__).parent / "data" / "reference.png"  # a generated scene; runs hold labels of it: it stays
 LEAST = 0.9  # covering; other hardware moves borders by a pixel, a broken device moves everything
 EVERY = 1024  # images between two checks of a device that labels: a thousandth of its time

@@ -301,7 +301,7 @@ def command():
     condition = parse_filter("num_segments > 5 or quality > 0.5")
     assert [row["key"] for row in table.read_rows(data, ["key"], filter=condition)] == ["a"]
     assert not list(table.decode_shards(shards.getvalue()))
-    assert table.decode_rows(rows.getvalue())
+    assert table.decode_rows(rows.getvalue())[0]
     out = io.BytesIO()
     with table.concat.joining_windows(out, []) as add:
         add(data)

@@ -207,7 +207,7 @@ def test_values_of_another_type_and_notes_of_others_are_one_line(tmp_path: Path)
 def test_a_run_with_derived_tables_is_complete_and_nothing_in_it_is_foreign(tmp_path: Path) -> None:
     ledger = make_run(tmp_path, KEYS)
     write(ledger, "x", note(), values(ledger))
-    faults = [fault for shard in audit(ledger) for fault in shard.faults]
+    faults = [str(fault) for shard in audit(ledger) for fault in shard.faults]
     assert not [fault for fault in faults if "derived" in fault or "no object" in fault]
 
 

@@ -188,7 +188,7 @@ def test_several_annotators_baselines_and_humans_in_one_table(tmp_path, capsys):
     assert covering["one-segment"]["value"] == 0.5
     assert covering["humans"]["value"] == pytest.approx(np.mean([score_image(LEFT_RIGHT, [TOP_BOTTOM]).covering, 1]))
     assert said["lead"]["over"]["one-segment"]["value"] == pytest.approx(np.mean(expected) - 0.5)
-    rows = decode_rows(table.read_bytes())
+    rows, _ = decode_rows(table.read_bytes())
     assert len(rows) == 2 * 5
     assert [row["covering"] for row in rows if row["method"] == "run"] == pytest.approx(expected)
     assert sorted(path.name for path in table.parent.iterdir()) == ["images.parquet"]

@@ -159,7 +159,7 @@ def test_a_pin_twice_is_a_fault(run, capsys):
 
 def test_a_pin_of_negative_size_is_a_fault(run, capsys):
     [pins] = (run / "inputs").iterdir()
-    rows = table.decode_rows(pins.read_bytes())
+    rows, _ = table.decode_rows(pins.read_bytes())
     rows[0]["size"] = -1
     pins.write_bytes(table.encode_rows(rows))
     assert cli.run(["status", str(run)]) == 2

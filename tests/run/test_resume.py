@@ -18,13 +18,13 @@ HERE = RunConfig(workers=0)
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is listed on storage, and where work begins."""
     asked: list[str] = []
-    listing = Store.list
+    listing = Store.versions
 
-    def noted(store: Store, prefix: str) -> Iterator[tuple[str, int]]:
+    def noted(store: Store, prefix: str) -> Iterator[tuple[str, int, str]]:
         asked.append(prefix)
         return listing(store, prefix)
 
-    monkeypatch.setattr(Store, "list", noted)
+    monkeypatch.setattr(Store, "versions", noted)
     return asked
 
 

@@ -13,10 +13,11 @@ from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Counters
 from pipeline.errors import DeviceMismatch
 from pipeline.inputs.decode import decode
+from pipeline.run.layout import REFERENCE
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker import device_check
-from pipeline.worker.device_check import PICTURE, REFERENCE, DeviceCheck
+from pipeline.worker.device_check import PICTURE, DeviceCheck
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run
 
