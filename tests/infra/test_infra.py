@@ -194,6 +194,17 @@ def test_the_entry_point_is_a_command_that_exists_with_flags_that_exist(capsys):
     assert groups(ray_objects()[0])[1]["maxReplicas"] >= workers
 
 
+def test_sky_runs_a_command_that_exists_with_flags_that_exist(capsys):
+    [task] = documents(INFRA / "sky" / "label.yaml")
+    assert task["resources"]["image_id"].removeprefix("docker:") in (INFRA / "README.md").read_text()
+    command = re.sub(r"\$(\w+)", lambda name: task["envs"][name[1]], task["run"])  # an unknown name is a KeyError
+    wrapper, program, *arguments = shlex.split(command)
+    assert (wrapper, program) == ("diffseg-job", "diffseg")
+    assert cli.run([*arguments, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in arguments if word.startswith("--"))
+
+
 def launcher(config):
     validate_config(prepare_config(copy.deepcopy(config)))
 
