@@ -9,18 +9,7 @@ from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
-from pipeline.table.filter import (
-    CATEGORIES,
-    COLUMNS,
-    PREDICTED,
-    Column,
-    Comparison,
-    Condition,
-    Constant,
-    Some,
-    columns_of,
-    parse_filter,
-)
+from pipeline.table.filter import CATEGORIES, COLUMNS, PREDICTED, Condition, columns_of, either, is_not, parse_filter
 
 TRAIN, VAL = "train", "val"
 NOT_ASKED = "not asked for"
@@ -54,7 +43,7 @@ class Selection:
         """The filter by which rows are read: selected rows, and rows without labels, which are counted."""
         if self.where is None:
             return None
-        return Some((Comparison("!=", Column("status"), Constant(OK)), parse_filter(self.where)))
+        return either(is_not("status", OK), parse_filter(self.where))
 
     def check(self, ledger: Ledger, *, drawn: bool = False) -> None:
         """Raises ConfigError where the filter reads what is not known of the ledger's rows.

@@ -1,19 +1,22 @@
 """`--where`: a condition on rows, written as in SQL or Python, parsed and checked before any row is read.
 
-The text is never evaluated as code: it becomes a small tree of comparisons of columns with numbers and strings, `in`,
-`and`, `or` and `not`, which `rows` hands to Parquet. As in SQL, a comparison with a missing value is unknown, and a row
-is taken only where the whole condition is true. `'sky' in categories` is true of a row with such a segment.
+The text is never run as code: of what Python's parser makes of it, comparisons of columns with numbers and strings,
+`in`, `and`, `or` and `not` are allowed, and Arrow computes them. As in SQL, a comparison with a missing value is
+unknown, and a row is taken only where the whole condition is true. `'sky' in categories` is true of a row with such a
+segment.
 """
 
 import ast
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
 
-Value: TypeAlias = float | int | str
+Condition: TypeAlias = ast.expr  # that `parse_filter` has checked
 
 COLUMNS: dict[str, type] = {
     "key": str,
@@ -27,116 +30,74 @@ COLUMNS: dict[str, type] = {
 }
 PREDICTED = "predicted_iou"  # known where a run is read with a calibration
 CATEGORIES = "categories"  # the names of a row's, known where a run is read with a table of them
-HAS = "has"  # whether a set on the left has the value on the right
 MAX_LENGTH = 10_000  # letters; a longer text could exhaust the parser's stack
 MAX_INTEGER = 2**63  # the least number that a column of integers cannot hold
 
-COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    HAS: operator.contains,
+_COMPARE: dict[type[ast.cmpop], Any] = {
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
 }
 _KINDS = {str: "strings", float: "numbers"}
-_OPERATORS: dict[type[ast.cmpop], str] = {
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-    ast.In: "in",
-    ast.NotIn: "not in",
-}
 _EXAMPLE = "for example: num_segments > 3 and num_segments < 40"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column by its name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A number or a string."""
-
-    value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """operator: one of COMPARE."""
-
-    operator: str
-    left: Column | Constant
-    right: Column | Constant
-
-
-@dataclass(frozen=True, slots=True)
-class Among:
-    """`in`: whether a value is one of several constants."""
-
-    value: Column | Constant
-    possible: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    """`not`: the opposite of a condition; unknown stays unknown."""
-
-    part: "Condition"
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """`and`: whether all conditions are true."""
-
-    parts: tuple["Condition", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Some:
-    """`or`: whether any condition is true."""
-
-    parts: tuple["Condition", ...]
-
-
-Condition: TypeAlias = Comparison | Among | Not | Every | Some
 
 
 def columns_of(condition: Condition) -> set[str]:
     """The columns that a condition reads."""
-    match condition:
-        case Comparison(_, left, right):
-            return {side.name for side in (left, right) if isinstance(side, Column)}
-        case Among(value, _):
-            return {value.name} if isinstance(value, Column) else set()
-        case Not(part):
-            return columns_of(part)
-        case Every(parts) | Some(parts):
-            return set[str]().union(*map(columns_of, parts))
+    return {node.id for node in ast.walk(condition) if isinstance(node, ast.Name)}
+
+
+def either(one: Condition, other: Condition) -> Condition:
+    """True where one of two conditions is."""
+    return ast.BoolOp(ast.Or(), [one, other])
+
+
+def is_not(column: str, value: str) -> Condition:
+    """Whether a column holds something else."""
+    return ast.Compare(ast.Name(column), [ast.NotEq()], [ast.Constant(value)])
 
 
 def holds(condition: Condition, row: Mapping[str, Any]) -> bool | None:
     """Whether a condition is true of a row's values; None where a missing value leaves that unknown."""
+    known: bool | None = truth(condition, {name: _scalar(name, row[name]) for name in columns_of(condition)}).as_py()
+    return known
+
+
+def _scalar(name: str, value: Any) -> Any:
+    missing = pa.string() if COLUMNS.get(name) is str else pa.float64()
+    return value if name == CATEGORIES else pa.scalar(value) if value is not None else pa.scalar(None, missing)
+
+
+def truth(condition: Condition, values: Any) -> Any:
+    """Whether a condition is true: of each row where `values[name]` are a table's columns; null where it is unknown."""
     match condition:
-        case Comparison(sign, left, right):
-            values = [row[side.name] if isinstance(side, Column) else side.value for side in (left, right)]
-            return None if None in values else bool(COMPARE[sign](*values))
-        case Among(value, possible):
-            found = row[value.name] if isinstance(value, Column) else value.value
-            return None if found is None else found in possible
-        case Not(part):
-            return None if (known := holds(part, row)) is None else not known
-        case Every(parts) | Some(parts):
-            decided = isinstance(condition, Some)  # one such part decides
-            known_parts = [holds(part, row) for part in parts]
-            return decided if decided in known_parts else None if None in known_parts else not decided
+        case ast.BoolOp(op=op, values=parts):
+            both = pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene
+            return reduce(both, (truth(part, values) for part in parts))
+        case ast.UnaryOp(operand=part):
+            return pc.invert(truth(part, values))
+        case ast.Compare(left=left, ops=ops, comparators=rights):  # `a < b < c` is two comparisons
+            compared = zip([left, *rights], ops, rights, strict=False)
+            return reduce(pc.and_kleene, (_compared(one, op, other, values) for one, op, other in compared))
+    raise TypeError(f"{ast.dump(condition)} is no condition")
+
+
+def _compared(left: ast.expr, op: ast.cmpop, right: ast.expr, values: Any) -> Any:
+    value = _operand(left, values)
+    if type(op) in _COMPARE:
+        return _COMPARE[type(op)](value, _operand(right, values))
+    if isinstance(right, ast.Name) and values[right.id] is None:
+        return pa.scalar(None, pa.bool_())
+    possible = values[right.id] if isinstance(right, ast.Name) else ast.literal_eval(right)
+    among = reduce(pc.or_kleene, (pc.equal(value, each) for each in possible if each is not None), pa.scalar(False))
+    return pc.invert(among) if isinstance(op, ast.NotIn) else among
+
+
+def _operand(node: ast.expr, values: Any) -> Any:
+    return values[node.id] if isinstance(node, ast.Name) else pa.scalar(ast.literal_eval(node))
 
 
 def parse_filter(text: str) -> Condition:
@@ -144,9 +105,11 @@ def parse_filter(text: str) -> Condition:
     try:
         if len(text) > MAX_LENGTH:
             raise _refused(text, f"longer than {MAX_LENGTH} letters")
-        return _condition(ast.parse(text.strip(), mode="eval").body, text)
+        condition = ast.parse(text.strip(), mode="eval").body
+        _check(condition, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _refused(text, f"cannot be read as a condition; {_EXAMPLE}") from error
+    return condition
 
 
 def _refused(text: str, reason: str) -> ConfigError:
@@ -154,87 +117,58 @@ def _refused(text: str, reason: str) -> ConfigError:
     return ConfigError(f"--where {shown!r}: {reason}")
 
 
-def _condition(node: ast.expr, text: str) -> Condition:
+def _check(node: ast.expr, text: str) -> None:
     match node:
-        case ast.BoolOp(op=ast.And(), values=values):
-            return Every(tuple(_condition(value, text) for value in values))
-        case ast.BoolOp(values=values):
-            return Some(tuple(_condition(value, text) for value in values))
+        case ast.BoolOp(values=parts):
+            for part in parts:
+                _check(part, text)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return Not(_condition(operand, text))
+            _check(operand, text)
         case ast.Compare(left=left, ops=ops, comparators=rights):
-            compared = tuple(_comparisons(left, ops, rights, text))
-            return compared[0] if len(compared) == 1 else Every(compared)
-    raise _refused(text, f"{ast.unparse(node)!r} is no comparison; {_EXAMPLE}")
+            for one, op, other in zip([left, *rights], ops, rights, strict=False):
+                _check_kinds(one, op, other, text)
+        case _:
+            raise _refused(text, f"{ast.unparse(node)!r} is no comparison; {_EXAMPLE}")
 
 
-def _comparisons(left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr], text: str) -> Iterator[Condition]:
-    """`a < b < c` is two comparisons."""
-    for node, op, other in zip([left, *rights[:-1]], ops, rights, strict=True):
-        operator = _OPERATORS.get(type(op))
-        if operator is None:
-            raise _refused(text, f"possible are {', '.join(_OPERATORS.values())}, and, or, not")
-        value = _value(node, text)
-        if "in" in operator and isinstance(other, ast.Name) and other.id == CATEGORIES:
-            _same_kind(_kind(value), str, node, other, text)
-            has = Comparison(HAS, Column(CATEGORIES), value)
-            yield has if operator == "in" else Not(has)
-            continue
-        if "in" not in operator:
-            right = _value(other, text)
-            _same_kind(_kind(value), _kind(right), node, other, text)
-            yield Comparison(operator, value, right)
-            continue
-        possible = _list(other, text)
-        _same_kind(_kind(value), _kind(Constant(possible[0])), node, other, text)
-        among = Among(value, possible)
-        yield among if operator == "in" else Not(among)
+def _check_kinds(left: ast.expr, op: ast.cmpop, right: ast.expr, text: str) -> None:
+    among = isinstance(op, ast.In | ast.NotIn)
+    if not among and type(op) not in _COMPARE:
+        raise _refused(text, "possible are <, <=, >, >=, ==, !=, in, not in, and, or, not")
+    kind = _kind(left, text)
+    other = _kind_of_list(right, text) if among else _kind(right, text)
+    if kind is not other:
+        raise _refused(text, f"{ast.unparse(left)} holds {_KINDS[kind]}, {ast.unparse(right)} {_KINDS[other]}")
 
 
-def _same_kind(kind: type, other_kind: type, node: ast.expr, other: ast.expr, text: str) -> None:
-    if kind is not other_kind:
-        raise _refused(text, f"{ast.unparse(node)} holds {_KINDS[kind]}, {ast.unparse(other)} {_KINDS[other_kind]}")
-
-
-def _kind(value: Column | Constant) -> type:
-    if isinstance(value, Column):
-        return COLUMNS.get(value.name, float)
-    return str if isinstance(value.value, str) else float
-
-
-def _value(node: ast.expr, text: str) -> Column | Constant:
+def _kind(node: ast.expr, text: str) -> type:
+    """The type of a column's values, or of a constant: str or float."""
     match node:
         case ast.Name(id=name) if name in COLUMNS or name == PREDICTED:
-            return Column(name)
+            return COLUMNS.get(name, float)
         case ast.Name(id=name):
             raise _refused(text, f"no column {name!r}; possible are {', '.join(COLUMNS)}, {PREDICTED}")
-        case ast.Constant() | ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
-            return Constant(_constant(node, text))
+        case ast.Constant(value=str()):
+            return str
+        case (
+            ast.Constant(value=int() | float() as number)
+            | ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number))
+        ) if not isinstance(number, bool):
+            if isinstance(number, int) and number >= MAX_INTEGER:
+                raise _refused(text, f"{ast.unparse(node)} is larger than any value of a column")
+            return float
     raise _refused(text, f"{ast.unparse(node)!r} is neither a column nor a number nor a string in quotes")
 
 
-def _constant(node: ast.expr, text: str) -> Value:
-    match node:
-        case ast.Constant(value=str() as word):
-            return word
-        case ast.UnaryOp(operand=ast.Constant(value=int() | float() as number)):
-            value: float | int = -number
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            value = number
-        case _:
-            raise _refused(text, f"{ast.unparse(node)!r} is neither a column nor a number nor a string in quotes")
-    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
-        raise _refused(text, f"{ast.unparse(node)} is larger than any value of a column")
-    return value
-
-
-def _list(node: ast.expr, text: str) -> tuple[Value, ...]:
-    """The constants after `in`."""
+def _kind_of_list(node: ast.expr, text: str) -> type:
+    """The type of the constants, or of the categories, after `in`."""
+    if isinstance(node, ast.Name) and node.id == CATEGORIES:
+        return str
     if not isinstance(node, ast.List | ast.Tuple | ast.Set) or not node.elts:
         raise _refused(text, "`in` takes a list, such as key in ['a', 'b']")
     if not all(isinstance(element, ast.Constant) for element in node.elts):
         raise _refused(text, "the list of `in` holds numbers or strings in quotes")
-    values = tuple(_constant(element, text) for element in node.elts)
-    if len({isinstance(value, str) for value in values}) > 1:
+    kind, *others = {_kind(element, text) for element in node.elts}
+    if others:
         raise _refused(text, "the list of `in` mixes numbers and strings")
-    return values
+    return kind

@@ -1,8 +1,6 @@
 """Label records read again: as rows of some columns, under a condition, or whole as they were committed."""
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 from typing import IO, Any
 
 import pyarrow as pa
@@ -11,7 +9,7 @@ import pyarrow.parquet as pq
 
 from diffseg.types import Segment
 from pipeline.records import LATER, LabelRecord
-from pipeline.table.filter import COMPARE, Among, Column, Comparison, Condition, Constant, Every, Not, Some, columns_of
+from pipeline.table.filter import Condition, columns_of, truth
 from pipeline.table.plausible import check_values
 from pipeline.table.records import DAMAGE, metadata_of, parquet
 from pipeline.table.window_metadata import WindowMetadata
@@ -56,20 +54,19 @@ def _rows(
     absent = dict.fromkeys(set(LATER) & set(columns) - set(file.schema_arrow.names))
     columns = [name for name in columns if name not in absent]
     needed = _to_read({*columns, *small}, stored)
-    wanted = _expression(filter) if filter else None
     at = 0
     for group in range(file.num_row_groups):
         begin, at = at, at + file.metadata.row_group(group).num_rows
         if at <= first or begin >= last:
             continue
-        if wanted is not None and small and not _filtered(_group(file, group, small, stored), wanted).num_rows:
+        if filter and small and not _filtered(_group(file, group, small, stored), filter).num_rows:
             continue
         for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
             table = _without_single_quality(pa.Table.from_batches([batch]), stored)
             taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
             check_values(taken)
             begin += len(batch)
-            found = taken if wanted is None else _filtered(taken, wanted)
+            found = _filtered(taken, filter) if filter else taken
             yield from (row | absent for row in found.select(columns).to_pylist())
             if begin >= last:
                 break
@@ -93,33 +90,12 @@ def _without_single_quality(table: pa.Table, stored: bool) -> pa.Table:
     return table.set_column(table.column_names.index("quality"), "quality", quality)
 
 
-def _filtered(table: pa.Table, wanted: pc.Expression) -> pa.Table:
-    """The rows for which a condition is true, filtered in the calling thread."""
-    from pyarrow import acero  # slow to import, and few readers filter
-
-    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
-    kept = acero.Declaration("filter", acero.FilterNodeOptions(wanted), [source])
-    return kept.to_table(use_threads=False)
-
-
-def _expression(condition: Condition) -> pc.Expression:
-    """A condition as pyarrow's expression; a comparison with null is null, as in SQL."""
-    match condition:
-        case Comparison(sign, left, right):
-            return COMPARE[sign](_operand(left), _operand(right))
-        case Among(value, possible):  # is_in says no where a value is missing
-            operand = _operand(value)
-            return pc.if_else(operand.is_valid(), operand.isin(list(possible)), pa.scalar(None, pa.bool_()))
-        case Not(part):
-            return ~_expression(part)
-        case Every(parts):
-            return reduce(operator.and_, map(_expression, parts))
-        case Some(parts):
-            return reduce(operator.or_, map(_expression, parts))
-
-
-def _operand(value: Column | Constant) -> pc.Expression:
-    return pc.field(value.name) if isinstance(value, Column) else pc.scalar(value.value)
+def _filtered(table: pa.Table, condition: Condition) -> pa.Table:
+    """The rows for which a condition is true."""
+    taken = truth(condition, table)
+    if isinstance(taken, pa.Scalar):  # it reads no column
+        return table if taken.as_py() else table.slice(0, 0)
+    return table.filter(taken)
 
 
 def read_records(stream: IO[bytes]) -> list[LabelRecord]:
