@@ -50,7 +50,9 @@ logger = logging.getLogger(__name__)
 class Cluster:
     """A Ray cluster: the one at address or RAY_ADDRESS, else a private Ray, started for the time of the `with`.
 
-    note: called with a sentence when a private Ray is started again. silence_s: seconds without progress after which a
+    note: called with a sentence when a private Ray is started again. is_private: no other node or driver joins it.
+    folder: of a private Ray's files; empty for a cluster. session: id of the session of all processes that were started
+    for this `with`. gpus, cpus: of the cluster at the last `look`. silence_s: seconds without progress after which a
     map stops. host: the program of the process that Ray runs in.
     Raises ConfigError where no Ray is at the address or none can start here, RayLost.
     """
@@ -64,15 +66,16 @@ class Cluster:
     ) -> None:
         address = address or os.environ.get("RAY_ADDRESS")
         self._address = None if address == "local" else address
+        self.is_private = self._address is None
         self._note, self.silence_s, self._host = note, silence_s, host
         self._restarts = 0
         self._number = 0  # of the last call
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Line
         self._output: IO[bytes]  # standard output and error of Ray's process; the end of it tells why it ended
-        self._folder = ""
+        self.folder, self.session, self.gpus, self.cpus = "", 0, 0, 1
         self._starts: Starts | None = None
-        self._began, self._state = RayStart(), ClusterState()
+        self._began = RayStart()
         self._next_check = 0.0
         self._lost_reason = ""  # why no call is made any more
         self._gcs_silent_since: float | None = None  # when the GCS was first found not to listen
@@ -95,40 +98,11 @@ class Cluster:
     def __str__(self) -> str:
         return f"the Ray at {self._address}" if self._address else "the private Ray"
 
-    @property
-    def is_private(self) -> bool:
-        """Whether it was started for this `with`, so that no other node or driver joins it."""
-        return self._address is None
-
-    @property
-    def session(self) -> int:
-        """Id of the session of all processes that were started for this `with`."""
-        return self._process.pid if self._process else 0
-
-    @property
-    def folder(self) -> str:
-        """Path of a private Ray's files; empty for a cluster."""
-        return self._folder
-
-    @property
-    def gcs(self) -> str:
-        """Address at which drivers join, as host:port."""
-        return self._began.gcs
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of the cluster at the last `look`."""
-        return self._state.gpus
-
-    @property
-    def cpus(self) -> int:
-        """CPUs of the cluster at the last `look`."""
-        return self._state.cpus
-
     def look(self) -> ClusterState:
         """The state of the cluster now. Raises RayLost."""
-        self._state = self.call("look")
-        return self._state
+        state: ClusterState = self.call("look")
+        self.gpus, self.cpus = state.gpus, state.cpus
+        return state
 
     def exchange(self, orders: Orders, spec: ActorSpec | None) -> dict[str, Report | WorkerEnd]:
         """See RayServer.exchange. Raises RayLost."""
@@ -188,9 +162,7 @@ class Cluster:
                 replay(answer.records, **current().labels)
             elif number == self._number:  # else it answers a call that was interrupted
                 break
-        if (
-            answer == {} and monotonic() > self._next_check
-        ):  # no worker answered; not more often, since Ray logs each check
+        if answer == {} and monotonic() > self._next_check:  # no worker answered; Ray logs each check: not more often
             self.check()
         return answer
 
@@ -221,8 +193,10 @@ class Cluster:
         return RayLost(self._lost_reason)
 
     def _gone(self, patience: float) -> str:
-        if self._folder and not self._began.raylet:
-            return self._died_early()
+        if self.folder and not self._began.raylet:
+            known = {"raylet": "raylet", "gcs_server": "GCS"}  # Ray itself waits half a minute for them
+            died = [known[name] for name in session.died(self.session) if name in known]
+            return f"its {died[0]} has ended while it was starting" if died else ""
         if self._began.raylet and not _is_listening(self._began.raylet):
             return "its raylet is gone"
         if not self._began.gcs or _is_listening(self._began.gcs):
@@ -231,19 +205,11 @@ class Cluster:
         self._gcs_silent_since = self._gcs_silent_since or monotonic()
         return "its GCS is gone" if self.is_private or monotonic() >= self._gcs_silent_since + patience else ""
 
-    def _died_early(self) -> str:
-        """Which process of a Ray that is starting has ended already: Ray itself waits half a minute for it."""
-        known = {"raylet": "raylet", "gcs_server": "GCS"}
-        died = [known[name] for name in session.died(self.session) if name in known]
-        return f"its {died[0]} has ended while it was starting" if died else ""
-
     def _ended(self) -> PipelineError:
         self._output.seek(0)
         text = self._output.read().decode(errors="replace")
         if not self._began.raylet and (why := raised(text)):
-            return ConfigError(
-                f"Ray cannot start here: {why}"
-            )  # another start would fail too: Python itself has ended it
+            return ConfigError(f"Ray cannot start here: {why}")  # again and again: Python itself has ended it
         return self._lost(f"its process here has ended; the last it said: {last_words(text) or 'nothing'}")
 
     def restart(self, lost: RayLost) -> None:
@@ -264,19 +230,20 @@ class Cluster:
         if self._address:
             _check_reachable(self._address)
         else:
-            self._folder = private.make_folder()
+            self.folder = private.make_folder()
         driver_end, ray_end = socket.socketpair()
         self._line = Line(driver_end)
-        self._output = tempfile.TemporaryFile(dir=self._folder or None)  # noqa: SIM115 - `_end` closes it
+        self._output = tempfile.TemporaryFile(dir=self.folder or None)  # noqa: SIM115 - `_end` closes it
         with ray_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", self._host, str(ray_end.fileno()), self._folder],
+                [sys.executable, "-c", self._host, str(ray_end.fileno()), self.folder],
                 pass_fds=[ray_end.fileno()], stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
                 start_new_session=True, **self._surroundings(),
             )  # fmt: skip
-        self._starts = None if self._address else Starts(self._folder, self._process.pid)
+        self.session = self._process.pid
+        self._starts = None if self._address else Starts(self.folder, self.session)
         step_s = min(self.silence_s, SILENCE_S)  # a long --stall is for machines that come later, not for this one
-        began: RayStart = self.call("begin", self._address, self._folder, within=step_s)
+        began: RayStart = self.call("begin", self._address, self.folder, within=step_s)
         if began.refused and self._address:
             _check_reachable(self._address)
             raise ConfigError(f"no Ray at {self._address}: {began.refused}")
@@ -298,7 +265,7 @@ class Cluster:
             return {"cwd": ROOT, "env": os.environ | child_environment()}
         patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_S)}
         given = patience | os.environ | child_environment(moved=True) | private.environment()
-        return {"cwd": self._folder, "umask": 0o077, "env": given}
+        return {"cwd": self.folder, "umask": 0o077, "env": given}
 
     def _end(self, within: float = 0.0) -> None:
         """End all processes and delete all files of this `with`. within: seconds to leave a cluster in order."""
@@ -309,14 +276,14 @@ class Cluster:
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(within)
             if self._process.returncode is None:  # else another process may have its id by now
-                session.end(self._process.pid, END_S)
+                session.end(self.session, END_S)
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(END_S)
             self._process = None
             self._output.close()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = ""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = ""
 
 
 def _check_reachable(address: str) -> None:

@@ -55,7 +55,9 @@ class RayPool:
 
     def exchange(self, orders: Orders) -> Mapping[str, Report | WorkerEnd]:
         """See Pool.exchange."""
-        return self._cluster.exchange(orders, self._spec(orders.blocked_nodes) if orders.start else None)
+        blocked = ",".join(sorted(orders.blocked_nodes))
+        where = {"label_selector": {"ray.io/node-id": f"!in({blocked})"}} if blocked else {}
+        return self._cluster.exchange(orders, ActorSpec(self._made, self._share | where) if orders.start else None)
 
     def restart(self, lost: RayLost) -> None:
         """See Pool.restart. A cluster is not started again, a private Ray only so many times."""
@@ -65,11 +67,6 @@ class RayPool:
         """See Pool.close."""
         with suppress(RayLost):
             self._cluster.call("kill_all")
-
-    def _spec(self, blocked_nodes: frozenset[str]) -> ActorSpec:
-        blocked = ",".join(sorted(blocked_nodes))
-        where = {"label_selector": {"ray.io/node-id": f"!in({blocked})"}} if blocked else {}
-        return ActorSpec(self._made, {**self._share, **where})
 
     def _room(self) -> int:
         return max(1, self._cluster.gpus if self._on_gpu else self._cluster.cpus)

@@ -155,7 +155,7 @@ def test_nobody_else_reaches_a_private_ray(cluster):
 @pytest.mark.parametrize("token", ["0" * 64, ""])
 def test_without_its_token_nobody_learns_anything_of_a_private_ray(cluster, token):
     mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
-    script = f"from ray._raylet import GcsClient; GcsClient(address={cluster.gcs!r}).internal_kv_get(b'x', None)"
+    script = f"from ray._raylet import GcsClient; GcsClient(address={cluster._began.gcs!r}).internal_kv_get(b'x', None)"
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **mode}, capture_output=True, text=True)
     assert done.returncode != 0
     assert "token" in done.stderr.lower()

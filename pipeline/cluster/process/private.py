@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pipeline.errors import ConfigError
 
@@ -29,8 +29,10 @@ def make_folder() -> str:
 
     Raises ConfigError where Ray can use no place.
     """
-    asked = os.environ.get("TMPDIR", "")
-    candidates = (_temporary(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
+    asked, usual = os.environ.get("TMPDIR", ""), ""
+    with suppress(FileNotFoundError):
+        usual = tempfile.gettempdir()
+    candidates = (usual, "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
     for path in dict.fromkeys(path for path in candidates if path and _fits(path)):
         try:
             if shutil.disk_usage(path).free >= FREE:
@@ -60,13 +62,6 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",  # other users of this machine can connect to loopback
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-
-
-def _temporary() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return ""
 
 
 def _fits(path: str) -> bool:
