@@ -38,18 +38,13 @@ class RunConfig:
     price: float | None = None  # of a worker's hour, for the metric of a run's cost
 
     def __post_init__(self) -> None:
-        limits = (
-            ("workers", 0, 100_000),
-            ("batch_size", 1, 65_536),
-            ("window", 1, 1 << 24),
-            ("max_attempts", 1, 1_000),
-        )
-        for name, least, most in limits:
+        most_of = {"workers": 100_000, "batch_size": 65_536, "window": 1 << 24, "max_attempts": 1_000}
+        for name, most in most_of.items():
+            least = 0 if name == "workers" else 1
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-            if value is not None and value > most:
-                raise ValueError(f"{name} must be at most {most:,}, got {value}")
+            if value is not None and not least <= value <= most:
+                limit = f"least {least}" if value < least else f"most {most:,}"
+                raise ValueError(f"{name} must be at {limit}, got {value}")
         if not math.isfinite(self.stall):
             raise ValueError(f"stall is a number of seconds, got {self.stall}")
         if not self.stall >= LEAST_S:

@@ -4,7 +4,7 @@ A failure whose traceback is kept is under 6 KB.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -41,10 +41,6 @@ class ShardTask:
     revision: int = 0  # 0: first labelling; n: the n-th retry of these windows, which writes files r<n>
     attempt: int = 1
     probe: Probe | None = None  # for the only window of a task that is labelled piece by piece
-
-    def retry(self) -> "ShardTask":
-        """The task as its next attempt."""
-        return replace(self, attempt=self.attempt + 1)
 
 
 @dataclass(frozen=True, slots=True)

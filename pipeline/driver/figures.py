@@ -26,7 +26,7 @@ class Figures:
 
     def at(self, snapshot: Snapshot, counters: Counters) -> dict[str, float | None]:
         """The figures of a moment, by name; None: not known yet. Workers ready now were ready since the last call."""
-        now, workers = self._clock(), counters.workers.ready
+        now, workers = self._clock(), counters.ready_workers
         self._worker_s += workers * (now - self._seen)
         self._seen = now
         labelled = counters.rows - counters.failed.total()

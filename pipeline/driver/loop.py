@@ -48,23 +48,19 @@ def drive(
     while schedule.unfinished:
         while task := schedule.next(registry.free(), registry.idle(), clock()):
             registry.submit(task)
-        registry.want(schedule.unfinished)
+        registry.wanted = schedule.unfinished
         for outcome in supervisor.round():
             if isinstance(outcome, ShardFailure):
                 failures.failed(outcome)
             actions = schedule.record(outcome)
             while actions:
                 match actions.pop(0):
-                    case CheckStorage() as check:
-                        actions += schedule.requeue(check, _missing(ledger, check, finish), clock())
+                    case CheckStorage(task=task, whole=False) as check:
+                        actions += schedule.requeue(check, ledger.left_of(task), clock())
+                    case CheckStorage(task=task) as check:
+                        actions += schedule.requeue(check, ledger.missing_of(task.shard) if finish else [], clock())
                     case Quarantine(failure=failure):
                         counters.broken[failure.task.shard.id] = failure
                         failures.given_up(failure)
         circuit_breaker.check(registry.made, failures.last_end)
         tick()
-
-
-def _missing(ledger: Ledger, check: CheckStorage, finish: bool) -> list[ShardTask]:
-    if check.whole:
-        return ledger.missing_of(check.task.shard) if finish else []
-    return ledger.left_of(check.task)

@@ -16,15 +16,6 @@ from pipeline.run.ledger import Ledger
 
 
 @dataclass(slots=True)
-class WorkerCounters:
-    """What a driver's workers tell of themselves."""
-
-    labelled: int = 0  # samples, committed or not
-    retries: int = 0  # requests to storage that were sent once more
-    ready: int = 0  # workers whose model is loaded now
-
-
-@dataclass(slots=True)
 class Counters:
     """What a driver has counted."""
 
@@ -40,7 +31,9 @@ class Counters:
     examples: deque[str] = field(default_factory=lambda: deque(maxlen=3))
     closed_bytes: int = 0  # accounted for in shards that are finished
     open_bytes: dict[str, int] = field(default_factory=dict)  # accounted for in each of the other shards, by id
-    workers: WorkerCounters = field(default_factory=WorkerCounters)
+    labelled: int = 0  # samples, committed or not, as workers tell
+    retries: int = 0  # requests to storage that workers have sent once more
+    ready_workers: int = 0  # whose model is loaded now
 
     def add(self, receipt: Receipt) -> None:
         """Count a committed window."""
@@ -101,7 +94,7 @@ class Progress:
 
     def snapshot(self, counters: Counters, retries: int = 0) -> Snapshot:
         """The moment. retries: requests to storage that this process itself has sent once more."""
-        now, labelled = self.clock(), counters.workers.labelled
+        now, labelled = self.clock(), counters.labelled
         if self.first is None and labelled:
             self.first = (now, labelled)
         since, before = self.first or (now, 0)
@@ -117,7 +110,7 @@ class Progress:
             wasted_windows=counters.wasted_windows,
             lost_workers=counters.lost_workers,
             retried_tasks=counters.retried_tasks,
-            retries=counters.workers.retries + retries,
+            retries=counters.retries + retries,
             examples=tuple(counters.examples),
         )
 
@@ -126,7 +119,7 @@ class Progress:
         if not rate or not counters.rows or not done:
             return None
         expected = self.left_bytes * counters.rows / done  # rows, if the rest has as many a byte
-        return max(0.0, expected - counters.workers.labelled) / rate
+        return max(0.0, expected - counters.labelled) / rate
 
 
 class RollUp:
@@ -136,7 +129,6 @@ class RollUp:
         self._ledger, self._clock = ledger, clock
         self._name = f"{ROLL_UPS}/{uuid.uuid4().hex[:12]}.json"
         self._next = clock()
-        self.missed: str | None = None  # why it could not be written the last time
 
     def write(self, snapshot: Snapshot, *, last: bool = False) -> bool:
         """Write a moment, at most every ROLL_UP_S seconds; whether it was due.
@@ -149,8 +141,6 @@ class RollUp:
         try:
             note = {"at": time(), "left": last, **current().labels, **asdict(snapshot)}
             self._ledger.store.replace(self._name, json.dumps(note).encode())
-            self.missed = None
         except PipelineError as error:  # a run goes on without it
-            self.missed = str(error)
             logger.warning("no note of the progress on storage: %s", error)
         return True

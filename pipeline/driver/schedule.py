@@ -126,17 +126,23 @@ class Schedule:
         self._progressed.discard(shard)
         if failure.retryable and fresh.attempt < self._max_attempts:
             self._counters.retried_tasks += 1
-            return [CheckStorage(fresh.retry(), delay_s=delay_s(FIRST_DELAY_S, fresh.attempt))]
+            again = replace(fresh, attempt=fresh.attempt + 1)
+            return [CheckStorage(again, delay_s=delay_s(FIRST_DELAY_S, fresh.attempt))]
         return [*self._close(task), Quarantine(failure)]
 
     def requeue(self, check: CheckStorage, missing: list[ShardTask], now: float) -> list[Action]:
         """Queue the windows that a check of storage has found missing."""
         if check.heartbeats:
-            self._poison.record_death([*_first_of(missing), *check.heartbeats])
+            # the worker may have begun the next window of its task after its last heartbeat
+            begun = [Heartbeat(task.shard.id, task.first_window, 0, 0) for task in missing[:1] if not task.probe]
+            self._poison.record_death([*begun, *check.heartbeats])
         empty = [task for task in missing if check.whole and _within(task, check.task)]
         self.add((task for task in missing if task not in empty), now + check.delay_s if check.delay_s else 0.0)
         if empty:
-            return [*self._close(check.task), Quarantine(_no_samples(empty[0]))]
+            windows = f"window {empty[0].first_window} to {empty[0].last_window}"
+            error = f"{windows}: the shard has no samples for them, yet an object that stands in labels/ says so"
+            failure = ShardFailure(empty[0], CommitConflict.kind, error, retryable=False)
+            return [*self._close(check.task), Quarantine(failure)]
         whole = check.whole or check.task.last_window is None  # then nothing missing means that the end record is there
         return self._close(check.task) if missing or whole else self._check_end(check.task)
 
@@ -162,14 +168,3 @@ def _within(task: ShardTask, read: ShardTask) -> bool:
     """Whether the windows that are missing were read already: their samples do not exist, and never will."""
     first, last = task.first_window, task.last_window
     return last is not None and last >= read.first_window and (read.last_window is None or first <= read.last_window)
-
-
-def _no_samples(task: ShardTask) -> ShardFailure:
-    windows = f"window {task.first_window} to {task.last_window}"
-    error = f"{windows}: the shard has no samples for them, yet an object that stands in labels/ says so"
-    return ShardFailure(task, CommitConflict.kind, error, retryable=False)
-
-
-def _first_of(missing: list[ShardTask]) -> list[Heartbeat]:
-    """The next window of a task: its worker may have begun it after its last heartbeat."""
-    return [Heartbeat(task.shard.id, task.first_window, 0, 0) for task in missing[:1] if not task.probe]

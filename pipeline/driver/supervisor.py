@@ -1,7 +1,6 @@
 """Rounds of a driver with its workers: orders go out, answers come in, and a worker that ends or hangs is replaced."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from time import monotonic
 
 from pipeline.driver.pool import Pool
@@ -20,14 +19,14 @@ UNNEEDED = WorkerEnd(EndKind.DRAINED, "not needed any more")
 class Supervisor:
     """Keeps the workers of a pool as its registry wants them.
 
-    counters: what workers count is added to counters.workers. stall_s: seconds after which a worker that has work and
+    counters: what workers count is added to them. stall_s: seconds after which a worker that has work and
     makes no progress is replaced. silence_s: seconds without an answer from any worker after which the run stops.
     """
 
     def __init__(self, pool: Pool, counters: Counters, stall_s: float = STALL_S, silence_s: float = SILENCE_S) -> None:
         self.registry = WorkerRegistry(pool.workers)
         self._pool, self._stall_s = pool, stall_s
-        self._counters, self._before = counters, replace(counters.workers)
+        self._counters, self._before = counters, (counters.labelled, counters.retries)
         self._watch = Watch(silence_s)
         self._awaited: dict[str, WorkerHandle] = {}  # workers that owe an answer, by name
         self._orders = Orders()  # of the next round
@@ -39,25 +38,16 @@ class Supervisor:
         A dead worker is a ShardFailure for each task that it held. Raises RayLost; Stopped where nothing moves;
         NoWorker and WorkerLost where no worker can be started; WouldRepeat, see `WorkerRegistry`.
         """
-        try:
-            with self._watch:
-                return self._round()
-        finally:
-            self._count()
-
-    def _round(self) -> list[Outcome]:
-        try:
-            self._follow_capacity()
-            answers = self._pool.exchange(self._next_orders())
-        except RayLost as lost:
-            return self._restart(lost)
-        return self._take(answers)
-
-    def _count(self) -> None:
-        made, workers = self.registry.made, self._counters.workers
-        workers.labelled = self._before.labelled + made.rows
-        workers.retries = self._before.retries + made.retries
-        workers.ready = self.registry.ready
+        with self._watch:
+            try:
+                self._follow_capacity()
+                return self._take(self._pool.exchange(self._next_orders()))
+            except RayLost as lost:
+                return self._restart(lost)
+            finally:
+                made, counters = self.registry.made, self._counters
+                counters.labelled, counters.retries = self._before[0] + made.rows, self._before[1] + made.retries
+                counters.ready_workers = self.registry.ready
 
     def _follow_capacity(self) -> None:
         """Ask workers to leave whose node is about to go, and take in what the cluster has grown by."""

@@ -107,7 +107,7 @@ class WorkerRegistry:
         self.handles: list[WorkerHandle] = []
         self.blocked_nodes: dict[str, str] = {}  # nodes where no worker is started again, and why
         self._clock = clock
-        self._wanted = size
+        self.wanted = size  # tasks that are not over: more workers than that have nothing to do
         self._started = 0
         self._ended_made = MetricsSnapshot()  # by workers that have ended
         self._matching, self._mismatched = 0, 0  # workers that were ready, and that were left out
@@ -145,15 +145,11 @@ class WorkerRegistry:
         """Assign a task to the worker that holds fewest."""
         max(self.handles, key=WorkerHandle.free).give(task)
 
-    def want(self, tasks: int) -> None:
-        """Set how many tasks are not over: more workers than that have nothing to do."""
-        self._wanted = tasks
-
     def start(self) -> list[WorkerHandle]:
         """Register the workers that are to be started now."""
         excluded = len(self.excluded)
         present = len(self.handles) - excluded
-        room = min(self.size - excluded, max(1, self._wanted)) - present
+        room = min(self.size - excluded, max(1, self.wanted)) - present
         if self._clock() < self._not_before:
             return []
         started = [WorkerHandle(f"worker {self._started + number}") for number in range(room)]
@@ -163,7 +159,7 @@ class WorkerRegistry:
 
     def surplus(self) -> list[WorkerHandle]:
         """Workers that have had nothing to do for a while, and that no task is left for."""
-        over = sum(not handle.excluded for handle in self.handles) - max(1, self._wanted)
+        over = sum(not handle.excluded for handle in self.handles) - max(1, self.wanted)
         since = self._clock() - IDLE_S
         idle = [
             handle

@@ -5,8 +5,9 @@ sample takes. The counts of given shards are deterministic, and so is a sample d
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, stdev
 
 from pipeline.concurrency import prefetch_map
@@ -15,8 +16,9 @@ from pipeline.inputs.folder import reading
 from pipeline.inputs.reader import HEADERS_ONLY, read_shard
 from pipeline.records import Shard
 
+RECORDING = ("folder", "parquet")  # kinds that record their number of samples
 TARS, FIRST = 8, 32  # tars read of each kind, and samples at the beginning of each
-RECORDED = 64  # shards read of a kind that records its number of samples
+RECORDED = 64  # shards read of each such kind
 DECOMPRESSED = 4 << 20  # bytes of a compressed tar to read at least: the decompressor reads ahead by an unknown amount
 logger = logging.getLogger(__name__)
 
@@ -64,12 +66,16 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     exact = True
     damaged: list[str] = []
     errors: list[tuple[float, float | None]] = []  # of each kind: samples, relative error
-    for kind, of_one_kind in _by_kind(shards).items():
-        beginnings = list(
-            prefetch_map(
-                lambda shard: _read_beginning(shard, image_key), _spread(of_one_kind, kind), depth=8, threads=8
-            )
-        )
+    by_kind: dict[str, list[Shard]] = {}
+    for shard in shards:
+        by_kind.setdefault(_kind(shard), []).append(shard)
+    for kind, of_one_kind in by_kind.items():
+        most = RECORDED if kind in RECORDING else TARS
+        step = max(1.0, len(of_one_kind) / most)  # between shards that are read, in the order of their ids
+        ordered = sorted(of_one_kind, key=lambda shard: shard.id)
+        chosen = [ordered[int(number * step)] for number in range(min(most, len(ordered)))]
+        read = partial(_read_beginning, image_key=image_key)
+        beginnings = list(prefetch_map(read, chosen, depth=8, threads=8))
         seen = {each.shard.id: round(each.total) for each in beginnings}
         samples, size = sum(each.total for each in beginnings), sum(each.shard.size for each in beginnings)
         density = samples / size if size else 0.0
@@ -85,26 +91,8 @@ def count(shards: Sequence[Shard], image_key: str | None = None) -> Counts:
     return Counts({shard.id: found[shard.id] for shard in shards}, exact, error, tuple(damaged))
 
 
-def _by_kind(shards: Iterable[Shard]) -> dict[str, list[Shard]]:
-    kinds: dict[str, list[Shard]] = {}
-    for shard in shards:
-        kinds.setdefault(_kind(shard), []).append(shard)
-    return kinds
-
-
 def _kind(shard: Shard) -> str:
     return "folder" if reading.is_folder(shard.url) else shard.url.lower().rpartition(".")[2]
-
-
-def _spread(shards: list[Shard], kind: str) -> list[Shard]:
-    """Shards at even distances in the order of their ids."""
-    most = RECORDED if _records_count(kind) else TARS
-    ordered = sorted(shards, key=lambda shard: shard.id)
-    return ordered if len(ordered) <= most else [ordered[i * len(ordered) // most] for i in range(most)]
-
-
-def _records_count(kind: str) -> bool:
-    return kind in ("folder", "parquet")
 
 
 def _read_beginning(shard: Shard, image_key: str | None) -> _Beginning:
@@ -113,7 +101,7 @@ def _read_beginning(shard: Shard, image_key: str | None) -> _Beginning:
     seen, end, damage = 0, 0, ""
     try:
         for sample in read_shard(shard, first=HEADERS_ONLY, image_key=image_key, whole=False):
-            if seen >= FIRST and end >= least and not _records_count(kind):
+            if seen >= FIRST and end >= least and kind not in RECORDING:
                 return _Beginning(shard, seen, end, whole=False)
             seen, end = seen + 1, sample.end
     except CorruptShard as error:
@@ -127,5 +115,4 @@ def _error(beginnings: Sequence[_Beginning]) -> float | None:
     densities = [each.total / each.shard.size for each in beginnings if each.shard.size]
     if len(densities) < 2 or not (mean := fmean(densities)):
         return None
-    error: float = 1.96 * stdev(densities) / mean / len(densities) ** 0.5
-    return error
+    return float(1.96 * stdev(densities) / mean / len(densities) ** 0.5)

@@ -31,7 +31,8 @@ def rgb(image: Image.Image, *, deep: bool) -> Image.Image:
     """An image over white, as 8-bit RGB. deep: its colours had 16 bits. Raises NothingVisible."""
     if deep and np.asarray(image)[..., :3].max() < DARK:
         raise NothingVisible("its 16-bit colours are all in the lowest bits, which are not decoded")
-    return TABLE.get(image.mode, _over_white if "transparency" in image.info else _plain)(image)
+    converted = TABLE.get(image.mode) or ("transparency" in image.info and _over_white)
+    return converted(image) if converted else image.convert("RGB")
 
 
 def rgb_reader_1(image: Image.Image) -> Image.Image:
@@ -47,10 +48,6 @@ def rgb_reader_1(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
 def _over_white(image: Image.Image) -> Image.Image:
     cut_out = image.convert("RGBA")
     if cut_out.getchannel("A").getextrema() != (0, 0):
@@ -62,10 +59,6 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _on_white(cut_out: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", cut_out.size, "white"), cut_out).convert("RGB")
-
-
-def _premultiplied(image: Image.Image) -> Image.Image:
-    return _over_white(image.convert(image.mode.upper()))
 
 
 def _wide(image: Image.Image) -> Image.Image:
@@ -98,5 +91,5 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 TABLE: Mapping[str, Callable[[Image.Image], Image.Image]] = {  # the other modes convert as they are
     **dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N", "F"), _wide),
     **dict.fromkeys(("LA", "PA", "RGBA"), _over_white),
-    **dict.fromkeys(("La", "RGBa"), _premultiplied),
+    **dict.fromkeys(("La", "RGBa"), lambda image: _over_white(image.convert(image.mode.upper()))),
 }

@@ -20,7 +20,7 @@ from pipeline.inputs.folder import reading
 from pipeline.inputs.folder.reading import Folder
 from pipeline.storage import filesystem
 from pipeline.storage.filesystem import Entry
-from pipeline.storage.url import has_query, local_path, protocol_of, redact
+from pipeline.storage.url import local_path, protocol_of, redact, refuse_query
 
 Note: TypeAlias = Callable[[str], None]  # called with a line about inputs that are left out
 _GLOB = set("*?[")
@@ -59,7 +59,7 @@ def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Ent
 def _braces(pattern: str, reader: int) -> list[str]:
     """Expand the braces of a pattern; braces of an existing name are kept."""
     if reader > 1:
-        _refuse_query(pattern)
+        refuse_query(pattern)
     by_name = reader > 1 and not pattern.startswith(_WEB)  # in URLs of the web a brace is no letter
     literal, rest = _split(pattern) if by_name else ("", pattern)
     if not rest:
@@ -132,12 +132,6 @@ def exists(url: str) -> bool:
     return True
 
 
-def _refuse_query(url: str) -> None:
-    """Refuse a query: stores ignore it, and it would not be recorded."""
-    if has_query(url):
-        raise ConfigError(f"{redact(url)}: what follows reads like a query; give the name of an object alone")
-
-
 def _stat(url: str, reader: int) -> Entry:
     try:
         return filesystem.stat(url)
@@ -167,7 +161,7 @@ def _matches(folder: str, pattern: str, note: Note) -> list[Entry]:
 
 
 def _checked(entry: Entry) -> Entry:
-    _refuse_query(entry.url)
+    refuse_query(entry.url)
     if reading.is_folder(entry.url) or kinds.suffix(redact(entry.url)):
         return entry
     refusal = f"{redact(entry.url)}: not a shard"

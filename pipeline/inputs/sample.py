@@ -6,11 +6,12 @@ every sample of the input has an equal chance as far as counts are known. With e
 contains the smaller one.
 """
 
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 from pipeline.inputs.count import count
 from pipeline.messages import ShardTask
@@ -71,15 +72,9 @@ def within(tasks: Iterable[ShardTask], windows: Windows) -> list[ShardTask]:
     """The part of tasks in these windows, as ranges of consecutive windows; none is open to the end of its shard."""
     parts: list[ShardTask] = []
     for task in tasks:
-        first: int | None = None
-        own_windows = sorted(n for n in windows.get(task.shard.id, ()) if _holds(task, n))
-        for index, number in enumerate(own_windows):
-            first = number if first is None else first
-            if index + 1 == len(own_windows) or own_windows[index + 1] != number + 1:
-                parts.append(replace(task, first_window=first, last_window=number))
-                first = None
+        last = math.inf if task.last_window is None else task.last_window
+        own_windows = sorted(n for n in windows.get(task.shard.id, ()) if task.first_window <= n <= last)
+        for _, row in groupby(enumerate(own_windows), lambda item: item[1] - item[0]):
+            numbers = [number for _, number in row]
+            parts.append(replace(task, first_window=numbers[0], last_window=numbers[-1]))
     return parts
-
-
-def _holds(task: ShardTask, window: int) -> bool:
-    return task.first_window <= window and (task.last_window is None or window <= task.last_window)

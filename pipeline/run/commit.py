@@ -3,6 +3,7 @@
 import json
 import platform
 import uuid
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,10 +86,7 @@ class RunWriter:
         another window has its name, Unhandled where the rows cannot be stored, StorageError.
         """
         name = window_name(task.shard.id, window, task.revision)
-        failed: dict[str, int] = {}
-        for record in records:
-            if record.status != OK:
-                failed[record.status] = failed.get(record.status, 0) + 1
+        failed = Counter(record.status for record in records if record.status != OK)
         metadata = WindowMetadata(
             fingerprint=self.run.fingerprint,
             shard=task.shard.id,
@@ -98,7 +96,7 @@ class RunWriter:
             window=window,
             first_index=window * self.run.window,
             rows=len(records),
-            failed=failed,
+            failed=dict(failed),
             attempt=self.attempt,
             digest=digest_of(records),
             model=self.run.model,

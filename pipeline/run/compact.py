@@ -9,15 +9,14 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import IO
 
 from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError
-from pipeline.run.compacted import FOLDER, CompactedFile, CompactedWindow, holds, read_compacted
+from pipeline.run.compacted import FOLDER, CompactedFile, CompactedWindow, read_compacted
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.table.window_metadata import WindowMetadata, digest_of
+from pipeline.table.window_metadata import digest_of
 
 TARGET = 256_000_000  # bytes of windows a file: large enough for any reader, small enough to be sent in a minute
 AHEAD = 8  # windows fetched before they are joined: about 3 MB each, and the work is waiting for storage
@@ -116,22 +115,17 @@ def _write(ledger: Ledger, first: int, windows: Sequence[WindowObject]) -> Compa
             table.concat.joining_windows(out, listed, ledger.run.later_columns) as add,
         ):
             for window, data in prefetch_map(fetch, windows, depth=AHEAD, threads=AHEAD):
-                listed.append(asdict(_add(ledger, window, io.BytesIO(data), add)))
+                try:
+                    metadata = add(stream := io.BytesIO(data))
+                    ledger.check(window.shard, window.window, metadata)
+                    stream.seek(0)
+                    if digest_of(table.read_records(stream)) != metadata.digest:
+                        raise ValueError("rows do not match their digest")
+                except ValueError as error:
+                    fault = f"{ledger}/{window.name}: {error}"
+                    raise ConfigError(f"{fault}; `diffseg verify --full` finds all that is so") from error
+                listed.append(asdict(CompactedWindow(*window.id, metadata.rows, window.size, metadata.digest)))
     file = next(read_compacted(ledger.store, name), None)
-    if file is None or not holds(file, windows):
+    if file is None or [window.id for window in file.windows] != [window.id for window in windows]:
         raise ConfigError(f"{ledger}/{name}: no compacted file of ours, or a damaged one; remove it and run again")
     return file
-
-
-def _add(
-    ledger: Ledger, window: WindowObject, data: IO[bytes], add: Callable[[IO[bytes]], WindowMetadata]
-) -> CompactedWindow:
-    try:
-        metadata = add(data)
-        ledger.check(window.shard, window.window, metadata)
-        data.seek(0)
-        if digest_of(table.read_records(data)) != metadata.digest:
-            raise ValueError("rows do not match their digest")
-    except ValueError as error:
-        raise ConfigError(f"{ledger}/{window.name}: {error}; `diffseg verify --full` finds all that is so") from error
-    return CompactedWindow(*window.id, metadata.rows, window.size, metadata.digest)

@@ -7,7 +7,7 @@ passed over, and the whole folder may be deleted at any time.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pipeline import documents, table
@@ -96,23 +96,11 @@ class CompactedIndex:
         for window in windows:
             own = RowRange(window.name, window.size, windows=((window.shard, window.window),))
             next_ = self._ranges.get(window.id, own)
-            joined = _joined(last, next_)
-            if last and not joined:
+            if last and last.rows is not None and (last.name, last.first + last.rows) == (next_.name, next_.first):
+                last = replace(last, rows=last.rows + (next_.rows or 0), windows=last.windows + next_.windows)
+                continue
+            if last:
                 yield last
-            last = joined or next_
+            last = next_
         if last:
             yield last
-
-
-def _joined(one: RowRange | None, other: RowRange) -> RowRange | None:
-    """Both ranges as one; None where the second does not follow the first in one object."""
-    if one is None or one.rows is None or other.rows is None:
-        return None
-    if one.name != other.name or one.first + one.rows != other.first:
-        return None
-    return replace(one, rows=one.rows + other.rows, windows=one.windows + other.windows)
-
-
-def holds(file: CompactedFile, windows: Sequence[WindowObject]) -> bool:
-    """Whether a file holds exactly these windows, in this order."""
-    return [window.id for window in file.windows] == [window.id for window in windows]

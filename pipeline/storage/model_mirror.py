@@ -17,42 +17,27 @@ def copy_model(files: ModelFiles, url: str) -> tuple[Origin, int]:
 
     Raises ConfigError where the folder holds anything else, StorageError.
     """
-    store = Store(url)
+    store, listing = Store(url), listing_of(files.folder)
+    names = [*needed(files.name, listing, reader_of(files.folder)), *beside(listing)]
+    sizes = {name: (files.folder / name).stat().st_size for name in names}
+    origin = Origin(files.name.partition("@")[0], files.revision, files.sha256, sizes)
     existing = dict(store.list(""))
-    origin = _origin(files)
     if existing and ORIGIN not in existing:
         raise ConfigError(f"{store} holds other files and no {ORIGIN}; give an empty folder")
     if not existing:
         store.put_new(ORIGIN, origin.to_json())
-    _check_origin(origin, Origin.from_json(store.get(ORIGIN)), str(store))
-    written = 0
-    for name, size in origin.files.items():
-        if name in existing:
-            continue
+    found = Origin.from_json(store.get(ORIGIN))
+    if found.sha256 != origin.sha256 or not found.files.items() <= sizes.items():  # older notes list less
+        raise ConfigError(
+            f"{store} holds {found.model} at {found.revision} (sha256 {found.sha256[:12]}...), not {origin.model} at "
+            f"{origin.revision} (sha256 {origin.sha256[:12]}...): give another folder"
+        )
+    missing = sizes.keys() - existing.keys()
+    for name in sorted(missing):
         with (files.folder / name).open("rb") as source, store.growing(name) as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        written += size
-    _check(store, origin)
-    return origin, written
-
-
-def _origin(files: ModelFiles) -> Origin:
-    listing = listing_of(files.folder)
-    names = [*needed(files.name, listing, reader_of(files.folder)), *beside(listing)]
-    sizes = {name: (files.folder / name).stat().st_size for name in names}
-    return Origin(files.name.partition("@")[0], files.revision, files.sha256, sizes)
-
-
-def _check_origin(wanted: Origin, found: Origin, where: str) -> None:
-    if found.sha256 != wanted.sha256 or not found.files.items() <= wanted.files.items():  # older notes list less
-        raise ConfigError(
-            f"{where} holds {found.model} at {found.revision} (sha256 {found.sha256[:12]}...), not {wanted.model} at "
-            f"{wanted.revision} (sha256 {wanted.sha256[:12]}...): give another folder"
-        )
-
-
-def _check(store: Store, origin: Origin) -> None:
     stored = dict(store.list(""))
-    for name, size in origin.files.items():
+    for name, size in sizes.items():
         if stored.get(name) != size:
             raise StorageError(f"{store}/{name} has {stored.get(name)} bytes after the copy, not {size}")
+    return origin, sum(sizes[name] for name in missing)

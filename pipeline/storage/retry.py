@@ -69,10 +69,10 @@ def sent_by(send: Send) -> Iterator[None]:
         _state.send = before
 
 
-def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> T:
+def attempt(what: str, call: Callable[[], T]) -> T:
     """Do `call`, and repeat it while it fails transiently. what: the URL or path, redacted, as errors name it.
 
-    deadline: in seconds; None: DEADLINE, or FIRST_DEADLINE for a host that has not answered yet.
+    It is given up after DEADLINE, or FIRST_DEADLINE where its host has never answered.
     Raises FileNotFoundError and FileExistsError as they are, ConfigError where access is refused, StorageFull where
     space ran out, StorageError for everything that outlasted the deadline.
     """
@@ -85,7 +85,7 @@ def attempt(what: str, call: Callable[[], T], deadline: float | None = None) -> 
             _state.retries += 1
 
     host = "/".join(what.split("/", 3)[:3])
-    limit = deadline if deadline is not None else DEADLINE if host in _state.answered else FIRST_DEADLINE
+    limit = DEADLINE if host in _state.answered else FIRST_DEADLINE
     retrying = Retrying(
         retry=retry_if_exception(_is_transient),
         wait=wait_random_exponential(multiplier=0.2, max=15),
@@ -171,9 +171,7 @@ def _status(error: BaseException) -> int | None:
         reply: Any = getattr(each, "response", None)
         if isinstance(reply, dict):
             reply = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        values = (
-            getattr(each, name, None) for name in ("status", "status_code", "code")
-        )  # the last: aiohttp warns of it
+        values = (getattr(each, name, None) for name in ("status", "status_code", "code"))  # aiohttp warns of the last
         for value in chain(values, [reply]):
             if isinstance(value, int) and 400 <= value < 600:
                 return value

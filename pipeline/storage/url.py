@@ -55,10 +55,11 @@ def redact(url: str) -> str:
     return f"{scheme}://{container}{machine}{slash}{path}"
 
 
-def has_query(url: str) -> bool:
-    """Whether the URL of an object has a query, which every store here would ignore."""
+def refuse_query(url: str) -> None:
+    """Raises ConfigError where the URL of an object has a query: every store here would ignore it."""
     scheme, mark, _ = url.partition("://")
-    return bool(mark) and scheme not in ("file", "local", *WEB) and _QUERY.search(url) is not None
+    if mark and scheme not in ("file", "local", *WEB) and _QUERY.search(url):
+        raise ConfigError(f"{redact(url)}: what follows reads like a query; give the name of an object alone")
 
 
 def canonical(url: str, *, follow: bool = True) -> str:

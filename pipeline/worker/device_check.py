@@ -43,7 +43,9 @@ class DeviceCheck:
         if self._expected is None:
             first = self._store.put_new(REFERENCE, encode_label_map(own))
             self._expected = own if first else decode_label_map(self._store.get(REFERENCE))
-        agreement = _agreement(own, self._expected)
+        agreement = 0.0
+        if own.shape == self._expected.shape:
+            agreement = covering(*overlaps(own + 1, self._expected + 1))  # what has no labels counts as a segment too
         if agreement < LEAST:
             raise DeviceMismatch(f"its labels of the reference image cover {agreement:.0%} of {self._name}")
         self._checked = labelled
@@ -60,10 +62,3 @@ def _labels(segmenter: Segmenter) -> np.ndarray:
 @cache
 def _picture() -> np.ndarray:
     return decode(PICTURE.read_bytes())
-
-
-def _agreement(own: np.ndarray, expected: np.ndarray) -> float:
-    if own.shape != expected.shape:
-        return 0.0
-    table, unclaimed = overlaps(own + 1, expected + 1)  # what has no labels counts as a segment too
-    return covering(table, unclaimed)

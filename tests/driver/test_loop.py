@@ -168,7 +168,7 @@ def test_workers_in_threads_do_the_same(ledger, build):
     drive(ledger, pool, ledger.missing(), counters)
     pool.close()
     assert complete(ledger)
-    assert counters.workers.labelled == 17
+    assert counters.labelled == 17
 
 
 def test_a_worker_that_dies_is_replaced_and_its_tasks_come_back(ledger, build):

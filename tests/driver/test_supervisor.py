@@ -61,7 +61,7 @@ def _look_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
 def supervise(pool: NodesPool, **settings: float) -> Supervisor:
     """Workers that have been started and are ready; there is more to do than they can."""
     supervisor = Supervisor(pool, Counters(), **settings)
-    supervisor.registry.want(100)
+    supervisor.registry.wanted = 100
     assert supervisor.round() == []
     return supervisor
 
@@ -99,7 +99,7 @@ def test_a_worker_that_is_stopped_is_not_asked_to_leave_as_well() -> None:
     supervisor = supervise(pool)
     for handle in supervisor.registry.handles:
         handle.busy_at -= IDLE_S + 1
-    supervisor.registry.want(1)
+    supervisor.registry.wanted = 1
     pool.now = Capacity(2, frozenset({"a"}), {"a": 30.0})
     supervisor.round()
     assert (list(pool.orders[-1].stop), pool.orders[-1].drain) == (["worker 0"], {"worker 1": 30.0})
@@ -168,10 +168,10 @@ def test_a_run_whose_workers_are_all_silent_stops() -> None:
 
 def test_what_workers_count_is_added_to_what_was_counted_before() -> None:
     pool, counters = NodesPool(2, replace(READY, made=MetricsSnapshot(Counter(ok=5), retries=1))), Counters()
-    counters.workers.labelled = 100
+    counters.labelled = 100
     supervisor = Supervisor(pool, counters)
-    supervisor.registry.want(100)
+    supervisor.registry.wanted = 100
     supervisor.round()
     pool.answers["worker 0"] = WorkerEnd(EndKind.LOST, "killed")
     supervisor.round()
-    assert (counters.workers.labelled, counters.workers.retries, counters.workers.ready) == (110, 2, 1)
+    assert (counters.labelled, counters.retries, counters.ready_workers) == (110, 2, 1)

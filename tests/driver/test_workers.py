@@ -55,9 +55,9 @@ def started(registry, count, **said):
 
 def test_no_more_workers_than_tasks_and_no_more_than_its_size(clock):
     registry = WorkerRegistry(3, clock)
-    registry.want(2)
+    registry.wanted = 2
     assert len(registry.start()) == 2
-    registry.want(100)
+    registry.wanted = 100
     assert len(registry.start()) == 1
     registry.size = 5
     assert len(registry.start()) == 2
@@ -83,7 +83,7 @@ def test_a_worker_that_is_asked_to_leave_gets_no_more(clock):
 def test_who_has_nothing_to_do_gives_the_device_back_after_a_while(clock):
     registry = WorkerRegistry(2, clock)
     handles = started(registry, 2)
-    registry.want(1)
+    registry.wanted = 1
     for handle in handles:
         handle.busy_at = clock.now
     assert registry.surplus() == []

@@ -28,13 +28,10 @@ def split(tasks: Iterable[ShardTask], workers: int, window: int) -> Iterator[Sha
     spare = workers - len(first)
     total = sum(task.shard.size for task in first)
     for task in first:
-        extra = -(-spare * task.shard.size // total) if spare > 0 and _is_open(task) else 0
+        is_open = task.last_window is None and task.shard.url.lower().endswith((".tar", "/"))
+        extra = -(-spare * task.shard.size // total) if spare > 0 and is_open else 0
         yield from _pieces(task, 1 + extra, _windows(task.shard, window) if extra else 0)
     yield from source
-
-
-def _is_open(task: ShardTask) -> bool:
-    return task.last_window is None and task.shard.url.lower().endswith((".tar", "/"))
 
 
 def _windows(shard: Shard, window: int) -> int:
