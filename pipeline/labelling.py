@@ -161,7 +161,7 @@ class _Driver:
 
             def tick() -> None:
                 moment = self._snapshot()
-                if self._roll_up.write(moment) and not self._roll_up.missed:
+                if self._roll_up.write(moment):
                     keep_run(ledger.store, ledger.run)
                 publish(moment, self.counters)
                 self._hooks.tick(moment)

@@ -131,7 +131,7 @@ class RollUp:
         self._next = clock()
 
     def write(self, snapshot: Snapshot, *, last: bool = False) -> bool:
-        """Write a moment, at most every ROLL_UP_S seconds; whether it was due.
+        """Write a moment, at most every ROLL_UP_S seconds; whether it was written.
 
         last: it is written in any case, since the driver ends.
         """
@@ -140,7 +140,7 @@ class RollUp:
         self._next = self._clock() + ROLL_UP_S
         try:
             note = {"at": time(), "left": last, **current().labels, **asdict(snapshot)}
-            self._ledger.store.replace(self._name, json.dumps(note).encode())
+            return self._ledger.store.replace(self._name, json.dumps(note).encode())
         except PipelineError as error:  # a run goes on without it
             logger.warning("no note of the progress on storage: %s", error)
-        return True
+            return False
