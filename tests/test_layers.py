@@ -54,6 +54,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "pyarrow": {
         "pipeline/table/records.py",
         "pipeline/table/rows.py",
+        "pipeline/table/filter.py",
         "pipeline/table/images.py",
         "pipeline/table/concat.py",
         "pipeline/table/values.py",
@@ -68,7 +69,7 @@ OWNERS = {  # a heavy library, and the only files that may import it
     "filelock": {"diffseg/models/cache.py"},
     "rich": {"jobs/shared/console.py"},
     "pydantic": {"pipeline/documents.py"},
-    "tenacity": {"pipeline/storage/retry.py", "pipeline/driver/backoff.py"},
+    "tenacity": {"pipeline/storage/retry.py"},
     "pycocotools": {"pipeline/exports/rle.py", "pipeline/evaluation/recall.py"},
     "faiss": {"pipeline/categories/learning.py"},
     "sklearn": {"pipeline/categories/learning.py"},
