@@ -24,6 +24,12 @@ AS_BEFORE = "as before"
 LEAVES = 64  # of a tree, unless a user says otherwise
 ANCHORS = 16  # a side, as published
 
+MOST = {  # of numbers whose cost grows with them; memory grows as the fourth power of image_size
+    "anchors_per_side": 128,
+    "image_size": 4_096,
+    "output_size": 65_535,
+}
+MOST_ITERATIONS = 64
 MOST_CLUSTERS = 256
 MOST_LEAVES = 256
 OBJECTS = 63  # of all crops of an image, at most: seven of each
@@ -86,6 +92,8 @@ class SegmentConfig:
         if self.thresholds is not None:
             if len(self.thresholds) == 0:
                 raise ValueError("thresholds must name at least one iteration, got ()")
+            if len(self.thresholds) > MOST_ITERATIONS:
+                raise ValueError(f"thresholds name at most {MOST_ITERATIONS} iterations, got {len(self.thresholds)}")
             if not all(math.isfinite(tau) and tau > 0 for tau in self.thresholds):
                 raise ValueError(f"thresholds must be positive numbers of nats, got {self.thresholds}")
         if self.anchors_per_side < 1:
@@ -98,6 +106,9 @@ class SegmentConfig:
             raise ValueError(f"output_size must be a number of pixels or 'source', got {self.output_size!r}")
         if not 0 <= self.min_area < 1:
             raise ValueError(f"min_area is a share of the image in [0, 1), got {self.min_area}")
+        for name, most in MOST.items():
+            if isinstance(value := getattr(self, name), int) and value > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {value}")
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
         if self.edges and self.mode == "paper":

@@ -88,15 +88,22 @@ def _build(kind: type[T], source: str, name: str, tables: Mapping[str, Any], fla
         raise ConfigError(f"{source}: [{name}] must be a table")
     _refuse_unknown(source, f"[{name}]", written, [field.name for field in fields(kind)])  # type: ignore[arg-type]
     values = {**written, **{key: value for key, value in flags.items() if value is not None}}
-    types = get_type_hints(kind)
-    for key, value in values.items():
-        items = value if isinstance(value, list | tuple) else [value]
-        if "bool" not in str(types[key]) and any(isinstance(item, bool) for item in items):
-            raise ConfigError(f"{source}: [{name}] {key} is no yes or no, got {str(value).lower()}")
     try:
-        return validated(kind, values)
+        made = validated(kind, values)
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{source}: [{name}] {error}") from error
+    types = get_type_hints(kind)
+    for key, value in values.items():
+        expected = str(types[key])
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, bool) and "bool" not in expected:
+                raise ConfigError(f"{source}: [{name}] {key} is no yes or no, got {str(item).lower()}")
+            if not isinstance(item, bool) and "bool" in expected and item is not None:
+                raise ConfigError(f"{source}: [{name}] {key} is true or false, got {item!r:.80}")
+            number = "int" in expected or "float" in expected
+            if isinstance(item, str) and number and f"'{item}'" not in expected:
+                raise ConfigError(f"{source}: [{name}] {key} is a number, got {item!r:.80}")
+    return made
 
 
 def _refuse_unknown(source: str, table: str, given: Mapping[str, Any], possible: Any) -> None:

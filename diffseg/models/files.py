@@ -161,7 +161,7 @@ def _indexed(model: str, index: str, data: bytes) -> set[str]:
     try:
         named: Any = set(json.loads(data)["weight_map"].values())
         outside = [name for name in named if not re.fullmatch(r"[^/\\]+\.safetensors", name)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fault = wrong_bytes(data) or "is no index of weights in parts: it has no weight_map of file names"
         raise ValueError(f"{model}: {index} {fault}") from error
     if outside or not named:

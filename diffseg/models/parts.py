@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffseg.models.files import tensors_of, weight_files
+from diffseg.models.recognise import numbers
+from diffseg.models.specs import CONFIG
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NAMED = 3  # tensors named in an error
 FLOATS = re.compile(r"(BF|F)\d+.*")  # types of weights, as safetensors names them
+ASKED = ("layers", "layers_per_block", "hidden_size", "intermediate_size", "_channels", "cross_attention_dim")
+LAYERS, WIDTH = 64, 8_192  # that are built on the "meta" device at no cost, whatever the weights have
 HALVES = ("gate_proj", "up_proj")  # transformers 5 has in two tensors what files have in one
 
 Rename = Callable[[str], str]  # from the name of a tensor in any version of its library to the current one
@@ -53,6 +57,24 @@ def fill(part: "nn.Module", folder: Path, name: str, rename: Rename, unused: str
     if blank := [key for key, tensor in chain(part.named_parameters(), part.named_buffers()) if _is_blank(key, tensor)]:
         raise ValueError(f"{folder / name} is of a kind whose {blank[0]} is in no file and not known here")
     return part.requires_grad_(False)
+
+
+def fitting(settings: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
+    """The settings of a part, once its weights are found to be as many as they ask for, before anything is built.
+
+    Raises ValueError for more layers than there are tensors, or wider ones than the largest of these. Of small
+    differences `locations` says more.
+    """
+    shapes = [shape for path in weight_files(folder, name) for _, shape, _ in tensors_of(path)]
+    widest = max((max(shape, default=0) for shape in shapes), default=0)
+    layers, width = max(LAYERS, len(shapes)), max(WIDTH, widest)
+    for key, value in numbers(settings):
+        if key.endswith(ASKED) and value > (layers if "layers" in key else width):
+            has = f"{len(shapes)} tensors, none wider than {widest}"
+            raise ValueError(f"{folder / name / CONFIG} asks for a {key} of {value:g}, and its weights have {has}")
+    if long := next((key for key, value in settings.items() if isinstance(value, list) and len(value) > layers), None):
+        raise ValueError(f"{folder / name / CONFIG} says more of {long} than its weights have tensors")
+    return settings
 
 
 def _is_blank(key: str, tensor: "Tensor") -> bool:

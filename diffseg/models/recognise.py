@@ -25,7 +25,10 @@ MOST = {
     "_dim": 65_536,
     "_channels": 65_536,
     "_tokens": 65_536,
+    "_embeddings": 1_000_000,
+    "_ratio": 65_536,
 }
+LONGEST = 64 << 20  # bytes of a configuration; those of tokenizers have tens of millions
 if TYPE_CHECKING:
     from diffseg.models.files import ModelFiles
 
@@ -53,9 +56,12 @@ def is_vit(listing: Iterable[str]) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError where there is no such file or it is no JSON object."""
     try:
-        data = path.read_bytes()
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LONGEST else b""
     except OSError as error:
         raise ValueError(f"{path} {wrong_file(path) or _unreadable(error)}") from error
+    if size > LONGEST:
+        raise ValueError(f"{path} has {size:,} bytes, which no configuration has")
     return json_object(data, str(path))
 
 
@@ -67,11 +73,20 @@ def json_object(data: bytes, name: str) -> dict[str, Any]:
         raise ValueError(f"{name} {wrong_bytes(data) or _unreadable(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name} should hold a JSON object, got {type(content).__name__}")
-    for key, value in content.items():  # before anything of such a size is made
+    for key, value in numbers(content):  # before anything of such a size is made
         most = next((most for end, most in MOST.items() if key.endswith(end)), None)
-        if most and isinstance(value, int | float) and not abs(value) <= most:
+        if most and not abs(value) <= most:
             raise ValueError(f"{name}: {key} is beyond what a model here can have ({most:,})")
     return content
+
+
+def numbers(content: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a document, however deep, by the key that it stands under."""
+    if isinstance(content, dict | list):
+        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from numbers(value, name if isinstance(name, str) else key)
+    elif isinstance(content, int | float):
+        yield key, content
 
 
 def _unreadable(error: Exception) -> str:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import TextIOWrapper
+from itertools import islice
 from os.path import lexists
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -183,10 +185,13 @@ def _head(entry: Entry) -> bytes:
 def _lines(entry: Entry, reader: int, note: Note) -> list[str]:
     if entry.size > LONGEST_LIST:
         raise ConfigError(f"{redact(entry.url)}: {entry.size:,} bytes are more than a list may have")
-    with filesystem.open_ranged(entry.url, entry.size) as stream:
-        text = stream.read().decode("utf-8-sig", errors="replace")
-    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    with TextIOWrapper(filesystem.open_ranged(entry.url, entry.size), "utf-8-sig", errors="replace") as text:
+        named = (line for line in map(str.strip, text) if line and not line.startswith("#"))
+        lines = list(islice(named, MOST + 1))
+    if len(lines) > MOST:
+        raise ConfigError(f"{redact(entry.url)}: a list of more than {MOST:,} names; make several lists and runs of it")
     system = [line for line in lines if reader > 1 and kinds.is_system_file(line)]
     if system:
         note(f"{redact(entry.url)}: {find.counted(system, 'hidden or system file')}; not read")
-    return [line for line in lines if line not in set(system)]
+    hidden = set(system)
+    return [line for line in lines if line not in hidden]

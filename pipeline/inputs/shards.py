@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.inputs import kinds
 from pipeline.inputs.folder import reading
 from pipeline.inputs.folder.reading import Folder
-from pipeline.inputs.patterns import Note, expand
+from pipeline.inputs.patterns import MOST, Note, expand
 from pipeline.records import READER, Shard
 from pipeline.storage import filesystem
 from pipeline.storage.url import canonical, redact, stem
@@ -26,6 +26,8 @@ def pin(patterns: Iterable[str], reader: int = READER, note: Note = lambda line:
     entries: dict[str, filesystem.Entry] = {}
     for pattern in patterns:
         for entry in expand(pattern, reader, note):
+            if len(entries) > MOST:
+                raise ConfigError(f"more than {MOST:,} shards; make several runs of them")
             known = entries.setdefault(_identity(entry, reader), entry)
             if (known.size, known.etag) != (entry.size, entry.etag):
                 raise ConfigError(

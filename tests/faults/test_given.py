@@ -1,5 +1,6 @@
 """Bounds on what users give, and damage to the small notes of a run: one line, exit 2, or the note is made again."""
 
+import itertools
 import json
 import shutil
 
@@ -8,9 +9,12 @@ import pytest
 from diffseg.models.recognise import json_object
 from jobs.shared import cli
 from pipeline import table
+from pipeline.errors import ConfigError
+from pipeline.inputs import patterns, shards
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed, write_manifest
 from pipeline.run.verify import audit
+from pipeline.storage.filesystem import Entry
 from tests.support.labelled import make_run
 
 CONFIGURATIONS = {
@@ -27,6 +31,20 @@ CONFIGURATIONS = {
     "an endless stall": "[run]\nstall = inf",
     "no number": "[run]\nstall = nan",
     "yes for a threshold": "[segment]\nthresholds = [true]",
+    "anchors beyond sense": "[segment]\nanchors_per_side = 100000",
+    "anchors in words": "[segment]\nanchors_per_side = '16'",
+    "leaves beyond sense": "[segment]\nleaves = 1000000",
+    "yes for leaves": "[segment]\nleaves = true",
+    "clusters beyond sense": "[segment]\nmode = 'quality'\nclusters = 100000",
+    "a side beyond sense": "[segment]\nimage_size = 1000000",
+    "an output beyond sense": "[segment]\noutput_size = 10000000000",
+    "an output in words": "[segment]\noutput_size = '1024'",
+    "iterations without end": "[segment]\nthresholds = [" + "1.0, " * 10_000 + "]",
+    "thresholds in words": "[segment]\nthresholds = ['1.1']",
+    "a number for yes": "[segment]\nrefine = 1",
+    "a word for yes": "[segment]\nvectors = 'yes'",
+    "a share in words": "[segment]\nmin_area = '0.1'",
+    "a price in words": "[run]\nprice = '3'",
     "too long": "#" * (2 << 20),
     "no text": "\udcff",
 }
@@ -40,6 +58,14 @@ PATTERNS = {
     "data": "data:,x",
     "four slashes": "file:////nowhere/x.tar",
     "a repository": "github://a:b@main/x.tar",
+    "references": "reference://x.json",
+    "an archive in a bucket": "zip://x.tar::s3://b/c.zip",
+    "an archive alone": "zip::s3://b/c.zip",
+    "a cache": "simplecache::s3://b/x.tar",
+    "a cluster's": "dask://h/x.tar",
+    "a program's": "pipe:cat x.tar",
+    "a tar in a tar": "tar://a.tar::/tmp/b.tar",
+    "no protocol": "://x.tar",
 }
 
 
@@ -66,6 +92,24 @@ def test_patterns(tmp_path, capsys, what):
     words = ["label", PATTERNS[what], "--output", str(tmp_path / "run"), "--model", "tiny", "--workers", "0"]
     assert cli.run(words) == 2
     one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("x.tar\n" * 50, "more than 20 names"), ("{0..9}{0..9}{0..9}.tar", "braces")]
+)
+def test_lists(tmp_path, capsys, monkeypatch, text, line):
+    monkeypatch.setattr(patterns, "MOST", 20)
+    (tmp_path / "list.txt").write_text(text)
+    words = ["label", str(tmp_path / "list.txt"), "--output", str(tmp_path / "run"), "--model", "tiny"]
+    assert cli.run([*words, "--workers", "0"]) == 2
+    assert line in one_line(capsys)
+
+
+def test_shards_of_many_patterns(monkeypatch):
+    monkeypatch.setattr(shards, "MOST", 20)
+    monkeypatch.setattr(shards, "expand", lambda *_: (Entry(f"s3://b/{n}.tar", 1, "e") for n in itertools.count()))
+    with pytest.raises(ConfigError, match="more than 20 shards"):
+        shards.pin(["s3://b/*.tar"])
 
 
 @pytest.mark.parametrize(

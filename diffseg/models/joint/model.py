@@ -24,6 +24,7 @@ from diffseg.types import Float, UInt8
 FINER = 2  # times the side that a model was trained at, for an image's shorter side: MaskCLIP gives 512 pixels for 224
 LONG = 4  # times the shorter side that the longer one may have: a strip would fill the memory, and is squeezed
 TEXTS = 256  # a pass
+MOST_ASKED = 4  # times the weights that are there, which a model is given room for before they are compared
 M = TypeVar("M", bound="WordModel")
 
 
@@ -51,6 +52,10 @@ class WordModel:
                 if config.model_type == "siglip":  # only with it do images compare with words
                     config.vision_config.vision_use_head = True
                 kind = getattr(transformers, KINDS[cls.naming][config.model_type])
+                with torch.device("meta"):
+                    asked = sum(each.numel() for each in kind(config).parameters())
+                if asked > MOST_ASKED * (held := sum(each.numel() for each in state.values())):
+                    raise ValueError(f"{CONFIG} asks for {asked:,} weights, and {held:,} are there")
                 model, misfits = kind.from_pretrained(
                     None,
                     config=config,
@@ -64,6 +69,8 @@ class WordModel:
                 )
             except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
                 raise ValueError(f"{files.folder} describes no model and tokenizer: {first_line(error)}") from error
+            if (known := getattr(config, "text_config", config).vocab_size) < len(tokenizer):
+                raise ValueError(f"{files.folder}: a tokenizer of {len(tokenizer)} words; its model knows {known}")
             if faults := [f"{what[:-5]} {sorted(keys)[0]}" for what, keys in misfits.items() if keys]:
                 raise ValueError(f"{files.folder}: its weights are not those of {CONFIG}: {', '.join(faults)}")
             return cls(files, model, tokenizer, device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffseg.models.files import WEIGHTED, ModelFiles
-from diffseg.models.parts import fill, first_line, locations, quiet
+from diffseg.models.parts import fill, first_line, fitting, locations, quiet
 from diffseg.models.recognise import read_json, wrong_file
 from diffseg.models.specs import BackendSpec
 from diffseg.models.unet.recognise import text_settings
@@ -107,7 +107,7 @@ def _tokens(folder: Path, name: str) -> list[int]:
         tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
     except Exception as error:  # each release raises other kinds on files that are none of a tokenizer
         raise ValueError(f"{words} is no tokenizer of CLIP: {first_line(error)}") from error
-    if tokenizer.model_max_length > most:
+    if not 0 < tokenizer.model_max_length <= most:
         raise ValueError(f"{words}/tokenizer_config.json gives no model_max_length of at most {most} tokens")
     tokens: list[int] = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length).input_ids
     if max(tokens) >= known:
@@ -117,11 +117,12 @@ def _tokens(folder: Path, name: str) -> list[int]:
 
 def _blank(folder: Path, name: str) -> "nn.Module":
     """A part of a checkpoint as its configuration describes it, on the meta device."""
-    config = folder / name / "config.json"
+    config, is_text = folder / name / "config.json", name.startswith("text_encoder")
+    settings = fitting(text_settings(folder, name) if is_text else read_json(config), folder, name)
     try:
-        if name.startswith("text_encoder"):
-            return new_text_encoder(text_settings(folder, name), name == "text_encoder_2", "meta")
-        part = new_part(read_json(config), "meta")
+        if is_text:
+            return new_text_encoder(settings, name == "text_encoder_2", "meta")
+        part = new_part(settings, "meta")
     except Exception as error:  # what the libraries raise on settings that contradict each other is theirs to choose
         raise ValueError(f"{config} describes no model: {type(error).__name__}: {first_line(error)}") from error
     if name == "vae":

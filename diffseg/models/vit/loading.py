@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffseg.models.files import ModelFiles
-from diffseg.models.parts import fill, first_line, locations, quiet
+from diffseg.models.parts import fill, first_line, fitting, locations, quiet
 from diffseg.models.recognise import read_json
 from diffseg.models.specs import CONFIG
 
@@ -90,8 +90,9 @@ def modern_name(key: str) -> str:
 
 def _blank(folder: Path) -> "nn.Module":
     """A model as its configuration describes it, on the meta device."""
+    settings = fitting(read_json(folder / CONFIG), folder, "")
     try:
-        return new_vit(read_json(folder / CONFIG), "meta")
+        return new_vit(settings, "meta")
     except Exception as error:  # what transformers raises on settings that contradict each other is its to choose
         fault = f"describes no model: {type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{folder / CONFIG} {fault}") from error
