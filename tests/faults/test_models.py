@@ -8,11 +8,15 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from diffseg.models.fetch import fetch
+from diffseg.models.joint.files import fetch_joint
+from diffseg.models.joint.model import JointModel
 from diffseg.models.load import check
 from infra.embedded.checkpoints import random_checkpoint
 from jobs.shared import cli
+from tests.categories.joint import small_model
 from tests.models.test_wrong_models import TINY, in_parts, settings, then, weights_of, written
 
 VIT = "model.safetensors"
@@ -152,3 +156,42 @@ def test_models_in_odd_places_are_one_line(tmp_path, capsys, model):
     text = capsys.readouterr().err
     assert "Traceback" not in text
     assert len(text.strip().splitlines()) == 1
+
+
+JOINT = {
+    "900 layers": (
+        lambda folder: changed(folder, lambda said: said["text_config"].update(num_hidden_layers=900)),
+        "asks for .* weights, and",
+    ),
+    "1,000 times as wide": (
+        lambda folder: changed(folder, lambda said: said["text_config"].update(hidden_size=16_000)),
+        "asks for .* weights, and",
+    ),
+    "a smaller vocabulary than the tokenizer's": (
+        lambda folder: shrunk(folder, 4),
+        "gives token 87, and its model knows 4",
+    ),
+}
+
+
+def shrunk(folder, vocabulary):
+    changed(folder, lambda said: said["text_config"].update(vocab_size=vocabulary))
+    state = load_file(folder / VIT)
+    name = "text_model.embeddings.token_embedding.weight"
+    save_file({**state, name: state[name][:vocabulary].clone()}, folder / VIT, metadata={"format": "pt"})
+
+
+def changed(folder, change):
+    said = json.loads((folder / "config.json").read_text())
+    change(said)
+    (folder / "config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("what", JOINT)
+def test_a_hostile_model_of_words_is_refused_too(tmp_path, what):
+    folder = small_model(tmp_path / "joint", "clip")
+    damage, line = JOINT[what]
+    damage(folder)
+    with pytest.raises(ValueError, match=line) as refusal:
+        JointModel.load(fetch_joint(str(folder), JointModel.naming), "cpu").words(["a cat"])
+    assert "\n" not in str(refusal.value)

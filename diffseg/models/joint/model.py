@@ -69,19 +69,20 @@ class WordModel:
                 )
             except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
                 raise ValueError(f"{files.folder} describes no model and tokenizer: {first_line(error)}") from error
-            if (known := getattr(config, "text_config", config).vocab_size) < len(tokenizer):
-                raise ValueError(f"{files.folder}: a tokenizer of {len(tokenizer)} words; its model knows {known}")
             if faults := [f"{what[:-5]} {sorted(keys)[0]}" for what, keys in misfits.items() if keys]:
                 raise ValueError(f"{files.folder}: its weights are not those of {CONFIG}: {', '.join(faults)}")
             return cls(files, model, tokenizer, device)
 
     def tokens(self, texts: Sequence[str], most: int, **padding: Any) -> list[list[int]]:
-        """Tokens of texts. Raises ValueError for one with more of them than the model reads."""
+        """Tokens of texts. Raises ValueError for one with more, or other ones, than the model reads."""
         found: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
         counts = [len(ids) for ids in found]
         if max(counts) > most:
             long = texts[counts.index(max(counts))]
             raise ValueError(f"{long!r} has {max(counts)} tokens, and {self.files.name} reads {most}")
+        known = getattr(self.model.config, "text_config", self.model.config).vocab_size
+        if (last := max(max(ids, default=0) for ids in found)) >= known:
+            raise ValueError(f"the tokenizer of {self.files.name} gives token {last}, and its model knows {known}")
         return self.tokenizer(list(texts), **padding)["input_ids"] if padding else found
 
 
