@@ -25,7 +25,8 @@ from diffseg.labels.results import ids, segmentations, tidy
 from diffseg.labels.rle import rle_decode
 from diffseg.labels.score import score
 from diffseg.method.aggregate import Attention, aggregate
-from diffseg.method.geometry import PLACES, Frame, crop_of, frame, to_model, to_output
+from diffseg.method.feed import Feed, Prepared, prepare
+from diffseg.method.geometry import PLACES, Frame
 from diffseg.method.merge import Proposals, merge
 from diffseg.method.normalised_cut import normalised_cut
 from diffseg.method.refine import refine
@@ -36,6 +37,7 @@ from diffseg.types import AttentionError, Float, Int, Segmentation, UInt8
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
 PUBLISHED = ModelDefaults(thresholds=(1.1, 1.1, 1.1), cut=1.1, timestep=300, image_size=512, dtype="float32")
+_Pass = tuple[list[int], AttentionMaps, torch.cuda.Event | None]  # positions of its images, maps, when they are there
 FLOOR = 1e-12  # least probability in `fast` mode: a zero would put a map infinitely far from every other
 
 
@@ -69,6 +71,8 @@ class DiffSeg:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.backend = backend
         self.batch_size = batch_size or backend.batch_size()
+        self._feed = Feed(backend.device)
+        self._launched: list[tuple[Sequence[Prepared], list[_Pass]]] = []
 
     @classmethod
     def from_pretrained(
@@ -92,8 +96,8 @@ class DiffSeg:
         """The configuration that images are labelled with."""
         return self.backend.config
 
-    def segment(self, images: Sequence[Image.Image | np.ndarray]) -> list[Segmentation]:
-        """Label images of any sizes: PIL images or uint8 [H, W, 3]. Results come in the order of the images.
+    def segment(self, images: Sequence[Image.Image | np.ndarray | Prepared]) -> list[Segmentation]:
+        """Label images of any sizes: PIL images, uint8 [H, W, 3] or prepared. Results come in the order of the images.
 
         Raises ValueError for anything else, AttentionError naming the images whose attention is no distribution; the
         others can be segmented without them.
@@ -111,48 +115,76 @@ class DiffSeg:
         plain = replace(self.config, tree=False, vectors=False, ridges=False, cut=None, crop_layers=0)
         return self._label(images, [replace(plain, thresholds=each) for each in thresholds])
 
+    def prepare(self, image: Image.Image | np.ndarray) -> Prepared:
+        """All of an image's work that needs no device, which any thread may do ahead of `segment`.
+
+        Raises ValueError for what is no image.
+        """
+        return prepare(as_pixels(image), self.config)
+
+    def launch(self, images: Sequence[Prepared]) -> bool:
+        """Start the model's passes over images that `segment` is given soon, while the host does other things.
+
+        False on a processor, where nothing starts. What was launched before the last batch is forgotten.
+        """
+        if self.backend.device.type != "cuda":
+            return False
+        passes = list(self._passes(images, self._wants_features(self.config)))
+        self._launched = [*self._launched[-1:], (images, passes)]
+        return True
+
     def _label(
-        self, images: Sequence[Image.Image | np.ndarray], configs: Sequence[ResolvedConfig]
+        self, images: Sequence[Image.Image | np.ndarray | Prepared], configs: Sequence[ResolvedConfig]
     ) -> list[list[Segmentation]]:
-        pixels = [as_pixels(image) for image in images]
-        frames = [frame(image.shape[:2], self.config) for image in pixels]
+        ready = [each if isinstance(each, Prepared) else self.prepare(each) for each in images]
         results: list[dict[int, Segmentation]] = [{} for _ in configs]
         refused: list[int] = []
-        for batch in self._batches(frames):
-            wanted = any(each.vectors or each.mode == "quality" for each in configs)
-            given = torch.stack([to_model(pixels[i], frames[i]) for i in batch])
-            maps = self.backend.attend(given, features=True) if wanted else self.backend.attend(given)
-            pictures = [to_output(pixels[i], frames[i]) for i in batch] if self.config.edges or self.config.tree else ()
-            for positions, part in _parts(maps):
-                images_of_part = [batch[i] for i in positions]
-                planned = [frames[i] for i in images_of_part]
-                shown = pictures[positions.start : positions.stop]
-                try:
-                    for found, config in zip(results, configs, strict=True):
-                        objects = self._objects([pixels[i] for i in images_of_part], planned, config)
-                        labelled = label(part, planned, config, shown, objects)
-                        found.update(zip(images_of_part, labelled, strict=True))
-                except AttentionError as error:
-                    refused += [images_of_part[i] for i in error.images]
+        launched = next((each for each in self._launched if [*map(id, each[0])] == [*map(id, images)]), None)
+        if launched:
+            self._launched.remove(launched)
+        wanted = any(map(self._wants_features, configs))
+        for batch, maps, mark in launched[1] if launched else self._passes(ready, wanted):
+            with self._feed.beside(mark):
+                for positions, part in _parts(maps):
+                    of_part = [batch[i] for i in positions]
+                    planned = [ready[i].frame for i in of_part]
+                    shown = [picture for i in of_part if (picture := ready[i].picture) is not None]
+                    try:
+                        for found, config in zip(results, configs, strict=True):
+                            objects = self._objects([ready[i] for i in of_part], config)
+                            labelled = label(part, planned, config, shown, objects)
+                            found.update(zip(of_part, labelled, strict=True))
+                    except AttentionError as error:
+                        refused += [of_part[i] for i in error.images]
         if refused:
             refused.sort()
             raise AttentionError(f"the model's attention is no distribution for images {refused}", tuple(refused))
         return [[found[i] for i in range(len(images))] for found in results]
 
-    def _objects(self, images: Sequence[np.ndarray], frames: Sequence[Frame], config: ResolvedConfig) -> list[Objects]:
+    @staticmethod
+    def _wants_features(config: ResolvedConfig) -> bool:
+        return bool(config.vectors) or config.mode == "quality"
+
+    def _passes(self, images: Sequence[Prepared], features: bool) -> Iterator[_Pass]:
+        for batch in self._batches(images):
+            given = self._feed.upload([images[i].pixels for i in batch], self.batch_size)
+            maps = self.backend.attend(given, features=True) if features else self.backend.attend(given)
+            yield batch, _slice(maps, slice(len(batch))), self._feed.mark()
+
+    def _objects(self, images: Sequence[Prepared], config: ResolvedConfig) -> list[Objects]:
         """The small objects that crops of a batch show; one pass takes the crops of all images at one place."""
         found = []
-        for place in PLACES if config.crop_layers else ():
-            crops = [to_model(image, crop_of(each, place)) for image, each in zip(images, frames, strict=True)]
-            maps = self.backend.attend(torch.stack(crops))
+        for number, place in enumerate(PLACES if config.crop_layers else ()):
+            given = self._feed.upload([each.crops[number] for each in images], self.batch_size)
+            maps = _slice(self.backend.attend(given), slice(len(images)))
             found.append(objects_of(cluster(maps, config, pool=1), maps.grid, place))
         return found
 
-    def _batches(self, frames: Sequence[Frame]) -> Iterator[list[int]]:
+    def _batches(self, images: Sequence[Prepared]) -> Iterator[list[int]]:
         """Indices of images that share a forward pass: those of one input size, `batch_size` of them at most."""
-        of_size: dict[tuple[int, int], list[int]] = {}
-        for i, planned in enumerate(frames):
-            of_size.setdefault(planned.model, []).append(i)
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            of_size.setdefault(image.shape, []).append(i)
         for indices in of_size.values():
             for first in range(0, len(indices), self.batch_size):
                 yield indices[first : first + self.batch_size]
@@ -347,9 +379,12 @@ def _parts(maps: AttentionMaps) -> Iterator[tuple[range, AttentionMaps]]:
     step = 1 if maps.levels[0].device.type == "cpu" else max(1, images)
     for first in range(0, images, step):
         positions = range(first, min(first + step, images))
-        taken = slice(positions.start, positions.stop)
-        features = None if maps.features is None else maps.features[taken]
-        yield positions, replace(maps, levels=tuple(level[taken] for level in maps.levels), features=features)
+        yield positions, _slice(maps, slice(positions.start, positions.stop))
+
+
+def _slice(maps: AttentionMaps, images: slice) -> AttentionMaps:
+    features = None if maps.features is None else maps.features[images]
+    return replace(maps, levels=tuple(level[images] for level in maps.levels), features=features)
 
 
 def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[Tensor, "P h w"]:

@@ -22,13 +22,22 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a worker is working on: samples first..last of a window. probed: told before any of them was touched."""
+    """What a worker is working on: samples first..last of a window. probed: told before any of them was touched.
+
+    indices: the samples, where they are not all of first..last.
+    """
 
     shard: str
     window: int
     first: int
     last: int
     probed: bool = False
+    indices: tuple[int, ...] = ()
+
+    @property
+    def samples(self) -> str:
+        """The samples, for people."""
+        return ", ".join(map(str, self.indices)) or f"{self.first}-{self.last}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,12 @@ def model_size(size: Size, image_size: int, unit: int) -> Size:
 
 
 def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
-    """Bring a uint8 [H, W, 3] image to the model's input, in [-1, 1].
+    """Bring a uint8 [H, W, 3] image to the model's input, in [-1, 1]. Raises what `to_input` does."""
+    return normed(to_input(image, frame)[None])[0]
+
+
+def to_input(image: np.ndarray, frame: Frame) -> UInt8[Tensor, "H W 3"] | Float[Tensor, "H W 3"]:
+    """Bring a uint8 [H, W, 3] image to the size of the model's input: uint8, or float32 without antialias.
 
     Raises ValueError for another shape or type than the frame was made for.
     """
@@ -102,8 +107,13 @@ def to_model(image: np.ndarray, frame: Frame) -> Float[Tensor, "3 H W"]:
         raise ValueError(f"expected a uint8 image {(*frame.source, 3)}, got {image.dtype} {image.shape}")
     top, left, height, width = frame.crop
     part = image[top : top + height, left : left + width]
-    pixels = _average(part, frame.model) if frame.antialias else _sample(part, frame.model)
-    return pixels.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
+    return _average(part, frame.model) if frame.antialias else _sample(part, frame.model)
+
+
+def normed(pixels: UInt8[Tensor, "B H W 3"] | Float[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    """Pixels in [-1, 1], on whatever device they are; on a GPU the channels stay innermost, as convolutions want."""
+    moved = pixels.permute(0, 3, 1, 2)
+    return (moved if moved.is_cuda else moved.contiguous()).float().div(127.5).sub_(1)
 
 
 def to_output(image: UInt8[np.ndarray, "_ _ 3"], frame: Frame) -> UInt8[np.ndarray, "H W 3"]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffseg.types import Segment, Segmentation
+from pipeline.worker.labeling import Segmenter
 
 
-class FakeSegmenter:
+class FakeSegmenter(Segmenter):
     """Two segments an image, dark and bright, at a set speed. seconds: an image, making its labels included.
 
     It sleeps for most of that time, as a processor does while its GPU works.

@@ -34,7 +34,7 @@ class FailureLog:
             return
         self._ends.add(failure.traceback)
         try:
-            self._record("workers", failure, in_hand=[f"{h.shard} {h.first}-{h.last}" for h in failure.heartbeats])
+            self._record("workers", failure, in_hand=[f"{h.shard} {h.samples}" for h in failure.heartbeats])
         except PipelineError as error:  # a record lost is no reason to stop a run
             logger.warning("no record of it on storage: %s", error)
 

@@ -16,7 +16,7 @@ from diffseg.types import Float, Segmentation, UInt8
 from pipeline.gallery.html_page import PICTURE_SIDE
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
-from pipeline.worker.labeling import AdaptiveBatches, failed_row, label_batch, with_labels
+from pipeline.worker.labeling import AdaptiveBatches, Segmenter, failed_row, label_batch, with_labels
 
 PILOT = Shard("pilot", "", 0, "")  # the rows of a pilot form one window, whatever shards they come from
 
@@ -84,7 +84,7 @@ class Timed:
         return maps
 
 
-class Comparing:
+class Comparing(Segmenter):
     """A segmenter that labels at every threshold, or as configured where there is none, and keeps all results.
 
     It returns the first ones. seconds: spent on it.

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,25 +21,50 @@ logger = logging.getLogger(__name__)
 
 
 class Segmenter(Protocol):
-    """What a worker needs of a model; `diffseg.DiffSeg` is one."""
+    """What a worker needs of a model; `diffseg.DiffSeg` is one. batch_size: images a forward pass takes."""
 
-    @property
-    def batch_size(self) -> int:
-        """Images a forward pass takes."""
+    batch_size: int
+
+    def segment(self, images: Sequence[Any]) -> list[Segmentation]:
+        """Label images: uint8 [H, W, 3] of any sizes, or prepared.
+
+        Raises AttentionError, with the images that gave no attention.
+        """
         ...
 
-    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
-        """Label uint8 images [H, W, 3] of any sizes. Raises AttentionError, with the images that gave no attention."""
-        ...
+    def prepare(self, image: np.ndarray) -> Any:
+        """All of an image's work that needs no device, with `shape` (images of one share a pass) and `nbytes`."""
+        return image
+
+    def launch(self, images: Sequence[Any]) -> bool:
+        """Start the pass over prepared images that `segment` is given soon; False where nothing can start."""
+        return False
 
 
-class AdaptiveBatches:
+class AdaptiveBatches(Segmenter):
     """A segmenter that halves its batches where memory runs out; batch_size stays as small as it became."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter, self.batch_size = segmenter, segmenter.batch_size
+        self.prepare = segmenter.prepare  # type: ignore[method-assign]
 
-    def segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+    def launch(self, images: Sequence[Any]) -> bool:
+        """Start a batch's pass; False where it cannot start, as for want of memory: `segment` will see to it.
+
+        Raises WorkerLost and ConfigError as `device_errors` does.
+        """
+        try:
+            with device_errors():
+                return self._segmenter.launch(images)
+        except PipelineError as error:
+            if not isinstance(error, OutOfMemory):
+                raise
+            release_memory()
+        except Exception as error:  # noqa: BLE001 - of one image, which `segment` finds
+            logger.debug("a batch of %d is labelled without a launch: %s", len(images), told(error))
+        return False
+
+    def segment(self, images: Sequence[Any]) -> list[Segmentation]:
         """Label a batch, in halves where it does not fit.
 
         Raises OutOfMemory where one image alone does not fit, WorkerLost and ConfigError as `device_errors` does, and

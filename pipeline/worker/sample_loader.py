@@ -1,10 +1,13 @@
 """Tasks in, decoded samples out, a little ahead of the thread that labels."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from diffseg.config import ResolvedConfig
 from pipeline.concurrency import prefetch_map
@@ -26,8 +29,16 @@ Sample: TypeAlias = ImageSample | SampleFailure
 class SampleLoader:
     """Reads and decodes the samples of a worker's tasks. moved: when reading last moved, by a byte or a member."""
 
-    def __init__(self, ledger: Ledger, committer: Committer, timer: StageTimer, in_flight: InFlight) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        committer: Committer,
+        timer: StageTimer,
+        in_flight: InFlight,
+        prepare: Callable[[np.ndarray], Any],
+    ) -> None:
         self._ledger, self._committer, self._timer, self._in_flight = ledger, committer, timer, in_flight
+        self._prepare = prepare
         self.threads, self.moved = decode_threads(), 0.0
         self._least = pixels_wanted(ledger.run.segment)
 
@@ -40,7 +51,7 @@ class SampleLoader:
             task, raw = item
             if isinstance(raw, TaskEnd) or task.probe:  # a piece of a probe is decoded after it was announced
                 return task, raw
-            with self._timer.working(Stage.DECODE), self._in_flight.at(task, raw.index, raw.index):
+            with self._timer.working(Stage.DECODE), self._in_flight.at(task, [raw.index]):
                 return task, self.decode(raw)
 
         return prefetch_map(
@@ -54,8 +65,9 @@ class SampleLoader:
         )
 
     def decode(self, raw: RawSample) -> Sample:
-        """A sample's pixels, at a reduced scale where that loses nothing of what is labelled."""
-        return decode_sample(raw, self._ledger.run.reader, self._least)
+        """A sample's image as its segmenter prepares it; decoded at a reduced scale where labels lose nothing by it."""
+        sample = decode_sample(raw, self._ledger.run.reader, self._least)
+        return sample if isinstance(sample, SampleFailure) else replace(sample, image=self._prepare(sample.image))
 
     def _beat(self) -> None:
         self.moved = monotonic()

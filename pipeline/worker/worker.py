@@ -4,13 +4,15 @@
 
 Each stage has a thread of its own, so that the thread that labels hardly ever waits.
 
-A window is committed whole or not at all. Samples keep their order, and batches never cross a window, so that a shard
-gives equal rows whichever worker labels it. The next shard is read while the last one is still being labelled.
+A window is committed whole or not at all. Rows keep the order of their samples. A batch holds samples of one shape of
+the model's input, in order, and never crosses a window, so that a shard gives equal rows whichever worker labels it.
+The next shard is read while the last one is still being labelled.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -20,7 +22,7 @@ from pipeline.concurrency import prefetch_map
 from pipeline.errors import CorruptShard
 from pipeline.logs.context import bound
 from pipeline.messages import Heartbeat, Outcome, Receipt, ShardTask
-from pipeline.records import OK, POISON, LabelRecord, RawSample, SampleFailure
+from pipeline.records import OK, POISON, ImageSample, LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.worker.committer import Committer
 from pipeline.worker.device_check import DeviceCheck
@@ -29,30 +31,12 @@ from pipeline.worker.labeling import AdaptiveBatches, Row, Segmenter, failed_row
 from pipeline.worker.probe import pieces
 from pipeline.worker.sample_loader import Sample, SampleLoader
 from pipeline.worker.stage_timer import Stage, StageTimer
-from pipeline.worker.window import TaskEnd, WindowWork, WorkerObserver
+from pipeline.worker.window import Pace, TaskEnd, WindowWork, WorkerObserver
 
 WINDOWS_AT_HAND = 2  # one on its way to storage, one being labelled: no more is lost with a worker
 ENCODING_AHEAD = 2  # batches whose label maps are not yet encoded
 MARGIN_S = 2.0  # between a worker's last commit and the moment its machine goes
 Step = Callable[[], Outcome | None]  # puts something on storage; None: there is nothing to tell the driver
-
-
-class Pace:
-    """How many seconds a sample takes a worker, with all that it waits for; 0 before the first batch."""
-
-    def __init__(self) -> None:
-        self.sample_s = 0.0
-        self._began: float | None = None
-        self._samples = 0
-
-    def began(self) -> None:
-        """A batch is about to be labelled."""
-        self._began = monotonic() if self._began is None else self._began
-
-    def ended(self, samples: int) -> None:
-        """A batch was labelled."""
-        self._samples += samples
-        self.sample_s = (monotonic() - (self._began or 0.0)) / self._samples
 
 
 class Worker:
@@ -76,8 +60,9 @@ class Worker:
         self.committer = Committer(ledger)
         self.timer = StageTimer()
         self.in_flight = InFlight(ledger.run.window)
-        self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight)
+        self.loader = SampleLoader(ledger, self.committer, self.timer, self.in_flight, self.segmenter.prepare)
         self.moved = monotonic()  # when a stage last finished something
+        self._ahead = 2 * self.segmenter.batch_size + 2  # samples that are decoded ahead
         self._pace = Pace()
         self._leave_by: float | None = None
         self._at_hand = threading.Semaphore(WINDOWS_AT_HAND)
@@ -124,13 +109,14 @@ class Worker:
         """What goes to storage, in order: windows as they fill, ends of tasks as they come."""
         work: WindowWork | None = None
         probed: list[RawSample] = []
-        for task, item in self.loader.decoded(tasks, 2 * self.segmenter.batch_size + 2):
+        for task, item in self.loader.decoded(tasks, self._ahead):
             self.moved = monotonic()
             number = None if isinstance(item, TaskEnd | RawSample) else item.raw.index // self.ledger.run.window
             if work and work.number != number:
                 if _is_whole(item):
                     yield self._finished(work)
                 else:
+                    self._set_launched(work, [])
                     self._at_hand.release()
                 work = None
             if isinstance(item, TaskEnd):
@@ -151,7 +137,7 @@ class Worker:
         """Whether the window at hand can be on storage before this worker must leave; a new one is not begun."""
         if work is None:
             return False
-        left = self.ledger.run.window - len(work.samples)
+        left = self.ledger.run.window - work.labelled
         return monotonic() + left * self._pace.sample_s + 2 * self.committer.slowest_s + MARGIN_S < leave_by
 
     def _take(self, work: WindowWork, item: Sample) -> None:
@@ -160,9 +146,8 @@ class Worker:
             work.records[item.raw.index] = failed_row(work.task, item)
             self._count(work.records[item.raw.index])
             return
-        work.waiting.append(item)
-        if len(work.waiting) >= self.segmenter.batch_size:
-            self._label(work)
+        if batch := work.batch_with(item, self.segmenter.batch_size, self._ahead):
+            self._label(work, batch)
 
     def _probed(self, task: ShardTask, raws: list[RawSample]) -> Step:
         """Label a window that kills workers, piece after piece; each piece is announced before it is touched."""
@@ -179,15 +164,13 @@ class Worker:
             self._announce(beat)
             for index in piece:
                 self._take(work, self.loader.decode(by_index[index]))
-            if work.waiting:
-                self._label(work)
+            self._label_rest(work)
         self.in_flight.probe(None)
         work.samples.sort(key=lambda raw: raw.index)
         return self._finished(work)
 
     def _finished(self, work: WindowWork) -> Step:
-        if work.waiting:
-            self._label(work)
+        self._label_rest(work)
         if self._device_check and (work.doubtful or self._device_check.is_due(self.timer.rows)):
             self.check_device()
         return partial(self._commit, work)
@@ -210,19 +193,48 @@ class Worker:
         self.timer.row(record.status, record.num_segments, f"{record.shard} {record.key}{error}"[:200])
 
     def _encode(self, work: WindowWork, rows: list[Row]) -> None:
-        indices = [row.record.index for row in rows]
-        with self.timer.working(Stage.ENCODE), self.in_flight.at(work.task, min(indices), max(indices)):
+        with self.timer.working(Stage.ENCODE), self.in_flight.at(work.task, [row.record.index for row in rows]):
             work.records.update((row.record.index, row.encoded()) for row in rows)
 
-    def _label(self, work: WindowWork) -> None:
-        if self._observer and not work.encoding:
+    def _label_rest(self, work: WindowWork) -> None:
+        """Label what waits for a fuller batch, and what the device has at hand."""
+        for batch in work.batches_left():
+            self._label(work, batch)
+        self._collect(work, work.launched)
+        self._set_launched(work, [])
+
+    def _label(self, work: WindowWork, batch: list[ImageSample]) -> None:
+        """Start the pass of a batch, then label the one before it; where nothing can be started, label both."""
+        if self._observer and not work.encoding and not work.launched:
             self._observer.window_began(work.task, work.number)
-        batch, work.waiting = work.waiting, []
         self._pace.began()
+        with self._busy(work, batch):
+            launched = not work.task.probe and self.segmenter.launch([sample.image for sample in batch])
+        before = work.launched
+        self._set_launched(work, batch if launched else [])
+        self._collect(work, before)
+        if not launched:
+            self._collect(work, batch)
+
+    @contextmanager
+    def _busy(self, work: WindowWork, batch: list[ImageSample]) -> Iterator[None]:
         began = perf_counter()
-        with self.in_flight.at(work.task, batch[0].raw.index, batch[-1].raw.index):
-            rows = label_batch(self.segmenter, work.task, batch)
+        with self.in_flight.at(work.task, _indices(batch)):
+            yield
         seconds = perf_counter() - began
+        work.seconds += seconds
+        self.timer.busy(seconds)
+
+    def _set_launched(self, work: WindowWork, batch: list[ImageSample]) -> None:
+        work.launched = batch
+        self.in_flight.launched(work.task, _indices(batch))
+
+    def _collect(self, work: WindowWork, batch: list[ImageSample]) -> None:
+        """Label a batch, and have its rows encoded."""
+        if not batch:
+            return
+        with self._busy(work, batch):
+            rows = label_batch(self.segmenter, work.task, batch)
         for row in rows:
             self._count(row.record)
             work.doubtful |= row.record.status != OK
@@ -231,10 +243,12 @@ class Worker:
         if len(work.encoding) > ahead:
             with self.timer.waiting(Stage.COMMIT):
                 work.encoding[-1 - ahead].result()
-        work.seconds += seconds
-        self.timer.busy(seconds)
         self.moved = monotonic()
         self._pace.ended(len(batch))
+
+
+def _indices(batch: list[ImageSample]) -> list[int]:
+    return [sample.raw.index for sample in batch]
 
 
 def _is_whole(following: Sample | RawSample | TaskEnd) -> bool:

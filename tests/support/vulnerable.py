@@ -22,7 +22,7 @@ MARKS = {  # the one colour of a marked image, by what it does to the process th
 STEP_BYTES = 64 << 20  # of memory, taken at a time
 
 
-class Vulnerable:
+class Vulnerable(Segmenter):
     """A segmenter that does what marked images tell it to. most_bytes: taken by `memory` before the kill."""
 
     def __init__(self, segmenter: Segmenter, most_bytes: int = 1 << 30) -> None:

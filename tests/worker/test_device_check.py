@@ -18,6 +18,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
 from pipeline.worker import device_check
 from pipeline.worker.device_check import PICTURE, DeviceCheck
+from pipeline.worker.labeling import Segmenter
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run
 
@@ -94,7 +95,7 @@ def test_an_unfit_worker_labels_nothing_and_the_run_ends_complete(shards, tmp_pa
     assert len(made) == 3
 
 
-class Failing:
+class Failing(Segmenter):
     """A device that is sound for a number of images, then does as a bad one."""
 
     batch_size = 2

@@ -65,8 +65,8 @@ class Backend:
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             rehearse(self.unet, where, dtype)
         if self.config.compile:
-            self.unet.compile()
-            self.encoder.get_submodule("encoder").compile()
+            self.unet.compile(dynamic=True)
+            self.encoder.get_submodule("encoder").compile(dynamic=True)
 
     @classmethod
     def load(cls, model: str | ModelFiles, config: SegmentConfig | None = None, device: Device = None) -> "Backend":

@@ -50,7 +50,7 @@ class Backend:
             side = 4 * spec.unit
             self.attend(torch.zeros(1, 3, side, side))  # compiles the kernels before the first images
         if config.compile:
-            self.model.compile()
+            self.model.compile(dynamic=True)
 
     @classmethod
     def load(cls, model: str | ModelFiles, config: SegmentConfig | None = None, device: Device = None) -> "Backend":

@@ -194,6 +194,28 @@ def test_edges_take_few_launches_and_the_host_waits_for_none(photos):
     assert waits == 0
 
 
+def test_a_batch_is_filled_up_to_a_power_of_two_and_no_row_changes_by_it(photos):
+    given: list[torch.Tensor] = []
+    attend = Backend.attend
+
+    def noting(own, pixels, **asked):
+        given.append(pixels)
+        return attend(own, pixels, **asked)
+
+    with CudaStandIn(), pytest.MonkeyPatch.context() as patched:
+        segmenter = DiffSeg.from_pretrained("tiny", SegmentConfig(image_size=SIDE, dtype="float32"), batch_size=4)
+        images = [segmenter.prepare(photo) for photo in (*photos, photos[0][:, ::-1])]
+        patched.setattr(Backend, "attend", noting)
+        assert segmenter.launch(images)
+        assert segmenter.launch(images[:1])
+        together, [alone] = segmenter.segment(images), segmenter.segment(images[:1])
+        assert [len(pixels) for pixels in given] == [4, 2], "what was launched is not run again"
+        segmenter.segment(images)
+    assert len(given) == 3
+    assert np.array_equal(together[0].label_map, alone.label_map)
+    assert len(together) == 3
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_words_and_patches_are_the_processor_s(photos, tmp_path, kind):
     files = fetch_joint(str(small_model(tmp_path / kind, kind)), "clip")
@@ -279,7 +301,7 @@ def test_a_sample_that_a_sound_device_refuses_costs_its_own_row_alone(shard, tmp
     def refuse(pixels):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`")
 
-    passes[2] = refuse
+    passes[2] = passes[3] = refuse  # when it is launched, and when its labels are asked for
     with CudaStandIn():
         assert cli.run(["label", shard, "--output", str(tmp_path / "run"), *COMMAND]) == 3
     assert statuses(str(tmp_path / "run")) == [OK, "model_error"]
@@ -290,7 +312,7 @@ def test_a_batch_for_which_cublas_finds_no_room_is_halved(shard, tmp_path, passe
         assert len(pixels) == len(SIZES)
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    passes[1] = overflow
+    passes[1] = passes[2] = overflow  # beside the batch before it, and alone
     with CudaStandIn() as device:
         labelled(shard, str(tmp_path / "run"), "tiny", SegmentConfig(image_size=SIDE))
-    assert sum(times for (what, _), times in device.syncs.items() if what == "empty_cache") == 1
+    assert sum(times for (what, _), times in device.syncs.items() if what == "empty_cache") == 2

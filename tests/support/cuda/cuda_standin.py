@@ -14,7 +14,7 @@ import ctypes
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +73,9 @@ class CudaTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def record_stream(self, stream: object) -> None:
+        """Memory here is freed by Python alone."""
+
     def __repr__(self) -> str:  # type: ignore[override] # torch's takes contents too
         return f"CudaTensor({tuple(self.shape)}, {self.dtype})"
 
@@ -114,6 +117,7 @@ class CudaStandIn:
             for name in FACTORIES:
                 library.impl(name, _factory(name), "CUDA")
             stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", _pinned))
+            stack.enter_context(mock.patch.object(torch, "empty", _empty(torch.empty)))
             library.impl("copy_", self._copy_, "CUDA")  # `torch.tensor` copies by a way past __torch_dispatch__
             _set_guard(stack)
             overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
@@ -152,6 +156,9 @@ class CudaStandIn:
             "mem_get_info": lambda device=None: (76 << 30, 80 << 30),
             "empty_cache": lambda: self._wait("empty_cache"),
             "synchronize": lambda device=None: self._wait("synchronize"),
+            "Stream": Stream,
+            "current_stream": lambda device=None: Stream(),
+            "stream": nullcontext,
         }
 
     def run(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -243,6 +250,32 @@ class CudaStandIn:
         return made
 
 
+class Event(torch.cuda.Event):
+    """A point that is passed as soon as it is made."""
+
+    def __new__(cls) -> "Event":
+        return object.__new__(cls)
+
+    def __init__(self) -> None:
+        pass
+
+
+class Stream:
+    """Everything runs at once here, so that no stream waits for another."""
+
+    def __init__(self, device: object = None, priority: int = 0) -> None:
+        pass
+
+    def record_event(self) -> torch.cuda.Event:
+        CudaStandIn.present()._check_alive()
+        return Event()
+
+    def wait_event(self, event: object) -> None:
+        CudaStandIn.present()._check_alive()
+
+    wait_stream = wait_event
+
+
 def place() -> str:
     """File and line of this project that the running operator comes from."""
     frame: FrameType | None = sys._getframe(1)
@@ -290,6 +323,18 @@ def _pinned(source: torch.Tensor) -> torch.Tensor:
     made: Any = source.clone()
     made.pinned = True  # what torch knows by asking the driver
     return made  # type: ignore[no-any-return]
+
+
+def _empty(own: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`torch.empty`, which can pin memory: a CPU build refuses."""
+
+    def empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
+        made: Any = own(*args, **kwargs)
+        if pin_memory:
+            made.pinned = True
+        return made  # type: ignore[no-any-return]
+
+    return empty
 
 
 def _tensors(tree: Any) -> Iterator[torch.Tensor]:
