@@ -68,8 +68,7 @@ def segmentation(
         order = first[ids != IGNORE].argsort()
         label_map, nodes = _renumbered(pieces, order.argsort()), nodes[owners[order]]
     areas = np.bincount(label_map.ravel() + 1)[1:]
-    windows = ndimage.find_objects(label_map + 1)
-    boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in windows]
+    boxes = [box_of(window) for window in ndimage.find_objects(label_map + 1)]
     scores = prior(nodes, areas, np.array(boxes))
     segments = tuple(
         Segment(id_, area, box, score)
@@ -81,6 +80,12 @@ def segmentation(
 def _renumbered(label_map: Int32[np.ndarray, "H W"], ids: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "H W"]:
     of_pixel = np.append(ids, IGNORE).astype(np.int32)  # the last one answers for IGNORE itself
     return of_pixel.take(label_map, mode="wrap")  # in half the time of an index
+
+
+def box_of(window: tuple[slice, slice]) -> tuple[int, int, int, int]:
+    """x, y, width, height of rows and columns, as COCO has it."""
+    rows, columns = window
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
 def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " K"]]:

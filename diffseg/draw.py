@@ -1,10 +1,11 @@
-"""Drawing of label maps: a palette, overlays on the photo, outlines. numpy only.
+"""Drawing of label maps: a palette, overlays on the photo, outlines. No torch.
 
 Each colour of the palette is as far as possible from all before it, for the kind of colour vision that distinguishes
 them least: `infra/docs/palette.py` computes it.
 """
 
 import numpy as np
+from scipy import ndimage
 
 from diffseg.types import IGNORE, Bool, Int, UInt8
 
@@ -37,14 +38,7 @@ def outlines(label_map: Int[np.ndarray, "H W"], width: int = 1) -> Bool[np.ndarr
     edge = np.zeros(label_map.shape, dtype=np.bool_)
     edge[:, :-1] |= label_map[:, :-1] != label_map[:, 1:]
     edge[:-1] |= label_map[:-1] != label_map[1:]
-    for _ in range(width - 1):
-        grown = edge.copy()
-        grown[:, 1:] |= edge[:, :-1]
-        grown[:, :-1] |= edge[:, 1:]
-        grown[1:] |= edge[:-1]
-        grown[:-1] |= edge[1:]
-        edge = grown
-    return edge
+    return ndimage.binary_dilation(edge, iterations=width - 1) if width > 1 else edge
 
 
 def resize_labels(label_map: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:

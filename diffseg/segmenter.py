@@ -336,7 +336,7 @@ def propose(maps: AttentionMaps, config: ResolvedConfig) -> Proposals:
         if maps.features is None:
             raise ValueError("mode 'quality' needs the features of cells, not their attention alone")
         return normalised_cut(maps.features, config.clusters)
-    attention = aggregate(maps.levels, maps.grid, floor=FLOOR if config.mode == "fast" else 0.0)
+    attention = _attention(maps, config)
     with tensor_cores(allowed=config.dtype != "float32"):
         proposals = merge(attention, config.thresholds, config.anchors_per_side)
     return refine(attention, proposals) if config.refine else proposals

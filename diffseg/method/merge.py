@@ -62,7 +62,8 @@ def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: i
         logged = Logged(merged.maps)
         distance = symmetric_kl(logged, logged)
         visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
-        merged = _around(_select(distance, visited, padding=math.inf), tau, merged)
+        distance = _select(distance, visited, padding=math.inf)
+        merged = _counted((distance < tau).float() @ merged.maps, distance, tau, merged.low, merged.high)
         counts.append([len(rows) for rows in visited])
     stability = (merged.low / merged.high).nan_to_num(0.0)
     return Proposals(merged.maps, tuple(counts[-1]), stability, tuple(zip(*counts, strict=True)))
@@ -127,11 +128,6 @@ def _around_anchors(attention: Attention, anchors: Logged, tau: float) -> _Merge
     distance = torch.cat(distances, dim=-1)
     one = maps.new_ones(()).expand(maps.shape[0], distance.shape[-1])
     return _counted(maps, distance, tau, one, one)
-
-
-def _around(distance: Float[Tensor, "B P Q"], tau: float, inputs: _Merged) -> _Merged:
-    """The mean of all inputs nearer than tau, for each row of distances."""
-    return _counted((distance < tau).float() @ inputs.maps, distance, tau, inputs.low, inputs.high)
 
 
 def _counted(

@@ -6,12 +6,13 @@ Rows come in the order of (shard, index); every shard is read through once, for 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 from scipy import ndimage
 
-from diffseg.cut import Cut
+from diffseg.cut import Cut, box_of
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import prefetch_map
@@ -22,11 +23,14 @@ from pipeline.errors import ShardChanged
 from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.records import CHANGED, RawSample
+from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names, generated_name
+from pipeline.table import segments_in
 from pipeline.table.label_map import decode_label_map
 
 logger = logging.getLogger(__name__)
+KEPT = 8  # windows whose rows a process keeps: about 3 MB each
 AHEAD = 8  # samples prepared ahead: each may hold a photo and a label map of its size
 
 
@@ -81,6 +85,11 @@ class Samples:
         """
         self.ledger, self.selection, self.names, self.photos = ledger, selection, names, photos
         self.cut_of, self.instances = cut_of, instances
+        self.rows_of = lru_cache(KEPT)(self._rows_of)
+
+    def _rows_of(self, window: WindowObject) -> dict[int, dict[str, Any]]:
+        """Uncut rows by index; those of the last few windows are kept."""
+        return {row["index"]: row for row in self.ledger.rows(WANTED, windows=[window], uncut=True)}
 
     def of(self, part: Part, tally: RowCounts) -> Iterator[LabelledSample]:
         """The samples of a part, until its limit is reached; counted as they come."""
@@ -115,7 +124,7 @@ class Samples:
         stored, row = row, dict(self.ledger.at_cut(row, self.cut_of(row)))
         own = decode_label_map(row.pop("label_map"))
         label_map = resize_labels(own, (row["height"], row["width"]))
-        recorded = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row.pop("segments"))
+        recorded, _ = segments_in(row), row.pop("segments")
         segments = self._kept(label_map, recorded)
         if len(segments) < len(recorded):
             label_map = _without_others(label_map, segments)
@@ -145,12 +154,6 @@ def checked(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> Ra
         url = ledger.shards[row["shard"]].url
         raise ShardChanged(f"{url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
     return raw
-
-
-def box_of(slices: tuple[slice, slice]) -> tuple[int, int, int, int]:
-    """x, y, width, height of a pair of slices, as COCO has it."""
-    rows, columns = slices
-    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
 def _without_others(label_map: Int[np.ndarray, "H W"], kept: Sequence[Segment]) -> Int[np.ndarray, "H W"]:

@@ -1,20 +1,5 @@
 """A run as torch datasets: photos with their label maps, from local disk or object storage, without an export.
 
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
-    from pipeline.datasets import RunStream
-
-    def boundaries(example):  # a photo, and where in it one segment ends and another begins
-        labels = interpolate(example.label_map[None, None].float(), (128, 129))[0, 0]
-        return interpolate(example.image[None] / 255, (128, 128))[0], (labels[:, 1:] != labels[:, :-1]).float()
-
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(16, 1, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    stream = RunStream("s3://bucket/labels/first", where="num_segments > 1", transform=boundaries, shuffle=True)
-    for photos, truth in torch.utils.data.DataLoader(stream, batch_size=8):
-        loss = binary_cross_entropy_with_logits(model(photos)[:, 0], truth)
-        optimizer.zero_grad(), loss.backward(), optimizer.step()
-
 Pixels come from the source shards, or with `photos="webdataset"` from the tars of `label --also webdataset`. Workers
 of a DataLoader need `multiprocessing_context="spawn"`: a fork would share connections to storage.
 """
@@ -22,11 +7,10 @@ of a DataLoader need `multiprocessing_context="spawn"`: a fork would share conne
 import math
 import os
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -36,7 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from diffseg.cut import Cut
 from diffseg.types import Int, Segment, UInt8
 from pipeline.datasets.samples import LabelledSample, Samples, checked
-from pipeline.datasets.selection import TRAIN, VAL, WANTED, Part, RowCounts, Selection, chosen_rows
+from pipeline.datasets.selection import TRAIN, VAL, Part, RowCounts, Selection, chosen_rows
 from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError, ShardChanged
@@ -47,7 +31,6 @@ from pipeline.storage.names import Names
 
 T = TypeVar("T")
 
-KEPT = 8  # windows whose rows a process keeps: about 3 MB each
 BUFFER = 256  # examples that a shuffled stream draws from, as they come out of `transform`
 ENOUGH = 4  # shards per reader; with fewer, windows are distributed instead
 SOURCES = ("source", "webdataset")
@@ -70,33 +53,47 @@ def whole(example: Example) -> Any:
     return example
 
 
+class Options(TypedDict, total=False):
+    """What is read of a run, and how: each as the flag of `diffseg export` that has its name.
+
+    side: of a split, `train` or `val`. photos: from the `source`, or from the tars of --also `webdataset`. cut: two
+    heights: every sample is cut at one between them, drawn by seed and epoch.
+    """
+
+    where: str | None
+    min_area: float
+    min_score: float
+    split: float | None
+    side: str
+    photos: str
+    cut: float | tuple[float, float] | None
+    segments: int | None
+    calibration: str | None
+    categories: str | None
+    seed: int
+
+
+_DEFAULTS = Options(side=TRAIN, photos="source", cut=None, segments=None, calibration=None, categories=None, seed=0)
+_OF_READING = frozenset(_DEFAULTS)
+
+
 class _Run(Generic[T]):
     """Base of both datasets: a run that each process opens when it first reads."""
 
-    def __init__(
-        self,
-        run: str,
-        selection: Selection,
-        side: str,
-        photos: str,
-        transform: Callable[[Example], T],
-        cut: float | tuple[float, float] | None,
-        segments: int | None,
-        calibration: str | None,
-        categories: str | None,
-        seed: int,
-    ) -> None:
+    def __init__(self, run: str, transform: Callable[[Example], T], options: Options) -> None:
+        given: Options = {**_DEFAULTS, **options}
+        cut, self.side, photos, self.seed = given["cut"], given["side"], given["photos"], given["seed"]
+        chosen: Any = {name: value for name, value in given.items() if name not in _OF_READING}
+        self.url, self.transform, self.selection = run, transform, Selection(**chosen)
         if photos not in SOURCES:
             raise ConfigError(f"photos={photos!r}: possible are {', '.join(SOURCES)}")
-        if side not in (TRAIN, VAL):
-            raise ConfigError(f"side={side!r}: possible are {TRAIN}, {VAL}")
-        self.url, self.selection, self.side, self.transform = run, selection, side, transform
+        if self.side not in (TRAIN, VAL):
+            raise ConfigError(f"side={self.side!r}: possible are {TRAIN}, {VAL}")
         self._heights = cut if isinstance(cut, tuple) else None
-        self._tables = calibration, categories
-        self._cut = _cut(cut[0] if isinstance(cut, tuple) else cut, segments)
+        self._tables = given["calibration"], given["categories"]
+        self._cut = _cut(cut[0] if isinstance(cut, tuple) else cut, given["segments"])
         if self._heights and not 0 < self._heights[0] <= self._heights[1] < math.inf:
             raise ConfigError(f"cut={cut}: two heights in nats, the lower one first and above 0")
-        self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
         self._beside = photos == "webdataset"
         self._opened: Samples | None = None
@@ -166,64 +163,30 @@ class RunDataset(_Run[T], Dataset[T]):
     access reads a window of rows a sample where more than KEPT are in use: for runs beyond memory use RunStream.
     """
 
-    def __init__(
-        self,
-        run: str,
-        *,
-        where: str | None = None,
-        min_area: float = 0.0,
-        min_score: float = 0.0,
-        split: float | None = None,
-        side: str = TRAIN,
-        photos: str = "source",
-        transform: Callable[[Example], T] = whole,
-        cut: float | tuple[float, float] | None = None,
-        segments: int | None = None,
-        calibration: str | None = None,
-        categories: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Arguments as those of `diffseg export`. Raises ConfigError for what makes no sense.
-
-        cut: two heights: every sample is cut at one between them, drawn by seed and epoch.
-        """
-        selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
-        super().__init__(run, selection, side, photos, transform, cut, segments, calibration, categories, seed)
+    def __init__(self, run: str, *, transform: Callable[[Example], T] = whole, **options: Unpack[Options]) -> None:
+        """Raises ConfigError for what makes no sense."""
+        super().__init__(run, transform, options)
         ledger = self.samples.ledger
         self.windows = list(ledger.windows())
         numbers = {(window.shard, window.window): number for number, window in enumerate(self.windows)}
         owners, indices, size = list[int](), list[int](), ledger.run.window
         for _, row in (
-            chosen_rows(ledger, selection, _part(self.windows, size), RowCounts(), ["key"]) if self.windows else ()
+            chosen_rows(ledger, self.selection, _part(self.windows, size), RowCounts(), ["key"]) if self.windows else ()
         ):
-            if selection.side(row["key"]) == side:
+            if self.selection.side(row["key"]) == self.side:
                 owners.append(numbers[row["shard"], row["index"] // size])
                 indices.append(row["index"])
         self._owners, self._indices = np.array(owners, np.int32), np.array(indices, np.int64)
-        self._rows: OrderedDict[int, dict[int, dict[str, Any]]] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rows": OrderedDict()}
-
-    def _rows_of(self, window: int) -> dict[int, dict[str, Any]]:
-        """The rows of a window by index; those of the last few windows are kept."""
-        if window not in self._rows:
-            found = self.samples.ledger.rows(WANTED, windows=[self.windows[window]], uncut=True)
-            self._rows[window] = {row["index"]: row for row in found}
-        self._rows.move_to_end(window)
-        while len(self._rows) > KEPT:
-            self._rows.popitem(last=False)
-        return self._rows[window]
 
     def __len__(self) -> int:
         return len(self._owners)
 
     def __getitem__(self, number: int) -> T:
-        window, index = int(self._owners[number]), int(self._indices[number])
-        row = self._rows_of(window)[index]
+        window, index = self.windows[self._owners[number]], int(self._indices[number])
+        row = self.samples.rows_of(window)[index]
         photos = self.samples.photos
         assert photos is not None
-        raw = checked(photos.at(self.windows[window], index), row, self.samples.ledger)
+        raw = checked(photos.at(window, index), row, self.samples.ledger)
         if raw.is_other_than(row["image_sha256"]):
             raise ShardChanged(f"{self.samples.ledger.shards[row['shard']].url}: sample {index} is {CHANGED}")
         return self.example(self.samples.labelled(0, dict(row), raw))
@@ -240,26 +203,15 @@ class RunStream(_Run[T], IterableDataset[T]):
         self,
         run: str,
         *,
-        where: str | None = None,
-        min_area: float = 0.0,
-        min_score: float = 0.0,
-        split: float | None = None,
-        side: str = TRAIN,
-        photos: str = "source",
         transform: Callable[[Example], T] = whole,
-        cut: float | tuple[float, float] | None = None,
-        segments: int | None = None,
-        calibration: str | None = None,
-        categories: str | None = None,
         shuffle: bool = False,
-        seed: int = 0,
         buffer: int = BUFFER,
         rank: int | None = None,
         world_size: int | None = None,
+        **options: Unpack[Options],
     ) -> None:
         """rank, world_size: those of torch.distributed where they are not given; 0 of 1 without it."""
-        selection = Selection(where=where, min_area=min_area, min_score=min_score, split=split)
-        super().__init__(run, selection, side, photos, transform, cut, segments, calibration, categories, seed)
+        super().__init__(run, transform, options)
         running = distributed.is_available() and distributed.is_initialized()
         self.rank = rank if rank is not None else distributed.get_rank() if running else 0
         self.world_size = world_size if world_size is not None else distributed.get_world_size() if running else 1

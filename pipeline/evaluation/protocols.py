@@ -6,6 +6,7 @@ CVPR 2016), its 27 classes of void-free label ids; the views are those of DiffSe
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -18,7 +19,6 @@ from pipeline.errors import ConfigError
 from pipeline.records import Category
 
 THINGS = {"thing": True, "stuff": False, "": None}  # what a list of names says of a category
-COCO_STUFF_LIST = "Coco164kFull_Stuff_Coarse_7.txt"  # 2,175 of val2017; published with IIC, PiCIE, STEGO and DiffSeg
 
 
 def published(name: str) -> bytes:
@@ -27,11 +27,8 @@ def published(name: str) -> bytes:
 
 
 def _classes(name: str) -> Mapping[str, tuple[int, ...]]:
+    """Label values by class; those of COCO are category ids less one, as label maps have them, 255 is unlabelled."""
     return {category: tuple(values) for category, values in json.loads(published(name)).items()}
-
-
-COCO_STUFF_27 = _classes("coco-stuff-27.json")  # category ids less one, as the label maps have them; 255 is unlabelled
-CITYSCAPES_27 = _classes("cityscapes-27.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,28 +79,9 @@ class Protocol:
         return table[np.where((values < 0) | (values >= len(table)), len(table) - 1, values)]
 
 
-PROTOCOLS: Mapping[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(name="regions"),
-        Protocol(
-            name="coco-stuff-27",
-            classes=COCO_STUFF_27,
-            view=square_view,
-            label_file=r"(?:^|/|_)val2017/(\d{12})\.png$",
-            image_file=r"(?:^|/)val2017/(\d{12})\.jpg$",
-            key=r"([^/]+)$",
-            listed=COCO_STUFF_LIST,
-        ),
-        Protocol(
-            name="cityscapes-27",
-            classes=CITYSCAPES_27,
-            view=square_view,
-            label_file=r"(?:^|/)gtFine/val/[^/]+/([^/]+)_gtFine_labelIds\.png$",
-            image_file=r"(?:^|/)leftImg8bit/val/[^/]+/([^/]+)_leftImg8bit\.png$",
-            key=r"([^/]+?)(?:_leftImg8bit)?$",
-        ),
-    )
+PROTOCOLS: Mapping[str, Protocol] = {"regions": Protocol(name="regions")} | {
+    name: Protocol(name=name, classes=_classes(f"{name}.json"), view=square_view, **own)
+    for name, own in tomllib.loads(published("protocols.toml").decode()).items()
 }
 
 

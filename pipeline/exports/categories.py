@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from diffseg.cut import box_of
 from diffseg.types import IGNORE, Int, Segment
-from pipeline.datasets.samples import LabelledSample, box_of
+from pipeline.datasets.samples import LabelledSample
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 

@@ -97,7 +97,7 @@ def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage
     out.write(Template(before).substitute(title=title, policy=policy, style=style).encode())
     index = []
     for number, item in enumerate(items):
-        picture = _picture(item.image) if item.image is not None else None
+        picture = picture_of(item.image) if item.image is not None else None
         out.write(
             f'<script id="item-{number}" type="application/json">{_json(_block(item, picture))}</script>\n'.encode()
         )
@@ -157,7 +157,8 @@ def _block(item: GalleryItem, picture: Image.Image | None) -> dict[str, Any]:
     }
 
 
-def _picture(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
+def picture_of(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
+    """A photo as small as pages show it."""
     picture = Image.fromarray(image)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     return picture

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diffseg.types import Segment
 from pipeline.concurrency import prefetch_map
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, PipelineError
@@ -27,24 +26,12 @@ from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.records import CHANGED, OK, ImageSample, RawSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table import segments_in
 from pipeline.table.label_map import decode_label_map
 
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
-_LARGE = (
-    "image_sha256",
-    "key",
-    "shard",
-    "index",
-    "status",
-    "error",
-    "width",
-    "height",
-    "label_map",
-    "segments",
-    "quality",
-)
-
+_LARGE = (*_SMALL, "image_sha256", "error", "width", "height", "label_map")
 _NO_PHOTO: tuple[int, np.ndarray | None] = (-1, None)
 
 logger = logging.getLogger(__name__)
@@ -218,13 +205,11 @@ def _heights(ledger: Ledger) -> tuple[float, ...]:
 def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, choice: Choice) -> GalleryItem:
     identity = (row["shard"], row["index"])
     maps: tuple[GalleryMap, ...] = ()
-    if row["status"] == OK:
-        heights = _heights(ledger)
-        maps = (
-            at_heights(row, heights, split=ledger.run.segment.split_components)
-            if heights
-            else (_labels(ledger.at_cut(row)),)
-        )
+    if row["status"] == OK and (heights := _heights(ledger)):
+        maps = at_heights(row, heights, split=ledger.run.segment.split_components)
+    elif row["status"] == OK:
+        made = ledger.at_cut(row)
+        maps = (GalleryMap(decode_label_map(made["label_map"]), segments_in(made), made["quality"]),)
     return GalleryItem(
         key=row["key"],
         shard=ledger.shards[row["shard"]].url,
@@ -237,8 +222,3 @@ def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, choice:
         random=identity in choice.drawn,
         exemplar=tuple(choice.exemplars.get(identity, ())),
     )
-
-
-def _labels(row: dict[str, Any]) -> GalleryMap:
-    segments = tuple(Segment(**{**segment, "box": tuple(segment["box"])}) for segment in row["segments"])
-    return GalleryMap(decode_label_map(row["label_map"]), segments, row["quality"])

@@ -7,13 +7,11 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from PIL import Image
 
-from diffseg.config import ResolvedConfig
 from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import DiffSeg, Model
 from diffseg.types import Float, Segmentation, UInt8
-from pipeline.gallery.html_page import PICTURE_SIDE
+from pipeline.gallery.html_page import picture_of
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, Shard
 from pipeline.worker.labeling import AdaptiveBatches, Segmenter, failed_row, label_batch, with_labels
@@ -57,22 +55,8 @@ class Timed:
     """Wraps a model and times its passes."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
-        self.seconds = 0.0
-
-    @property
-    def config(self) -> ResolvedConfig:
-        """The model's own."""
-        return self._model.config
-
-    @property
-    def device(self) -> torch.device:
-        """The model's own."""
-        return self._model.device
-
-    def batch_size(self) -> int:
-        """The model's own."""
-        return self._model.batch_size()
+        self._model, self.seconds = model, 0.0
+        self.config, self.device, self.batch_size = model.config, model.device, model.batch_size
 
     def attend(self, pixels: Float[torch.Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
         """One forward pass."""
@@ -107,16 +91,6 @@ class Comparing(Segmenter):
         return results[0]
 
 
-@dataclass(slots=True)
-class _Spent:
-    """Seconds spent up to a moment, and the images labelled in them."""
-
-    model: float = 0.0
-    compare: float = 0.0
-    encode: float = 0.0
-    images: int = 0
-
-
 class Labelling:
     """Turns samples into rows at every threshold, batch by batch. sources: of each sample, shard URL and index.
 
@@ -128,7 +102,7 @@ class Labelling:
         self._adaptive = AdaptiveBatches(comparing)
         self._batch: list[ImageSample] = []
         self._encode_s = 0.0
-        self._warm: _Spent | None = None  # after the first batch
+        self._warm: Float[np.ndarray, "4"] | None = None  # what was spent with the first batch
         self._rows: dict[int, tuple[LabelRecord, ...]] = {}
         self._photos: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
         self.sources: list[tuple[str, int]] = []
@@ -164,7 +138,7 @@ class Labelling:
             image = images[record.index]
             self._rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))
             if record.index % self._photo_every == 0:
-                self._photos[record.index] = _small(image)
+                self._photos[record.index] = np.asarray(picture_of(image))
         self._comparing.kept.clear()
         self.images += len(batch)
         if self._warm is None and batch:
@@ -178,32 +152,27 @@ class Labelling:
         self._encode_s += perf_counter() - began
         return rows
 
-    def _spent(self) -> _Spent:
-        return _Spent(self._timed.seconds, self._comparing.seconds, self._encode_s, self.images)
+    def _spent(self) -> Float[np.ndarray, "4"]:
+        """Seconds of the model, of it and merging, and of encoding, and images."""
+        return np.array([self._timed.seconds, self._comparing.seconds, self._encode_s, self.images])
 
     def rates(self, read_s: Sequence[float], decode_s: Sequence[float], threads: int, *, shared_core: bool) -> Rates:
         """The rates measured after the first batch. read_s, decode_s: seconds of single images, in one thread."""
-        now, warm = self._spent(), self._warm
-        if warm is None or warm.images == now.images:
-            warm = _Spent()  # a single batch: rates with its warming up are better than none
-        images, thresholds = now.images - warm.images, max(1, len(self._comparing.thresholds))
-        model, compare = now.model - warm.model, now.compare - warm.compare
+        spent, warm = self._spent(), self._warm
+        if warm is not None and warm[-1] < spent[-1]:
+            spent -= warm  # of a single batch rates with its warming up are better than none
+        model, compare, encode, images = spent.tolist()
+        labels = images * max(1, len(self._comparing.thresholds))
         return Rates(
             read=1 / fmean(read_s) if read_s else None,
             decode=1 / fmean(decode_s),
             decode_threads=threads,
             model=_rate(images, model),
-            merge=_rate(images * thresholds, compare - model),
-            encode=_rate(images * thresholds, now.encode - warm.encode),
+            merge=_rate(labels, compare - model),
+            encode=_rate(labels, encode),
             shared_core=shared_core,
         )
 
 
-def _rate(count: int, seconds: float) -> float:
+def _rate(count: float, seconds: float) -> float:
     return count / max(seconds, 1e-9)
-
-
-def _small(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    picture = Image.fromarray(image)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(picture)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean, median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -200,38 +201,21 @@ def _at_heights(row: LabelRecord, heights: Sequence[float], split: bool) -> tupl
 
 def _at(thresholds: Thresholds, cut: float | None, rows: Sequence[LabelRecord]) -> AtThreshold:
     segments = [row.num_segments for row in rows if row.num_segments is not None]
+    areas_of_images = [[segment.area for segment in row.segments] for row in rows if row.segments]
     return AtThreshold(
         thresholds=thresholds,
         segments=fmean(segments),
         segments_median=median(segments),
         single=sum(count == 1 for count in segments) / len(segments),
-        largest=fmean(max(areas) / sum(areas) for areas in _areas(rows)),
+        largest=fmean(max(areas) / sum(areas) for areas in areas_of_images),
         output_bytes=len(_as_window(rows)) / len(rows),
         cut=cut,
     )
 
 
-def _areas(rows: Sequence[LabelRecord]) -> Iterator[list[int]]:
-    """The areas of each image's segments, of the images that have any."""
-    yield from ([segment.area for segment in row.segments] for row in rows if row.segments)
-
-
 def _as_window(rows: Sequence[LabelRecord]) -> bytes:
     """The bytes of these rows as a run stores them."""
-    metadata = WindowMetadata(
-        fingerprint="",
-        shard=PILOT.id,
-        url="",
-        size=0,
-        etag="",
-        window=0,
-        first_index=0,
-        rows=len(rows),
-        failed={},
-        attempt="",
-        digest="",
-        model="",
-        revision=None,
-        made_with={},
-    )
+    nothing: Any = dict.fromkeys(("fingerprint", "url", "etag", "attempt", "digest", "model"), "")
+    nothing |= dict.fromkeys(("size", "window", "first_index"), 0)
+    metadata = WindowMetadata(shard=PILOT.id, rows=len(rows), failed={}, revision=None, made_with={}, **nothing)
     return table.encode_window(rows, metadata)

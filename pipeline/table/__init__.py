@@ -15,7 +15,7 @@ from pipeline.table.records import (
     encode_window,
     read_window_metadata,
 )
-from pipeline.table.rows import as_record, read_records, read_rows
+from pipeline.table.rows import as_record, read_records, read_rows, segments_in
 
 __all__ = [
     "SCHEMA",
@@ -30,4 +30,5 @@ __all__ = [
     "read_window_metadata",
     "read_records",
     "read_rows",
+    "segments_in",
 ]

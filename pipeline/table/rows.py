@@ -1,6 +1,6 @@
 """Label records read again: as rows of some columns, under a condition, or whole as they were committed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -108,6 +108,10 @@ def read_records(stream: IO[bytes]) -> list[LabelRecord]:
 
 def as_record(row: dict[str, Any]) -> LabelRecord:
     """The record of a row that has all columns."""
-    segments = tuple(Segment(**{**s, "box": tuple(s["box"])}) for s in row.pop("segments") or ())
-    row.pop("num_segments")
-    return LabelRecord(**row, segments=segments)
+    segments, _ = segments_in(row), row.pop("num_segments")
+    return LabelRecord(**{**row, "segments": segments})
+
+
+def segments_in(row: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """The segments of a row."""
+    return tuple(Segment(**{**each, "box": tuple(each["box"])}) for each in row["segments"] or ())

@@ -17,7 +17,7 @@ from diffseg.evaluation.scores import score_image
 from diffseg.types import Segment
 from infra.scenes.scene import benchmark
 from jobs.shared import cli
-from pipeline.evaluation.protocols import COCO_STUFF_27, COCO_STUFF_LIST
+from pipeline.evaluation.protocols import PROTOCOLS
 from pipeline.inputs.shards import pin
 from pipeline.messages import ShardTask
 from pipeline.records import OK, LabelRecord
@@ -119,14 +119,14 @@ def test_a_miniature_coco_stuff_goes_through_the_whole_protocol(tmp_path, capsys
     values = {i: blobs(i, shapes[i], fine[i]) for i in fine}
     files = {f"annotations/val2017/{keys[i]}.png": png(values[i]) for i in fine}
     files |= {"annotations/val2017/000000999999.png": png(values[0])}  # not in the list
-    files |= {f"curated/val2017/{COCO_STUFF_LIST}": "".join(f"{keys[i]}\n" for i in fine).encode()}
+    files |= {f"curated/val2017/{PROTOCOLS['coco-stuff-27'].listed}": "".join(f"{keys[i]}\n" for i in fine).encode()}
     predictions = {keys[i]: shift(values[i], fine[i]) for i in fine}
     run = labels_of(tmp_path, {**predictions, "000000999999": predictions[keys[0]]})
 
     said = measured(capsys, run, "--truth", lay(tmp_path / "coco", files), "--protocol", "coco-stuff-27")
 
     coarse = np.full(256, -1)
-    for index, members in enumerate(COCO_STUFF_27.values()):
+    for index, members in enumerate((PROTOCOLS["coco-stuff-27"].classes or {}).values()):
         coarse[list(members)] = index
     accuracy, miou, iou = literal_protocol([(predictions[keys[i]], coarse[values[i]]) for i in fine])
     summary = said["methods"]["run"]["summary"]

@@ -16,7 +16,7 @@ from infra.embedded.checkpoints import random_checkpoint
 from jobs.shared import cli
 from pipeline.errors import ConfigError
 from pipeline.evaluation import reproduce
-from pipeline.evaluation.protocols import COCO_STUFF_LIST, PROTOCOLS
+from pipeline.evaluation.protocols import PROTOCOLS
 from pipeline.evaluation.reproduce import PUBLISHED, Comparison, open_photos
 from pipeline.inputs.folder.file_list import files_of
 from pipeline.run.ledger import Ledger
@@ -53,7 +53,7 @@ def coco(tmp_path):
     files = {f"coco/images/val2017/{key}.jpg": photo(i, "JPEG") for i, key in enumerate(AT)}
     files |= {f"coco/stuffthingmaps/val2017/{key}.png": parted(0, 156, AT[key]) for key in AT}
     files |= {f"coco/stuffthingmaps/train2017/{COCO[0]}.png": b"not to be read"}
-    files |= {f"coco/curated/val2017/{COCO_STUFF_LIST}": "".join(f"{key}\n" for key in COCO).encode()}
+    files |= {f"coco/curated/val2017/{PROTOCOLS['coco-stuff-27'].listed}": "".join(f"{key}\n" for key in COCO).encode()}
     lay(tmp_path, files)
     return str(tmp_path / "coco")
 
@@ -142,7 +142,7 @@ def test_cityscapes_is_compared_without_photos_whose_truth_is_void(cityscapes, m
 
 
 def test_a_photo_without_labels_is_exit_3_and_a_truth_that_cannot_be_read_is_exit_2(coco, model, tmp_path, capsys):
-    lay(tmp_path, {f"coco/curated/val2017/{COCO_STUFF_LIST}": f"{COCO[0]}\n".encode()})
+    lay(tmp_path, {f"coco/curated/val2017/{PROTOCOLS['coco-stuff-27'].listed}": f"{COCO[0]}\n".encode()})
     lay(tmp_path, {f"coco/images/val2017/{COCO[0]}.jpg": b"no photo"})
     assert cli.run(command("coco-stuff-27", model, coco, str(tmp_path / "run"), "--limit", "1")) == 3
     assert "1 undecodable" in capsys.readouterr().out

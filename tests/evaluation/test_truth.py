@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
-from pipeline.evaluation.protocols import CITYSCAPES_27, COCO_STUFF_27, COCO_STUFF_LIST, PROTOCOLS, protocol_named
+from pipeline.evaluation.protocols import PROTOCOLS, protocol_named
 from pipeline.evaluation.truth import decode_truth, open_truth
 from pipeline.inputs.tar.writing import write_samples
 from tests.support.truths import lay, png
@@ -16,6 +16,7 @@ from tests.support.truths import lay, png
 REGIONS = PROTOCOLS["regions"]
 COCO = PROTOCOLS["coco-stuff-27"]
 CITYSCAPES = PROTOCOLS["cityscapes-27"]
+COCO_CLASSES = dict(COCO.classes or {})
 
 
 def shard(path, *samples):
@@ -24,9 +25,9 @@ def shard(path, *samples):
 
 
 def test_every_fine_category_has_one_coarse_class():
-    fine = [category for members in COCO_STUFF_27.values() for category in members]
+    fine = [category for members in COCO_CLASSES.values() for category in members]
 
-    assert len(COCO_STUFF_27) == 27
+    assert len(COCO_CLASSES) == 27
     assert sorted(fine) == list(range(182))
 
 
@@ -37,7 +38,7 @@ def test_every_fine_category_has_one_coarse_class():
 def test_well_known_categories_land_where_the_papers_have_them(category_id, coarse):
     truth = COCO.truth_of(np.array([[category_id - 1]], np.uint8))  # label maps store ids less one
 
-    assert list(COCO_STUFF_27)[truth[0, 0]] == coarse
+    assert list(COCO_CLASSES)[truth[0, 0]] == coarse
 
 
 def test_coco_classes_stand_in_the_order_of_the_benchmark():
@@ -52,7 +53,7 @@ def test_coco_classes_stand_in_the_order_of_the_benchmark():
         "water": 26,
     }
 
-    assert {name: list(COCO_STUFF_27).index(name) for name in order} == order
+    assert {name: list(COCO_CLASSES).index(name) for name in order} == order
 
 
 def test_cityscapes_label_ids_become_27_classes_and_the_rest_is_ignored():
@@ -62,7 +63,13 @@ def test_cityscapes_label_ids_become_27_classes_and_the_rest_is_ignored():
 
     assert truth[7:34].tolist() == list(range(27))
     assert set(truth[:7]) | set(truth[34:]) == {IGNORE}
-    assert [list(CITYSCAPES_27)[truth[i]] for i in (7, 11, 23, 26, 33)] == ["road", "building", "sky", "car", "bicycle"]
+    assert [list(CITYSCAPES.classes or ())[truth[i]] for i in (7, 11, 23, 26, 33)] == [
+        "road",
+        "building",
+        "sky",
+        "car",
+        "bicycle",
+    ]
 
 
 def test_unlabelled_pixels_of_coco_are_ignored():
@@ -76,7 +83,7 @@ def test_coco_is_read_by_its_curated_list_in_either_layout(tmp_path, labels, pho
     names = [f"{number:012d}" for number in (139, 724, 785)]
     files = {f"{labels}/{name}.png": png(np.full((4, 4), 7, np.uint8)) for name in names}
     files |= {f"{photos}/{name}.jpg": name.encode() for name in names}
-    files |= {f"curated/val2017/{COCO_STUFF_LIST}": f"{names[2]}\n{names[0]}\n000000000872\n".encode()}
+    files |= {f"curated/val2017/{COCO.listed}": f"{names[2]}\n{names[0]}\n000000000872\n".encode()}
 
     samples = list(open_truth(lay(tmp_path, files), COCO))
 
