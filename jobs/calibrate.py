@@ -1,6 +1,6 @@
 """`diffseg calibrate`: the IoU that segments are expected to have, from a few labelled images."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isnan
 from typing import Annotated
 
@@ -19,10 +19,11 @@ def calibrate(
     json: options.Json = False,
 ) -> None:
     """Fit the score of segments to a few labelled images and keep their predicted IoU beside the run."""
+    from pipeline.derived.corrections import NAME
     from pipeline.errors import ConfigError
     from pipeline.evaluation import calibrate as calibration
     from pipeline.evaluation.protocols import protocol_named
-    from pipeline.evaluation.truth import open_truth
+    from pipeline.evaluation.truth import corrected_truth, open_truth
     from pipeline.run.ledger import Ledger
 
     if extend == (given.truth is not None):
@@ -34,7 +35,10 @@ def calibrate(
             raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
         done = calibration.extend(ledger, name)
     else:
-        samples = open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
+        if given.truth == NAME:
+            rules, samples = replace(rules, ignore=(*rules.ignore, 255, 65_535)), corrected_truth(url)[0]
+        else:
+            samples = open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
         done = calibration.calibrate(ledger, samples, rules, name, f"diffseg calibrate {ledger} --name {name}")
     if json:
         console.say_json({"output": str(ledger), **asdict(done)})

@@ -38,9 +38,10 @@ def categories(
     from pipeline.categories import categorise
     from pipeline.categories.labelled import classify
     from pipeline.categories.words import Words, words_of
+    from pipeline.derived.corrections import NAME
     from pipeline.errors import ConfigError
     from pipeline.evaluation.protocols import protocol_named, with_names
-    from pipeline.evaluation.truth import open_truth, read_list
+    from pipeline.evaluation.truth import corrected_truth, open_truth, read_list
     from pipeline.flags import number
     from pipeline.run.ledger import Ledger
 
@@ -59,10 +60,11 @@ def categories(
             made = categorise.cluster(ledger, clusters, name, command, seed, unknown, parallel_map)
         elif given.truth is not None:
             lines = read_list(names, "names") if names else []
+            people, lines = corrected_truth(url, named=True) if given.truth == NAME else (None, lines)
             rules, known = with_names(
                 protocol_named(given.protocol, len(lines) or None, tuple(given.ignore or ())), lines
             )
-            samples = open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
+            samples = people or open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
         elif naming is not None:
             kinds, found = words_of(read_list(str(names), "words"))

@@ -101,7 +101,7 @@ def evaluate(
     else:
         url, truth, protocol = output or f"reproduce-{reproduce}", data, str(reproduce)
     if (read != options.ReadOptions() or instances) and (url is None or row is not None):
-        raise ConfigError("--cut, --segments, --calibration, --categories and --instances are of a run: name that run")
+        raise ConfigError("--cut, --segments, --instances and tables are of a run: name that run")
     if objects and not (read.categories or instances):
         raise ConfigError("--truth-instances are compared with --categories or --instances: give one of them too")
     matching = "dataset" if read.categories else matching
@@ -235,10 +235,8 @@ def _report(done: "Evaluation", rules: "Protocol") -> None:
         console.say(f"{first} above {other}, {SHOWN[rules.leading]} image by image: {_cell(interval)}")
     for name, result in done.results.items():
         if result.recalled:
-            shown = ", ".join(
-                f"{each.replace('ar_', 'AR')} {value:.3f}" for each, value in result.recalled.average.items()
-            )
-            console.say(f"{name}: {shown} of {result.recalled.objects:,} objects")
+            objects = sum(each.objects for each in result.recalled)
+            console.say(f"{name}: {_figures(result.average_recall)} of {objects:,} objects")
         if result.left_out:
             console.say(f"{name}: {result.left_out.total():,} of {len(result.rows):,} left out: {_left_out(result)}")
     for name, keys in done.no_truth.items():
@@ -252,8 +250,7 @@ def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: l
     _table(["", "images", "accuracy", "mIoU"], rows)
     for name, result in done.results.items():
         for how, figures in result.by_category.items():
-            shown = ", ".join(f"{SHOWN.get(figure, figure.upper())} {value:.3f}" for figure, value in figures.items())
-            console.say(f"{name}, {MATCHED[how]}: {shown}")
+            console.say(f"{name}, {MATCHED[how]}: {_figures(figures)}")
     console.say("IoU of each class:")
     columns = [summary.class_iou or () for summary in scored.values()]
     table = [[name, *(_number(column[i]) for column in columns)] for i, name in enumerate(classes)]
@@ -275,6 +272,14 @@ def _cell(interval: "Interval | None") -> str:
     return f"{value} ({low} to {high})"
 
 
+def _figures(values: "dict[str, float]") -> str:
+    """Figures, those that have an interval with it."""
+    names = [name for name in values if not name.endswith(("_low", "_high"))]
+    ends = [f" ({values[f'{n}_low']:.3f} to {values[f'{n}_high']:.3f})" if f"{n}_low" in values else "" for n in names]
+    shown = (SHOWN.get(name, name.upper().replace("AR_", "AR")) for name in names)
+    return ", ".join(f"{word} {values[n]:.3f}{end}" for word, n, end in zip(shown, names, ends, strict=True))
+
+
 def _number(value: float) -> str:
     return "never there" if isnan(value) else f"{value:.3f}"
 
@@ -294,7 +299,7 @@ def _document(done: "Evaluation", rules: "Protocol") -> dict[str, Any]:
             "summary": None if summary is None else asdict(summary),
             "dataset_matching": by_category.get("once"),
             **({"by_category": by_category} if by_category else {}),
-            **({"average_recall": result.recalled.average} if result.recalled else {}),
+            **({"average_recall": result.average_recall} if result.recalled else {}),
             "left_out": dict(result.left_out),
             "examples": result.examples,
         }

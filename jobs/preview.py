@@ -66,10 +66,11 @@ def write_preview(
 
     Raises ConfigError where there is nothing to show, or no way to write the output.
     """
+    from pipeline.datasets.selection import Selection
     from pipeline.gallery.preview import write_page
 
     with appearing(output) as out:
-        return write_page(ledger, out, samples=samples, seed=seed, title=title, where=where)
+        return write_page(ledger, out, samples=samples, seed=seed, title=title, selection=Selection(where=where))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def status(
     from pipeline.run.status import failures, status
 
     if read != options.ReadOptions() and not detail:
-        raise ConfigError("--cut, --segments, --calibration and --categories belong to --detail")
+        raise ConfigError("--cut, --segments, --calibration, --categories and --corrections belong to --detail")
     ledger = read.open(url)
     seen = status(ledger)
     more = detail_of(ledger) if detail else None

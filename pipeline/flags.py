@@ -25,8 +25,8 @@ LABEL = {  # settings that runs are compared by; "": set by no flag, such as the
 }
 EXPORT = {  # settings that exports are compared by
     **_flags(("format", "images", "members", "where", "min_area", "min_score", "limit", "split", "calibration")),
-    **_flags(("categories", "instances", "things", "stuff", "cut", "segments")),
-    **dict.fromkeys(("run", "windows"), ""),
+    **_flags(("categories", "corrections", "instances", "things", "stuff", "cut", "segments")),
+    **dict.fromkeys(("run", "windows", "among"), ""),
 }
 
 

@@ -36,6 +36,7 @@ ORDER = (
         "pipeline.exports",
         "pipeline.evaluation",
         "pipeline.categories",
+        "pipeline.review",
         "pipeline.labelling",
         "pipeline",
     ),

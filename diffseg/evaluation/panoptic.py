@@ -1,49 +1,50 @@
 """Panoptic quality: regions of prediction and truth match where they cover each other by more than half.
 
-As Kirillov et al. define it ("Panoptic Segmentation", CVPR 2019). Letters: C classes, K clusters, H x W pixels.
+As Kirillov et al. define it ("Panoptic Segmentation", CVPR 2019). Letters: C classes, K clusters, P pairs.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from diffseg.evaluation.bootstrap import Interval, quality_intervals
 from diffseg.evaluation.partition import overlaps
-from diffseg.types import IGNORE, Float, Int, Integer
+from diffseg.types import IGNORE, Bool, Float, Int, Integer
 
 
 @dataclass(frozen=True, slots=True)
 class RegionPairs:
-    """Regions by class and cluster, whichever class a cluster is taken for later; the sum of two is of both images.
+    """Regions of one image by class and cluster, whichever class a cluster is taken for later.
 
-    matched: pairs with an IoU above 1/2. iou: the sum of theirs. counted: pairs whose prediction lies in void for half
-    at most, as those of `predicted` do: only such a one is a false positive where its class is another.
+    class_, cluster, iou: of pairs with an IoU above 1/2. counted: those whose prediction lies in void for half at most,
+    as those of `predicted` do: only such a one is a false positive where its class is another.
     """
 
-    matched: Int[np.ndarray, "C K"]
-    iou: Float[np.ndarray, "C K"]
-    counted: Int[np.ndarray, "C K"]
+    class_: Int[np.ndarray, " P"]
+    cluster: Int[np.ndarray, " P"]
+    iou: Float[np.ndarray, " P"]
+    counted: Bool[np.ndarray, " P"]
     truth: Int[np.ndarray, " C"]
     predicted: Int[np.ndarray, " K"]
 
-    def __add__(self, other: "RegionPairs") -> "RegionPairs":
-        return RegionPairs(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
-    def quality(self, class_of: Int[np.ndarray, " _"]) -> dict[str, float]:
-        """Panoptic, segmentation and recognition quality, means over classes that occur; NaN where none does.
+def panoptic_quality(images: Sequence[RegionPairs], class_of: Int[np.ndarray, " _"]) -> dict[str, Interval]:
+    """Panoptic, segmentation and recognition quality, means over classes that occur; NaN where none does.
 
-        class_of: the class that each cluster is taken for; IGNORE, or a cluster beyond: none.
-        """
-        taken = class_of[: len(self.predicted)]
-        cluster = np.flatnonzero(taken >= 0)
-        of_class = np.zeros((len(self.truth), len(cluster)))
-        of_class[taken[cluster], np.arange(len(cluster))] = 1
-        tp, iou, counted = ((of_class * each[:, cluster]).sum(1) for each in (self.matched, self.iou, self.counted))
-        parts = 2 * tp + (of_class @ self.predicted[cluster] - counted) + (self.truth - tp)
-        there = parts > 0
-        if not there.any():
-            return dict.fromkeys(("pq", "sq", "rq"), float("nan"))
-        sq, rq = iou / np.maximum(tp, 1), 2 * tp / np.maximum(parts, 1)
-        return {name: float(each[there].mean()) for name, each in (("pq", sq * rq), ("sq", sq), ("rq", rq))}
+    class_of: the class that each cluster is taken for; IGNORE, or a cluster beyond: none.
+    """
+    tp, iou, wrong = (np.zeros((len(images), len(images[0].truth))) for _ in range(3))
+    for at, each in enumerate(images):
+        taken = np.full(len(each.predicted), IGNORE)
+        taken[: len(class_of)] = class_of[: len(taken)]
+        hit = taken[each.cluster] == each.class_
+        np.add.at(tp[at], each.class_[hit], 1)
+        np.add.at(iou[at], each.class_[hit], each.iou[hit])
+        np.add.at(wrong[at], taken[taken >= 0], each.predicted[taken >= 0])
+        np.add.at(wrong[at], each.class_[hit & each.counted], -1)
+        wrong[at] += each.truth - tp[at]
+    return dict(zip(("pq", "sq", "rq"), quality_intervals(tp, iou, wrong), strict=True))
 
 
 def region_pairs(
@@ -61,14 +62,9 @@ def region_pairs(
     iou = table / (inside[:, None] + table.sum(0) + unclaimed - table)
     seen = 2 * inside >= area
     region, other = np.nonzero(iou > 0.5)
-    at = class_[other], cluster[region]
-    matched, counted = (np.zeros((num_classes, num_clusters), np.int64) for _ in "mc")
-    total = np.zeros((num_classes, num_clusters))
-    np.add.at(matched, at, 1)
-    np.add.at(total, at, iou[region, other])
-    np.add.at(counted, at, seen[region])
     found = np.bincount(cluster[seen], minlength=num_clusters)
-    return RegionPairs(matched, total, counted, np.bincount(class_, minlength=num_classes), found)
+    there = np.bincount(class_, minlength=num_classes)
+    return RegionPairs(class_[other], cluster[region], iou[region, other], seen[region], there, found)
 
 
 def regions_by(

@@ -18,8 +18,9 @@ from pipeline import process
 
 COMMANDS = (
     *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
-    *("calibrate", "categories", "fetch"),
+    *("calibrate", "categories", "select", "take", "fetch"),
 )
+CALLED = {"take": "import"}  # a word of the language, which no module can be called
 BRIEF = ("status",)  # which have no log
 app = typer.Typer(
     name="diffseg",
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:  # by name: shared code must not import commands
     function = getattr(import_module(f"jobs.{command}"), command)
-    app.command()(function if command in BRIEF else logged(function))
+    app.command(CALLED.get(command))(function if command in BRIEF else logged(function))
 app.add_typer(import_module("jobs.bench.stages").app, name="bench")
 
 

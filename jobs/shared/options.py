@@ -133,19 +133,24 @@ class ReadOptions(CutOptions):
     categories: Annotated[
         str | None, Option(help="Segments have those of a table of `categories`: NAME or NAME/REVISION.")
     ] = None
+    corrections: Annotated[
+        str | None, Option(help="By people: NAME, NAME/REVISION or none. Default: the latest, if there are any.")
+    ] = None
 
     def open(self, url: str) -> "Ledger":
         """The run so. Raises ConfigError."""
         from pipeline.derived.joined import open_run
 
-        return open_run(url, self.at, self.calibration, self.categories)
+        return open_run(url, self.at, self.calibration, self.categories, self.corrections)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthOptions:
     """Labelled images, and what their values mean."""
 
-    truth: Annotated[str | None, Option(help="Shards or a folder with label maps, of some images or of all.")] = None
+    truth: Annotated[
+        str | None, Option(help="Shards or a folder with label maps, of some images or of all; or `corrections`.")
+    ] = None
     protocol: Annotated[str, Option(help="regions, coco-stuff-27 or cityscapes-27, as published.")] = "regions"
     listed: Annotated[str | None, Option("--list", help="Text file with the keys to use.")] = None
     truth_key: Annotated[str | None, Option(help="Extension of the label map in shards.")] = None

@@ -29,16 +29,21 @@ def check_instances(ledger: Ledger, kind: str) -> None:
 
 
 def instances_of(
-    kind: str, label_map: Int[np.ndarray, "H W"], stored: Mapping[str, Any], own: Int[np.ndarray, "h w"]
+    kind: str,
+    label_map: Int[np.ndarray, "H W"],
+    stored: Mapping[str, Any],
+    own: Int[np.ndarray, "h w"],
+    corrected: bool = False,
 ) -> Instances:
     """The instances of an image; those of a segment are numbered one after the other, or by their first leaves.
 
     label_map: the wanted segments at any size, of which `own` is that of the row. stored: the uncut row, with NEEDED
-    columns where these are ridges. Raises ConfigError where its ridges are damaged.
+    columns where these are ridges. corrected: by people, so that ridges, which are of leaves, are components. Raises
+    ConfigError where its ridges are damaged.
     """
     if kind == SEGMENTS:
         return label_map, np.arange(int(label_map.max(initial=-1)) + 1)
-    if kind == COMPONENTS:
+    if kind == COMPONENTS or corrected:
         return components(label_map)
     try:
         parts = split(own, decode_leaf_map(stored["leaf_map"]), np.frombuffer(stored["ridges"], np.uint8))

@@ -19,6 +19,7 @@ from pipeline.concurrency import prefetch_map
 from pipeline.datasets.instances import NEEDED, RIDGES, SEGMENTS, Instances, instances_of
 from pipeline.datasets.selection import WANTED, Part, RowCounts, Selection, chosen_rows
 from pipeline.datasets.source_images import SourceImages
+from pipeline.derived.corrections import CORRECTED
 from pipeline.errors import ShardChanged
 from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
@@ -129,7 +130,7 @@ class Samples:
         if len(segments) < len(recorded):
             label_map = _without_others(label_map, segments)
         name = self.names.of(row["key"], row["shard"], row["index"])
-        instances = instances_of(self.instances, label_map, stored, own)
+        instances = instances_of(self.instances, label_map, stored, own, CORRECTED in row)
         return LabelledSample(number, name, self.selection.side(row["key"]), row, label_map, segments, instances, raw)
 
     def _kept(self, label_map: Int[np.ndarray, "H W"], recorded: Sequence[Segment]) -> tuple[Segment, ...]:

@@ -1,6 +1,6 @@
 """Selection of rows and segments of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class Selection:
     min_score: float = 0.0  # in [0, 1]
     limit: int | None = None  # samples
     split: float | None = None  # share of the keys that go to `train`; the others go to `val`
+    among: frozenset[tuple[str, int]] | None = None  # only these rows, by shard and index
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_area < 1:
@@ -44,6 +45,15 @@ class Selection:
         if self.where is None:
             return None
         return either(is_not("status", OK), parse_filter(self.where))
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row that the filter took is among those wanted, by its shard and index."""
+        return self.among is None or (row["shard"], row["index"]) in self.among
+
+    def windows(self, ledger: Ledger) -> list[WindowObject]:
+        """The windows of a ledger in which rows are wanted."""
+        wanted = {(shard, index // ledger.run.window) for shard, index in self.among or ()}
+        return [each for each in ledger.windows() if self.among is None or (each.shard, each.window) in wanted]
 
     def check(self, ledger: Ledger, *, drawn: bool = False) -> None:
         """Raises ConfigError where the filter reads what is not known of the ledger's rows.
@@ -109,6 +119,8 @@ def chosen_rows(
     seen = part.starts[0]
     wanted = list({*columns, "key", "shard", "index", "status"})
     for row in ledger.rows(wanted, windows=part.windows, filter=selection.condition, uncut=True):
+        if not selection.wants(row):
+            continue
         number_of_window, within = divmod(row["index"], window)
         number = starts[row["shard"], number_of_window] + within + 1
         tally.leave_out(NOT_ASKED, number - seen - 1)

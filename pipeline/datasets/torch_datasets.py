@@ -70,10 +70,12 @@ class Options(TypedDict, total=False):
     segments: int | None
     calibration: str | None
     categories: str | None
+    corrections: str | None
     seed: int
 
 
-_DEFAULTS = Options(side=TRAIN, photos="source", cut=None, segments=None, calibration=None, categories=None, seed=0)
+_TABLES = Options(calibration=None, categories=None, corrections=None)
+_DEFAULTS = Options(side=TRAIN, photos="source", cut=None, segments=None, seed=0, **_TABLES)
 _OF_READING = frozenset(_DEFAULTS)
 
 
@@ -90,7 +92,7 @@ class _Run(Generic[T]):
         if self.side not in (TRAIN, VAL):
             raise ConfigError(f"side={self.side!r}: possible are {TRAIN}, {VAL}")
         self._heights = cut if isinstance(cut, tuple) else None
-        self._tables = given["calibration"], given["categories"]
+        self._tables = given["calibration"], given["categories"], given["corrections"]
         self._cut = _cut(cut[0] if isinstance(cut, tuple) else cut, given["segments"])
         if self._heights and not 0 < self._heights[0] <= self._heights[1] < math.inf:
             raise ConfigError(f"cut={cut}: two heights in nats, the lower one first and above 0")

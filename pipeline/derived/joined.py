@@ -1,4 +1,4 @@
-"""A run joined with derived tables: what every reader sees that is given `--calibration` or `--categories`."""
+"""A run joined with derived tables: what readers see of `--calibration` and `--categories`, and of corrections."""
 
 import logging
 import math
@@ -9,8 +9,9 @@ from typing import Any
 
 from diffseg.cut import Cut
 from pipeline import documents
+from pipeline.derived.corrections import NONE, Vocabulary, corrections_of
 from pipeline.derived.join import DerivedTable
-from pipeline.derived.note import Note
+from pipeline.derived.note import Note, parse_table
 from pipeline.errors import ConfigError
 from pipeline.records import Category
 from pipeline.run.ledger import Ledger
@@ -18,11 +19,11 @@ from pipeline.table.filter import CATEGORIES, PREDICTED
 
 CATEGORY = "category"  # column of a category's id; null: unknown
 _ADDED = {PREDICTED, CATEGORIES}
-_CHANGED = {"segments", "quality", *_ADDED}
+_CHANGED = frozenset({"segments", "quality", *_ADDED})
+_CORRECTED = _CHANGED | {"label_map", "num_segments"}
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-Values = Sequence[Mapping[str, Any]]  # of a table, for each segment of a row
 
 
 class JoinedLedger(Ledger):
@@ -31,21 +32,23 @@ class JoinedLedger(Ledger):
     With a calibration, rows have the predicted IoU as `score` of each segment, and its mean by area as `quality` and as
     `predicted_iou`: null where there is one segment or the table lacks the window, whose scores are then 0. With
     categories, each segment has the name of its own, null where that is unknown, and `categories` is the set of them.
+    An image that people corrected has their label map, segments and categories at every cut.
     """
 
-    joins: tuple[tuple[DerivedTable, Callable[[Row, Values], Row]], ...] = ()  # tables, and what they make of a row
+    joins: tuple[Callable[[Row], Row], ...] = ()  # what tables make of a row
+    changed: frozenset[str] = frozenset()  # columns that they change or add
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_run, (self.store.url, self.cut, self.calibration, self.categories)
+        return open_run, (self.store.url, self.cut, self.calibration, self.categories, self.corrections or NONE)
 
     @property
     def remade(self) -> frozenset[str]:
         """See `Ledger.remade`."""
-        return super().remade | _CHANGED
+        return super().remade | self.changed
 
     def needed(self, columns: Sequence[str] | None) -> Sequence[str] | None:
         """See `Ledger.needed`."""
-        if columns is not None and _CHANGED & set(columns):
+        if columns is not None and self.changed & set(columns):
             columns = list({*columns, "shard", "index", "segments"} - _ADDED)
         return super().needed(columns)
 
@@ -53,27 +56,38 @@ class JoinedLedger(Ledger):
         """See `Ledger.at_cut`."""
         row = super().at_cut(row, cut)
         if "segments" in row:
-            for table, made in self.joins:
-                row = made(row, table.of(row))
+            for made in self.joins:
+                row = made(row)
         return row
 
 
-def open_run(url: str, cut: Cut | None = None, calibration: str | None = None, categories: str | None = None) -> Ledger:
+def open_run(
+    url: str,
+    cut: Cut | None = None,
+    calibration: str | None = None,
+    categories: str | None = None,
+    corrections: str | None = None,
+) -> JoinedLedger:
     """Open a run at a cut, with a calibration and categories by NAME or NAME/REVISION; None: as it was labelled.
 
+    corrections: None: the latest, if there are any; NONE: none. Their name as `categories`: only what people named.
     Raises ConfigError where there is no such run, cut or table, or a table is of other segments.
     """
-    if calibration is None and categories is None:
-        return Ledger.open(url, cut=cut)
     ledger = JoinedLedger.open(url, cut=cut)
+    people = corrections_of(ledger, corrections)
     if calibration is not None:
         table = _opened(ledger, calibration, PREDICTED)
-        ledger.joins, ledger.calibration = ((table, _scored),), table.id
+        ledger.joins, ledger.calibration, ledger.changed = (partial(_scored, table),), table.id, _CHANGED
     if categories is not None:
-        table = _opened(ledger, categories, CATEGORY)
-        ledger.categories_table, ledger.categories = categories_of(table.note, str(table)), table.id
-        names = {each.id: each.name for each in ledger.categories_table}
-        ledger.joins += ((table, partial(_named, names, str(table))),)
+        own = people and parse_table(categories)[0] == people.name
+        named = people if own and people else _opened(ledger, categories, CATEGORY)
+        words = people.vocabulary if people else Vocabulary()
+        listed = () if own else categories_of(named.note, str(named))
+        ledger.categories_table, ledger.categories, ledger.changed = words.of(listed), named.id, _CHANGED
+        names = {each.id: words.renamed.get(each.name, each.name) for each in listed}
+        ledger.joins += (partial(_named, names, named),)
+    if people:
+        ledger.corrections, ledger.changed, ledger.joins = people.id, _CORRECTED, (*ledger.joins, people.corrected)
     return ledger
 
 
@@ -99,8 +113,8 @@ def _opened(ledger: Ledger, name: str, column: str) -> DerivedTable:
     return table
 
 
-def _scored(row: Row, values: Values) -> Row:
-    segments, found = row["segments"] or (), [each[PREDICTED] for each in values]
+def _scored(table: DerivedTable, row: Row) -> Row:
+    segments, found = row["segments"] or (), [each[PREDICTED] for each in table.of(row)]
     mean = None
     if len(found) > 1 and None not in found:
         areas = [segment["area"] for segment in segments]
@@ -109,8 +123,8 @@ def _scored(row: Row, values: Values) -> Row:
     return {**row, "segments": row["segments"] and scored, "quality": mean, PREDICTED: mean}
 
 
-def _named(names: Mapping[int, str], table: str, row: Row, values: Values) -> Row:
-    ids = [each[CATEGORY] for each in values]
+def _named(names: Mapping[int, str | None], table: DerivedTable, row: Row) -> Row:
+    ids = [each[CATEGORY] for each in table.of(row)]
     if lost := {*ids} - {*names, None}:
         raise ConfigError(f"{table}: category {lost.pop()} is not in its note; make the table again")
     pairs = zip(row["segments"] or (), map(names.get, ids), strict=True)

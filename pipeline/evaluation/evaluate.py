@@ -13,11 +13,11 @@ import numpy as np
 
 from diffseg.evaluation.bootstrap import Interval, mean_interval
 from diffseg.evaluation.matching import DatasetMatching
-from diffseg.evaluation.panoptic import RegionPairs
+from diffseg.evaluation.panoptic import RegionPairs, panoptic_quality
 from diffseg.evaluation.scores import MEASURES, ImageScore, Summary, summarise
 from pipeline.concurrency import ParallelMap, map_here
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.recall import Recalled
+from pipeline.evaluation.recall import Recalled, average_recall
 from pipeline.evaluation.score import RUN, LeftOut, Scored, ScoreOrReason, Scorer, Work
 from pipeline.evaluation.truth import Truth
 
@@ -38,8 +38,8 @@ class MethodResult:
     categories: Sequence[str] = ()
     classes: Sequence[str] = ()
     matching: DatasetMatching | None = None
-    pairs: RegionPairs | None = None
-    recalled: Recalled | None = None
+    pairs: list[RegionPairs] = field(default_factory=list)
+    recalled: list[Recalled] = field(default_factory=list)
 
     def add(self, method: str, key: str, outcome: ScoreOrReason) -> None:
         """Add one sample."""
@@ -55,15 +55,18 @@ class MethodResult:
         self.scores.append(outcome.score)
         if outcome.table is not None and self.matching is not None:
             self.matching.add_table(*outcome.table)
-        if outcome.pairs is not None:
-            self.pairs = outcome.pairs if self.pairs is None else self.pairs + outcome.pairs
-        if outcome.recalled is not None:
-            self.recalled = outcome.recalled if self.recalled is None else self.recalled + outcome.recalled
+        self.pairs += [outcome.pairs] if outcome.pairs else []
+        self.recalled += [outcome.recalled] if outcome.recalled else []
 
     @property
     def summary(self) -> Summary | None:
         """The figures; None where no image was scored."""
         return summarise(self.scores) if self.scores else None
+
+    @property
+    def average_recall(self) -> dict[str, float]:
+        """See `recall.average_recall`; empty where it was not asked for."""
+        return average_recall(self.recalled) if self.recalled else {}
 
     @property
     def by_category(self) -> dict[str, dict[str, float]]:
@@ -79,7 +82,8 @@ class MethodResult:
         for how, class_of in mappings.items():
             counts = self.matching.counts(class_of)
             found[how] = {"accuracy": counts.accuracy, "miou": counts.miou}
-            found[how] |= self.pairs.quality(class_of) if self.pairs else {}
+            for name, interval in (panoptic_quality(self.pairs, class_of) if self.pairs else {}).items():
+                found[how] |= interval.called(name)
         return found
 
 

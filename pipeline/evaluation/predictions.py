@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.datasets.instances import NEEDED, RIDGES, SEGMENTS, check_instances, instances_of
+from pipeline.derived.corrections import CORRECTED
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.score import LeftOut, Prediction
@@ -67,7 +68,7 @@ class Predictions:
         parts = None
         if self._instances != SEGMENTS:
             own = decode_label_map(label_map)
-            parts = encode_label_map(instances_of(self._instances, own, stored, own)[0])
+            parts = encode_label_map(instances_of(self._instances, own, stored, own, CORRECTED in row)[0])
         self._found[key] = Prediction(label_map, size, clusters, {name: row[name] for name in keep}, parts)
 
     def __getitem__(self, key: str) -> Prediction | LeftOut:

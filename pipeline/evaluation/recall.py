@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffseg.evaluation.bootstrap import ratio_interval
 from diffseg.types import Int
 from pipeline.exports.rle import encode
 
@@ -14,19 +15,20 @@ MOST = (1, 100, 1000)  # instances of an image that count, those of the highest 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """found: objects by MOST and by IoU of .50, .55 .. .95, of `objects`; the sum of two is of both images."""
+    """Of one image. found: objects by MOST and by IoU of .50, .55 .. .95, of `objects`."""
 
     found: Int[np.ndarray, "3 10"]
     objects: int
 
-    def __add__(self, other: "Recalled") -> "Recalled":
-        return Recalled(self.found + other.found, self.objects + other.objects)
 
-    @property
-    def average(self) -> dict[str, float]:
-        """AR at each of MOST; NaN without objects."""
-        share = self.found.mean(1) / self.objects if self.objects else np.full(len(MOST), np.nan)
-        return {f"ar_{most}": float(value) for most, value in zip(MOST, share, strict=True)}
+def average_recall(images: Sequence[Recalled]) -> dict[str, float]:
+    """AR at each of MOST, with the ends of its interval; NaN without objects."""
+    found, objects = (
+        np.stack([each.found.mean(1) for each in images]),
+        np.array([each.objects for each in images], float),
+    )
+    intervals = ((f"ar_{most}", ratio_interval(found[:, at], objects)) for at, most in enumerate(MOST))
+    return {name: value for called, each in intervals for name, value in each.called(called).items()}
 
 
 def recalled(instances: Int[np.ndarray, "H W"], scores: Sequence[float], objects: Int[np.ndarray, "H W"]) -> Recalled:

@@ -14,7 +14,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from diffseg.types import Integer
+from diffseg.types import IGNORE, Integer
+from pipeline.derived.corrections import CORRECTED, NAME, Corrections
+from pipeline.derived.joined import open_run
 from pipeline.errors import ConfigError, ShardError
 from pipeline.evaluation.protocols import Protocol, published
 from pipeline.inputs import kinds, patterns, shards
@@ -23,6 +25,7 @@ from pipeline.records import RawSample, Shard
 from pipeline.storage import filesystem
 from pipeline.storage.object_store import Store
 from pipeline.storage.url import redact
+from pipeline.table.label_map import decode_label_map, encode_label_map
 
 T = TypeVar("T")
 PHOTO = "jpg"  # the extension of a published data set's photos in its samples, whatever it is on storage
@@ -79,6 +82,27 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
                 yield _sample(key, raw.members, member, lambda data: data, protocol.objects)
 
     return Truth(samples, keys)
+
+
+def corrected_truth(url: str, named: bool = False) -> tuple[Truth, list[str]]:
+    """What people corrected of a run: regions; or named: values of categories, whose names are returned too.
+
+    Void is 255, or 65535 beside as many segments. Raises ConfigError where nobody corrected anything.
+    """
+    ledger = open_run(url, categories=NAME if named else None)
+    own = {(each.shard, each.window) for each in Corrections(ledger, ledger.corrections or NAME).note.places}
+    windows = [each for each in ledger.windows() if (each.shard, each.window) in own]
+    names = [each.name for each in ledger.categories_table]
+
+    def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
+        for row in ledger.rows(["key", "label_map", "segments"], windows=windows):
+            if CORRECTED in row and (wanted is None or row["key"] in wanted):
+                label_map = decode_label_map(row["label_map"])
+                of = [names.index(each["category"]) if each["category"] else IGNORE for each in row["segments"]]
+                values = np.array([*of, IGNORE])[label_map] if named else label_map
+                yield TruthSample(row["key"], (encode_label_map(values),))
+
+    return Truth(samples), names
 
 
 def _read_whole(shard: Shard) -> Iterator[RawSample]:

@@ -21,7 +21,7 @@ from pipeline.datasets.samples import LabelledSample, Samples
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
-from pipeline.exports import coco, huggingface, voc, webdataset
+from pipeline.exports import coco, cvat, huggingface, voc, webdataset
 from pipeline.exports.categories import categories_of
 from pipeline.exports.plan import plan
 from pipeline.exports.sa1b import sa1b
@@ -36,6 +36,8 @@ LATER = (
     "segments",
     "calibration",
     "categories",
+    "corrections",
+    "among",
     "things",
     "stuff",
     "instances",
@@ -68,6 +70,7 @@ FORMATS = {
     "webdataset": Format(webdataset.webdataset, part=4096, images=True, whole=True),
     "huggingface": Format(huggingface.parquet, part=4096, images=True),
     "sa1b": Format(sa1b, part=4096, images=True),
+    "cvat": Format(cvat.masks, part=10_000),
 }
 
 
@@ -132,8 +135,7 @@ def export(
     check_instances(ledger, kept := instances or format_.instances or SEGMENTS)
     categories = categories_of(ledger, things, stuff)
     images, members = images is not False, format_.whole and members is not False
-    windows = list(ledger.windows())
-    if not windows:
+    if not (windows := selection.windows(ledger)):
         raise ConfigError(f"{ledger}: nothing is committed yet, so there is nothing to export")
     store = Store(url)
     asked = {"things": things, "stuff": stuff, "instances": None if kept == format_.instances else instances}
@@ -155,7 +157,10 @@ def export(
 def _description(
     ledger: Ledger, windows: Sequence[WindowObject], kind: str, selection: Selection, images: bool, members: bool
 ) -> dict[str, Any]:
-    listed = hashlib.blake2b("\n".join(window.name for window in windows).encode(), digest_size=8).hexdigest()
+    listed, among = (
+        hashlib.blake2b("\n".join(each).encode(), digest_size=8).hexdigest()
+        for each in ((window.name for window in windows), map(str, sorted(selection.among or ())))
+    )
     return {
         "format": kind,
         "run": ledger.run.fingerprint,
@@ -166,7 +171,9 @@ def _description(
         "segments": ledger.cut.segments if ledger.cut else None,
         "calibration": ledger.calibration,
         "categories": ledger.categories,
+        "corrections": ledger.corrections,
         **asdict(selection),
+        "among": selection.among and f"{len(selection.among)} ({among})",
     }
 
 

@@ -1,4 +1,4 @@
-"""Run-length encoding of masks: COCO's compressed run lengths.
+"""Run-length encoding of masks: COCO's compressed run lengths, and masks from what COCO has for them.
 
 Letters: K regions of a label map with ids 0..K-1.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffseg.types import Int
+from diffseg.types import Bool, Int
 from pipeline.errors import ConfigError
 
 
@@ -35,6 +35,22 @@ def encode(regions: Int[np.ndarray, "H W"]) -> Iterator[tuple[dict[str, Any], in
         counts[1::2] = length
         counts[-1] = flat.size - (begin[-1] + length[-1]) if len(runs) else flat.size
         yield _compressed(counts, height, width), int(length.sum())
+
+
+def decode(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """The mask of COCO's polygons or run lengths. Raises ValueError where these are none, or of another size."""
+    codec, (height, width) = _codec(), size
+    if isinstance(segmentation, list):
+        found = codec.merge(codec.frPyObjects([[float(x) for x in each] for each in segmentation], height, width))
+    elif tuple(segmentation["size"]) != size:
+        raise ValueError(f"a mask of {segmentation['size']}, its image has {size} (height, width)")
+    elif isinstance(segmentation["counts"], list):
+        if min(segmentation["counts"]) < 0 or sum(segmentation["counts"]) != height * width:
+            raise ValueError("run lengths that are not those of the image")
+        found = codec.frPyObjects(segmentation, height, width)
+    else:
+        found = {**segmentation, "size": [height, width]}
+    return np.asarray(codec.decode(found), bool)
 
 
 def _compressed(counts: Int[np.ndarray, " R"], height: int, width: int) -> dict[str, Any]:

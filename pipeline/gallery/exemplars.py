@@ -52,7 +52,8 @@ def exemplars(
         for each in ledger.categories_table
     }
     for row in table.join(ledger.rows(["shard", "index", "segments"], windows=windows, filter=filter)):
-        ranks = sorted((sign * each[clear[0]], each["category"]) for each in row["segments"] or () if each["category"])
+        known = (each for each in row["segments"] or () if each["category"] and each[clear[0]] is not None)
+        ranks = sorted((sign * each[clear[0]], each["category"]) for each in known)
         for name, rank in {name: rank for rank, name in ranks}.items():
             top[name].add(rank, (row["shard"], row["index"]))
     found = defaultdict[Identity, list[str]](list)

@@ -85,18 +85,24 @@ def choose(rows: Iterator[dict[str, Any]], counts: Distributions, samples: int, 
 
 
 def write_page(
-    ledger: Ledger, out: BinaryIO, *, samples: int, seed: int, title: str | None = None, where: str | None = None
+    ledger: Ledger,
+    out: BinaryIO,
+    *,
+    samples: int,
+    seed: int,
+    title: str | None = None,
+    selection: Selection = Selection(),  # noqa: B008 - it is frozen
 ) -> Shown:
-    """Write the gallery of a run, finished or not. where: only these rows and those without labels.
+    """Write the gallery of a run, finished or not. selection: of these rows, and with a filter those without labels.
 
     Raises ConfigError where nothing is committed yet or the filter cannot be read, StorageError.
     """
-    selection = Selection(where=where)
     selection.check(ledger)
     read, share = some_windows(ledger, seed)
-    counts = Distributions()
-    choice = choose(ledger.rows(_SMALL, windows=read, filter=selection.condition), counts, samples, seed)
-    if found := exemplars(ledger, read, samples, selection.condition):
+    counts, where = Distributions(), selection.where
+    rows = ledger.rows(_SMALL, windows=read, filter=selection.condition)
+    choice = choose(filter(selection.wants, rows), counts, samples, seed)
+    if selection.among is None and (found := exemplars(ledger, read, samples, selection.condition)):
         choice = replace(choice, shown=choice.shown | found.keys(), exemplars=found)
     if not counts.samples:
         raise ConfigError(
@@ -122,6 +128,8 @@ def _page(
         facts.append(("scores", f"IoU predicted by {ledger.calibration}"))
     if ledger.categories:
         facts.append(("categories", ledger.categories))
+    if ledger.corrections:
+        facts.append(("corrected by people", ledger.corrections))
     if ledger.cut:
         facts.append(("cut", str(ledger.cut)))
     if counts.mean_segments is not None:
@@ -198,7 +206,7 @@ def _raw_samples(ledger: Ledger, shard: str, indices: Collection[int]) -> Iterat
 
 def _heights(ledger: Ledger) -> tuple[float, ...]:
     """Of the levels that are shown: none where one cut is asked for, or values that are known of one cut alone."""
-    alone = ledger.cut or ledger.calibration or ledger.categories or not ledger.run.segment.tree
+    alone = ledger.cut or ledger.calibration or ledger.categories or ledger.corrections or not ledger.run.segment.tree
     return () if alone else heights_around(ledger.run.segment.cut or 0.0)
 
 

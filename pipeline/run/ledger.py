@@ -37,12 +37,14 @@ class Ledger:
     """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user.
 
     cut: at which `rows` gives labels; None: as they were committed. calibration: of their scores, and categories of
-    their segments, each NAME/REVISION of a derived table; None: as they were committed. categories_table: all of them.
+    their segments, corrections by people, each NAME/REVISION of a derived table; None: as they were committed.
+    categories_table: all categories.
     """
 
     cut: Cut | None = None
     calibration: str | None = None
     categories: str | None = None
+    corrections: str | None = None
     categories_table: tuple[Category, ...] = ()
 
     def __init__(self, store: Store, run: Run, shards: Iterable[Shard], notes: Sequence[str] = ()) -> None:

@@ -15,13 +15,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from diffseg.evaluation.matching import counts_of
-from diffseg.evaluation.panoptic import RegionPairs, region_pairs, regions_by
+from diffseg.evaluation.panoptic import panoptic_quality, region_pairs, regions_by
 from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.datasets.instances import instances_of
 from pipeline.derived.note import Note
 from pipeline.derived.write import write
-from pipeline.evaluation.recall import Recalled, recalled
+from pipeline.evaluation.recall import MOST, Recalled, average_recall, recalled
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from tests.evaluation.test_evaluate import labels_of, measured, refused, truth_of
@@ -68,29 +68,47 @@ def literal_panoptic(images, classes):
     st.permutations(range(3)),
 )
 def test_panoptic_quality_is_that_of_its_definition_whatever_cluster_a_class_gets(images, class_of):
-    total = None
-    for predicted, truth in images:
-        found = region_pairs(predicted, truth, 3, 3)
-        total = found if total is None else total + found
-    assert isinstance(total, RegionPairs)
+    pairs = [region_pairs(predicted, truth, 3, 3) for predicted, truth in images]
     meaning = np.array([*class_of, IGNORE])
     renamed = [((meaning[kinds], parts), truth) for (kinds, parts), truth in images]
-    quality = total.quality(np.array(class_of))
-    assert list(quality.values()) == pytest.approx(literal_panoptic(renamed, 3), nan_ok=True)
+    quality = panoptic_quality(pairs, np.array(class_of))
+    assert [each.value for each in quality.values()] == pytest.approx(literal_panoptic(renamed, 3), nan_ok=True)
 
 
 def test_a_cluster_may_have_no_class_and_several_one():
     truth = np.array([[0, 0, 0, 0, 1, 1, 1, 1]])
     whole = np.zeros_like(truth)
     clusters = np.array([[0, 0, 0, 0, 1, 1, 1, 2]])
-    pairs = region_pairs((clusters, whole), (truth, whole), 3, 2)
-    assert pairs.quality(np.array([0, 1, IGNORE])) == pytest.approx({"pq": (1 + 0.75) / 2, "sq": 0.875, "rq": 1})
-    assert pairs.quality(np.array([0, 1, 1])) == pytest.approx(
-        {"pq": (1 + 0.5) / 2, "sq": 0.875, "rq": (1 + 2 / 3) / 2}
-    )
-    assert pairs.quality(np.array([0])) == pytest.approx({"pq": 0.5, "sq": 0.5, "rq": 0.5})
-    nothing = region_pairs((clusters * 0 - 1, whole), (truth * 0 - 1, whole), 3, 2)
-    assert np.isnan(list(nothing.quality(np.array([0, 1, 1])).values())).all()
+    pairs = [region_pairs((clusters, whole), (truth, whole), 3, 2)]
+
+    def quality(class_of):
+        return [each.value for each in panoptic_quality(pairs, np.array(class_of)).values()]
+
+    assert quality([0, 1, IGNORE]) == pytest.approx([(1 + 0.75) / 2, 0.875, 1])
+    assert quality([0, 1, 1]) == pytest.approx([(1 + 0.5) / 2, 0.875, (1 + 2 / 3) / 2])
+    assert quality([0]) == pytest.approx([0.5, 0.5, 0.5])
+    pairs = [region_pairs((clusters * 0 - 1, whole), (truth * 0 - 1, whole), 3, 2)]
+    assert np.isnan(quality([0, 1, 1])).all()
+
+
+def test_intervals_of_quality_and_recall_are_of_images_drawn_again_and_figures_of_all_of_them():
+    random, class_of = np.random.default_rng(5), np.array([0, 1, 2])
+    images = []
+    for _ in range(12):
+        kinds, others, parts = (random.integers(low, high, (6, 6)) for low, high in ((-1, 3), (-1, 3), (0, 2)))
+        images.append(((kinds, parts), (np.where(random.random((6, 6)) < 0.8, kinds, others), parts)))
+    pairs = [region_pairs(predicted, truth, 3, 3) for predicted, truth in images]
+    again = np.random.default_rng(0)  # as the intervals are drawn
+    drawn = [again.integers(12, size=12) for _ in range(1000)]
+    values = np.array([literal_panoptic([images[at] for at in each], 3) for each in drawn[:200]])
+    found = panoptic_quality(pairs, class_of)
+    for at, each in enumerate(found.values()):
+        assert each.low < each.value < each.high
+        assert np.quantile(values[:, at], [0.025, 0.975]) == pytest.approx([each.low, each.high], abs=0.03)
+    objects = [Recalled(np.full((3, 10), int(n)), 4) for n in random.integers(0, 5, 12)]
+    ends = np.quantile([np.mean([objects[at].found[0, 0] for at in each]) / 4 for each in drawn], [0.025, 0.975])
+    recall = average_recall(objects)
+    assert [recall["ar_1_low"], recall["ar_1_high"]] == pytest.approx(ends)
 
 
 def literal_recall(images):
@@ -119,21 +137,20 @@ def literal_recall(images):
 
 
 def test_average_recall_is_that_of_pycocotools_on_the_whole_data_set():
-    random, images, total = np.random.default_rng(3), [], None
+    random, images, total = np.random.default_rng(3), [], []
     for _ in range(4):
         objects = random.integers(-1, 6, (4, 5)).repeat(4, 0).repeat(4, 1).astype(np.int32)
         instances = np.where(random.random(objects.shape) < 0.97, objects, random.integers(-1, 9, objects.shape))
         instances, found = regions_by(np.minimum(instances, 0), np.maximum(instances, 0))
         objects, _ = regions_by(np.minimum(objects, 0), np.maximum(objects, 0))
         images.append((instances, (random.permutation(len(found)) / 200).tolist(), objects))
-        each = recalled(*images[-1])
-        total = each if total is None else total + each
-    assert isinstance(total, Recalled)
-    assert list(total.average.values()) == pytest.approx(literal_recall(images))
-    assert 0 < total.average["ar_1"] < total.average["ar_100"] <= total.average["ar_1000"]
+        total.append(recalled(*images[-1]))
+    average = average_recall(total)
+    assert [average[f"ar_{most}"] for most in MOST] == pytest.approx(literal_recall(images))
+    assert 0 < average["ar_1"] < average["ar_100"] <= average["ar_1000"]
     nothing = np.full((3, 3), IGNORE)
-    assert recalled(nothing, [], objects).average == {"ar_1": 0, "ar_100": 0, "ar_1000": 0}
-    assert np.isnan(list(recalled(objects, [1.0] * (objects.max() + 1), nothing).average.values())).all()
+    assert set(average_recall([recalled(nothing, [], objects)]).values()) == {0}
+    assert np.isnan([*average_recall([recalled(objects, [1.0] * (objects.max() + 1), nothing)]).values()]).all()
 
 
 def literal_counts(table, class_of):
@@ -263,7 +280,7 @@ def test_regions_are_objects_where_the_truth_has_no_instances_and_ridges_find_ot
         assert (said["ar_100"] == 1) is (kind == "ridges")
         assert 0 < said["ar_1"] < 0.5
     assert cli.run(["evaluate", run, "--truth", truth, "--instances", "ridges"]) == 0
-    assert "AR100 1.000, AR1000 1.000 of" in capsys.readouterr().out
+    assert "AR100 1.000 (1.000 to 1.000), AR1000 1.000 (1.000 to 1.000) of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Review: which images people should look at, and their corrections taken back."""
