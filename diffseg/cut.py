@@ -14,6 +14,8 @@ from diffseg.prior import prior
 from diffseg.tree import Tree
 from diffseg.types import IGNORE, Float, Int, Int32, Segment, Segmentation, Vectors
 
+Measured = tuple[Int[np.ndarray, " S"], Int[np.ndarray, "S 4"]]  # areas in pixels, and boxes x, y, width, height
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -51,15 +53,21 @@ class Cut:
 
 
 def segmentation(
-    leaf_map: Int32[np.ndarray, "H W"], tree: Tree, of_leaf: Int[np.ndarray, " L"], *, split: bool = False
+    leaf_map: Int32[np.ndarray, "H W"],
+    tree: Tree,
+    of_leaf: Int[np.ndarray, " L"],
+    *,
+    split: bool = False,
+    measured: Measured | None = None,
 ) -> Segmentation:
     """The labels of an image at a cut.
 
     of_leaf: the segment of each leaf, as `Cut.of` gives it. split: every connected piece is a segment of its own, in
-    order of its first pixel. Raises ValueError where the map lacks a leaf of the tree or has another.
+    order of its first pixel. measured: the leaves' areas and boxes, where they are known.
+    Raises ValueError where the map lacks a leaf of the tree or has another.
     """
-    held = np.bincount(leaf_map.ravel() + 1)[1:]
-    if len(held) != len(tree.leaves) or not held.all():
+    areas, boxes = measured or _measured(leaf_map)
+    if len(areas) != len(tree.leaves) or not areas.all():
         raise ValueError(f"a leaf map does not have the {len(tree.leaves)} leaves of its tree")
     label_map, nodes = _renumbered(leaf_map, of_leaf), tree.features()[tree.nodes_of(of_leaf)]
     if split:
@@ -67,14 +75,32 @@ def segmentation(
         ids, first = np.unique(pieces, return_index=True)
         order = first[ids != IGNORE].argsort()
         label_map, nodes = _renumbered(pieces, order.argsort()), nodes[owners[order]]
-    areas = np.bincount(label_map.ravel() + 1)[1:]
-    boxes = [box_of(window) for window in ndimage.find_objects(label_map + 1)]
-    scores = prior(nodes, areas, np.array(boxes))
+        areas, boxes = _measured(label_map)
+    else:
+        areas, boxes = _joined(areas, boxes, of_leaf, len(nodes))
+    scores = prior(nodes, areas, boxes)
     segments = tuple(
-        Segment(id_, area, box, score)
-        for id_, (area, box, score) in enumerate(zip(areas.tolist(), boxes, scores.tolist(), strict=True))
+        Segment(id_, area, (x, y, width, height), score)
+        for id_, (area, (x, y, width, height), score) in enumerate(
+            zip(areas.tolist(), boxes.tolist(), scores.tolist(), strict=True)
+        )
     )
     return Segmentation(label_map, segments, quality(segments))
+
+
+def _measured(label_map: Int32[np.ndarray, "H W"]) -> Measured:
+    boxes = [box_of(window or (slice(0, 0),) * 2) for window in ndimage.find_objects(label_map + 1)]
+    return np.bincount(label_map.ravel() + 1)[1:], np.array(boxes, np.int64).reshape(-1, 4)
+
+
+def _joined(
+    areas: Int[np.ndarray, " L"], boxes: Int[np.ndarray, "L 4"], of_leaf: Int[np.ndarray, " L"], segments: int
+) -> Measured:
+    """The areas and boxes of segments from those of their leaves."""
+    total, corners = np.zeros(segments, np.int64), np.full((segments, 4), np.iinfo(np.int64).max)
+    np.add.at(total, of_leaf, areas)
+    np.minimum.at(corners, of_leaf, np.hstack([boxes[:, :2], -boxes[:, :2] - boxes[:, 2:]]))
+    return total, np.hstack([corners[:, :2], -corners[:, 2:] - corners[:, :2]])
 
 
 def _renumbered(label_map: Int32[np.ndarray, "H W"], ids: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "H W"]:

@@ -19,10 +19,10 @@ from diffseg.hierarchy.crops import Objects, carve, objects_of
 from diffseg.hierarchy.leaves import POOL, Leaves, grow
 from diffseg.hierarchy.results import cut_trees
 from diffseg.hierarchy.vectors import vectors_of
-from diffseg.labels.assign import assign, enlarge, paste
+from diffseg.labels.assign import assign, by_size, enlarge, paste
 from diffseg.labels.edges import refine_edges
-from diffseg.labels.results import ids, segmentations, tidy
-from diffseg.labels.rle import rle_decode
+from diffseg.labels.results import painted_ids, segmentations, tidy
+from diffseg.labels.rle import parted
 from diffseg.labels.score import score
 from diffseg.method.aggregate import Attention, aggregate
 from diffseg.method.feed import Feed, Prepared, prepare
@@ -33,7 +33,7 @@ from diffseg.method.refine import refine
 from diffseg.method.tf32 import tensor_cores
 from diffseg.models.attention import AttentionMaps
 from diffseg.ridges import ridges_of
-from diffseg.types import AttentionError, Float, Int, Segmentation, UInt8
+from diffseg.types import AttentionError, Float, Int, Segmentation, UInt8, Vectors
 
 # The published values for COCO-Stuff: defaults of `segment_attention`, which knows no model
 PUBLISHED = ModelDefaults(thresholds=(1.1, 1.1, 1.1), cut=1.1, timestep=300, image_size=512, dtype="float32")
@@ -208,10 +208,11 @@ def label(
         return _label_by_tree(maps, [each.output for each in frames], config, pictures, objects)
     proposals = propose(maps, config)
     grid = (maps.features_grid if config.mode == "quality" else None) or maps.grid
-    label_maps = [_in_frame(_of_image(proposals, i, grid), each) for i, each in enumerate(frames)]
+    label_maps = _in_frames(proposals, grid, frames)
+    labels = max(1, *proposals.counts)
     if config.edges:
-        label_maps = refine_edges(label_maps, pictures, max(proposals.counts))
-    rle, segments = tidy(label_maps, config)
+        label_maps = refine_edges(label_maps, pictures, labels)
+    rle, segments = tidy(label_maps, config, labels)
     scores = score(segments, rle, proposals, grid, [each.window for each in frames])
     return segmentations(rle, segments, scores)
 
@@ -223,27 +224,36 @@ def _label_by_tree(
     pictures: Sequence[np.ndarray] = (),
     objects: Sequence[Objects] = (),
 ) -> list[Segmentation]:
+    if config.vectors and (maps.features is None or maps.features_grid is None):
+        raise ValueError("the model gives no features to make vectors of: do not ask for them (--vectors)")
     leaves = cluster(maps, config)
     cells = leaves.cells.unflatten(-1, maps.grid)
-    label_maps = [enlarge(own, size) for own, size in zip(cells, sizes, strict=True)]
+    label_maps: list[Tensor] = []
+    for part, size in by_size(sizes, cells.device):
+        label_maps += enlarge(cells[part], size).unbind()
     if objects:
         label_maps, leaves = carve(label_maps, leaves, objects)
+    labels = leaves.merges.into.shape[1]
     if config.edges:
-        painted, labels = label_maps, leaves.merges.into.shape[1]
+        painted = label_maps
         label_maps = refine_edges(painted, pictures, labels)
         if objects:  # few of the labels that there may be are painted, and mixtures can resemble another one
             label_maps = [_among(*each, labels) for each in zip(label_maps, painted, strict=True)]
-    rle, found = tidy(label_maps, replace(config, split_components=False))
-    results = cut_trees(rle, found, leaves, config, pictures)
+    rle, found = tidy(label_maps, replace(config, split_components=False), labels)
+    beside: list[Tensor] = []
     if config.ridges:
-        edges = (part.cpu().numpy() for part in cell_edges(maps.levels[0], maps.grid, FLOOR))
-        results = [_with_ridges(*each) for each in zip(results, *edges, strict=True)]
-    if not config.vectors:
-        return results
-    if maps.features is None or maps.features_grid is None:
-        raise ValueError("the model gives no features to make vectors of: do not ask for them (--vectors)")
-    vectors = vectors_of(maps.features, maps.features_grid, rle, found)
-    return [replace(result, vectors=own) for result, own in zip(results, vectors, strict=True)]
+        beside += cell_edges(maps.levels[0], maps.grid, FLOOR)
+    if maps.features is not None and maps.features_grid is not None and config.vectors:
+        beside += vectors_of(maps.features, maps.features_grid, rle, found)
+    results, own, others = cut_trees(rle, found, leaves, config, pictures, beside)
+    if config.ridges:
+        across, down, *others = others
+        results = [_with_ridges(*each) for each in zip(results, across, down, strict=True)]
+    if config.vectors:
+        values, scales = others
+        vectors = [Vectors(values[part], scales[part]) for part in own]
+        results = [replace(result, vectors=each) for result, each in zip(results, vectors, strict=True)]
+    return results
 
 
 def _with_ridges(result: Segmentation, across: np.ndarray, down: np.ndarray) -> Segmentation:
@@ -317,9 +327,9 @@ def segment_attention(
         except AttentionError as error:
             refused += [positions[i] for i in error.images]
             continue
-        label_maps = [assign(_of_image(proposals, i, part.grid), size) for i in range(len(positions))]
-        rle, segments = tidy(label_maps, resolved)
-        painted += rle_decode(rle, ids(segments))
+        label_maps = assign(proposals.maps.unflatten(-1, part.grid), size)
+        rle, segments = tidy([*label_maps], resolved, max(1, *proposals.counts))
+        painted += parted(painted_ids(rle, segments).int(), rle.sizes)
         trace += [list(counts) for counts in proposals.trace]
     if refused:
         raise AttentionError(f"attention rows must be distributions; those of images {refused} are not", tuple(refused))
@@ -387,16 +397,17 @@ def _slice(maps: AttentionMaps, images: slice) -> AttentionMaps:
     return replace(maps, levels=tuple(level[images] for level in maps.levels), features=features)
 
 
-def _of_image(proposals: Proposals, image: int, grid: tuple[int, int]) -> Float[Tensor, "P h w"]:
-    maps: Tensor = proposals.maps[image, : proposals.counts[image]].unflatten(-1, grid)
-    return maps
-
-
-def _in_frame(proposals: Float[Tensor, "P h w"], frame: Frame) -> Int[Tensor, "H W"]:
-    """Labels in the frame of the source: assigned there where the model saw the whole image, else through the crop."""
-    if frame.window == (0, 0, *frame.output) and frame.antialias:
-        return assign(proposals, frame.output)
-    return paste(assign(proposals, frame.model), frame.window, frame.output)
+def _in_frames(proposals: Proposals, grid: tuple[int, int], frames: Sequence[Frame]) -> list[Int[Tensor, "_ _"]]:
+    """Labels in the frames of the sources: assigned there where the model saw a whole image, else through the crop."""
+    maps = proposals.maps.unflatten(-1, grid)
+    found: list[Tensor] = []
+    for part, size in by_size([each.output for each in frames], maps.device):
+        own = frames[part.start]
+        if own.window == (0, 0, *size) and own.antialias:
+            found += assign(maps[part], size).unbind()
+        else:
+            found += paste(assign(maps[part], own.model), own.window, size).unbind()
+    return found
 
 
 def _levels(maps: Sequence[Tensor | np.ndarray]) -> tuple[tuple[Tensor, ...], bool]:

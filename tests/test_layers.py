@@ -15,7 +15,7 @@ LAYERS = ("diffseg", "pipeline", "jobs")
 # Packages and the files at the root of one, lowest first. Each may import itself and what stands before it.
 ORDER = (
     *("diffseg.config", "diffseg.annotations", "diffseg.tree", "diffseg.prior", "diffseg.types", "diffseg.cut"),
-    "diffseg.ridges",
+    *("diffseg.ridges", "diffseg.transfer"),
     "diffseg.draw",
     *(
         "diffseg.method",

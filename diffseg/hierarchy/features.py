@@ -13,6 +13,7 @@ SURE, POSSIBLE = (
     1.25,
     0.8,
 )  # own attention as a multiple of the strongest other: a stable node has the same cells at both
+TOGETHER = {"cpu": 1, "cuda": 16}  # leaves that all nodes are held against at a time
 LOW = 0.1  # the quantile of margins that `low_margin` is
 
 
@@ -34,9 +35,9 @@ def node_features(
     weight = members * size[:, None]
     own = (weight / weight.sum(-1, keepdim=True)) @ maps
     other = torch.zeros_like(own)
-    for number in range(maps.shape[1]):  # all at once would take L times the memory
-        outside = maps[:, None, number].where(~members[:, :, number, None], 0.0)
-        torch.maximum(other, outside, out=other)
+    together = TOGETHER[maps.device.type]
+    for own_maps, outside in zip(maps.split(together, 1), (~members).split(together, 2), strict=True):
+        torch.maximum(other, own_maps[:, None].where(outside[..., None], 0.0).amax(2), out=other)
     inside = members.gather(2, leaf[:, None].expand(-1, members.shape[1], -1))
     margin = (1 - other / own).clamp_(min=0)
     count = inside.sum(-1)

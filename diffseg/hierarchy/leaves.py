@@ -5,6 +5,8 @@ Letters: B images, N cells of the grid h x w, M pooled cells, L leaves, n = 2 L 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from diffseg.hierarchy.features import node_features
 from diffseg.hierarchy.linkage import Linkage, average_linkage
 from diffseg.method.aggregate import Attention
 from diffseg.method.merge import Logged, symmetric_kl
+from diffseg.transfer import constant
 from diffseg.types import Bool, Float, Int
 
 POOL = 2  # cells a side whose maps are averaged before linkage: a quarter of the maps for the same leaves
@@ -89,15 +92,21 @@ def _pooled(grid: tuple[int, int], pool: int) -> tuple[int, int]:
 
 def pooled(attention: Attention, pool: int) -> tuple[Float[Tensor, "B M N"], Int[Tensor, " M"]]:
     """The mean map of each square of cells, the last of an odd number counted twice, and one cell of each square."""
-    (h, w), (rows, columns) = attention.grid, _pooled(attention.grid, pool)
     total: Tensor | None = None
-    for y in range(pool):
-        for x in range(pool):
-            cells = [
-                min(pool * row + y, h - 1) * w + min(pool * column + x, w - 1)
-                for row in range(rows)
-                for column in range(columns)
-            ]
-            total = attention.at(cells) if total is None else total.add_(attention.at(cells))
+    for cells in _squares(attention.grid, pool):
+        maps = attention.at(cells)
+        total = maps if total is None else total.add_(maps)
     assert total is not None
-    return total.div_(pool**2), torch.tensor(cells, device=attention.scale.device)
+    return total.div_(pool**2), constant(cells, torch.long, attention.scale.device)
+
+
+@lru_cache(maxsize=64)
+def _squares(grid: tuple[int, int], pool: int) -> list[tuple[int, ...]]:
+    """One cell of each square, again and again until each is named."""
+    (h, w), (rows, columns) = grid, _pooled(grid, pool)
+    places = product(range(pool), range(pool))
+    cells = [
+        [(min(pool * row + y, h - 1), pool * column + x) for row, column in product(range(rows), range(columns))]
+        for y, x in places
+    ]
+    return [tuple(y * w + min(x, w - 1) for y, x in each) for each in cells]

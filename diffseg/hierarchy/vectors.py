@@ -3,15 +3,14 @@
 Letters: B images, R runs and S leaves of all images (see labels/rle.py), c channels, n cells.
 """
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffseg.labels.rle import RunLengths, Segments
 from diffseg.labels.score import PARTS, sum_along_runs
-from diffseg.types import Float, Vectors
+from diffseg.transfer import kept, upload
+from diffseg.types import Float, Int
 
 SIZE = 64  # numbers of a vector
 LARGEST = 127  # of int8
@@ -19,12 +18,12 @@ LARGEST = 127  # of int8
 
 def vectors_of(
     features: Float[Tensor, "B n c"], grid: tuple[int, int], rle: RunLengths, leaves: Segments
-) -> list[Vectors]:
-    """The vectors of each image's leaves: the mean feature over their pixels, projected.
+) -> tuple[Int[Tensor, "S 64"], Float[Tensor, " S"]]:
+    """Values and scales of the vectors of all leaves: the mean feature over their pixels, projected.
 
     grid: height and width of the features in cells, which fills each label map whole.
     """
-    projection = torch.from_numpy(_projection(features.shape[2])).to(features.device)
+    projection = _projection(features.shape[2], features.device)
     projected = (features.float().nan_to_num() @ projection).unflatten(1, grid)[:, None]
     of_run = sum_along_runs(projected, torch.zeros_like(rle.label), rle, [(0, 0, *size) for size in rle.sizes])
     index = leaves.of_run[:, None].expand(-1, SIZE)
@@ -32,19 +31,13 @@ def vectors_of(
     means = total.double() / PARTS / leaves.area[:, None]
     scales = (means.abs().amax(-1) / LARGEST).half()
     values = (means / scales.double()[:, None]).nan_to_num().round().clamp(-LARGEST, LARGEST)
-    parts = values.char().cpu().numpy(), scales.cpu().numpy()
-    first = leaves.first.tolist()
-    return [
-        Vectors(*(part[begin:end] for part in parts))
-        for begin, end in zip(first, [*first[1:], len(leaves.area)], strict=True)
-    ]
+    return values.char(), scales
 
 
-@lru_cache(maxsize=8)
-def _projection(channels: int) -> Float[np.ndarray, "c 64"]:
+@kept
+def _projection(channels: int, device: torch.device) -> Float[Tensor, "c 64"]:
     """Orthonormal columns, or rows where there are fewer channels: angles between vectors change little."""
     drawn = np.random.default_rng(0).standard_normal((max(channels, SIZE), min(channels, SIZE)))
     basis, triangle = np.linalg.qr(drawn)
     basis = basis * np.sign(np.diagonal(triangle))  # either sign is a solution, and libraries differ
-    whole: np.ndarray = (basis if channels >= SIZE else basis.T).astype(np.float32)
-    return whole
+    return upload(device, (basis if channels >= SIZE else basis.T).astype(np.float32))[0]

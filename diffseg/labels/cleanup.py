@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffseg.labels.rle import Adjacency, RunLengths, adjacent_runs, connected_components, union_find
+from diffseg.labels.rle import Adjacency, RunLengths, adjacent_runs, connected_components
 from diffseg.types import Bool, Int
 
 HALF = 32  # bits: two pixel counts share a 64-bit rank, so that one maximum compares by both
@@ -23,34 +23,43 @@ def clean(rle: RunLengths, min_share: float) -> RunLengths:
     if min_share == 0:
         return rle
     pairs = adjacent_runs(rle)
-    least = rle.per_run([h * w * min_share for h, w in rle.sizes])
+    least = rle.per_run([h * w * min_share for h, w in rle.sizes], torch.float32)
     while True:
         region = connected_components(rle.label, pairs)
         area = torch.zeros_like(region).scatter_add_(0, region, rle.length)
-        small = area[region] < least
-        source, target = _longest_borders(region, area, small, pairs)
-        if len(source) == 0:
+        chosen = _longest_borders(region, area, area[region] < least, pairs)
+        if chosen is None:
             return rle
-        group = union_find(len(region), source, target)[region]
-        rle = replace(rle, label=rle.label[_largest(group, region, area)])
+        rle = replace(rle, label=rle.label[_largest(chosen[region], region, area)])
 
 
 def _longest_borders(
     region: Int[Tensor, " R"], area: Int[Tensor, " R"], small: Bool[Tensor, " R"], pairs: Adjacency
-) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"]]:
-    """Small regions and for each its neighbour: the longest border, then the largest area, then the first."""
+) -> Int[Tensor, " R"] | None:
+    """The last of the neighbours that each region is merged into one after the other, itself if it is large enough.
+
+    A small region is merged into the neighbour with the longest border, then the largest area, then the first. None
+    where there is nothing to merge.
+    """
     own, other = torch.cat([pairs.first, pairs.second]), torch.cat([pairs.second, pairs.first])
-    use = small[own] & (region[own] != region[other])
+    use = (small[own] & (region[own] != region[other])).nonzero().flatten()
+    if not len(use):
+        return None
     count = len(region)
-    keys, border_of = torch.unique(region[own[use]] * count + region[other[use]], return_inverse=True)
-    border = torch.zeros_like(keys).scatter_add_(0, border_of, pairs.border.repeat(2)[use])
+    keys, order = (region[own[use]] * count + region[other[use]]).sort()
+    border_of = torch.nn.functional.pad((keys[1:] != keys[:-1]).cumsum(0), (1, 0))
+    borders = torch.zeros_like(keys).scatter_add_(0, border_of, pairs.border.repeat(2)[use[order]])
     source, target = keys // count, keys % count
-    rank = (border << HALF) + area[target]
+    rank = (borders[border_of] << HALF) + area[target]
     best = torch.zeros_like(region).scatter_reduce_(0, source, rank, "amax")
     chosen = torch.full_like(region, count)
     chosen.scatter_reduce_(0, source, target.where(rank == best[source], count), "amin")
-    named = (chosen < count).nonzero().flatten()
-    return named, chosen[named]
+    index = torch.arange(count, device=region.device)
+    into = chosen.where(chosen < count, index)
+    into = index.where((into[into] == index) & (index < into), into)  # of two that chose each other the first stays
+    for _ in range(len(use).bit_length()):
+        into = into[into]
+    return into
 
 
 def _largest(group: Int[Tensor, " R"], region: Int[Tensor, " R"], area: Int[Tensor, " R"]) -> Int[Tensor, " R"]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from diffseg.transfer import upload
 from diffseg.types import Float, Int, UInt8
 
 Schedule = tuple[tuple[int, ...], ...]  # distances in pixels of the neighbours that a round looks at, as many in each
@@ -70,7 +71,7 @@ def spread(
     groups = list(dict.fromkeys(schedule))
     colours = np.concatenate([each.reshape(-1, 3).T for each in pictures], 1)
     tables = _tables([each.shape[:2] for each in pictures], groups)
-    *placed, code, pixels = _upload(flat.device, *tables, codes, colours)
+    *placed, code, pixels = upload(flat.device, *tables, codes, colours)
     index, weight = _neighbours(pixels.float(), *placed)
     bags = torch.arange(0, index[0].numel(), index.shape[-1], dtype=index.dtype, device=index.device)
     mixture = code[flat]
@@ -158,13 +159,3 @@ def _tables(sizes: Sequence[tuple[int, int]], groups: Sequence[tuple[int, ...]])
         np.concatenate([np.full(h, w) for h, w in sizes]),
         np.concatenate([start + np.arange(h) * w - c for (h, w), start, c in zip(sizes, first, columns, strict=False)]),
     ]
-
-
-def _upload(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
-    """Copies on the device, made in one piece that the host does not wait for. The widest numbers come first."""
-    if device.type == "cpu":
-        return [torch.from_numpy(each) for each in arrays]
-    packed = torch.from_numpy(np.concatenate([each.reshape(-1).view(np.uint8) for each in arrays])).pin_memory()
-    parts = packed.to(device, non_blocking=True).split([each.nbytes for each in arrays])
-    kinds = [torch.from_numpy(each[:0]).dtype for each in arrays]
-    return [part.view(kind).view(each.shape) for part, kind, each in zip(parts, kinds, arrays, strict=True)]

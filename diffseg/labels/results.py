@@ -3,6 +3,7 @@
 Letters: R runs and S segments of all images (see rle.py).
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,36 +15,44 @@ from diffseg.labels.rle import (
     Segments,
     adjacent_runs,
     connected_components,
-    rle_decode,
+    parted,
+    per_pixel,
     rle_encode,
     segments_of,
 )
-from diffseg.types import Float, Int, Segment, Segmentation
+from diffseg.transfer import download
+from diffseg.types import IGNORE, Float, Int, Segment, Segmentation
 
 
-def tidy(label_maps: list[Int[Tensor, "_ _"]], config: ResolvedConfig) -> tuple[RunLengths, Segments]:
-    """The segments of label maps; in `fast` mode without small regions, and split into connected ones if asked."""
+def tidy(label_maps: list[Int[Tensor, "_ _"]], config: ResolvedConfig, labels: int) -> tuple[RunLengths, Segments]:
+    """The segments of label maps; in `fast` mode without small regions, and split into connected ones if asked.
+
+    labels: their number, at most.
+    """
     rle = rle_encode(label_maps)
-    if config.mode == "paper":
-        return rle, segments_of(rle, rle.label)
-    rle = clean(rle, config.min_area)
-    region = connected_components(rle.label, adjacent_runs(rle)) if config.split_components else rle.label
-    return rle, segments_of(rle, region)
+    if config.mode != "paper":
+        rle = clean(rle, config.min_area)
+    if config.mode == "paper" or not config.split_components:
+        return rle, segments_of(rle, rle.label, labels)
+    return rle, segments_of(rle, connected_components(rle.label, adjacent_runs(rle)), len(rle.start))
 
 
-def ids(segments: Segments) -> Int[Tensor, " R"]:
-    """The id of each run: ids begin at 0 in every image, the ignore id is kept."""
-    of_run = segments.of_run
-    first = segments.first[segments.image[of_run.clamp(min=0)]]
-    return (of_run - first).where(of_run >= 0, of_run).int()
+def painted_ids(rle: RunLengths, segments: Segments) -> Int[Tensor, " T"]:
+    """The id of each pixel of all images: ids begin at 0 in every image, the ignore id is kept.
+
+    In the smallest integers that hold them, where they are still to be copied to the host.
+    """
+    own = (segments.of_run - segments.first[rle.image]).where(segments.of_run >= 0, IGNORE)
+    kinds = [torch.int32] if own.device.type == "cpu" else [torch.int8, torch.int16, torch.int32]
+    return per_pixel(rle, own.to(next(kind for kind in kinds if segments.most <= torch.iinfo(kind).max)))
 
 
 def segmentations(rle: RunLengths, segments: Segments, scores: Float[Tensor, " S"]) -> list[Segmentation]:
-    """One result per image. Decoded maps are the only large transfer of a batch; a segment is seven numbers."""
-    label_maps = [decoded.cpu().numpy() for decoded in rle_decode(rle, ids(segments))]
-    numbers = torch.stack([segments.image, segments.area, *segments.box.T], dim=-1).tolist()
-    of_image: list[list[Segment]] = [[] for _ in label_maps]
-    for (image, area, x, y, width, height), score in zip(numbers, scores.tolist(), strict=True):
-        own = of_image[image]
-        own.append(Segment(len(own), area, (x, y, width, height), score))
-    return [Segmentation(labels, tuple(own), quality(own)) for labels, own in zip(label_maps, of_image, strict=True)]
+    """One result per image, by the only download of finished labels: a byte a pixel, and seven numbers a segment."""
+    numbers = torch.stack([segments.image, segments.area, *segments.box.T])
+    trusted, (image, *sides), flat = download(scores, numbers, painted_ids(rle, segments))
+    own: list[list[Segment]] = [[] for _ in rle.sizes]
+    for of, area, *box, trust in zip(*(each.tolist() for each in (image, *sides, trusted)), strict=True):
+        own[of].append(Segment(len(own[of]), area, tuple(box), trust))
+    label_maps = parted(flat.astype(np.int32, copy=False), rle.sizes)
+    return [Segmentation(labels, tuple(each), quality(each)) for labels, each in zip(label_maps, own, strict=True)]

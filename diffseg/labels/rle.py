@@ -6,13 +6,23 @@ whose number does not depend on the number of images.
 Letters: R runs of all images in the order of their pixels, E pairs of adjacent runs, S segments of all images.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from diffseg.transfer import constant
 from diffseg.types import IGNORE, Int
+
+HALVINGS = 10  # of paths before the first round: as many as a column of a thousand rows needs
+ROUNDS = {"cpu": 1, "cuda": 3}  # of linking before the host looks
+
+Pixels = TypeVar("Pixels", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,10 @@ class RunLengths:
     column: Int[Tensor, " R"]
     sizes: tuple[tuple[int, int], ...]
 
-    def per_run(self, values: Sequence[int | float]) -> Tensor:
-        """A number of each image, for each of its runs."""
-        return torch.tensor(values, device=self.start.device)[self.image]
+    def per_run(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
+        """Numbers of each image, for each of its runs."""
+        of_image: Tensor = constant(tuple(values), dtype, self.start.device)
+        return of_image[self.image]
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Segments:
     """The segments of a batch, image by image.
 
     of_run: the segment of each run, -1 for the ignore id. image: of each segment. first: of each image.
-    area: pixels. box: x, y, width, height.
+    area: pixels. box: x, y, width, height. most: an image has no more.
     """
 
     of_run: Int[Tensor, " R"]
@@ -59,92 +70,115 @@ class Segments:
     first: Int[Tensor, " B"]
     area: Int[Tensor, " S"]
     box: Int[Tensor, "S 4"]
+    most: int
 
 
 def rle_encode(label_maps: Sequence[Int[Tensor, "_ _"]]) -> RunLengths:
     """Encode label maps of any sizes; no run spans two rows."""
     sizes = tuple((labels.shape[0], labels.shape[1]) for labels in label_maps)
-    start = torch.cat([_is_start(labels).flatten() for labels in label_maps]).nonzero().flatten()
     flat = torch.cat([labels.flatten() for labels in label_maps])
-    pixels = torch.tensor([h * w for h, w in sizes], device=flat.device)
-    ends = pixels.cumsum(0)
-    image = torch.searchsorted(ends, start, right=True)
-    pixel = start - (ends - pixels)[image]
-    width = torch.tensor([w for _, w in sizes], device=flat.device)[image]
-    length = torch.diff(start, append=start.new_tensor([len(flat)]))
+    begins, first = torch.ones_like(flat, dtype=torch.bool), 0
+    for (height, width), group in groupby(sizes):
+        last = first + len(list(group)) * height * width
+        labels, own = (part[first:last].view(-1, width) for part in (flat, begins))
+        torch.ne(labels[:, 1:], labels[:, :-1], out=own[:, 1:])
+        first = last
+    start = begins.nonzero().flatten()
+    ends = tuple(accumulate(h * w for h, w in sizes))
+    image = torch.searchsorted(constant(ends, torch.long, flat.device), start, right=True)
+    before, width = constant(((0, *ends[:-1]), tuple(w for _, w in sizes)), torch.long, flat.device)[:, image]
+    pixel = start - before
+    length = torch.cat([start[1:], constant(ends[-1:], torch.long, flat.device)]) - start
     return RunLengths(start, length, flat[start].long(), image, pixel // width, pixel % width, sizes)
 
 
 def rle_decode(rle: RunLengths, values: Int[Tensor, " R"]) -> list[Int[Tensor, "_ _"]]:
     """Decode: for each image a map with the value of its run in every pixel."""
-    flat = values.repeat_interleave(rle.length)
-    parts = flat.split([h * w for h, w in rle.sizes])
-    return [part.view(size) for part, size in zip(parts, rle.sizes, strict=True)]
+    return parted(per_pixel(rle, values), rle.sizes)
+
+
+def per_pixel(rle: RunLengths, values: Int[Tensor, " R"]) -> Int[Tensor, " T"]:
+    """The value of its run for every pixel of all images."""
+    return values.repeat_interleave(rle.length, output_size=sum(h * w for h, w in rle.sizes))
+
+
+def parted(flat: Pixels, sizes: Sequence[tuple[int, int]]) -> list[Pixels]:
+    """Label maps, one view each, of pixels that lie image behind image."""
+    ends = accumulate(h * w for h, w in sizes)
+    return [flat[end - h * w : end].reshape(h, w) for end, (h, w) in zip(ends, sizes, strict=True)]
 
 
 def adjacent_runs(rle: RunLengths) -> Adjacency:
-    """Pairs of runs side by side in one row, and of runs one above the other."""
+    """Pairs of runs side by side in one row, and of runs one above the other: three a run, a number known beforehand.
+
+    Where there is nothing beside a run, and where a pair would be named twice, it is a pair of the run with itself.
+    """
     index = torch.arange(len(rle.start), device=rle.start.device)
-    beside = index[1:][rle.column[1:] > 0]
-    width = rle.per_run([w for _, w in rle.sizes])
-    upper = index[rle.row + 1 < rle.per_run([h for h, _ in rle.sizes])]
-    begin, end = (rle.start + width)[upper], (rle.start + width + rle.length)[upper]
-    first = torch.searchsorted(rle.start, begin, right=True) - 1
-    count = torch.searchsorted(rle.start, end) - first
-    above = upper.repeat_interleave(count)
-    within = torch.arange(len(above), device=index.device) - (count.cumsum(0) - count).repeat_interleave(count)
-    below = first.repeat_interleave(count) + within
-    low = torch.maximum(begin.repeat_interleave(count), rle.start[below])
-    high = torch.minimum(end.repeat_interleave(count), (rle.start + rle.length)[below])
+    height, width = rle.per_run(rle.sizes, torch.long).unbind(-1)
+    shift = torch.stack([-width, width])
+    begin = rle.start + shift  # of the run, moved one row up and one row down
+    other = torch.searchsorted(rle.start, begin, right=True).sub_(1).clamp_(min=0)
+    starts, end = rle.start[other], rle.start + rle.length
+    real = torch.stack([rle.row > 0, (rle.row + 1 < height) & (starts[1] != begin[1])])
+    beside = index - (rle.column > 0).long()
+    border = torch.minimum(end + shift, starts + rle.length[other]) - begin
     return Adjacency(
-        torch.cat([beside - 1, above]), torch.cat([beside, below]), torch.cat([torch.ones_like(beside), high - low])
+        torch.cat([beside[None], other.where(real, index)]).flatten(),
+        index.repeat(3),
+        torch.cat([torch.ones_like(index), border.flatten()]),
     )
 
 
 def connected_components(label: Int[Tensor, " R"], pairs: Adjacency) -> Int[Tensor, " R"]:
     """The region of each run, named by its first run: equal labels that touch along an edge."""
     same = label[pairs.first] == label[pairs.second]
-    return union_find(len(label), pairs.first[same], pairs.second[same])
+    if label.device.type == "cpu":
+        return union_find(len(label), pairs.first[same], pairs.second[same])
+    return union_find(len(label), pairs.first, pairs.second.where(same, pairs.first))  # a mask as index would wait
 
 
 def union_find(count: int, first: Int[Tensor, " E"], second: Int[Tensor, " E"]) -> Int[Tensor, " R"]:
     """For each of `count` nodes the lowest node of its connected component.
 
-    Every round links the parents of a pair to the lower of the two and then halves all paths, so that the number of
-    rounds grows with the logarithm of the longest chain.
+    Every node is linked to the lowest beside it, then all paths are halved again and again. Every round then links the
+    parents of a pair to the lower of the two, so that the number of rounds grows with the logarithm of the longest
+    chain; a GPU makes some before the host asks whether all is done.
     """
-    root = torch.arange(count, device=first.device)
+    ends = torch.stack([torch.minimum(first, second), torch.maximum(first, second)])
+    root = torch.arange(count, device=first.device).scatter_reduce_(0, ends[1], ends[0], "amin")
+    for _ in range(HALVINGS):
+        root = root[root]
     while True:
-        low = torch.minimum(root[first], root[second])
-        linked = root.scatter_reduce(0, root[first], low, "amin").scatter_reduce(0, root[second], low, "amin")
-        linked = linked[linked]
-        if torch.equal(linked, root):
+        for _ in range(ROUNDS[first.device.type]):
+            linked = root[ends]
+            low = torch.minimum(linked[0], linked[1])
+            root = root.scatter_reduce(0, linked.flatten(), low.repeat(2), "amin")
+            root = root[root]
+        linked, above = root[ends], root[root]
+        if torch.equal(torch.cat([linked[0], root]), torch.cat([linked[1], above])):
             return root
-        root = linked
+        root = above
 
 
-def segments_of(rle: RunLengths, region: Int[Tensor, " R"]) -> Segments:
-    """Group runs that share image and region into segments, in the order of the regions' numbers."""
+def segments_of(rle: RunLengths, region: Int[Tensor, " R"], regions: int) -> Segments:
+    """Group runs that share image and region into segments, in the order of the regions' numbers.
+
+    regions: numbers below which all are.
+    """
     images = len(rle.sizes)
-    real = rle.label != IGNORE
-    stride = len(rle.start) + int(region.max()) + 1
-    keys, found = torch.unique((rle.image * stride + region)[real], return_inverse=True)
-    of_run = torch.full_like(region, -1).masked_scatter_(real, found)
-    image = keys // stride
+    key = (rle.image * regions + region).where(rle.label != IGNORE, images * regions)  # the last is of no segment
+    number = torch.zeros(images * regions + 1, dtype=torch.long, device=key.device).index_fill_(0, key, 1)
+    number = number[:-1].cumsum(0)
+    count = int(number[-1])
+    of_run = torch.nn.functional.pad(number, (0, 1), value=count + 1)[key] - 1
+    right = rle.column + rle.length
+    sides = torch.stack([-rle.column, -rle.row, right, rle.row + 1, rle.image])
+    sides = torch.full((5, count + 1), -sys.maxsize, dtype=torch.long, device=key.device).scatter_reduce_(
+        1, of_run.expand(5, -1), sides, "amax"
+    )[:, :count]
+    area = torch.zeros(count + 1, dtype=torch.long, device=key.device).scatter_add_(0, of_run, rle.length)[:count]
+    corner = -sides[:2]
+    box = torch.cat([corner, sides[2:4] - corner]).T
+    image = sides[4]
     first = torch.searchsorted(image, torch.arange(images, device=image.device))
-    left, top = rle.column[real], rle.row[real]
-    right = left + rle.length[real]
-    count = len(keys)
-
-    def reduced(values: Tensor, how: str) -> Tensor:
-        return values.new_zeros(count).scatter_reduce_(0, found, values, how, include_self=False)
-
-    x, y = reduced(left, "amin"), reduced(top, "amin")
-    box = torch.stack([x, y, reduced(right, "amax") - x, reduced(top, "amax") + 1 - y], dim=-1)
-    return Segments(of_run, image, first, reduced(rle.length[real], "sum"), box)
-
-
-def _is_start(labels: Int[Tensor, "H W"]) -> Tensor:
-    begins = torch.ones_like(labels, dtype=torch.bool)
-    torch.ne(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
-    return begins
+    return Segments(of_run.where(of_run < count, -1), image, first, area, box, min(count, regions))

@@ -29,9 +29,8 @@ def score(
     """
     margin = sum_along_runs(margins(proposals.maps.unflatten(-1, grid))[..., None], rle.label, rle, windows)[:, 0]
     trusted = margin * proposals.stability[rle.image, rle.label.clamp(min=0)]
-    real = segments.of_run >= 0
-    whole = (trusted[real] * PARTS).round().long()
-    total = torch.zeros_like(segments.area).scatter_add_(0, segments.of_run[real], whole)
+    whole = (trusted * PARTS).round().long().where(segments.of_run >= 0, 0)
+    total = torch.zeros_like(segments.area).scatter_add_(0, segments.of_run.clamp(min=0), whole)
     return (total.double() / PARTS / segments.area).clamp(0, 1)
 
 
@@ -53,14 +52,12 @@ def sum_along_runs(
     """
     _, _, h, w, _ = values.shape
     totals = torch.nn.functional.pad(values.double().cumsum(3), (0, 0, 1, 0))
-    tops, lefts, heights, widths = (rle.per_run(side) for side in zip(*windows, strict=True))
+    tops, lefts, heights, widths = rle.per_run(windows, torch.long).unbind(-1)
     row = ((2 * (rle.row - tops) + 1) * h // (2 * heights)).clamp(0, h - 1)
-
+    columns = torch.stack([rle.column, rle.column + rle.length]) - lefts  # where runs begin, and where they end
+    x = (columns.double() * w / widths).clamp(0, w)
+    cell = x.long().clamp(max=w - 1)
     line = (rle.image, channel.clamp(min=0), row)
-
-    def up_to(column: Tensor) -> Tensor:
-        x = ((column - lefts).double() * w / widths).clamp(0, w)
-        cell = x.long().clamp(max=w - 1)
-        return torch.lerp(totals[*line, cell], totals[*line, cell + 1], (x - cell)[:, None])
-
-    return (up_to(rle.column + rle.length) - up_to(rle.column)) * (widths / w)[:, None]
+    begin, end = torch.lerp(totals[*line, cell], totals[*line, cell + 1], (x - cell)[..., None])
+    total: Tensor = (end - begin) * (widths / w)[:, None]
+    return total

@@ -13,10 +13,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffseg.method.bilinear import bilinear
+from diffseg.transfer import download, kept, upload
 from diffseg.types import AttentionError, Float
 
 SUM_TOLERANCE = 0.02  # half-precision softmax is off by a few thousandths; unnormalised scores by far more
@@ -50,13 +52,12 @@ class Attention:
         [maps] = self._by_rows(self.grid[0])
         return maps
 
-    def at(self, cells: Sequence[int]) -> Float[Tensor, "B A N"]:
+    def at(self, cells: tuple[int, ...]) -> Float[Tensor, "B A N"]:
         """The maps of some cells."""
-        index = torch.tensor(cells, device=self.scale.device)
-        y, x = index // self.grid[1], index % self.grid[1]
+        index, *coarse = _places(cells, self.grid[1], tuple(k for k, _ in self.coarser), self.scale.device)
         maps = self.finest[:, index].float() * self.scale[:, index, None]
-        for k, level in self.coarser:
-            maps += level[:, y // k, x // k]
+        for (_, level), places in zip(self.coarser, coarse, strict=True):
+            maps += level.flatten(1, 2)[:, places]
         return maps.clamp_(min=self.floor)
 
     def _by_rows(self, rows: int) -> Iterator[Float[Tensor, "B _ N"]]:
@@ -72,6 +73,13 @@ class Attention:
                 repeated = tile.view(batch, (bottom - top) // k, k, w // k, k, n)
                 repeated += level[:, top // k : bottom // k, None, :, None]
             yield tile.clamp_(min=self.floor) if self.floor else tile
+
+
+@kept
+def _places(cells: tuple[int, ...], width: int, factors: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """Where the maps of cells lie among those of the finest level, and of each coarser one."""
+    y, x = np.divmod(cells, width)
+    return upload(device, *(y // k * (width // k) + x // k for k in (1, *factors)))
 
 
 def aggregate(levels: Sequence[Float[Tensor, "B _ _"]], grid: tuple[int, int], floor: float = 0.0) -> Attention:
@@ -145,11 +153,11 @@ def _folded(
 
 def _check_distributions(sums: Sequence[Float[Tensor, "B _"]]) -> None:
     """Raise AttentionError where a row of any level does not sum to one; NaN and infinity never do."""
-    worst = torch.stack([(level - 1).abs().amax(-1) for level in sums]).amax(0)
-    bad = (~(worst <= SUM_TOLERANCE)).nonzero().flatten().tolist()
+    [worst] = download(torch.cat(list(sums), dim=1).sub_(1).abs_().amax(1))
+    bad = np.flatnonzero(~(worst <= SUM_TOLERANCE)).tolist()
     if bad:
         raise AttentionError(
             f"attention rows must sum to 1 within {SUM_TOLERANCE}: image {bad[0]} is off by"
-            f" {worst[bad[0]].item():.3g} ({len(bad)} of {len(worst)} images)",
+            f" {worst[bad[0]]:.3g} ({len(bad)} of {len(worst)} images)",
             tuple(bad),
         )

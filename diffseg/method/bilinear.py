@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from diffseg.transfer import kept
 from diffseg.types import Float
 
 
+@kept
 def bilinear(cells: int, pixels: int, device: torch.device) -> Float[Tensor, "pixels cells"]:
     """Weights of the cells in each pixel along one axis.
 

@@ -69,7 +69,7 @@ def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: i
     return Proposals(merged.maps, tuple(counts[-1]), stability, tuple(zip(*counts, strict=True)))
 
 
-def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:
+def anchor_cells(grid: tuple[int, int], per_side: int) -> tuple[int, ...]:
     """Cells of an even, centred lattice of at most `per_side` anchors along each axis, row by row."""
 
     def positions(side: int) -> range:
@@ -79,7 +79,7 @@ def anchor_cells(grid: tuple[int, int], per_side: int) -> list[int]:
         return range(start, start + step * (count - 1) + 1, step)
 
     h, w = grid
-    return [y * w + x for y in positions(h) for x in positions(w)]
+    return tuple(y * w + x for y in positions(h) for x in positions(w))
 
 
 class Logged:

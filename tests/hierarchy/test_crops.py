@@ -11,11 +11,11 @@ from diffseg.config import OBJECTS
 from diffseg.hierarchy.crops import LARGEST, MOST, NEAREST, Objects, carve, objects_of
 from diffseg.hierarchy.leaves import Leaves, grow
 from diffseg.hierarchy.linkage import FAR, Linkage
-from diffseg.hierarchy.results import restricted
 from diffseg.method.aggregate import aggregate
 from diffseg.method.geometry import PLACES
 from tests.hierarchy.test_results import CROPS, TREE, Model, images
 from tests.support import synthetic
+from tests.support.trees import tree_of
 
 GRID = (24, 32)
 
@@ -69,7 +69,7 @@ def test_an_object_joins_what_holds_its_leaf_at_its_height_and_cuts_nest():
         assert sorted(painted.unique().tolist()) == [0, 1, 2, 3]
         assert (painted[painted != 3] == base[painted != 3]).all()
         assert (painted[15:17, 21:23] == 3).all()
-        [tree] = restricted(carved, torch.arange(4), torch.tensor([0]))
+        tree = tree_of(carved, range(4))
         assert tree.leaves["margin"].tolist() == [0, 4, 8, 99]
         before, after = (tree.at_height(height + step) for step in (-1e-3, 1e-3))
         assert (before == before[3]).sum() == 1

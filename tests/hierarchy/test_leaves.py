@@ -76,13 +76,13 @@ def test_a_vector_is_the_mean_feature_over_the_pixels_of_its_leaf():
     features = torch.from_numpy(rng.normal(size=(1, 6, 200))).float()  # of 2 x 3 cells
     label_map = torch.from_numpy(synthetic.blobs((20, 30), 4, 3)).int()
     rle = rle_encode([label_map])
-    [found] = vectors_of(features, (2, 3), rle, segments_of(rle, rle.label))
-    assert (found.values.dtype.name, found.scales.dtype.name) == ("int8", "float16")
+    values, scales = (part.numpy() for part in vectors_of(features, (2, 3), rle, segments_of(rle, rle.label, 4)))
+    assert (values.dtype.name, scales.dtype.name) == ("int8", "float16")
     of_pixel = features[0].view(2, 3, -1).repeat_interleave(10, 0).repeat_interleave(10, 1)
     means = torch.stack([of_pixel[label_map == leaf].mean(0) for leaf in range(4)]).numpy()
-    vectors = found.values * found.scales[:, None].astype(np.float64)
+    vectors = values * scales[:, None].astype(np.float64)
     assert vectors.shape == (4, SIZE)
-    assert np.abs(found.values).max(axis=1).tolist() == [127] * 4
+    assert np.abs(values).max(axis=1).tolist() == [127] * 4
     # an orthonormal projection keeps what lies in its span: the vectors are linear in the means, and no longer
     fitted, *_ = np.linalg.lstsq(features[0].numpy(), _project(features[0]), rcond=None)
     assert vectors == pytest.approx(means @ fitted, abs=0.02)
@@ -92,8 +92,9 @@ def test_a_vector_is_the_mean_feature_over_the_pixels_of_its_leaf():
 def _project(rows: torch.Tensor) -> np.ndarray:
     """The vectors of single cells: leaves of one pixel each."""
     rle = rle_encode([torch.arange(len(rows)).view(1, -1).int()])
-    [found] = vectors_of(rows[None], (1, len(rows)), rle, segments_of(rle, rle.label))
-    return found.values * found.scales[:, None].astype(np.float64)
+    leaves = segments_of(rle, rle.label, len(rows))
+    values, scales = (part.numpy() for part in vectors_of(rows[None], (1, len(rows)), rle, leaves))
+    return values * scales[:, None].astype(np.float64)
 
 
 @pytest.mark.parametrize("channels", [3, 64, 1280])

@@ -8,10 +8,10 @@ from scipy.spatial.distance import squareform
 
 from diffseg.hierarchy.leaves import POOL, Leaves, last_merges, members, pooled
 from diffseg.hierarchy.linkage import average_linkage
-from diffseg.hierarchy.results import restricted
 from diffseg.method.aggregate import aggregate
 from diffseg.method.merge import Logged, symmetric_kl
 from tests.support import synthetic
+from tests.support.trees import tree_of
 
 
 def distances(seed: int, count: int) -> torch.Tensor:
@@ -74,7 +74,7 @@ def test_a_thousand_cuts_of_fifty_images_nest_and_are_a_literal_clustering_of_th
         logged = Logged(pooled(attention, POOL)[0])
         leaf, merges = last_merges(average_linkage(symmetric_kl(logged, logged)), 16)
         nodes = torch.zeros(1, 31, 4, dtype=torch.int32)
-        [tree] = restricted(Leaves(leaf, merges, nodes), torch.arange(16), torch.zeros(1, dtype=torch.long))
+        tree = tree_of(Leaves(leaf, merges, nodes), range(16))
 
         least = literal[-16, 2]  # below, there are leaves alone
         before = None

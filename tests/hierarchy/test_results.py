@@ -12,10 +12,10 @@ from diffseg.cut import segmentation
 from diffseg.evaluation.partition import overlaps
 from diffseg.hierarchy.leaves import Leaves
 from diffseg.hierarchy.linkage import Linkage
-from diffseg.hierarchy.results import restricted
 from diffseg.models.attention import AttentionMaps
 from diffseg.prior import prior
 from tests.support import synthetic
+from tests.support.trees import tree_of
 
 GRID = (16, 16)
 TREE = ResolvedConfig(
@@ -110,8 +110,7 @@ def test_a_leaf_without_pixels_leaves_its_tree_and_no_cut_changes():
     merges = Linkage(torch.tensor([[0, 0, 0, 2, 1]]), torch.tensor([[torch.inf, 0.8, 0.5, 0.2, 0.1]]))
     features = torch.arange(36).view(1, 9, 4)
     leaves = Leaves(torch.zeros(1, 1, dtype=torch.long), merges, features)
-    [whole] = restricted(leaves, torch.arange(5), torch.tensor([0]))
-    [part] = restricted(leaves, torch.tensor([0, 3, 4]), torch.tensor([0]))
+    whole, part = tree_of(leaves, range(5)), tree_of(leaves, [0, 3, 4])
     assert part.merges["height"].tolist() == whole.merges["height"][[2, 3]].tolist()
     assert part.merges["margin"].tolist() == [28, 32]
     assert part.leaves["margin"].tolist() == [0, 12, 16]

@@ -42,7 +42,7 @@ def test_the_score_is_mean_margin_times_stability():
     rle = rle_encode([torch.tensor([[0, 0], [0, 1]])])
 
     found = score(
-        segments_of(rle, rle.label), rle, proposals_of(maps, torch.tensor([[0.5, 1.0]])), (2, 2), [(0, 0, 2, 2)]
+        segments_of(rle, rle.label, 6), rle, proposals_of(maps, torch.tensor([[0.5, 1.0]])), (2, 2), [(0, 0, 2, 2)]
     )
 
     torch.testing.assert_close(found, torch.tensor([0.5 * (0.5 + 0.25 + 0.5) / 3, 0.75], dtype=torch.float64))
@@ -60,7 +60,7 @@ def test_sum_along_runs_equal_sums_over_pixels(size, window):
     labels[top : top + height, left : left + width] = torch.randint(0, 3, (height, width), generator=generator)
     rle = rle_encode([labels])
 
-    found = score(segments_of(rle, rle.label), rle, proposals_of(maps, torch.ones(1, 3)), grid, [window])
+    found = score(segments_of(rle, rle.label, 6), rle, proposals_of(maps, torch.ones(1, 3)), grid, [window])
 
     lead = margins(maps)[0].double()
     fine = 60  # parts of a pixel, so that a pixel between two cells has its share of both
@@ -77,7 +77,7 @@ def test_an_image_without_proposals_scores_zero():
     rle = rle_encode([torch.zeros(4, 4, dtype=torch.int64)])
 
     found = score(
-        segments_of(rle, rle.label),
+        segments_of(rle, rle.label, 6),
         rle,
         proposals_of(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1)),
         (2, 2),

@@ -71,7 +71,7 @@ def test_tiles_and_single_maps_are_parts_of_the_whole(monkeypatch):
 
     assert [tile.shape[1] for tile in attention.tiles()] == [16, 8]
     assert torch.equal(attention.whole(), whole)
-    assert torch.equal(attention.at([3, 17, 4]), whole[:, [3, 17, 4]])
+    assert torch.equal(attention.at((3, 17, 4)), whole[:, [3, 17, 4]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

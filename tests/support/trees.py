@@ -1,7 +1,11 @@
 """Trees over leaves of any picture, made by seed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from diffseg.hierarchy.leaves import Leaves
+from diffseg.hierarchy.results import restricted
 from diffseg.tree import FEATURES, LEAF, MERGE, Tree
 from diffseg.types import Vectors
 
@@ -30,3 +34,10 @@ def a_vector_each(seed: int, leaves: int) -> Vectors:
     rng = np.random.default_rng(seed)
     values = rng.integers(-127, 128, (leaves, 64)).astype(np.int8)
     return Vectors(values, rng.random(leaves).astype(np.float16))
+
+
+def tree_of(leaves: Leaves, kept: Sequence[int]) -> Tree:
+    """The tree of the only image of a batch, of some of its leaves."""
+    merges = leaves.merges
+    into, height, features = (part[0].numpy() for part in (merges.into, merges.height, leaves.features.byte()))
+    return restricted(into, height, features, np.array(kept))

@@ -87,7 +87,8 @@ class CudaTensor(torch.Tensor):
 class CudaStandIn:
     """The device. kernel: what attention of half precision runs on, as the card decides; float32 has the efficient one.
 
-    launches, syncs: by operator or reason, and place. uploads, downloads: by place, in bytes: by size.
+    launches, syncs: by operator or reason, and place. copies: "upload" or "download", and place. uploads, downloads: by
+    place, in bytes.
     """
 
     _present: "CudaStandIn | None" = None
@@ -96,6 +97,7 @@ class CudaStandIn:
         self.kernel = kernel
         self.launches: Counter[tuple[str, str]] = Counter()
         self.syncs: Counter[tuple[str, str]] = Counter()
+        self.copies: Counter[tuple[str, str]] = Counter()
         self.uploads: Counter[str] = Counter()
         self.downloads: Counter[str] = Counter()
         self._lost: Exception | None = None
@@ -229,10 +231,12 @@ class CudaStandIn:
                 self.launches["copy_", here] += 1
             case True, False:
                 self.uploads[here] += size
+                self.copies["upload", here] += 1
                 if not (non_blocking and getattr(source, "pinned", False)):
                     self.syncs["upload", here] += 1
             case False, True:
                 self.downloads[here] += size
+                self.copies["download", here] += 1
                 self.syncs["download", here] += 1
 
     def _copy_(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -262,6 +266,8 @@ class Event(torch.cuda.Event):
 
 class Stream:
     """Everything runs at once here, so that no stream waits for another."""
+
+    cuda_stream = 0
 
     def __init__(self, device: object = None, priority: int = 0) -> None:
         pass
