@@ -33,15 +33,12 @@ LONGEST_LIST = 256 << 20  # bytes
 _WEB = ("http://", "https://")
 
 
-def expand(pattern: str, reader: int, note: Note) -> Iterator[Entry]:
+def expand(pattern: str, reader: int, note: Note, *, listed: bool = False) -> Iterator[Entry]:
     """The objects of a pattern, in the order given, those of a glob in order of name. reader: see `records.READER`.
 
-    Raises ConfigError for a pattern that matches nothing, a shard that is missing and a file that is no shard.
+    listed: the pattern stands in a list, where no list may. Raises ConfigError for a pattern that matches nothing, a
+    shard that is missing and a file that is no shard.
     """
-    return _expand(pattern, reader, note, listed=False)
-
-
-def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Entry]:
     parts = [_literal_and_glob(url) if reader > 1 else _by_letters(url) for url in _braces(pattern, reader)]
     plain = [url for url, glob in parts if not glob]
     with ThreadPoolExecutor(16) as threads:
@@ -53,7 +50,7 @@ def _expand(pattern: str, reader: int, note: Note, listed: bool) -> Iterator[Ent
             if listed:
                 raise ConfigError(f"{redact(url)}: a list may not name another list")
             for line in _lines(found[url], reader, note):
-                yield from _expand(line, reader, note, listed=True)
+                yield from expand(line, reader, note, listed=True)
         else:
             yield _checked(found[url])
 

@@ -16,10 +16,10 @@ from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.messages import ShardTask
 from pipeline.records import Category, Shard
-from pipeline.run.commit import End, RunWriter, last_failure, read_end
+from pipeline.run.commit import End, RunWriter, read_end
 from pipeline.run.compacted import CompactedIndex, read_compacted
 from pipeline.run.layout import ShardState, WindowObject, end_name, gaps, list_states, prefixes, window_name
-from pipeline.run.open import RUN, begin_or_join, check_room, pin_shards, pinned_shards, read_run
+from pipeline.run.open import ROOM, RUN, begin_or_join, pin_shards, pinned_shards, read_run
 from pipeline.run.shard_index import ShardIndex
 from pipeline.run.spec import Run
 from pipeline.storage.object_store import Store
@@ -83,7 +83,8 @@ class Ledger:
         """
         store = Store(url)
         try:
-            check_room(store)
+            if (room := store.free_space()) is not None and room < ROOM:
+                raise ConfigError(f"{store}: only {room >> 20} MB are left on this disk")
             joined = begin_or_join(store, run, any_window)
             pinned, notes = pin_shards(store, shards, extend)
             store.sweep()
@@ -128,10 +129,6 @@ class Ledger:
     def end(self, shard: str) -> End | None:
         """The end record of a shard, by its id; None where there is none. Raises CommitConflict, see `read_end`."""
         return read_end(self.store, shard)
-
-    def last_failure(self, shard: str) -> str | None:
-        """The error recorded last of a shard that was given up, by its id; None where there is none."""
-        return last_failure(self.store, shard)
 
     def has(self, task: ShardTask, window: int) -> bool:
         """Whether a window of a task is committed."""

@@ -202,10 +202,3 @@ def _check_same(store: Store, existing: Run, wanted: Run) -> None:
             f"{store}: this version of diffseg labels differently (labels version {own_version}, the run has "
             f"{version}): use another --output, or diffseg {maker}"
         )
-
-
-def check_room(store: Store) -> None:
-    """Raises ConfigError where a local disk is nearly full."""
-    room = store.free_space()
-    if room is not None and room < ROOM:
-        raise ConfigError(f"{store}: only {room >> 20} MB are left on this disk")

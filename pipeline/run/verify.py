@@ -12,7 +12,7 @@ from pipeline.errors import CommitConflict, ConfigError, PipelineError
 from pipeline.inputs.reader import read_shard
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
-from pipeline.run.commit import End
+from pipeline.run.commit import End, last_failure
 from pipeline.run.layout import LABELS, ShardState, WindowObject, end_name, gaps
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import Checked, Fault
@@ -135,7 +135,7 @@ def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, l
         foreign = isinstance(error, CommitConflict)
         return None, [Fault(str(error), (end_name(shard.id),)) if foreign else Fault(str(error), todo=UNREAD)]
     if end is None:
-        reason = ledger.last_failure(shard.id)
+        reason = last_failure(ledger.store, shard.id)
         return None, [Fault(f"{shard.url}: not read to its end" + (f"; {reason}" if reason else ""))]
     return end, []
 

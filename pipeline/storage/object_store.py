@@ -10,11 +10,11 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 from pipeline import documents
 from pipeline.errors import ConfigError
@@ -104,11 +104,8 @@ class Store:
 
     def _link_new(self, name: str, data: bytes) -> None:
         """Create a local file under its name only when its bytes are on the disk."""
-        draft = self._draft(data)
-        try:
-            self._link(draft, name)
-        finally:
-            draft.unlink()
+        with self._draft(data) as draft:
+            self._link(Path(draft.name), name)
 
     def _link(self, draft: Path, name: str) -> None:
         target = Path(self._path(name))
@@ -128,18 +125,20 @@ class Store:
 
         An equal object that exists already is kept. Raises as `put_same` does.
         """
-        with self._open_draft(f"{self}/{name}") as draft:
+        what = f"{self}/{name}"
+        with ExitStack() as stack:
+            new = self._draft if self.local else tempfile.NamedTemporaryFile
+            draft: Any = attempt(what, lambda: stack.enter_context(new()))
             try:
                 yield draft
                 draft.flush()
                 os.fsync(draft.fileno())
             except OSError as error:
-                what = f"{self}/{name}"
                 raise translate(what if self.local else f"{draft.name}, the draft of {what}", error) from error
             path = Path(draft.name)
             put = self._link if self.local else self._upload
             try:
-                attempt(f"{self}/{name}", lambda: put(path, name))
+                attempt(what, lambda: put(path, name))
             except FileExistsError:
                 draft.seek(0)
                 self._compare(name, draft, path.stat().st_size)
@@ -147,15 +146,15 @@ class Store:
                 raise self._nowhere() from error
 
     @contextmanager
-    def _open_draft(self, what: str) -> Iterator[BinaryIO]:
-        """A file that is deleted after the block; a local one may be read by other users, unlike temporary files."""
-        if not self.local:
-            with tempfile.NamedTemporaryFile() as draft:
-                yield cast(BinaryIO, draft)
-            return
-        path = attempt(what, self._drafts) / uuid.uuid4().hex
+    def _draft(self, data: bytes = b"") -> Iterator[BinaryIO]:
+        """A file with these bytes on the disk, deleted after the block; unlike temporary files, others may read it."""
+        path = Path(self._path(TMP), uuid.uuid4().hex)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("x+b") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
                 yield file
         finally:
             path.unlink(missing_ok=True)
@@ -164,11 +163,6 @@ class Store:
         if self._fs.exists(self._path(name)):
             raise FileExistsError(name)
         self._fs.put_file(str(draft), self._path(name))  # object stores show nothing before the last byte is there
-
-    def _drafts(self) -> Path:
-        folder = Path(self._path(TMP))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def sweep(self) -> int:
         """Delete the drafts that killed processes left on a local disk; how many.
@@ -179,7 +173,7 @@ class Store:
         return attempt(f"{self}/{TMP}", self._sweep) if self.local and Path(self._path(TMP)).is_dir() else 0
 
     def _sweep(self) -> int:
-        swept, folder = 0, self._drafts()
+        swept, folder = 0, Path(self._path(TMP))
         with tempfile.NamedTemporaryFile(dir=folder) as fresh:
             now = Path(fresh.name).stat().st_mtime
         for draft in folder.iterdir():
@@ -188,18 +182,6 @@ class Store:
                     draft.unlink()
                     swept += 1
         return swept
-
-    def _draft(self, data: bytes) -> Path:
-        draft = self._drafts() / uuid.uuid4().hex
-        try:
-            with draft.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        return draft
 
     def replace(self, name: str, data: bytes) -> bool:
         """Write or overwrite a whole object on which no correctness depends; always True."""
@@ -210,7 +192,8 @@ class Store:
                 return
             target = Path(self._path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._draft(data).replace(target)
+            with self._draft(data) as draft:
+                Path(draft.name).replace(target)
 
         try:
             attempt(f"{self}/{name}", write)

@@ -181,11 +181,12 @@ def test_a_store_that_stays_away_is_a_storage_error(remote, monkeypatch):
 def test_drafts_of_the_dead_are_swept_and_those_at_work_are_not(tmp_path):
     store = Store(str(tmp_path))
     assert store.sweep() == 0
-    dead, live = store._draft(b"dead"), store._draft(b"live")
-    os.utime(dead, (0, dead.stat().st_mtime - ABANDONED_S - 1))
-    assert store.sweep() == 1
-    assert (dead.exists(), live.exists()) == (False, True)
-    assert list((tmp_path / "tmp").iterdir()) == [live]
+    with store._draft(b"dead") as one, store._draft(b"live") as other:
+        dead, live = Path(one.name), Path(other.name)
+        os.utime(dead, (0, dead.stat().st_mtime - ABANDONED_S - 1))
+        assert store.sweep() == 1
+        assert (dead.exists(), live.exists()) == (False, True)
+        assert list((tmp_path / "tmp").iterdir()) == [live]
 
 
 def test_objects_that_grow_may_be_read_by_whom_others_may_be(tmp_path):

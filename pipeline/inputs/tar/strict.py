@@ -107,11 +107,10 @@ def _check(info: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
 def open_strict(stream: IO[bytes], name: str) -> Iterator[tarfile.TarFile]:
     """An archive, compressed or not by its name. Raises CorruptShard for whatever damage is met while it is open."""
     try:
-        with compression.damage():
-            source = compression.decompressed(stream, name)
-            with tarfile.TarFile(fileobj=source, tarinfo=_StrictInfo) as archive:
-                yield archive
-    except (tarfile.TarError, compression.Damaged) as error:
+        source = compression.decompressed(stream, name)
+        with tarfile.TarFile(fileobj=source, tarinfo=_StrictInfo) as archive:
+            yield archive
+    except (tarfile.TarError, *compression.DAMAGE) as error:
         at = min(stream.tell(), stream.seek(0, io.SEEK_END))  # tarfile looks for a member where there is none any more
         raise CorruptShard(str(error) or type(error).__name__, at) from error
 

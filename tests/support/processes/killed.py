@@ -54,7 +54,7 @@ POINTS = {  # where a run can be killed: whose attribute, before or after the ca
 ON_A_DISK = {
     "before a draft is written": (Store, "_draft", "before", 4),
     "before a draft is on the disk": (os, "fsync", "before", 8),
-    "after a draft is on the disk": (Store, "_draft", "after", 4),
+    "after a draft is on the disk": (Store, "_link", "before", 4),
     "before the first window has its name": (os, "link", "before", 4),
     "after the first window has its name": (os, "link", "after", 4),
     "after its folder is on the disk": (object_store, "_sync", "after", 4),
