@@ -13,12 +13,8 @@ READERS = (1, READER)  # versions that are known; 1: of version 0.1.0
 MAX_PIXELS = 178_956_970  # of an image, and so of its label map: Pillow's own bomb limit, 512 MiB of RGB
 MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
-LATER = (
-    "leaf_map",
-    "tree",
-    "vectors",
-    "ridges",
-)  # columns that 0.1.0 did not have: only in windows with a value of theirs
+# columns that 0.1.0 did not have: only in windows with a value of theirs
+LATER = ("leaf_map", "tree", "vectors", "ridges")
 CHANGED = "not the photo that was labelled"  # how a reason begins for which a reader leaves an image out
 POISON = "poison"  # the status of a sample that killed every worker that had it alone
 

@@ -1,31 +1,7 @@
 """Prometheus metrics of a run, through Ray: nothing to start, nothing to configure in a run.
 
-Every node of a Ray exports the metrics of its own processes as text at `http://<node>:<port>/metrics`, some seconds
-behind: the port is `ray start --metrics-export-port` (KubeRay sets 8080; `ray.nodes()` names it as MetricsExportPort
-where it was left to chance), and Ray writes all of them for Prometheus' file discovery to
-`/tmp/ray/prom_metrics_service_discovery.json` on the head. Needs `ray[default]` on the nodes, which Ray's own images
-have; where it is missing, nothing is exported and a run goes on as it would.
-
-All have the labels run (the output's name, and a hash of where it is), model and owner (who runs it), which tell apart
-what runs on one cluster.
-
-Of each worker, from its own node (label `WorkerId`); images and seconds of a killed worker's last second are lost:
-
-    ray_diffseg_images_total{status}          rows made; labelled again after a loss, counted again
-    ray_diffseg_windows_total                 windows committed
-    ray_diffseg_busy_seconds_total            labelling: its rate is the share of time the device works
-    ray_diffseg_waited_seconds_total{stage}   waiting instead, for task, read, decode or commit: see `stage_timer`
-
-Of a driver, from the node it runs on; two drivers on one output differ by `WorkerId`:
-
-    ray_diffseg_failures_total{kind}          tasks that stopped short, by class of error: WorkerLost, StorageError, ...
-    ray_diffseg_images_per_second             labelled, by all workers, since the first
-    ray_diffseg_bare_images_per_second        the same workers if they never waited: the ratio of both is the efficiency
-    ray_diffseg_images_left                   estimated; absent until the first window is committed
-    ray_diffseg_bytes_left                    of the input, exact to a window
-    ray_diffseg_eta_seconds                   estimated; absent until the first window is committed
-    ray_diffseg_workers                       that are ready
-    ray_diffseg_cost                          their hours times the price that was given; absent without one
+`infra/README.md` lists them, and says where nodes export them. Needs `ray[default]` on the nodes, which Ray's own
+images have; where it is missing, nothing is exported and a run goes on as it would.
 """
 
 from collections.abc import Mapping

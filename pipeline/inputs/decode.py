@@ -70,14 +70,11 @@ def decode_reduced(data: bytes, least: int | None, reader: int = READER) -> tupl
         raise UndecodableImage("too_large", f"{len(data)} bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
-        if reader == 1:
-            return _upright(data, least, reader)
         try:
             return _upright(data, least, reader)
         except UndecodableImage as error:
-            if error.reason != "undecodable":
-                raise
-            if whole := _decode_mended(data, least, error):
+            mendable = reader > 1 and error.reason == "undecodable"
+            if mendable and (whole := _decode_mended(data, least, error)):
                 return whole
             raise
 
@@ -116,9 +113,7 @@ def _load(data: bytes, least: int | None, reader: int) -> tuple[Image.Image, tup
         size = image.size
         if image.width * image.height > MAX_PIXELS or max(size) > MAX_SIDE:
             raise UndecodableImage("too_large", f"{image.width} x {image.height} pixels", size)
-        jpeg = image.format == "JPEG" or (
-            image.format == "MPO" and reader > 1
-        )  # MPO: several pictures, the first is decoded
+        jpeg = image.format == "JPEG" or (image.format == "MPO" and reader > 1)  # of MPO the first picture is decoded
         deep = is_deep(image)
         if least and jpeg and max(size) > least:
             image.draft(None, (-(-size[0] * least // max(size)), -(-size[1] * least // max(size))))

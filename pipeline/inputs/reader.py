@@ -3,9 +3,10 @@
 import hashlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 from pipeline import table
-from pipeline.errors import CorruptShard, ShardChanged, StorageError
+from pipeline.errors import CorruptShard, StorageError
 from pipeline.inputs import decode, kinds
 from pipeline.inputs.folder import reading
 from pipeline.inputs.tar.reading import read_samples
@@ -36,13 +37,10 @@ def read_shard(
             return
         with filesystem.open_ranged(source, shard.size) as stream:
             if shard.url.lower().endswith(".parquet"):
-                yield from table.images.read_images(
-                    stream, shard.url, first=first, column=image_key, reader=shard.reader
-                )
+                read = partial(table.images.read_images, column=image_key)
             else:
-                yield from read_samples(
-                    stream, shard.url, first=first, image_key=image_key, whole=whole, reader=shard.reader
-                )
+                read = partial(read_samples, image_key=image_key, whole=whole)
+            yield from read(stream, shard.url, first=first, reader=shard.reader)
 
     _same_version(shard, source)
     try:
@@ -81,17 +79,8 @@ def _misnamed(shard: Shard, source: str) -> str | None:
 
 
 def _same_version(shard: Shard, source: str) -> None:
-    if reading.is_folder(shard.url):
-        return  # each of its files is compared with its own pin
-    try:
-        now = filesystem.stat(source)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ShardChanged(f"{shard.url}: gone since the run began") from error
-    if (now.size, now.etag) != (shard.size, shard.etag):
-        raise ShardChanged(
-            f"{shard.url}: changed since the run began ({shard.size} bytes, version {shard.etag}; "
-            f"now {now.size} bytes, version {now.etag})"
-        )
+    if not reading.is_folder(shard.url):  # of which each file is compared with its own pin
+        reading.expect_pinned(source, shard.url, shard.size, shard.etag)
 
 
 def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> ImageSample | SampleFailure:

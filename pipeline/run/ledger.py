@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any, Self
 
 from diffseg.cut import Cut
@@ -97,14 +98,10 @@ class Ledger:
         parts = min(LISTINGS, len(self.shards) // SHARDS_A_LISTING)
         if shard or parts < 2 or not self.store.lists_by_prefix:
             return list_states(self.store, f"{shard}." if shard else "")
-        found: dict[str, ShardState] = {}
-
-        def of(prefix: str) -> dict[str, ShardState]:
-            return list_states(self.store, prefix)
-
-        for part in prefetch_map(of, prefixes(self.shards, parts), depth=parts, threads=parts):
-            found |= part
-        return found
+        listings = prefetch_map(
+            partial(list_states, self.store), prefixes(self.shards, parts), depth=parts, threads=parts
+        )
+        return {shard: state for listing in listings for shard, state in listing.items()}
 
     def unfinished(self, states: dict[str, ShardState] | None = None) -> Iterator[ShardTask]:
         """The windows missing from a listing, as tasks for consecutive windows; the last of a shard is open to its end.
@@ -119,12 +116,9 @@ class Ledger:
     def missing(self) -> list[ShardTask]:
         """The windows that are not committed, as tasks; reads every end record too, to know a shard's last window."""
         states = self.states()
-
-        def of(shard: Shard) -> list[ShardTask]:
-            return self._gaps(shard, states.get(shard.id, ShardState()))
-
-        found = prefetch_map(of, self.shards.values(), depth=READERS, threads=READERS)
-        return [task for tasks in found for task in tasks]
+        both = ((shard, states.get(shard.id, ShardState())) for shard in self.shards.values())
+        found = prefetch_map(lambda each: self._gaps(*each), both, depth=READERS, threads=READERS)
+        return list(chain.from_iterable(found))
 
     def end(self, shard: str) -> End | None:
         """The end record of a shard, by its id; None where there is none. Raises CommitConflict, see `read_end`."""
@@ -171,9 +165,8 @@ class Ledger:
             number, revision = window.window, window.revision + 1
             return [ShardTask(self.shards[window.shard], number, number, revision)]
 
-        return [
-            task for tasks in prefetch_map(of, self.windows(states), depth=READERS, threads=READERS) for task in tasks
-        ]
+        found = prefetch_map(of, self.windows(states), depth=READERS, threads=READERS)
+        return list(chain.from_iterable(found))
 
     def _gaps(self, shard: Shard, state: ShardState) -> list[ShardTask]:
         if not state.ended:

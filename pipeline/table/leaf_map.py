@@ -32,9 +32,8 @@ def encode_leaf_map(leaf_map: Int32[np.ndarray, "H W"]) -> bytes:
     pieces = -(-lengths // LONGEST)
     of_piece = np.full(pieces.sum(), LONGEST, np.uint8)
     of_piece[pieces.cumsum() - 1] = lengths - (pieces - 1) * LONGEST
-    ids = (
-        pixels[starts].repeat(pieces).astype("<u1" if top < 255 else "<u2")
-    )  # IGNORE is -1, which wraps to the highest
+    kind = "<u1" if top < 255 else "<u2"  # IGNORE is -1, which wraps to the highest
+    ids = pixels[starts].repeat(pieces).astype(kind)
     header = HEADER.pack(*leaf_map.shape, ids.itemsize)
     return lzma.compress(header + of_piece.tobytes() + ids.tobytes(), lzma.FORMAT_ALONE, filters=FILTERS)
 

@@ -8,10 +8,12 @@ import subprocess
 import pytest
 import yaml
 
+from pipeline.driver.figures import FIGURES
 from tests.infra.test_infra import INFRA, change, documents
 
 MONITORING = INFRA / "monitoring"
-METRICS = (INFRA.parent / "pipeline" / "cluster" / "metrics.py").read_text()
+COUNTERS = re.findall(r'"(diffseg_\w+)"', (INFRA.parent / "pipeline" / "cluster" / "metrics.py").read_text())
+METRICS = {f"ray_{name}" for name in [*COUNTERS, *(f"diffseg_{name}" for name in FIGURES)]}
 
 
 def promtool(*arguments):
@@ -85,8 +87,11 @@ def test_alerts_and_dashboard_ask_only_for_metrics_that_are_exported():
     asked = [rule["expr"] for rule in rules["groups"][0]["rules"]] + [expr for _, expr in dashboard_queries()]
     names = set(re.findall(r"\bray_diffseg_\w+", " ".join(asked)))
     assert names
-    for name in names:
-        assert name in METRICS, f"{name} is not exported"
+    assert names <= METRICS
+
+
+def test_the_runbook_lists_the_metrics_that_are_exported():
+    assert set(re.findall(r"\| `(ray_diffseg_\w+)", (INFRA / "README.md").read_text())) == METRICS
 
 
 def test_the_panels_of_the_dashboard_neither_overlap_nor_lack_what_grafana_wants():

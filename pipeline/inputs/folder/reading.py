@@ -111,18 +111,23 @@ def _get(url: str, file: File) -> bytes:
             data = stream.read()
     except StorageError as error:
         failed = error
-    try:
-        now = filesystem.stat(url)
-    except FileNotFoundError as error:
-        raise ShardChanged(f"{file.name}: gone since the run began") from error
-    if (now.size, now.etag) != (file.size, file.etag):
-        raise ShardChanged(
-            f"{file.name}: changed since the run began ({file.size} bytes, version {file.etag}; "
-            f"now {now.size} bytes, version {now.etag})"
-        )
+    expect_pinned(url, file.name, file.size, file.etag)
     if failed:
         raise failed
     return data
+
+
+def expect_pinned(url: str, name: str, size: int, etag: str) -> None:
+    """Raises ShardChanged where an object is not what was pinned. name: how it is called."""
+    try:
+        now = filesystem.stat(url)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ShardChanged(f"{name}: gone since the run began") from error
+    if (now.size, now.etag) != (size, etag):
+        raise ShardChanged(
+            f"{name}: changed since the run began ({size} bytes, version {etag}; "
+            f"now {now.size} bytes, version {now.etag})"
+        )
 
 
 def _key(name: str) -> str:
