@@ -69,7 +69,8 @@ def pilot(
         from pipeline.worker.sample_loader import decode_threads
 
         trees = backend.config.tree and not asked
-        compared = [] if trees else asked or _around(backend)
+        around = [tuple(float(f"{share * tau:.3g}") for tau in backend.config.thresholds) for share in AROUND]
+        compared = [] if trees else asked or around
         if trees:
             console.note(f"trees, cut at {backend.config.cut:g} nats and at heights around it")
         for each in compared:
@@ -127,11 +128,6 @@ def _thresholds(given: list[str] | None) -> list[tuple[float, ...]]:
     return list(dict.fromkeys(schedules))
 
 
-def _around(backend: "Backend") -> list[tuple[float, ...]]:
-    own = backend.config.thresholds
-    return [tuple(float(f"{share * tau:.3g}") for tau in own) for share in AROUND]
-
-
 def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tuple["Backend", int]:
     """Load the model; returns it with its images a pass. On a CPU it has one thread, as in a worker."""
     import torch
@@ -162,27 +158,24 @@ def _figures(made: "Pilot", speed: "Speed") -> dict[str, Any]:
         "images_per_s": speed.images_per_s,
         "output_bytes": speed.output_bytes,
         "stages_images_per_s": asdict(made.rates),
-        "cuts" if made.at[0].cut is not None else "thresholds": [
+        f"{made.compared}s": [
             {name: value for name, value in asdict(at).items() if value not in (None, ())} for at in made.at
         ],
     }
 
 
 def _report(made: "Pilot", title: str) -> None:
-    shown = []
-    for at in made.at:
-        segments, stored = (
+    shown = [
+        [
+            at.name,
             f"{at.segments:.1f}, median {at.segments_median:g}",
+            f"{at.single:.1%}",
+            f"{at.largest:.0%}",
             f"{console.size(at.output_bytes)} an image",
-        )
-        shown.append([at.name, segments, f"{at.single:.1%}", f"{at.largest:.0%}", stored])
-    columns = [
-        "threshold" if made.at[0].cut is None else "cut",
-        "segments an image",
-        "one alone",
-        "largest covers",
-        "labels",
+        ]
+        for at in made.at
     ]
+    columns = [made.compared, "segments an image", "one alone", "largest covers", "labels"]
     console.table(f"{len(made.samples):,} images, {title}", columns, shown)
     rates = made.rates
     threads = f"{rates.decode_threads} threads" if rates.decode_threads > 1 else "one thread"
@@ -209,7 +202,7 @@ def _next(shards: list[str], model: str, segment: options.SegmentOptions, image_
     from pipeline.flags import flag
 
     words = [flag("model", model)]
-    if made.at[0].cut is None:
+    if made.compared == "threshold":
         words += [flag("thresholds", made.at[0].thresholds) if len(made.at) == 1 else "--threshold X"]
     words += [f"--config {shlex.quote(str(segment.config))}"] if segment.config else []
     settings = segment.settings() | {"image_key": image_key}

@@ -63,7 +63,8 @@ def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[
     if speed is None or made.worker_hours is None:
         return [*lines, ["hours, cost", "unknown: --pilot pilot.json, or --images-per-second"]]
     lines.append(["one worker", f"{speed.images_per_s:,.2f} images/s, {EFFICIENCY:.0%} of the time"])
-    lines.append(["worker-hours", _hours(made.worker_hours)])
+    hours = made.worker_hours
+    lines.append(["worker-hours", f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"])
     if made.cost is not None:
         lines.append(["cost", f"{made.cost:,.2f} at {price:,.2f} an hour"])
     if made.output_bytes is not None:
@@ -71,10 +72,6 @@ def rows(made: "Plan", speed: "Speed | None", price: float | None) -> list[list[
     if made.workers is not None:
         lines.append(["workers", f"{made.workers:,} to be done in {made.deadline_hours:g} hours"])
     return lines
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _speed(pilot: str | None, images_per_second: float | None, image_bytes: float | None) -> "Speed | None":

@@ -133,11 +133,7 @@ class DatasetMatching:
         self._table = np.zeros((num_classes, num_classes), np.int64)
         self._unclaimed = np.zeros(num_classes, np.int64)
 
-    def add(self, prediction: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "..."]) -> None:
-        """Count one image. Raises ValueError as `confusion` does."""
-        self.add_table(*confusion(prediction, truth, self.num_classes))
-
-    def add_table(self, table: Int[np.ndarray, "C S"], unclaimed: Int[np.ndarray, " C"]) -> None:
+    def add(self, table: Int[np.ndarray, "C S"], unclaimed: Int[np.ndarray, " C"]) -> None:
         """Count one image by its `confusion`."""
         more = table.shape[1] - self._table.shape[1]
         if more > 0:

@@ -54,7 +54,8 @@ def fill(part: "nn.Module", folder: Path, name: str, rename: Rename, unused: str
                     whole = file.get_tensor(key)
                     state[wanted] = whole if half is None else whole.chunk(2)[half].clone()
     part.load_state_dict(state, assign=True)
-    if blank := [key for key, tensor in chain(part.named_parameters(), part.named_buffers()) if _is_blank(key, tensor)]:
+    tensors = chain(part.named_parameters(), part.named_buffers())
+    if blank := [key for key, tensor in tensors if tensor.is_meta and not key.endswith("position_ids")]:
         raise ValueError(f"{folder / name} is of a kind whose {blank[0]} is in no file and not known here")
     return part.requires_grad_(False)
 
@@ -75,10 +76,6 @@ def fitting(settings: dict[str, Any], folder: Path, name: str) -> dict[str, Any]
     if long := next((key for key, value in settings.items() if isinstance(value, list) and len(value) > layers), None):
         raise ValueError(f"{folder / name / CONFIG} says more of {long} than its weights have tensors")
     return settings
-
-
-def _is_blank(key: str, tensor: "Tensor") -> bool:
-    return tensor.is_meta and not key.endswith("position_ids")
 
 
 def locations(

@@ -6,6 +6,7 @@ import random
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,23 +67,16 @@ def _report(runs: "list[FinishedRun]", json: bool) -> int:
     verdicts = [run.verdict for run in runs]
     lost = sum(each.lost_workers for each in rounds)
     wasted = [count for verdict in verdicts for count in verdict.wasted]
+    summed = ("samples", "rows", "lost", "twice", "windows")
     report = {
-        "rounds": [
-            {"run": each.run, "target": each.target, "lost_workers": each.lost_workers, "windows": each.windows,
-             "recovered_s": round(each.recovered_s, 2)}
-            for each in rounds
-        ],
-        "samples": sum(verdict.samples for verdict in verdicts),
-        "rows": sum(verdict.rows for verdict in verdicts),
-        "lost": sum(verdict.lost for verdict in verdicts),
-        "twice": sum(verdict.twice for verdict in verdicts),
-        "windows": sum(verdict.windows for verdict in verdicts),
+        "rounds": [asdict(each) | {"recovered_s": round(each.recovered_s, 2)} for each in rounds],
+        **{name: sum(getattr(each, name) for each in verdicts) for name in summed},
         "lost_workers": lost,
         "windows_labelled_again": sum(wasted),
         "worst_worker": max(wasted, default=0),
         "seconds": round(sum(run.seconds for run in runs), 1),
         "broken": broken,
-    }  # fmt: skip
+    }
     if json:
         console.say_json(report)
         return 1 if broken else 0

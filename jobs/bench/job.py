@@ -63,8 +63,7 @@ def job(
 
 def measure(job: "BenchJob", images: int) -> JobSpeed:
     """One run, and the bare loop."""
-    from pipeline.bench.job import run_job
-    from pipeline.bench.time_recorder import TimeRecorder, recorded_times
+    from pipeline.bench.job import TimeRecorder, recorded_times, run_job
     from pipeline.run.ledger import Ledger
 
     alone = bare(job)

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from diffseg.models.load import Backend
     from pipeline.bench.stages import Measured
 
-Model = Annotated[str | None, typer.Option(help="The model to time: a name, hub id, folder or URL.")]
-RandomWeights = Annotated[str | None, typer.Option(help="Time the layout of a named model without its download.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Let torch.compile have the model first.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each stage; the median counts.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: a GPU where there is one.")]
-
 app = typer.Typer(rich_markup_mode=None)
 app.command()(logged(job))
 app.command()(logged(chaos))
@@ -27,15 +21,17 @@ app.command()(logged(chaos))
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    model: Model = None,
-    random_weights: RandomWeights = None,
+    model: Annotated[str | None, typer.Option(help="The model to time: a name, hub id, folder or URL.")] = None,
+    random_weights: Annotated[
+        str | None, typer.Option(help="Time the layout of a named model without its download.")
+    ] = None,
     batch_size: options.BatchSize = None,
     dtype: options.Dtype = None,
-    compile: Compile = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Let torch.compile have the model first.")] = False,
     image_size: options.ImageSize = None,
     mode: options.Mode = None,
-    repeats: Repeats = 5,
-    device: Device = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each stage; the median counts.")] = 5,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: a GPU where there is one.")] = None,
     json: options.Json = False,
 ) -> None:
     """Time each stage of labelling an image against the machine's own limit; `job` and `chaos`: the engine."""
@@ -68,7 +64,8 @@ def as_dict(backend: "Backend", measured: "Measured") -> dict[str, Any]:
 
     import torch
 
-    limits, total = measured.limits, device_seconds(measured)
+    limits, core = measured.limits, ("aggregate", "tree", "merge", "argmax", "clean", "vectors")  # after capture
+    total = sum(stage.seconds for stage in measured.stages if not stage.host)  # the others hide beside the device
     name = torch.cuda.get_device_name(backend.device) if backend.device.type == "cuda" else platform.processor()
     return {
         "model": backend.files.name,
@@ -82,7 +79,7 @@ def as_dict(backend: "Backend", measured: "Measured") -> dict[str, Any]:
         "batch_size": measured.batch_size,
         "images_per_s": 1 / measured.whole,
         "ms_per_image": 1e3 * measured.whole,
-        "core_share": sum(stage.seconds for stage in measured.stages if is_core(stage.name)) / total,
+        "core_share": sum(stage.seconds for stage in measured.stages if stage.name in core) / total,
         "peak_bytes": measured.peak_bytes,
         "limits": {"model_flop_s": limits.model_flop_s, "core_flop_s": limits.core_flop_s, "byte_s": limits.byte_s},
         "decode_12_megapixels_ms": 1e3 * measured.large_decode,
@@ -94,22 +91,12 @@ def as_dict(backend: "Backend", measured: "Measured") -> dict[str, Any]:
                 "share": None if stage.host else stage.seconds / total,
                 "tflop": stage.flop / 1e12,
                 "tflop_s": stage.flop / stage.seconds / 1e12 if stage.flop and stage.seconds > 0 else None,
-                "times_limit": _over(stage.seconds, stage.limit(limits)),
+                "times_limit": stage.seconds / least if (least := stage.limit(limits)) else None,
                 "cores": stage.seconds / measured.whole if stage.host else None,
             }
             for stage in measured.stages
         ],
     }
-
-
-def is_core(name: str) -> bool:
-    """The stages after capture."""
-    return name in ("aggregate", "tree", "merge", "argmax", "clean", "vectors")
-
-
-def device_seconds(measured: "Measured") -> float:
-    """Seconds an image of everything that does not hide beside the device."""
-    return sum(stage.seconds for stage in measured.stages if not stage.host)
 
 
 def show(backend: "Backend", measured: "Measured") -> None:
@@ -141,7 +128,3 @@ def show(backend: "Backend", measured: "Measured") -> None:
         f"a JPEG of 12 megapixels takes {report['decode_12_megapixels_ms']:.0f} ms of one core: "
         f"{report['decode_12_megapixels_cores']:.2f} cores keep this device busy"
     )
-
-
-def _over(seconds: float, limit: float | None) -> float | None:
-    return seconds / limit if limit else None

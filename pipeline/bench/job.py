@@ -3,9 +3,10 @@
 import atexit
 import io
 import json
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,21 +14,24 @@ import numpy as np
 from PIL import Image
 
 from diffseg.config import ResolvedConfig, SegmentConfig
-from pipeline import labelling
+from pipeline import documents, labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.faulty_storage import FaultyStorage
 from pipeline.config import RunConfig
 from pipeline.inputs import shards
 from pipeline.inputs.tar.writing import write_samples
+from pipeline.messages import Receipt, ShardTask
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.storage import retry
 from pipeline.storage.object_store import Store
 from pipeline.worker.build import Observe, WorkerSettings, build_worker
+from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker
 
 DEMO = Path(str(files("jobs") / "photos"))  # every photo is one of them, shifted and perhaps mirrored
 PHOTOS = "photos"
+NOTES = "spent"  # folder of a run: <attempt id>.json
 FAKE = "fake"  # the name of the fake model in run.json
 
 
@@ -128,3 +132,41 @@ def _jpeg(photos: Sequence[np.ndarray], number: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.roll(turned, shift, (0, 1))).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTimes:
+    """A worker's time. began: its first batch; ended: its last commit, both by the clock on the wall."""
+
+    began: float
+    ended: float
+    rows: int
+    busy_s: float
+    waited_s: dict[str, float] = field(default_factory=dict)  # by stage, see `stage_timer`
+    cpu_s: dict[str, float] = field(default_factory=dict)  # by stage, and `other`: Ray, heartbeats, the interpreter
+
+
+class TimeRecorder:
+    """A WorkerObserver that leaves a note of the worker's time with every window."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._began = 0.0
+        self._cpu_before = time.process_time()  # loading and all
+
+    def window_began(self, task: ShardTask, number: int) -> None:
+        """The first one counts."""
+        self._began = self._began or time.time()
+
+    def window_committed(self, receipt: Receipt, snapshot: MetricsSnapshot) -> None:
+        """Replace the note."""
+        ended, rows = time.time(), snapshot.rows
+        other = time.process_time() - self._cpu_before - sum(snapshot.cpu_s.values())
+        cpu = {**snapshot.cpu_s, "other": other}
+        note = WorkerTimes(self._began, ended, rows, snapshot.busy_s, dict(snapshot.waited_s), cpu)
+        self._ledger.store.replace(f"{NOTES}/{self._ledger.writer.attempt}.json", documents.to_json(note))
+
+
+def recorded_times(ledger: Ledger) -> list[WorkerTimes]:
+    """The last note of every worker of a run."""
+    return [documents.from_json(WorkerTimes, ledger.store.get(name)) for name, _ in ledger.store.list(f"{NOTES}/")]

@@ -54,7 +54,7 @@ class MethodResult:
             return
         self.scores.append(outcome.score)
         if outcome.table is not None and self.matching is not None:
-            self.matching.add_table(*outcome.table)
+            self.matching.add(*outcome.table)
         self.pairs += [outcome.pairs] if outcome.pairs else []
         self.recalled += [outcome.recalled] if outcome.recalled else []
 

@@ -21,27 +21,18 @@ from pipeline.datasets.samples import LabelledSample, Samples
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
-from pipeline.exports import coco, cvat, huggingface, voc, webdataset
+from pipeline.exports import archives, coco, cvat, huggingface, voc
 from pipeline.exports.categories import categories_of
 from pipeline.exports.plan import plan
-from pipeline.exports.sa1b import sa1b
 from pipeline.exports.writer import PartWriter, Work, writing
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
-LATER = (
-    "cut",
-    "segments",
-    "calibration",
-    "categories",
-    "corrections",
-    "among",
-    "things",
-    "stuff",
-    "instances",
-)  # absent in what 0.1.0 recorded
+LATER = (  # not recorded by 0.1.0
+    *("cut", "segments", "calibration", "categories", "corrections", "among", "things", "stuff", "instances"),
+)
 ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 
 
@@ -67,9 +58,9 @@ FORMATS = {
     "coco-segments": Format(coco.segments, part=100_000, instances=COMPONENTS),
     "coco-panoptic": Format(coco.panoptic, part=100_000, instances=SEGMENTS),
     "png": Format(voc.pngs, part=10_000, finish=voc.join_lists),
-    "webdataset": Format(webdataset.webdataset, part=4096, images=True, whole=True),
+    "webdataset": Format(archives.webdataset, part=4096, images=True, whole=True),
     "huggingface": Format(huggingface.parquet, part=4096, images=True),
-    "sa1b": Format(sa1b, part=4096, images=True),
+    "sa1b": Format(archives.sa1b, part=4096, images=True),
     "cvat": Format(cvat.masks, part=10_000),
 }
 
@@ -240,9 +231,7 @@ def _write_part(ledger: Ledger, output: str, work: Work, part: Part) -> State:
 
 
 def _missing(ledger: Ledger) -> tuple[str, ...]:
-    def lines() -> Iterator[str]:
-        for task in ledger.missing():
-            last = "its end" if task.last_window is None else f"window {task.last_window}"
-            yield f"{task.shard.url}: window {task.first_window} to {last}"
-
-    return tuple(lines())
+    ends = (
+        (task, "its end" if task.last_window is None else f"window {task.last_window}") for task in ledger.missing()
+    )
+    return tuple(f"{task.shard.url}: window {task.first_window} to {last}" for task, last in ends)

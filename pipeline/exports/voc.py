@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -26,6 +25,7 @@ from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
 
 VOID = 255
+COLOURS = palette(VOID).tobytes() + bytes(IGNORED)
 LISTS = "_export/lists"  # of each part; joined when all are there
 
 
@@ -65,12 +65,7 @@ def indexed_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
     if label_map.max(initial=0) >= VOID:
         return encode_label_map(label_map)
     picture = Image.fromarray(np.where(label_map == IGNORE, VOID, label_map).astype(np.uint8))
-    picture.putpalette(_colors())
+    picture.putpalette(COLOURS)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-@cache
-def _colors() -> bytes:
-    return palette(VOID).tobytes() + bytes(IGNORED)

@@ -102,7 +102,14 @@ def write_gallery(out: BinaryIO, items: Iterable[GalleryItem], page: GalleryPage
             f'<script id="item-{number}" type="application/json">{_json(_block(item, picture))}</script>\n'.encode()
         )
         index.append(_entry(item))
-    out.write(Template(after).substitute(index=_json(_index(page, index)), script=script).encode())
+    told = {
+        "palette": palette().tolist(),
+        "facts": [[shown(cell) for cell in fact] for fact in page.facts],
+        "histograms": [asdict(histogram) for histogram in page.histograms],
+        **{name: getattr(page, name) for name in ("statuses", "level", "measure")},
+        "items": index,
+    }
+    out.write(Template(after).substitute(index=_json(told), script=script).encode())
     return len(index)
 
 
@@ -121,29 +128,12 @@ def _json(value: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _index(page: GalleryPage, items: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "palette": palette().tolist(),
-        "facts": [[shown(cell) for cell in fact] for fact in page.facts],
-        "statuses": page.statuses,
-        "level": page.level,
-        "measure": page.measure,
-        "histograms": [asdict(histogram) for histogram in page.histograms],
-        "items": items,
-    }
-
-
 def _entry(item: GalleryItem) -> dict[str, Any]:
     """The data for sorting and filtering: small, because all of it is read when the page opens."""
     return {
         "key": shown(item.key),
-        "shard": item.shard,
-        "index": item.index,
-        "status": item.status,
         "error": item.error and shown(item.error),
-        "size": item.size,
-        "random": item.random,
-        "exemplar": item.exemplar,
+        **{name: getattr(item, name) for name in ("shard", "index", "status", "size", "random", "exemplar")},
         "categories": sorted({one.category for map_ in item.maps[:1] for one in map_.segments if one.category}),
         "maps": [{"caption": map_.caption, "quality": map_.quality, "count": len(map_.segments)} for map_ in item.maps],
     }

@@ -15,20 +15,23 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from diffseg.cut import Cut
 from pipeline.concurrency import prefetch_map
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.exemplars import Identity, Top, exemplars
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
-from pipeline.gallery.levels import OWN, at_heights, heights_around
 from pipeline.gallery.statistics import Distributions, some_windows
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.records import CHANGED, OK, ImageSample, RawSample
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table import segments_in
+from pipeline.table.cuts import cuts_of
 from pipeline.table.label_map import decode_label_map
 
+STEPS = (-3, -2, -1, 0, 1, 2, 3)  # thirds of a factor of 3: from a third of a run's own height to three times it
+OWN = STEPS.index(0)
 FAILURES = 200  # failed samples listed at most
 _SMALL = ("key", "shard", "index", "status", "quality", "segments")
 _LARGE = (*_SMALL, "image_sha256", "error", "width", "height", "label_map")
@@ -119,30 +122,25 @@ def write_page(
 def _page(
     ledger: Ledger, counts: Distributions, shown: int, share: float, title: str | None, where: str | None
 ) -> GalleryPage:
-    run = ledger.run
-    facts = [("samples", f"{counts.samples:,}"), ("shown", f"{shown:,}"), ("model", run.model)]
-    facts.append(("mode", run.segment.mode))
-    if where:
-        facts.append(("where", where))
-    if ledger.calibration:
-        facts.append(("scores", f"IoU predicted by {ledger.calibration}"))
-    if ledger.categories:
-        facts.append(("categories", ledger.categories))
-    if ledger.corrections:
-        facts.append(("corrected by people", ledger.corrections))
-    if ledger.cut:
-        facts.append(("cut", str(ledger.cut)))
-    if counts.mean_segments is not None:
-        facts.append(("segments an image", f"{counts.mean_segments:.1f}"))
-    if counts.mean_quality is not None:
-        facts.append(("quality", f"{counts.mean_quality:.3f}"))
-    if ledger.missing():
-        facts.append(("state", "unfinished"))
-    if share < 1:
-        facts.append(("read", f"{share:.1%} of the run, at random"))
+    run, segments, quality = ledger.run, counts.mean_segments, counts.mean_quality
+    facts = {
+        "samples": f"{counts.samples:,}",
+        "shown": f"{shown:,}",
+        "model": run.model,
+        "mode": run.segment.mode,
+        "where": where,
+        "scores": ledger.calibration and f"IoU predicted by {ledger.calibration}",
+        "categories": ledger.categories,
+        "corrected by people": ledger.corrections,
+        "cut": ledger.cut and str(ledger.cut),
+        "segments an image": None if segments is None else f"{segments:.1f}",
+        "quality": None if quality is None else f"{quality:.3f}",
+        "state": "unfinished" if ledger.missing() else None,
+        "read": f"{share:.1%} of the run, at random" if share < 1 else None,
+    }
     return GalleryPage(
         title=title or f"Labels of {PurePosixPath(str(ledger)).name}",
-        facts=tuple(facts),
+        facts=tuple((name, text) for name, text in facts.items() if text),
         statuses=counts.by_status(),
         histograms=counts.histograms(),
         level=OWN if _heights(ledger) else None,
@@ -208,6 +206,20 @@ def _heights(ledger: Ledger) -> tuple[float, ...]:
     """Of the levels that are shown: none where one cut is asked for, or values that are known of one cut alone."""
     alone = ledger.cut or ledger.calibration or ledger.categories or ledger.corrections or not ledger.run.segment.tree
     return () if alone else heights_around(ledger.run.segment.cut or 0.0)
+
+
+def heights_around(own: float) -> tuple[float, ...]:
+    """The heights of all levels in nats, the one at OWN as it is."""
+    return tuple(float(f"{own * 3 ** (step / 3):.3g}") if step else own for step in STEPS)
+
+
+def at_heights(row: Mapping[str, Any], heights: Sequence[float], *, split: bool) -> tuple[GalleryMap, ...]:
+    """The label maps of a row with leaf map and tree. Raises what `cuts_of` does."""
+    cuts = [Cut(height=height) for height in heights]
+    return tuple(
+        GalleryMap(found.label_map, found.segments, found.quality, f"cut {cut.height:g}")
+        for cut, found in zip(cuts, cuts_of(row, cuts, split=split), strict=True)
+    )
 
 
 def _item(ledger: Ledger, row: dict[str, Any], photo: np.ndarray | None, choice: Choice) -> GalleryItem:

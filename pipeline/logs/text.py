@@ -40,7 +40,7 @@ _VALUE = re.compile(
 
 def shown(text: str) -> str:
     """Text in one line, for a terminal, a log or a page: control characters are escaped as Python writes them."""
-    return _CONTROL.sub(_escaped, redacted(text))
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), redacted(text))
 
 
 def shown_lines(text: str) -> str:
@@ -67,7 +67,3 @@ def _public(match: re.Match[str]) -> str:
     if bare != rest and name in _CONTAINERS:
         bare = f"{re.split(_COLON, rest, maxsplit=1)[0].partition('@')[0]}@{bare}"
     return scheme + _QUERY.sub("", bare)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import BinaryIO
 
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
-from pipeline.gallery.levels import OWN
+from pipeline.gallery.preview import OWN
 from pipeline.gallery.statistics import Distributions, Histogram
 from pipeline.pilot.pilot import Pilot, Sampled
 from pipeline.records import OK
@@ -19,7 +19,7 @@ def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[s
 
     facts: further lines for its top.
     """
-    many, what = len(pilot.at), _kind(pilot)
+    many, what = len(pilot.at), pilot.compared
     page = GalleryPage(
         title=f"Pilot of {model}" + (f" at {many} {what}s" if many > 1 else f" at {what} {pilot.at[0].name}"),
         facts=(
@@ -39,11 +39,7 @@ def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[s
 def _items(pilot: Pilot) -> Iterator[GalleryItem]:
     for sample in pilot.samples:
         if sample.photo is not None or sample.rows[0].status != OK:
-            yield _item(sample, [f"{_kind(pilot)} {at.name}" for at in pilot.at])
-
-
-def _kind(pilot: Pilot) -> str:
-    return "threshold" if pilot.at[0].cut is None else "cut"
+            yield _item(sample, [f"{pilot.compared} {at.name}" for at in pilot.at])
 
 
 def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
@@ -76,4 +72,4 @@ def _histograms(pilot: Pilot) -> Iterator[Histogram]:
                     {"status": OK, "quality": row.quality, "segments": [asdict(segment) for segment in row.segments]}
                 )
         segments = next(histogram for histogram in counts.histograms() if histogram.filter == "segments")
-        yield replace(segments, title=f"{segments.title} at {_kind(pilot)} {at.name}", filter=None)
+        yield replace(segments, title=f"{segments.title} at {pilot.compared} {at.name}", filter=None)

@@ -22,7 +22,7 @@ from diffseg.types import UInt8
 from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.gallery.levels import heights_around
+from pipeline.gallery.preview import heights_around
 from pipeline.inputs.count import Counts, count
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.inputs.sample import draw
@@ -82,6 +82,11 @@ class Pilot:
     rates: Rates
     at: tuple[AtThreshold, ...]
     unread: tuple[str, ...]
+
+    @property
+    def compared(self) -> str:
+        """What of labels it compares."""
+        return "threshold" if self.at[0].cut is None else "cut"
 
 
 def pilot(

@@ -13,8 +13,7 @@ import pytest
 from jobs.bench.job import bare
 from jobs.shared.cli import run
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.bench.job import BenchJob, write_photos
-from pipeline.bench.time_recorder import TimeRecorder, recorded_times
+from pipeline.bench.job import BenchJob, TimeRecorder, recorded_times, write_photos
 from pipeline.inputs.shards import pin
 from pipeline.run.ledger import Ledger
 from pipeline.worker.stage_timer import WORKED_ON

@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from diffseg.evaluation.bootstrap import mean_interval, pooled_intervals
 from diffseg.evaluation.boundary import max_matching
-from diffseg.evaluation.matching import Counts, DatasetMatching, hungarian_match
+from diffseg.evaluation.matching import Counts, DatasetMatching, confusion, hungarian_match
 from diffseg.evaluation.partition import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, overlaps
 from diffseg.evaluation.scores import score_image, square_view, summarise, whole_view
 
@@ -72,15 +72,15 @@ def test_each_image_of_a_stack_is_matched_by_itself():
 def test_a_matching_for_the_whole_data_set_has_one_meaning_for_an_id():
     matching = DatasetMatching(2)
     for prediction in (LEFT_RIGHT, 1 - LEFT_RIGHT, LEFT_RIGHT):
-        matching.add(prediction, LEFT_RIGHT)
+        matching.add(*confusion(prediction, LEFT_RIGHT, 2))
 
     assert matching.counts().accuracy == pytest.approx(2 / 3)
 
 
 def test_a_matching_for_the_whole_data_set_takes_more_clusters_than_classes():
     matching = DatasetMatching(2)
-    matching.add(LEFT_RIGHT, LEFT_RIGHT)
-    matching.add(np.full((4, 4), 300), LEFT_RIGHT)
+    matching.add(*confusion(LEFT_RIGHT, LEFT_RIGHT, 2))
+    matching.add(*confusion(np.full((4, 4), 300), LEFT_RIGHT, 2))
 
     counts = matching.counts()
 

@@ -13,8 +13,8 @@ from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
 from pipeline.exports import export as hub
+from pipeline.exports.archives import webdataset as as_webdataset
 from pipeline.exports.export import export
-from pipeline.exports.webdataset import webdataset as as_webdataset
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.table.label_map import decode_label_map
 from tests.support.labelled import at_source, label_map, make_run, photo

@@ -8,7 +8,7 @@ import pytest
 from diffseg.cut import Cut
 from jobs.shared import cli
 from pipeline.errors import ConfigError
-from pipeline.gallery.levels import heights_around
+from pipeline.gallery.preview import heights_around
 from pipeline.inputs.shards import pin
 from pipeline.pilot.page import write_pilot
 from pipeline.pilot.pilot import pilot
