@@ -211,8 +211,7 @@ class Ledger:
             return
         needed = columns if stored else self.needed(columns)
         for part in self._compacted.ranges(self.windows() if windows is None else windows):
-            check, own = partial(self.check, *part.windows[0]) if part.rows is None else None, frozenset(part.windows)
-            before = ("", -1)
+            check = partial(self.check, *part.windows[0]) if part.rows is None else None
             try:
                 with self.store.reader(part.name, part.size) as stream:
                     rows = table.read_rows(
@@ -222,15 +221,10 @@ class Ledger:
                         rows=part.rows,
                         filter=filter,
                         check=check,
+                        places=table.Places(part.windows, self.run.window),
                         stored=stored,
                     )
-                    for row in rows:
-                        if "index" in row and "shard" in row:
-                            at = (row["shard"], row["index"])
-                            if (at[0], at[1] // self.run.window) not in own or (at[0] == before[0] and at <= before):
-                                raise ValueError(f"damaged rows: index {at[1]} of {at[0]} does not belong here")
-                            before = at
-                        yield row if stored or uncut else self.at_cut(row)
+                    yield from rows if stored or uncut else map(self.at_cut, rows)
             except FileNotFoundError as error:
                 raise ConfigError(f"{self}/{part.name}: was there when the run was listed, and is gone") from error
             except ValueError as error:

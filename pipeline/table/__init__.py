@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 from pipeline.table import concat, images
+from pipeline.table.plausible import Places
 from pipeline.table.records import (
     SCHEMA,
     decode_rows,
@@ -19,6 +20,7 @@ from pipeline.table.rows import as_record, read_records, read_rows, segments_in
 
 __all__ = [
     "SCHEMA",
+    "Places",
     "as_record",
     "decode_rows",
     "decode_shards",

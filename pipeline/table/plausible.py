@@ -30,6 +30,26 @@ def check_values(table: Any) -> None:
         _check_pngs(table["label_map"].to_pylist(), sides)
 
 
+class Places:
+    """Where the rows of a file may stand. windows: shard and number of each, of so many samples."""
+
+    def __init__(self, windows: Iterable[tuple[str, int]], samples: int) -> None:
+        self._windows, self._samples = frozenset(windows), samples
+        self._shard, self._index = "", -1  # of the last row
+
+    def check(self, table: Any) -> None:
+        """Check the next rows, if they tell their place. Raises ValueError for one of another window, or twice."""
+        if not table.num_rows or not {"shard", "index"} <= set(table.column_names):
+            return
+        shards, indices = table["shard"].to_pylist(), table["index"].to_numpy()
+        before, after = [self._shard, *shards], np.diff(indices, prepend=self._index)
+        twice = [row for row in np.flatnonzero(after <= 0) if before[row] == shards[row]]
+        foreign = {*zip(shards, (indices // self._samples).tolist(), strict=True)} - self._windows
+        if twice or foreign:
+            raise ValueError(f"damaged rows: index {indices[twice[0]] if twice else indices[0]} does not belong here")
+        self._shard, self._index = shards[-1], indices[-1]
+
+
 def _numbers(column: Any) -> Any:
     values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
     return values.astype(np.float64)  # null is NaN

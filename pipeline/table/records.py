@@ -116,7 +116,7 @@ def read_window_metadata(stream: IO[bytes]) -> WindowMetadata:
 
 def metadata_of(file: pq.ParquetFile) -> WindowMetadata:
     """The metadata of a window's opened file. Raises ValueError where it is no window."""
-    raw, rows = (file.schema_arrow.metadata or {}).get(METADATA_KEY), file.metadata.num_rows
+    raw, rows = (file.metadata.metadata or {}).get(METADATA_KEY), file.metadata.num_rows
     if raw is None:
         raise ValueError("a Parquet file without our footer")
     try:
