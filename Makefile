@@ -38,6 +38,7 @@ test-all: $(READY) ## every test
 proofs: $(READY) ## what takes too long for a test; figures go to infra/benchmarks
 	$(BIN)/python infra/benchmarks/exits.py --runs 1000 --table infra/benchmarks/exits.md label
 	$(BIN)/python -m tests.support.processes.deaths infra/benchmarks/deaths.md
+	$(BIN)/python -m tests.faults.stories infra/benchmarks/stories.md 1000
 
 lint: $(READY) ## style
 	$(BIN)/ruff format --check

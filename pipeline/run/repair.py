@@ -8,31 +8,35 @@ from is put back from its manifest: run.json and the pinned shards.
 """
 
 import hashlib
-import logging
+import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from time import time
 from typing import Any
 
-from pipeline import table
-from pipeline.errors import ConfigError
+from pipeline import documents, table
+from pipeline.errors import CommitConflict, ConfigError
 from pipeline.records import Shard
+from pipeline.run.commit import read_end
 from pipeline.run.compacted import FOLDER as COMPACTED
 from pipeline.run.compacted import read_compacted
-from pipeline.run.layout import BROKEN, LABELS, REFERENCE
+from pipeline.run.layout import BROKEN, LABELS, REFERENCE, ROLL_UPS, list_states
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import MANIFEST, PARQUET, SUCCESS, Totals, last_manifest, read_manifest
-from pipeline.run.open import RUN, free_pin, pins, read_run
-from pipeline.run.spec import NewerRun
-from pipeline.run.status import notes_of
+from pipeline.run.open import EDITED, RUN, free_pin, pins, read_run
+from pipeline.run.status import Note, notes_of
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import LARGE_NOTE, Store
 from pipeline.table.label_map import decode_label_map
+from pipeline.table.window_metadata import WindowMetadata
 from pipeline.watch import SILENCE_S
 
 QUARANTINE, DERIVED = "quarantine", "derived"
-logger = logging.getLogger(__name__)
 AGAIN = "the same `diffseg label` writes it again, then `diffseg verify --repair` looks at what it pins"
 
 
@@ -126,62 +130,81 @@ def _expect_no_driver(store: Store, now: float) -> None:
 
 def _broken_notes(store: Store) -> Iterator[tuple[str, str, bytes | None]]:
     """The small objects that are broken: name, why, and what they were where that is known."""
-    run, proved, number = "", list[Shard](), max(last_manifest(store))
-    if number >= 0:
+    number, run, proved = max(last_manifest(store)), b"", list[Shard]()
+    with suppress(ValueError, FileNotFoundError):  # told below
+        rows, seal = read_manifest(store, number)
+        run = seal.run.encode() if seal else b""
+        proved = [
+            Shard(r.shard, r.url, r.size, r.etag, r.url) for r in rows if r.size is not None and r.etag is not None
+        ]
+    said = [] if run else list(_footers(store))
+    if why := _doubt(store, run, said):
+        yield RUN, why, run
+    yield from _broken_pins(store, proved, said)
+    notes: dict[str, Callable[[str], object]] = {
+        f"{MANIFEST}{number}{PARQUET}": lambda _: read_manifest(store, number),
+        f"{SUCCESS}{number}": partial(store.document, Totals),
+        REFERENCE: lambda name: decode_label_map(store.get(name)),
+    }
+    notes |= {name: partial(store.document, Note) for name, _ in store.list(f"{ROLL_UPS}/")}
+    derived = (name for name, _ in store.list(f"{DERIVED}/") if name.endswith(".json"))
+    notes |= {name: partial(store.document, dict[str, Any], most=LARGE_NOTE) for name in derived}
+    for name, read in notes.items():
         try:
-            rows, seal = read_manifest(store, number)
-            run = seal.run if seal else ""
-            proved = [Shard(r.shard, r.url, r.size, r.etag or "", r.url) for r in rows if r.size is not None]
-        except ValueError as error:
-            yield f"{MANIFEST}{number}{PARQUET}", str(error), None
+            read(name)
         except FileNotFoundError:
-            logger.debug("%s: %s%s is gone: `label` proves the run again", store, MANIFEST, number)
-        try:
-            store.document(Totals, f"{SUCCESS}{number}")
-        except ValueError as error:
-            yield f"{SUCCESS}{number}", str(error), None
-        except FileNotFoundError:
-            logger.debug("%s: %s%s is gone: `label` proves the run again", store, SUCCESS, number)
-    yield from _broken_run(store, run)
-    yield from _broken_pins(store, proved)
-    try:
-        decode_label_map(store.get(REFERENCE))
-    except FileNotFoundError:
-        pass
-    except ConfigError as error:
-        yield REFERENCE, str(error), None
-    for name, note in notes_of(store).items():
-        if isinstance(note, str):
-            yield name, note, None
-    for name, _ in store.list(f"{DERIVED}/"):
-        try:
-            if name.endswith(".json"):
-                store.document(dict[str, Any], name, LARGE_NOTE)
-        except ValueError as error:
+            continue  # `label` does without it, or makes it
+        except (ValueError, ConfigError) as error:
             yield name, str(error), None
     readable = {file.name for file in read_compacted(store)}
-    for name, _ in store.list(f"{COMPACTED}/"):
-        if name not in readable:
-            yield name, "no compacted file of ours", None
+    yield from ((n, "no compacted file of ours", None) for n, _ in store.list(f"{COMPACTED}/") if n not in readable)
 
 
-def _broken_run(store: Store, proved: str) -> Iterator[tuple[str, str, bytes | None]]:
+def _footers(store: Store) -> Iterator[WindowMetadata]:
+    """What windows say of themselves, if they have their names: witnesses where nothing was proved."""
+    for window in (window for state in list_states(store).values() for window in state.windows.values()):
+        with suppress(ValueError), store.reader(window.name, window.size) as stream:
+            said = table.read_window_metadata(stream)
+            if (said.shard, said.window) == (window.shard, window.window):
+                yield said
+
+
+def _doubt(store: Store, proved: bytes, said: Sequence[WindowMetadata]) -> str:
+    """Why run.json is not believed; nothing where it is, may be of a later version, or is for `label` to write."""
     try:
-        if proved and store.get(RUN).decode(errors="replace") != proved:
-            yield RUN, "not the one that was proved complete", proved.encode()
-        elif not proved:
-            read_run(store)
-    except FileNotFoundError:
+        data = store.get(RUN)
         if proved:
-            yield RUN, "gone", proved.encode()
+            return "" if data == proved else "not the one that was proved complete"
+        run = read_run(store)
+    except FileNotFoundError:
+        return "gone" if proved else ""
     except ConfigError as error:
-        if not isinstance(error.__cause__, NewerRun):
-            yield RUN, str(error), None
+        why = str(error)
+    else:
+        votes = Counter((each.fingerprint, each.first_index // each.window) for each in said if each.window)
+        most = max(votes.values(), default=0) > max(1, votes[run.fingerprint, run.window])
+        why = "not what its windows say" if most else EDITED if run.newer or run.labels_version is None else ""
+    with suppress(ValueError, KeyError, TypeError):
+        made = documents.from_json(dict[str, Any], data)["made_with"]["diffseg"]
+        return "" if _numbers(made) > _numbers(version("diffseg")) else why
+    return why
 
 
-def _broken_pins(store: Store, proved: list[Shard]) -> Iterator[tuple[str, str, bytes | None]]:
-    """Lists of shards that cannot be read, repeat a shard, or say something else than what was proved."""
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def _broken_pins(
+    store: Store, proved: list[Shard], said: Sequence[WindowMetadata]
+) -> Iterator[tuple[str, str, bytes | None]]:
+    """Lists of shards that cannot be read, repeat a shard, or are not what was proved, or what windows and ends say."""
     expected, seen, broken, names = {shard.id: shard for shard in proved}, set[str](), dict[str, str](), list[str]()
+    votes = Counter((each.shard, each.size, each.etag) for each in said)
+    for shard in {each.shard for each in said}:
+        with suppress(CommitConflict):
+            if end := read_end(store, shard):
+                votes[shard, end.size, end.etag] += 1
+    most = {shard: count for (shard, *_), count in reversed(votes.most_common())}
     for name, shards in pins(store):
         names.append(name)
         if isinstance(shards, str):
@@ -192,6 +215,8 @@ def _broken_pins(store: Store, proved: list[Shard]) -> Iterator[tuple[str, str, 
             broken[name] = "a shard is pinned twice"
         elif ids & expected.keys() and any(expected.get(shard.id) != shard for shard in shards):
             broken[name] = "not as it was proved"
+        elif any(most.get(shard.id, 0) > max(1, votes[shard.id, shard.size, shard.etag]) for shard in shards):
+            broken[name] = "not what its windows say"
         else:
             seen |= ids
     lost = [shard for shard in proved if shard.id not in seen]

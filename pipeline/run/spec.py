@@ -16,10 +16,6 @@ MOST = 1 << 24  # samples of a window
 NOT_IN_JSON = {"newer", "labels_version"}
 
 
-class NewerRun(ValueError):
-    """A run.json of a later version of diffseg."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The specification of a run: written once as run.json, compared by every driver that joins."""
@@ -58,12 +54,12 @@ class Run:
         known = {f.name for f in fields(cls)} - NOT_IN_JSON
         values = {name: value for name, value in document.items() if name in known}
         if (reader := values.setdefault("reader", 1)) not in READERS:
-            raise NewerRun(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
+            raise ValueError(f"its samples are told by rules {reader}, this version knows {READERS}: use a later one")
         recorded: Any = values.get("segment")
         if isinstance(recorded, dict):
             possible = {f.name for f in fields(ResolvedConfig)}
             if unknown := [name for name in recorded if name not in possible]:
-                raise NewerRun(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
+                raise ValueError(f"segment has {', '.join(unknown)}, which this version of diffseg does not know")
             values["segment"] = {**ResolvedConfig.as_before(), **recorded}
         run = documents.validated(cls, values | {"newer": {k: v for k, v in document.items() if k not in known}})
         # of the recorded numbers: 0 and 0.0 are equal, but have other fingerprints

@@ -15,7 +15,7 @@ from pipeline.records import Shard
 from pipeline.run.commit import End, last_failure
 from pipeline.run.layout import LABELS, ShardState, WindowObject, end_name, gaps
 from pipeline.run.ledger import Ledger
-from pipeline.run.manifest import Checked, Fault
+from pipeline.run.manifest import REPAIR, Checked, Fault
 from pipeline.run.open import EDITED, RUN
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 
@@ -50,7 +50,7 @@ def audit(ledger: Ledger, *, full: bool = False, rows: Container[str] = ()) -> I
         if faults:
             yield Checked(Shard(name, "", 0, ""), len(state.windows), 0, {}, tuple(faults))
     if ledger.run.labels_version is None:
-        yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (Fault(f"{RUN} {EDITED}", (RUN,)),))
+        yield Checked(Shard(RUN, "", 0, ""), 0, 0, {}, (Fault(f"{RUN} {EDITED}", (), REPAIR),))
 
 
 def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool, read: bool) -> Checked:

@@ -42,8 +42,8 @@ class Places:
         if not table.num_rows or not {"shard", "index"} <= set(table.column_names):
             return
         shards, indices = table["shard"].to_pylist(), table["index"].to_numpy()
-        before, after = [self._shard, *shards], np.diff(indices, prepend=self._index)
-        twice = [row for row in np.flatnonzero(after <= 0) if before[row] == shards[row]]
+        before, last = [self._shard, *shards], np.concatenate(([self._index], indices[:-1]))
+        twice = [row for row in np.flatnonzero(indices <= last) if before[row] == shards[row]]
         foreign = {*zip(shards, (indices // self._samples).tolist(), strict=True)} - self._windows
         if twice or foreign:
             raise ValueError(f"damaged rows: index {indices[twice[0]] if twice else indices[0]} does not belong here")

@@ -32,9 +32,9 @@ def read_rows(
 
     columns: only these (None: all of the file); those of LATER that it lacks are null. first, rows: a range of rows
     (rows None: to the end). filter: only rows for which it is true; a row group without any is skipped. check:
-    raises ValueError for metadata that the file may not have. places: where rows may stand. stored: rows as they were committed; else the quality of
-    single segments is null, as it is in rows committed now. Raises ValueError where it is
-    damaged or of another window.
+    raises ValueError for metadata that the file may not have. places: where rows may stand. stored: rows as they were
+    committed; else the quality of single segments is null, as it is in rows committed now. Raises ValueError where it
+    is damaged or of another window.
     """
     try:
         with parquet(stream) as file:
