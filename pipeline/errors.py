@@ -20,6 +20,8 @@ PipelineError
     └── WouldRepeat     the same command would stop again: something must be changed first
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 _FORMER = {"DeviceMismatch": "Unfit", "AlreadyCommitted": "Overtaken"}  # names of classes in version 0.1
@@ -52,6 +54,15 @@ class ConfigError(PipelineError, expected=True):
     """The run cannot start as asked."""
 
 
+@contextmanager
+def under_way() -> Iterator[None]:
+    """Where storage refuses what it took when the run began, the run stops, and can be resumed. Raises Stopped."""
+    try:
+        yield
+    except ConfigError as error:
+        raise Stopped(str(error)) from error
+
+
 class StorageError(PipelineError, retryable=True, resumable=True):
     """Storage failed beyond its own retries."""
 
@@ -65,7 +76,12 @@ class WorkerLost(PipelineError, retryable=True, resumable=True):
 
 
 class NoWorker(WorkerLost, retryable=False, resumable=False, expected=True):
-    """No worker can be started: the machine, the model or what is installed must change first."""
+    """No worker can be started: the machine, the model or what is installed must change first.
+
+    given: it is the model or the machine that the run was given, which no other try would mend.
+    """
+
+    given = False
 
 
 class OutOfMemory(PipelineError, retryable=True, resumable=True):

@@ -13,6 +13,7 @@ from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool, Pool
 from pipeline.driver.progress import Counters, Progress, RollUp, Snapshot
+from pipeline.errors import under_way
 from pipeline.inputs import shards
 from pipeline.inputs.sample import DrawnWindows, draw_sample, within
 from pipeline.inputs.tar.splitting import split
@@ -116,7 +117,8 @@ def finish(
         driver = _Driver(ledger, model, run, hooks or Hooks(), build, left_bytes, whole=not drawn)
         if first is not None:
             driver.label(chain([first], tasks))
-        checked = list(audit(ledger, rows=proved.changed))  # lists again: it proves what is on storage now
+        with under_way():
+            checked = list(audit(ledger, rows=proved.changed))  # lists again: it proves what is on storage now
         if lost := [task for shard in checked if shard.shard.id not in driver.counters.broken for task in shard.lost]:
             driver.label(lost)  # the listing of a resume does not show that the last window of a finished shard is gone
             checked = list(audit(ledger, rows=proved.changed))
@@ -124,7 +126,8 @@ def finish(
         if drawn:
             return Summary(str(ledger), total(checked), (), broken, driver.last, idle=first is None, sampled=True)
         faults = tuple(f"{fault}; {fault.remedy}" for shard in checked for fault in shard.faults)
-        totals = total(checked) if faults else write_manifest(ledger, checked)
+        with under_way():
+            totals = total(checked) if faults else write_manifest(ledger, checked)
         return Summary(str(ledger), totals, faults, broken, driver.last)
 
 

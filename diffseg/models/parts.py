@@ -42,7 +42,10 @@ def first_line(error: Exception) -> str:
 
 
 def fill(part: "nn.Module", folder: Path, name: str, rename: Rename, unused: str) -> "nn.Module":
-    """Give a part its weights, in the precision of its files. Raises ValueError: see `locations`."""
+    """Give a part its weights, in the precision of its files.
+
+    Raises ValueError: see `locations`; and for weights that are no numbers.
+    """
     from safetensors import safe_open
 
     places = locations(part, folder, name, rename, unused)
@@ -57,6 +60,9 @@ def fill(part: "nn.Module", folder: Path, name: str, rename: Rename, unused: str
     tensors = chain(part.named_parameters(), part.named_buffers())
     if blank := [key for key, tensor in tensors if tensor.is_meta and not key.endswith("position_ids")]:
         raise ValueError(f"{folder / name} is of a kind whose {blank[0]} is in no file and not known here")
+    for key, weight in part.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"{folder / name} has no usable attention: its {key} holds NaN or infinite numbers")
     return part.requires_grad_(False)
 
 

@@ -49,7 +49,7 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command; every error a person can cause is one line on stderr."""
-    from pipeline.errors import ConfigError, PipelineError
+    from pipeline.errors import ConfigError, NoWorker, PipelineError
 
     process.any_text()
     group = typer.main.get_command(app)
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
         console.note(f"diffseg: stopped: {_line(error)}{resumes}")
         if resumes and (mark := os.environ.get("DIFFSEG_RESUMES")):  # a job asks whether to start over: infra/job.sh
             Path(mark).touch()
-        return 4
+        return 2 if isinstance(error, NoWorker) and error.given else 4
 
 
 def _resumes(arguments: list[str]) -> str:

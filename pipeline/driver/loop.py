@@ -12,6 +12,7 @@ from pipeline.driver.pool import Pool
 from pipeline.driver.progress import Counters
 from pipeline.driver.schedule import CheckStorage, Quarantine, Schedule
 from pipeline.driver.supervisor import STALL_S, Supervisor
+from pipeline.errors import under_way
 from pipeline.messages import ShardFailure, ShardTask
 from pipeline.run.ledger import Ledger
 from pipeline.watch import SILENCE_S
@@ -54,13 +55,14 @@ def drive(
                 failures.failed(outcome)
             actions = schedule.record(outcome)
             while actions:
-                match actions.pop(0):
-                    case CheckStorage(task=task, whole=False) as check:
-                        actions += schedule.requeue(check, ledger.left_of(task), clock())
-                    case CheckStorage(task=task) as check:
-                        actions += schedule.requeue(check, ledger.missing_of(task.shard) if finish else [], clock())
-                    case Quarantine(failure=failure):
-                        counters.broken[failure.task.shard.id] = failure
-                        failures.given_up(failure)
+                with under_way():
+                    match actions.pop(0):
+                        case CheckStorage(task=task, whole=False) as check:
+                            actions += schedule.requeue(check, ledger.left_of(task), clock())
+                        case CheckStorage(task=task) as check:
+                            actions += schedule.requeue(check, ledger.missing_of(task.shard) if finish else [], clock())
+                        case Quarantine(failure=failure):
+                            counters.broken[failure.task.shard.id] = failure
+                            failures.given_up(failure)
         circuit_breaker.check(registry.made, failures.last_end)
         tick()

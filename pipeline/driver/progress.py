@@ -98,7 +98,7 @@ class Progress:
         if self.first is None and labelled:
             self.first = (now, labelled)
         since, before = self.first or (now, 0)
-        rate = (labelled - before) / (now - since) if now > since else 0.0
+        rate = max(0, labelled - before) / (now - since) if now > since else 0.0
         return Snapshot(
             rows=counters.rows,
             failed=dict(counters.failed),

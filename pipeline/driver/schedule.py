@@ -15,11 +15,12 @@ from pipeline.driver.backoff import delay_s
 from pipeline.driver.poison import PoisonDetector
 from pipeline.driver.progress import Counters
 from pipeline.driver.queue import Queue
-from pipeline.errors import AlreadyCommitted, CommitConflict, Drained, Stopped, StorageFull, WorkerLost
+from pipeline.errors import AlreadyCommitted, CommitConflict, ConfigError, Drained, Stopped, StorageFull, WorkerLost
 from pipeline.messages import Heartbeat, Outcome, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.run.shard_index import ShardIndex
 
 DEATHS_IN_A_ROW = 40  # without a window between them, over what all workers dying at once explains: something is wrong
+REFUSALS = 3  # tasks in a row, and no window between them: storage refuses the run, not one shard
 FIRST_DELAY_S = 1.0  # before a task that failed, or met another driver, is handed out again
 
 
@@ -64,6 +65,7 @@ class Schedule:
         self._progressed: set[str] = set()  # shards with a window since their last failure
         self._met: Counter[str] = Counter()  # how often another driver was met in a shard
         self._deaths, self._most = 0, 0  # in a row; tasks that were ever out at once
+        self._refused = 0  # tasks in a row
 
     @property
     def unfinished(self) -> int:
@@ -103,7 +105,9 @@ class Schedule:
     def _record_failure(self, failure: ShardFailure) -> list[Action]:
         task, shard = failure.task, failure.task.shard.id
         match failure.kind:
-            case StorageFull.kind:
+            case StorageFull.kind | Stopped.kind:
+                raise Stopped(failure.error)
+            case ConfigError.kind if self._refused >= REFUSALS - 1:
                 raise Stopped(failure.error)
             case Drained.kind:
                 return [CheckStorage(task)]
@@ -118,6 +122,7 @@ class Schedule:
                     raise Stopped(f"{self._deaths} workers died in a row, the last: {failure.error}")
                 return [CheckStorage(task, heartbeats=failure.heartbeats)]
             case _:
+                self._refused += failure.kind == ConfigError.kind
                 return self._retry_or_quarantine(failure)
 
     def _retry_or_quarantine(self, failure: ShardFailure) -> list[Action]:

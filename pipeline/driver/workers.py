@@ -206,7 +206,9 @@ class WorkerRegistry:
         self._not_before = self._clock() + delay_s(FIRST_DELAY_S, self._false_starts)
         never = not self._matching and (permanent or self._false_starts >= MAX_FALSE_STARTS)
         if never:
-            raise NoWorker(f"no worker can start: {reason}")
+            error = NoWorker(f"no worker can start: {reason}")
+            error.given = permanent
+            raise error
         if not self.ready and self._false_starts >= MAX_LATE_STARTS:  # they could before: what is gone may come back
             raise WorkerLost(f"no worker can start: {reason}")
 

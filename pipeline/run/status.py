@@ -66,7 +66,7 @@ def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
     states = ledger.states()
     found = notes_of(ledger.store)
     notes = [note for note in found.values() if isinstance(note, Note)]
-    live = [note for note in notes if not note.left and now() - note.at < LIVE_S]
+    live = [note for note in notes if not note.left and abs(now() - note.at) < LIVE_S]
     windows = sum(len(state.windows) for state in states.values())
     failed: dict[str, int] = {}
     for note in notes:

@@ -63,7 +63,7 @@ class Store:
         Raises ConfigError where the place cannot be written to, StorageFull, StorageError.
         """
         if not self.writable:
-            raise self._nowhere()
+            raise self._nowhere(name)
         if not self.create_only:
             return not self.exists(name) and self.replace(name, data)
         create = self._link_new if self.local else self._create
@@ -72,7 +72,7 @@ class Store:
         except FileExistsError:
             return False
         except FileNotFoundError as error:
-            raise self._nowhere() from error
+            raise self._nowhere(name) from error
         return True
 
     def probe(self, name: str, data: bytes) -> None:
@@ -93,11 +93,11 @@ class Store:
         if not same:
             raise ConfigError(f"{self}/{name}: something else is here already: use another --output")
 
-    def _nowhere(self) -> ConfigError:
+    def _nowhere(self, name: str) -> ConfigError:
         if not self.writable:
             return ConfigError(f"{self}: a web server can be read from, not written to")
         missing = "cannot be made a folder" if self.local else "no such bucket or container"
-        return ConfigError(f"{self}: {missing}")
+        return ConfigError(f"{self}: {missing}, wanted for {name}")
 
     def _create(self, name: str, data: bytes) -> None:
         self._fs.pipe_file(self._path(name), data, mode="create")
@@ -143,7 +143,7 @@ class Store:
                 draft.seek(0)
                 self._compare(name, draft, path.stat().st_size)
             except FileNotFoundError as error:
-                raise self._nowhere() from error
+                raise self._nowhere(name) from error
 
     @contextmanager
     def _draft(self, data: bytes = b"") -> Iterator[BinaryIO]:
@@ -198,7 +198,7 @@ class Store:
         try:
             attempt(f"{self}/{name}", write)
         except FileNotFoundError as error:
-            raise self._nowhere() from error
+            raise self._nowhere(name) from error
         return True
 
     def remove(self, name: str) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 
-from pipeline.errors import AlreadyCommitted, CorruptShard, PipelineError, Unhandled
+from pipeline.errors import AlreadyCommitted, CorruptShard, PipelineError, Unhandled, under_way
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.logs.context import bound
 from pipeline.logs.traces import raised_at, traceback_of
@@ -45,10 +45,11 @@ class Committer:
             batch.result()
         records = [work.records[raw.index] for raw in work.samples]
         try:
-            if "webdataset" in self.ledger.run.also:
-                self.ledger.writer.commit_extra(work.task, work.number, as_webdataset(work.samples, records))
-            end = work.samples[-1].end
-            receipt = self.ledger.writer.commit(work.task, work.number, records, end, work.seconds)
+            with under_way():
+                if "webdataset" in self.ledger.run.also:
+                    self.ledger.writer.commit_extra(work.task, work.number, as_webdataset(work.samples, records))
+                end = work.samples[-1].end
+                receipt = self.ledger.writer.commit(work.task, work.number, records, end, work.seconds)
         except PipelineError as error:
             self.over[work.task] = None
             return failure_of(work.task, error)
@@ -80,7 +81,9 @@ class Committer:
             return TaskDone(task)
         windows = -(-end.samples // self.ledger.run.window)
         try:
-            return TaskDone(task, windows, self.ledger.writer.commit_end(task.shard, windows, end.samples, own_windows))
+            with under_way():
+                ended = self.ledger.writer.commit_end(task.shard, windows, end.samples, own_windows)
+            return TaskDone(task, windows, ended)
         except PipelineError as error:
             return failure_of(task, error)
 

@@ -36,7 +36,6 @@ QUARANTINED = {
     ConfigError,
     DeviceMismatch,
     NoWorker,
-    Stopped,
     WouldRepeat,
     PipelineError,
 }
@@ -69,7 +68,7 @@ def test_the_schedule_decides_on_a_failure_of_every_kind(error: type[PipelineErr
     assert task
     failure = ShardFailure(task, error.kind, "a reason", error.retryable)
 
-    if error is StorageFull:
+    if error in (StorageFull, Stopped):
         with pytest.raises(Stopped, match="a reason"):
             schedule.record(failure)
         return
