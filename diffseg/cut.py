@@ -69,12 +69,12 @@ def segmentation(
     areas, boxes = measured or _measured(leaf_map)
     if len(areas) != len(tree.leaves) or not areas.all():
         raise ValueError(f"a leaf map does not have the {len(tree.leaves)} leaves of its tree")
-    label_map, nodes = _renumbered(leaf_map, of_leaf), tree.features()[tree.nodes_of(of_leaf)]
+    label_map, nodes = renumbered(leaf_map, of_leaf), tree.features()[tree.nodes_of(of_leaf)]
     if split:
         pieces, owners = components(label_map)
         ids, first = np.unique(pieces, return_index=True)
         order = first[ids != IGNORE].argsort()
-        label_map, nodes = _renumbered(pieces, order.argsort()), nodes[owners[order]]
+        label_map, nodes = renumbered(pieces, order.argsort()), nodes[owners[order]]
         areas, boxes = _measured(label_map)
     else:
         areas, boxes = _joined(areas, boxes, of_leaf, len(nodes))
@@ -103,7 +103,8 @@ def _joined(
     return total, np.hstack([corners[:, :2], -corners[:, 2:] - corners[:, :2]])
 
 
-def _renumbered(label_map: Int32[np.ndarray, "H W"], ids: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "H W"]:
+def renumbered(label_map: Int[np.ndarray, "H W"], ids: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "H W"]:
+    """A label map with another number for each id, IGNORE where it was."""
     of_pixel = np.append(ids, IGNORE).astype(np.int32)  # the last one answers for IGNORE itself
     return of_pixel.take(label_map, mode="wrap")  # in half the time of an index
 

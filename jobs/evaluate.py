@@ -159,7 +159,13 @@ def evaluate(
         console.say_json(_document(done, rules) | ({} if compared is None else {"published": agreement}))
     else:
         _report(done, rules)
-        _report_published(compared or {})
+    if compared and not json:
+        console.say("published (DiffSeg, arXiv 2308.12469), inside the run's 95 % interval but for its rounding?")
+        shown = [
+            [SHOWN[name], f"{one.published:.3f}", _cell(one.own), "inside" if one.agrees else "outside"]
+            for name, one in compared.items()
+        ]
+        _table(["", "published", "here", ""], shown)
     return 0 if compared is None or all(one.agrees for one in compared.values()) else 1
 
 
@@ -184,18 +190,6 @@ def _compare(result: "MethodResult", row: "PublishedRow", data: str) -> "dict[st
     if result.left_out.keys() - {IGNORED.reason} or result.summary is None:
         raise ConfigError(f"{data}: no figure of the protocol, for photos could not be scored: {_left_out(result)}")
     return row.compare(result.summary)
-
-
-def _report_published(compared: "dict[str, Comparison]") -> None:
-    """Print published figures beside the run's own, where there are any."""
-    if not compared:
-        return
-    console.say("published (DiffSeg, arXiv 2308.12469), inside the run's 95 % interval but for its rounding?")
-    rows = [
-        [SHOWN[name], f"{one.published:.3f}", _cell(one.own), "inside" if one.agrees else "outside"]
-        for name, one in compared.items()
-    ]
-    _table(["", "published", "here", ""], rows)
 
 
 def _write(output: str, data: bytes) -> None:
@@ -253,7 +247,10 @@ def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: l
             console.say(f"{name}, {MATCHED[how]}: {_figures(figures)}")
     console.say("IoU of each class:")
     columns = [summary.class_iou or () for summary in scored.values()]
-    table = [[name, *(_number(column[i]) for column in columns)] for i, name in enumerate(classes)]
+    table = [
+        [name, *("never there" if isnan(column[i]) else f"{column[i]:.3f}" for column in columns)]
+        for i, name in enumerate(classes)
+    ]
     _table(["", *scored], table)
 
 
@@ -278,10 +275,6 @@ def _figures(values: "dict[str, float]") -> str:
     ends = [f" ({values[f'{n}_low']:.3f} to {values[f'{n}_high']:.3f})" if f"{n}_low" in values else "" for n in names]
     shown = (SHOWN.get(name, name.upper().replace("AR_", "AR")) for name in names)
     return ", ".join(f"{word} {values[n]:.3f}{end}" for word, n, end in zip(shown, names, ends, strict=True))
-
-
-def _number(value: float) -> str:
-    return "never there" if isnan(value) else f"{value:.3f}"
 
 
 def _left_out(result: "MethodResult") -> str:

@@ -1,12 +1,14 @@
 """Agreement of two partitions of one image, whatever their ids: regions, pairs of pixels, boundaries.
 
-Letters: H x W pixels, S segments of the prediction, R regions of the truth.
+Letters: H x W pixels, S segments of the prediction, R regions of the truth, F pixels of the outline that has fewer, K
+offsets within reach of a pixel, nearest first.
 Pixels of the truth below 0 are ignored everywhere. Pixels of the prediction below 0 are in no segment.
 """
 
+from collections import deque
+
 import numpy as np
 
-from diffseg.evaluation.boundary import max_matching
 from diffseg.types import Bool, Int, Integer
 
 SORTED_FROM = 1 << 20  # ids: a table of as many entries is made below, ids are sorted beyond
@@ -101,3 +103,80 @@ def boundary_f(prediction: Outline, truth: Outline, tolerance: float = TOLERANCE
     pixels = int(predicted.sum() + true.sum())
     pairs = max_matching(predicted, true, tolerance * float(np.hypot(*true.shape)))
     return 2 * pairs / pixels if pixels else 1.0
+
+
+def max_matching(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"], reach: float) -> int:
+    """Pairs in a maximum matching between pixels of two masks that lie at most `reach` pixels (Euclidean) apart.
+
+    The count is that of the BSDS benchmark (Martin, Fowlkes and Malik, "Learning to Detect Natural Image Boundaries
+    Using Local Brightness, Color, and Texture Cues", 2004). Not scipy's maximum_bipartite_matching: it gives the same
+    counts, but cannot begin with the nearest pairs, and takes hundreds of times as long where two outlines nearly
+    coincide.
+    """
+    if first.sum() > second.sum():
+        first, second = second, first
+    near = _neighbours(first, second, reach)
+    partners = _nearest_first(near, int(second.sum()))
+    return _augmented(near, partners)
+
+
+def _neighbours(few: Bool[np.ndarray, "H W"], many: Bool[np.ndarray, "H W"], reach: float) -> Int[np.ndarray, "F K"]:
+    """For each pixel of `few` the numbers of the pixels of `many` within reach; -1 where an offset holds none."""
+    rim = int(reach)
+    rows, columns = np.mgrid[-rim : rim + 1, -rim : rim + 1].reshape(2, -1)
+    apart = rows**2 + columns**2
+    order = np.argsort(apart, kind="stable")[: np.count_nonzero(apart <= reach**2)]
+    steps = rows[order] * (few.shape[1] + 2 * rim) + columns[order]
+    from_, to = (np.flatnonzero(np.pad(mask, rim)) for mask in (few, many))
+    number = np.full((few.shape[0] + 2 * rim) * (few.shape[1] + 2 * rim), -1)
+    number[to] = np.arange(len(to))
+    numbers: np.ndarray = number[from_[:, None] + steps]
+    return numbers
+
+
+def _nearest_first(near: Int[np.ndarray, "F K"], count: int) -> list[int]:
+    """Greedy matching: a partner for each pixel where one was free, -1 elsewhere; the nearest pairs are made first.
+
+    Pixels that take the same step reach different pixels, so that a step is one operation on all of them.
+    """
+    free, partners = np.ones(count, bool), np.full(len(near), -1)
+    unmatched = np.arange(len(near))
+    for step in near.T:
+        candidate = step[unmatched]
+        hit = candidate >= 0
+        hit[hit] = free[candidate[hit]]
+        partners[unmatched[hit]] = candidate[hit]
+        free[candidate[hit]] = False
+        unmatched = unmatched[~hit]
+    found: list[int] = partners.tolist()
+    return found
+
+
+def _augmented(near: Int[np.ndarray, "F K"], partners: list[int]) -> int:
+    """Size of the matching once no augmenting path is left.
+
+    Pixels seen by a search without success cannot lie on a later augmenting path and are not visited again.
+    """
+    owners = {partner: pixel for pixel, partner in enumerate(partners) if partner >= 0}
+    seen: set[int] = set()
+    for start in [pixel for pixel, partner in enumerate(partners) if partner < 0]:
+        queue, came = deque([start]), dict[int, int]()
+        end = None
+        while queue and end is None:
+            pixel = queue.popleft()
+            for neighbour in near[pixel][near[pixel] >= 0].tolist():
+                if neighbour in seen or neighbour in came:
+                    continue
+                came[neighbour] = pixel
+                if neighbour not in owners:
+                    end = neighbour
+                    break
+                queue.append(owners[neighbour])
+        if end is None:
+            seen.update(came)
+        while end is not None:
+            pixel = came[end]
+            before = partners[pixel]
+            partners[pixel], owners[end] = end, pixel
+            end = before if before >= 0 else None
+    return len(owners)

@@ -14,10 +14,9 @@ from statistics import median
 
 import torch
 
-from diffseg.models.unet.architectures import layout_of
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention
 from diffseg.models.unet.loading import new_part
-from diffseg.models.unet.random_weights import fill_at_random
+from diffseg.models.unet.random_weights import fill_at_random, layout_of
 
 
 def resident(field: str) -> int:

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from diffseg.models.fetch import cache_folder
-from diffseg.models.unet.architectures import LAYOUTS, Layout
+from diffseg.models.unet.random_weights import LAYOUTS, Layout
 from diffseg.models.unet.recognise import attention_levels
 from infra.embedded.checkpoints import narrow, whole
 

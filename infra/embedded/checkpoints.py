@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from diffseg.models.specs import OVERRIDES, VITS
-from diffseg.models.unet.architectures import CONTEXT, Layout, Settings, layout_of
 from diffseg.models.unet.loading import new_part, new_text_encoder
+from diffseg.models.unet.random_weights import CONTEXT, Layout, Settings, layout_of
 from diffseg.models.vit.loading import new_vit
 from diffseg.models.vit.random_weights import LAYOUTS as VITS_NAMED
 from diffseg.models.vit.recognise import PREPROCESSOR

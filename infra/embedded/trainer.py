@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from diffseg.models.unet.architectures import CONTEXT
+from diffseg.models.unet.random_weights import CONTEXT
 from diffseg.types import Float
 from infra.embedded.architecture import DEFAULTS, LAYOUT
 from infra.embedded.checkpoints import SCHEDULER, Checkpoint, build

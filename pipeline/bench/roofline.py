@@ -27,49 +27,35 @@ class Limits:
     byte_s: float
 
 
-class Clock:
-    """Times steps on one device: medians after a warm-up, interleaved so that a busy moment hits all of them."""
-
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self.device = device
-        self.repeats = repeats
-
-    def __call__(self, *steps: Step) -> list[float]:
-        """Median seconds of each step."""
-        taken: list[list[float]] = [[] for _ in steps]
-        for attempt in range(self.repeats + 1):
-            for step, times in zip(steps, taken, strict=True):
-                seconds = self._once(step)
-                if attempt:  # the first run warms caches and compilers up
-                    times.append(seconds)
-        return [median(times) for times in taken]
-
-    def _once(self, step: Step) -> float:
-        self._wait()
-        begin = time.perf_counter()
-        step()
-        self._wait()
-        return time.perf_counter() - begin
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+def clock(device: torch.device, repeats: int, *steps: Step) -> list[float]:
+    """Median seconds of each step on a device after a warm-up, interleaved so that a busy moment hits all of them."""
+    wait: Step = partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
+    taken: list[list[float]] = [[] for _ in steps]
+    for attempt in range(repeats + 1):
+        for step, times in zip(steps, taken, strict=True):
+            wait()
+            begin = time.perf_counter()
+            step()
+            wait()
+            if attempt:  # the first run warms caches and compilers up
+                times.append(time.perf_counter() - begin)
+    return [median(times) for times in taken]
 
 
 def measure_limits(backend: Model) -> Limits:
     """The best of several matrix products and copies."""
     cuda = backend.device.type == "cuda"
     side, count = (8192, 1 << 28) if cuda else (1024, 1 << 25)
-    clock = Clock(backend.device, 7)
+    best = partial(clock, backend.device, 7)
     rates = []
     reduced = backend.config.dtype != "float32"
     for dtype in (getattr(torch, backend.config.dtype), torch.float32):
         a, b = (torch.randn(side, side, device=backend.device).to(dtype) for _ in range(2))
         with tensor_cores(allowed=reduced):
-            rates.append(2 * side**3 / clock(partial(torch.mm, a, b))[0])
+            rates.append(2 * side**3 / best(partial(torch.mm, a, b))[0])
     source = torch.ones(count, device=backend.device)
     target = torch.empty_like(source)
-    return Limits(rates[0], rates[1], 2 * source.nbytes / clock(lambda: target.copy_(source))[0])
+    return Limits(rates[0], rates[1], 2 * source.nbytes / best(lambda: target.copy_(source))[0])
 
 
 def peak_bytes(device: torch.device) -> int:

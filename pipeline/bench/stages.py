@@ -5,8 +5,9 @@ Letters: B images a batch, n cells of a level, N cells of the finest one.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,14 @@ from diffseg.method.merge import Proposals
 from diffseg.models.attention import AttentionMaps
 from diffseg.segmenter import FLOOR, DiffSeg, cluster, label, propose
 from pipeline.bench.job import demo_photos
-from pipeline.bench.roofline import Clock, Limits, count_flop, measure_limits, peak_bytes
+from pipeline.bench.roofline import Limits, clock, count_flop, measure_limits, peak_bytes
 from pipeline.inputs.decode import decode
 from pipeline.table.label_map import encode_label_map
 
 if TYPE_CHECKING:
     from diffseg.models.load import Backend
 
+Timed = Callable[..., list[float]]  # seconds of steps
 TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # in the prepared attention: that of random weights has one region
 MODEL_STAGES = ("vae", "unet", "vit", "capture")
@@ -82,23 +84,24 @@ class Structured:
 @torch.inference_mode()
 def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bool) -> Measured:
     """Time every stage. structured: the core gets prepared attention, since random weights give none worth merging."""
-    clock = Clock(backend.device, repeats)
+    timed = partial(clock, backend.device, repeats)
     if backend.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backend.device)
     side = backend.config.image_size
     photos = list(islice(cycle(demo_photos((side, side))), batch_size))
     planned = [frame(photo.shape[:2], backend.config) for photo in photos]
     pixels = torch.stack([to_model(*pair) for pair in zip(photos, planned, strict=True)])
-    model_stages, maps = _model_stages(backend, pixels, clock)
+    model_stages, maps = _model_stages(backend, pixels, timed)
     if structured:
         maps = structured_maps(maps, batch_size)
-    core_stages = _core_stages(backend.config, maps, planned, photos, clock)
+    core_stages = _core_stages(backend.config, maps, planned, photos, timed)
     dressed = DiffSeg(Structured(backend, maps) if structured else backend, batch_size)
-    (whole,) = clock(lambda: dressed.segment(photos))
+    (whole,) = timed(lambda: dressed.segment(photos))
     [result, *_] = dressed.segment(photos)
-    host = Clock(torch.device("cpu"), repeats)
     small, large = (_jpeg(photos[0], size) for size in ((640, 480), TWELVE_MEGAPIXELS))
-    decoded, large_decoded, encoded = host(
+    decoded, large_decoded, encoded = clock(
+        torch.device("cpu"),
+        repeats,
         lambda: _prepare(small, backend.config),
         lambda: _prepare(large, backend.config),
         lambda: encode_label_map(result.label_map),
@@ -113,12 +116,12 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
     return Measured(stages, limits, whole / batch_size, large_decoded, peak_bytes(backend.device), batch_size)
 
 
-def _model_stages(backend: "Backend", pixels: torch.Tensor, clock: Clock) -> tuple[list[StageCost], AttentionMaps]:
+def _model_stages(backend: "Backend", pixels: torch.Tensor, timed: Timed) -> tuple[list[StageCost], AttentionMaps]:
     maps, count = backend.attend(pixels, features=backend.config.vectors), len(pixels)
     steps = backend.steps(pixels)
     *names, plain, capture = steps
-    alone = [(name, clock(steps[name])[0]) for name in names]
-    without, with_capture = clock(steps[plain], steps[capture])
+    alone = [(name, timed(steps[name])[0]) for name in names]
+    without, with_capture = timed(steps[plain], steps[capture])
     cells = [level.shape[1] for level in maps.levels]
     layers = backend.captured()
     products = sum(2 * n * n * c * k for n, (c, k) in zip(cells, layers, strict=True))
@@ -131,7 +134,7 @@ def _model_stages(backend: "Backend", pixels: torch.Tensor, clock: Clock) -> tup
 
 
 def _core_stages(
-    config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], photos: Sequence[np.ndarray], clock: Clock
+    config: ResolvedConfig, maps: AttentionMaps, planned: Sequence[Any], photos: Sequence[np.ndarray], timed: Timed
 ) -> list[StageCost]:
     count, cells = len(planned), maps.levels[0].shape[1]
     floor = FLOOR if config.mode == "fast" else 0.0
@@ -150,7 +153,7 @@ def _core_stages(
 
     painted = paint()
 
-    aggregating, both, painting, edges, without, whole = clock(
+    aggregating, both, painting, edges, without, whole = timed(
         lambda: aggregate(maps.levels, maps.grid, floor),
         lambda: method(maps, config),
         paint,

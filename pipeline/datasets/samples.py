@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from scipy import ndimage
 
-from diffseg.cut import Cut, box_of
+from diffseg.cut import Cut, box_of, renumbered
 from diffseg.draw import resize_labels
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import prefetch_map
@@ -128,7 +128,8 @@ class Samples:
         recorded, _ = segments_in(row), row.pop("segments")
         segments = self._kept(label_map, recorded)
         if len(segments) < len(recorded):
-            label_map = _without_others(label_map, segments)
+            ids = np.arange(len(recorded))
+            label_map = renumbered(label_map, np.where(np.isin(ids, [each.id for each in segments]), ids, IGNORE))
         name = self.names.of(row["key"], row["shard"], row["index"])
         instances = instances_of(self.instances, label_map, stored, own, CORRECTED in row)
         return LabelledSample(number, name, self.selection.side(row["key"]), row, label_map, segments, instances, raw)
@@ -155,12 +156,3 @@ def checked(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> Ra
         url = ledger.shards[row["shard"]].url
         raise ShardChanged(f"{url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
     return raw
-
-
-def _without_others(label_map: Int[np.ndarray, "H W"], kept: Sequence[Segment]) -> Int[np.ndarray, "H W"]:
-    """Keep some ids; every other pixel becomes void."""
-    lookup = np.full(int(label_map.max()) + 2, IGNORE, np.int32)  # the last one answers for IGNORE itself
-    for segment in kept:
-        lookup[segment.id] = segment.id
-    without: np.ndarray = lookup[label_map]
-    return without

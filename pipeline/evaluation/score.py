@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffseg.cut import renumbered
 from diffseg.evaluation.baselines import BASELINES, one_segment
 from diffseg.evaluation.matching import confusion
 from diffseg.evaluation.panoptic import RegionPairs, region_pairs, regions_by
@@ -156,12 +157,10 @@ def _clustered(labelled: Prediction | LeftOut | None, prediction: np.ndarray) ->
     """The cluster of each pixel."""
     if not isinstance(labelled, Prediction) or labelled.clusters is None:
         return prediction
-    meaning = np.full(int(prediction.max()) + 2, IGNORE)  # one more: IGNORE = -1 picks the last
+    meaning = np.full(int(prediction.max()) + 1, IGNORE)
     for id_, cluster in labelled.clusters.items():
         meaning[id_ : id_ + 1] = cluster  # an id beyond the view is none
-    meaning[-1] = IGNORE
-    found: np.ndarray = meaning[prediction]
-    return found
+    return renumbered(prediction, meaning)
 
 
 def check_methods(methods: Sequence[str], protocol: Protocol) -> tuple[str, ...]:

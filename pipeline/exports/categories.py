@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from diffseg.cut import box_of
+from diffseg.cut import box_of, renumbered
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.datasets.samples import LabelledSample
 from pipeline.errors import ConfigError
@@ -65,11 +65,10 @@ def categories_of(ledger: Ledger, things: str | None, stuff: str | None) -> Cate
 
 def category_map(sample: LabelledSample, categories: Categories) -> Int[np.ndarray, "H W"]:
     """The id of each pixel's category; IGNORE where it is void or unknown."""
-    of_segment = np.full(max((each.id for each in sample.segments), default=IGNORE) + 2, IGNORE)  # the last: of IGNORE
+    of_segment = np.full(max((each.id for each in sample.segments), default=IGNORE) + 1, IGNORE)
     for each in sample.segments:
         of_segment[each.id] = categories.ids.get(each.category or "", IGNORE)
-    ids: np.ndarray = of_segment[sample.label_map]
-    return ids
+    return renumbered(sample.label_map, of_segment)
 
 
 def regions_of(
@@ -91,10 +90,10 @@ def regions_of(
             parts.setdefault(name, []).append(number)
         elif areas[number] >= min_area * instances.size:
             parts[number] = [number]
-    region = np.full(len(owners) + 1, IGNORE)  # the last one answers for IGNORE itself
+    region = np.full(len(owners), IGNORE)
     for own in parts.values():
         region[own] = own[0]
-    regions = region[instances]
+    regions = renumbered(instances, region)
     boxes, found = ndimage.find_objects(regions + 1), []
     for own in parts.values():
         first, area = by_id[int(owners[own[0]])], int(areas[own].sum())

@@ -11,9 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from shutil import copyfileobj
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -81,43 +79,31 @@ def _measures(region: Segment) -> dict[str, Any]:
     return {"area": region.area, "bbox": region.box, "iscrowd": 0, "score": region.score}
 
 
-class _Array:
-    """A JSON array that is written element by element."""
-
-    def __init__(self, out: IO[bytes]) -> None:
-        self._out, self._before = out, b"[\n"
-
-    def add(self, element: dict[str, Any]) -> None:
-        self._out.write(self._before + json.dumps(element).encode())
-        self._before = b",\n"
-
-    def close(self) -> None:
-        self._out.write(b"[]" if self._before == b"[\n" else b"\n]")
-
-
 @contextmanager
 def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
-    """One JSON file: annotations as they come, then the images, buffered on the disk, and the categories.
+    """One JSON file: annotations as they come, then the images, 200 bytes of memory each, and the categories.
 
     `info` names the model's licence; `licenses` is for those of photos, which are not known here.
     """
-    name = f"annotations/{kind}_{writer.side}{writer.suffix}.json"
-    with writer.grow(name) as out, TemporaryFile() as waiting:
-        images = _Array(waiting)
+    images, before = list[bytes](), b"[\n"
 
-        def add_image(sample: LabelledSample) -> None:
-            writer.put_photo(f"images/{writer.side}", sample)
-            fields = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
-            images.add({"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **fields})
+    def add_image(sample: LabelledSample) -> None:
+        writer.put_photo(f"images/{writer.side}", sample)
+        fields = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
+        named = {"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **fields}
+        images.append(json.dumps(named).encode())
 
+    def add_annotation(element: dict[str, Any]) -> None:
+        nonlocal before
+        out.write(before + json.dumps(element).encode())
+        before = b",\n"
+
+    with writer.grow(f"annotations/{kind}_{writer.side}{writer.suffix}.json") as out:
         out.write(b'{"annotations": ')
-        annotations = _Array(out)
-        yield add_image, annotations.add
-        annotations.close()
-        images.close()
-        waiting.seek(0)
-        out.write(b',\n"images": ')
-        copyfileobj(waiting, out)
+        yield add_image, add_annotation
+        out.write(b"[]" if before == b"[\n" else b"\n]")
+        listed = b"[\n" + b",\n".join(images) + b"\n]" if images else b"[]"
+        out.write(b',\n"images": ' + listed)
         out.write(b',\n"categories": ' + json.dumps(writer.work.categories.listed()).encode())
         out.write((b',\n"info": ' + json.dumps(writer.notice).encode() if writer.notice else b"") + b"}\n")
 

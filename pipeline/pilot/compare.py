@@ -92,9 +92,10 @@ class Comparing(Segmenter):
 
 
 class Labelling:
-    """Turns samples into rows at every threshold, batch by batch. sources: of each sample, shard URL and index.
+    """Turns samples into rows at every threshold, batch by batch.
 
-    photo_every: one in so many samples keeps its photo.
+    sources: of each sample, shard URL and index. rows: by a sample's place among them, one a threshold, or a single one
+    without labels. photos: the reduced ones that are kept, by place. photo_every: one in so many samples keeps one.
     """
 
     def __init__(self, timed: Timed, comparing: Comparing, photo_every: int = 1) -> None:
@@ -103,27 +104,17 @@ class Labelling:
         self._batch: list[ImageSample] = []
         self._encode_s = 0.0
         self._warm: Float[np.ndarray, "4"] | None = None  # what was spent with the first batch
-        self._rows: dict[int, tuple[LabelRecord, ...]] = {}
-        self._photos: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        self.rows: dict[int, tuple[LabelRecord, ...]] = {}
+        self.photos: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
         self.sources: list[tuple[str, int]] = []
         self.images = 0
-
-    @property
-    def rows(self) -> list[tuple[LabelRecord, ...]]:
-        """The rows of each sample, in the order taken: one a threshold, or a single one without labels."""
-        return [self._rows[position] for position in range(len(self._rows))]
-
-    @property
-    def photos(self) -> list[UInt8[np.ndarray, "H W 3"] | None]:
-        """The reduced photo of each sample; None where it was not kept."""
-        return [self._photos.get(position) for position in range(len(self._rows))]
 
     def take(self, shard: Shard, sample: ImageSample | SampleFailure) -> None:
         """Take the next sample; it is labelled when its batch is full."""
         raw = replace(sample.raw, index=len(self.sources), members={})
         self.sources.append((shard.url, sample.raw.index))
         if isinstance(sample, SampleFailure):
-            self._rows[raw.index] = (failed_row(ShardTask(PILOT), replace(sample, raw=raw)),)
+            self.rows[raw.index] = (failed_row(ShardTask(PILOT), replace(sample, raw=raw)),)
             return
         self._batch.append(replace(sample, raw=raw))
         if len(self._batch) >= self._adaptive.batch_size:
@@ -136,9 +127,9 @@ class Labelling:
         for row in label_batch(self._adaptive, ShardTask(PILOT), batch):
             record = row.record  # of the first threshold
             image = images[record.index]
-            self._rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))
+            self.rows[record.index] = self._at_each(record, self._comparing.kept.get(id(image), []))
             if record.index % self._photo_every == 0:
-                self._photos[record.index] = np.asarray(picture_of(image))
+                self.photos[record.index] = np.asarray(picture_of(image))
         self._comparing.kept.clear()
         self.images += len(batch)
         if self._warm is None and batch:

@@ -120,7 +120,7 @@ def pilot(
     heights = () if thresholds else heights_around(model.config.cut or 0.0)
     rows = [
         _at_heights(of_sample[0], heights, model.config.split_components) if heights else of_sample
-        for of_sample in labelled.rows
+        for _, of_sample in sorted(labelled.rows.items())
     ]
     compared: list[tuple[Thresholds, float | None]] = [(each, None) for each in thresholds]
     compared += [((), height) for height in heights]
@@ -131,8 +131,8 @@ def pilot(
         )
         raise ConfigError(f"none of {len(rows)} images could be labelled, for example: {reason}")
     found = tuple(
-        Sampled(shard, index, of_sample, photo)
-        for (shard, index), of_sample, photo in zip(labelled.sources, rows, labelled.photos, strict=True)
+        Sampled(shard, index, of_sample, labelled.photos.get(place))
+        for place, ((shard, index), of_sample) in enumerate(zip(labelled.sources, rows, strict=True))
     )
     return Pilot(
         counts,

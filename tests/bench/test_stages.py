@@ -7,9 +7,9 @@ import torch
 from diffseg.config import SegmentConfig
 from diffseg.models.attention import AttentionMaps
 from diffseg.models.load import random_backend
-from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.capture import cut_after_last_attention
 from diffseg.models.unet.loading import new_part
+from diffseg.models.unet.random_weights import LAYOUTS
 from jobs.shared.cli import run
 from pipeline.bench.roofline import Limits, count_flop
 from pipeline.bench.stages import StageCost, measure, structured_maps

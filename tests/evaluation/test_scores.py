@@ -14,9 +14,17 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
 from diffseg.evaluation.bootstrap import mean_interval, pooled_intervals
-from diffseg.evaluation.boundary import max_matching
 from diffseg.evaluation.matching import Counts, DatasetMatching, confusion, hungarian_match
-from diffseg.evaluation.partition import TOLERANCE, Outline, adjusted_rand, boundaries, boundary_f, covering, overlaps
+from diffseg.evaluation.partition import (
+    TOLERANCE,
+    Outline,
+    adjusted_rand,
+    boundaries,
+    boundary_f,
+    covering,
+    max_matching,
+    overlaps,
+)
 from diffseg.evaluation.scores import score_image, square_view, summarise, whole_view
 
 RECORDED = Path(__file__).parents[3] / "shared" / "reference" / "cases" / "hungarian.npz"

@@ -16,9 +16,9 @@ import torch
 from diffseg.models import device, exponentials
 from diffseg.models.exponentials import add_exponentials
 from diffseg.models.unet import capture
-from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.capture import rehearse
 from diffseg.models.unet.loading import new_part
+from diffseg.models.unet.random_weights import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes of shared memory a block may have, by CUDA

@@ -17,9 +17,9 @@ from diffseg.models.load import load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import BACKENDS
 from diffseg.models.unet import backend as unet
-from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.loading import read_unet
+from diffseg.models.unet.random_weights import LAYOUTS
 from diffseg.models.unet.recognise import attention_levels
 from diffseg.models.vit import backend as vit
 from infra.embedded.checkpoints import random_checkpoint

@@ -1,6 +1,7 @@
 """UNets and encoders with random weights in the exact layout of a named model, to measure their speed."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,40 @@ from torch import nn
 
 from diffseg.config import SegmentConfig
 from diffseg.models.files import ModelFiles
-from diffseg.models.specs import BACKENDS
-from diffseg.models.unet.architectures import CONTEXT, layout_of
+from diffseg.models.specs import BACKENDS, table
 from diffseg.models.unet.backend import Backend, Parts
 from diffseg.models.unet.loading import new_part
 from diffseg.models.unet.recognise import LATENT_SCALE, attention_levels
+
+Settings = Mapping[str, Any]
+CONTEXT = 77  # tokens of a prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The shapes of a model: settings of its parts as diffusers names them."""
+
+    unet: Settings
+    vae: Settings
+
+    @property
+    def pooled(self) -> int | None:
+        """Channels of the prompt as one vector, where the family adds it to six embedded sizes."""
+        added = self.unet.get("projection_class_embeddings_input_dim")
+        return added and added - 6 * self.unet["addition_time_embed_dim"]
+
+
+_VAES = table("layouts", "vae")
+LAYOUTS: Mapping[str, Layout] = {
+    name: Layout(unet=unet, vae=_VAES[name]) for name, unet in table("layouts", "unet").items()
+}
+
+
+def layout_of(name: str) -> Layout:
+    """Raises ValueError for a name that is not in the table."""
+    if name not in LAYOUTS:
+        raise ValueError(f"no layout is known for {name!r}; possible are {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
 
 
 def random_backend(name: str, config: SegmentConfig | None = None, device: torch.device | str | None = None) -> Backend:

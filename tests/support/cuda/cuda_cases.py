@@ -27,8 +27,8 @@ from diffseg.models.joint.detector import Detector
 from diffseg.models.joint.files import fetch_joint
 from diffseg.models.joint.model import JointModel
 from diffseg.models.specs import VITS
-from diffseg.models.unet.architectures import LAYOUTS
 from diffseg.models.unet.backend import Backend
+from diffseg.models.unet.random_weights import LAYOUTS
 from infra.embedded.checkpoints import random_checkpoint
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
