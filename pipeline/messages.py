@@ -3,7 +3,7 @@
 A failure whose traceback is kept is under 6 KB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
@@ -18,6 +18,18 @@ class Probe:
     first: int
     last: int
     poison: tuple[int, ...] = ()  # indices of samples known to kill
+
+    def pieces(self, indices: Iterable[int]) -> Iterator[list[int]]:
+        """The order in which the window is labelled: the suspects in two halves, then the samples around them.
+
+        indices: of the window's samples; known poison is left out.
+        """
+        healthy = [index for index in indices if index not in self.poison]
+        inside = [index for index in healthy if self.first <= index <= self.last]
+        half = (len(inside) + 1) // 2
+        before = [index for index in healthy if index < self.first]
+        after = [index for index in healthy if index > self.last]
+        yield from (piece for piece in (inside[:half], inside[half:], before, after) if piece)
 
 
 @dataclass(frozen=True, slots=True)

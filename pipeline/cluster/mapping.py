@@ -73,35 +73,29 @@ class _Work:
 
     def _round(self, wait_s: float) -> None:
         with self._watch:
-            self._exchange(wait_s)
-
-    def _exchange(self, wait_s: float) -> None:
-        try:
-            if not self._has_function:
-                self._cluster.call("function", self._function)
-            answers = self._cluster.call("results", self._unsent, wait_s)
-            if any(isinstance(answer, str) for answer in answers.values()):
-                self._cluster.check_soon()
-        except RayLost as lost:
-            self._cluster.restart(lost)
-            self._has_function, self._unsent = False, dict(self._pending)
-            return
-        self._has_function, self._unsent = True, {}
-        for number, answer in answers.items():
-            self._watch.moved(f"item {number}")
-            if isinstance(answer, bytes):
-                self._results[number] = answer
-                del self._pending[number]
-            elif answer is not None:
-                self._died(number, answer)
-        self._watch.check(f"{len(self._pending)} items are out, and no process is at work on any")
-
-    def _died(self, number: int, reason: str) -> None:
-        logger.warning("the process of item %d ended: %s", number, reason)
-        self._deaths[number] += 1
-        if self._deaths[number] > TASK_RETRIES:
-            raise WorkerLost(reason)
-        self._unsent[number] = self._pending[number]
+            try:
+                if not self._has_function:
+                    self._cluster.call("function", self._function)
+                answers = self._cluster.call("results", self._unsent, wait_s)
+                if any(isinstance(answer, str) for answer in answers.values()):
+                    self._cluster.check_soon()
+            except RayLost as lost:
+                self._cluster.restart(lost)
+                self._has_function, self._unsent = False, dict(self._pending)
+                return
+            self._has_function, self._unsent = True, {}
+            for number, answer in answers.items():
+                self._watch.moved(f"item {number}")
+                if isinstance(answer, bytes):
+                    self._results[number] = answer
+                    del self._pending[number]
+                elif answer is not None:
+                    logger.warning("the process of item %d ended: %s", number, answer)
+                    self._deaths[number] += 1
+                    if self._deaths[number] > TASK_RETRIES:
+                        raise WorkerLost(answer)
+                    self._unsent[number] = self._pending[number]
+            self._watch.check(f"{len(self._pending)} items are out, and no process is at work on any")
 
     def cancel(self) -> None:
         """End the computation of all pending items."""

@@ -1,6 +1,7 @@
 """What a listing of `labels/` shows: which windows are committed, under which names, and which are missing."""
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ LABELS = "labels"
 REFERENCE = "reference.png"  # the labels of the reference image by the first worker of the run
 BROKEN = ".broken"  # behind the name of an object that could not be deleted: `verify --repair` has set it aside
 SYSTEM_FILES = ("._", ".DS_Store")  # macOS writes them into every folder it shows
+_WINDOW = re.compile(r"(\d+)(?:\.r(\d+))?\.parquet")  # number and revision in a name
 DIGITS = 6  # of a window's number in a name: names sort by it up to a billion samples a shard
 
 
@@ -126,11 +128,7 @@ def end_name(shard: str) -> str:
 
 
 def _window_object(shard: str, rest: str, name: str, size: int) -> WindowObject | None:
-    number, *more = rest.removesuffix(".parquet").split(".")
-    if not rest.endswith(".parquet") or not number.isdecimal() or len(more) > 1:
+    if not (parts := _WINDOW.fullmatch(rest)):
         return None
-    revision = more[0].removeprefix("r") if more else "0"
-    if not revision.isdecimal():
-        return None
-    window = WindowObject(shard, int(number), int(revision), name, size)
+    window = WindowObject(shard, int(parts[1]), int(parts[2] or 0), name, size)
     return window if name == window_name(shard, window.window, window.revision) else None

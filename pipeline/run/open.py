@@ -23,11 +23,6 @@ ROOM = 64 << 20  # bytes that an output's disk must have free for a run to begin
 logger = logging.getLogger(__name__)
 
 
-def pinned_shards(store: Store) -> Iterator[Shard]:
-    """The shards of a run, in the order they were pinned. Raises ConfigError where their list is damaged."""
-    return _read(store, _index_names(store))
-
-
 def pins(store: Store) -> Iterator[tuple[str, list[Shard] | str]]:
     """Every list of pinned shards, by name, as it stands; of a damaged one, what is wrong with it."""
     for name in _index_names(store):
@@ -42,9 +37,13 @@ def free_pin(names: Collection[str]) -> str:
     return next(name for name in (f"{INPUTS}/{n}.parquet" for n in count()) if name not in names)
 
 
-def _read(store: Store, names: Sequence[str]) -> Iterator[Shard]:
+def pinned_shards(store: Store, names: Sequence[str] | None = None) -> Iterator[Shard]:
+    """The shards of a run, in the order they were pinned. Raises ConfigError where their list is damaged.
+
+    names: of the lists; None: all of them.
+    """
     seen = set[int]()  # hashes: there may be millions
-    for name in names:
+    for name in _index_names(store) if names is None else names:
         try:
             for shard in table.decode_shards(store.get(name)):
                 if hash(shard.id) in seen:
@@ -74,7 +73,7 @@ def pin_shards(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[lis
     """
     while True:
         names = _index_names(store)
-        pinned = {shard.id: shard for shard in _read(store, names)}
+        pinned = {shard.id: shard for shard in pinned_shards(store, names)}
         given, notes = _as_pinned(shards, pinned, extend)
         new = [shard for shard in given if shard.id not in pinned]
         for shard in given:

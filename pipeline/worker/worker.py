@@ -28,7 +28,6 @@ from pipeline.worker.committer import Committer
 from pipeline.worker.device_check import DeviceCheck
 from pipeline.worker.in_flight import InFlight
 from pipeline.worker.labeling import AdaptiveBatches, Row, Segmenter, failed_row, label_batch
-from pipeline.worker.probe import pieces
 from pipeline.worker.sample_loader import Sample, SampleLoader
 from pipeline.worker.stage_timer import Stage, StageTimer
 from pipeline.worker.window import Pace, TaskEnd, WindowWork, WorkerObserver
@@ -158,7 +157,7 @@ class Worker:
             failure = SampleFailure(by_index[index], POISON, "killed every worker that had it alone")
             self._take(work, failure)
             self.committer.quarantine(task, failure)
-        for piece in pieces(task.probe, by_index):
+        for piece in task.probe.pieces(by_index):
             beat = Heartbeat(task.shard.id, work.number, piece[0], piece[-1], probed=True)
             self.in_flight.probe(beat)
             self._announce(beat)

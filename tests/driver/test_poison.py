@@ -18,7 +18,6 @@ from pipeline.messages import Heartbeat, Probe, ShardTask
 from pipeline.records import OK, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit
-from pipeline.worker.probe import pieces
 from pipeline.worker.worker import Worker
 from tests.conftest import a_run, samples, write_shard
 
@@ -43,7 +42,7 @@ def test_the_search_names_the_poison_and_nothing_else_within_its_bound(count, po
             deaths += 1
             suspects.record_death([Heartbeat("s", 0, 0, 63)])
             continue
-        for piece in pieces(task.probe, range(count)):
+        for piece in task.probe.pieces(range(count)):
             struck = next(from_outside, False)
             if struck or poison & set(piece):
                 deaths += 1
@@ -75,8 +74,8 @@ def test_one_death_makes_nobody_suspect_and_two_set_the_window_apart():
 
 
 def test_a_probe_touches_the_suspect_half_by_half_and_every_sample_once_but_the_poison():
-    assert list(pieces(Probe(4, 7, (5,)), range(10))) == [[4, 6], [7], [0, 1, 2, 3], [8, 9]]
-    assert list(pieces(Probe(6, 6), range(8))) == [[6], [0, 1, 2, 3, 4, 5], [7]]
+    assert list(Probe(4, 7, (5,)).pieces(range(10))) == [[4, 6], [7], [0, 1, 2, 3], [8, 9]]
+    assert list(Probe(6, 6).pieces(range(8))) == [[6], [0, 1, 2, 3, 4, 5], [7]]
 
 
 def number_of(image):

@@ -16,7 +16,6 @@ from pipeline.errors import AlreadyCommitted, Drained, Stopped, StorageError, Wo
 from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard
 from pipeline.run.shard_index import ShardIndex
-from pipeline.worker.probe import pieces
 
 WINDOW = 4
 
@@ -168,7 +167,7 @@ class Driving(RuleBasedStateMachine):
             return
         indices = range(window * WINDOW, (window + 1) * WINDOW)
         self.named |= {(task.shard.id, index) for index in task.probe.poison}
-        for piece in pieces(task.probe, indices):
+        for piece in task.probe.pieces(indices):
             if any((task.shard.id, index) in self.poison for index in piece):
                 self.deaths[task.shard.id, window] += 1
                 beat = Heartbeat(task.shard.id, window, piece[0], piece[-1], probed=True)

@@ -12,8 +12,7 @@ from typing import IO
 from pipeline.errors import CorruptShard
 from pipeline.inputs import kinds
 from pipeline.inputs.decode import MAX_BYTES
-from pipeline.inputs.tar import compression
-from pipeline.inputs.tar.strict import members, open_strict, prove_end
+from pipeline.inputs.tar.strict import is_compressed, members, open_strict, prove_end
 from pipeline.records import READER, RawSample
 
 MAX_MEMBERS = 10_000  # of a sample
@@ -100,7 +99,7 @@ def read_samples(
                         group.members[extension] = _payload(archive, info)
                         reading = None
                     group.members.setdefault(extension, b"")
-                group.end = stream.tell() if compression.is_compressed(name) else archive.offset
+                group.end = stream.tell() if is_compressed(name) else archive.offset
             prove_end(archive)
             if passed and group is None:
                 hidden = " and not hidden" if reader > 1 else ""

@@ -6,15 +6,20 @@ The only file that uses private names of tarfile; `tests/test_private_names.py` 
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from gzip import BadGzipFile, GzipFile
+from typing import IO, Any, cast
+
+from zstandard import ZstdDecompressor, ZstdError
 
 from pipeline.errors import CorruptShard
-from pipeline.inputs.tar import compression
 from pipeline.records import legible
 from pipeline.watch import beat
 
+COMPRESSED = (".gz", ".tgz", ".zst", ".tzst")
+DAMAGE = (EOFError, BadGzipFile, zlib.error, ZstdError)  # of compressed bytes
 MAX_HEADERS = 1 << 20  # bytes of names, attributes and maps of holes before a member; real ones have a few hundred
 MAX_CHAIN = 16  # headers of one member; real ones have four at most
 MAX_GLOBAL = 1 << 16  # bytes of attributes that hold for all members, which each gets a copy of
@@ -103,14 +108,27 @@ def _check(info: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
         end = offset + size
 
 
+def is_compressed(name: str) -> bool:
+    """Whether a name is that of a compressed file."""
+    return name.lower().endswith(COMPRESSED)
+
+
+def _decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
+    if not is_compressed(name):
+        return stream
+    if name.lower().endswith("zst"):
+        return cast(IO[bytes], ZstdDecompressor().stream_reader(stream, read_across_frames=True))
+    return cast(IO[bytes], GzipFile(fileobj=stream))
+
+
 @contextmanager
 def open_strict(stream: IO[bytes], name: str) -> Iterator[tarfile.TarFile]:
     """An archive, compressed or not by its name. Raises CorruptShard for whatever damage is met while it is open."""
     try:
-        source = compression.decompressed(stream, name)
+        source = _decompressed(stream, name)
         with tarfile.TarFile(fileobj=source, tarinfo=_StrictInfo) as archive:
             yield archive
-    except (tarfile.TarError, *compression.DAMAGE) as error:
+    except (tarfile.TarError, *DAMAGE) as error:
         at = min(stream.tell(), stream.seek(0, io.SEEK_END))  # tarfile looks for a member where there is none any more
         raise CorruptShard(str(error) or type(error).__name__, at) from error
 
