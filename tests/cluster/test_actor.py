@@ -113,7 +113,7 @@ def test_a_model_no_worker_can_load_ends_the_run_with_one_line(cluster, shards, 
 
 
 def test_more_workers_than_gpus_are_refused(cluster, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(Cluster, "gpus", 2)
+    monkeypatch.setattr(cluster, "gpus", 2)
     with pytest.raises(ConfigError, match="3 workers asked for, this machine has 2 GPUs"):
         RayPool(cluster, WorkerSettings(str(tmp_path), "tiny"), workers=3)
 
