@@ -10,18 +10,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffseg.config import SegmentConfig
-from diffseg.models.device import CROPS_COPIES
+from diffseg.models.device import CROPPED
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.load import load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import BACKENDS
-from diffseg.models.unet import backend as unet
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.loading import read_unet
 from diffseg.models.unet.random_weights import LAYOUTS
 from diffseg.models.unet.recognise import attention_levels
-from diffseg.models.vit import backend as vit
 from infra.embedded.checkpoints import random_checkpoint
 
 torch.set_num_threads(1)
@@ -283,12 +281,11 @@ def test_a_folder_under_a_known_name_with_another_layout_is_refused(checkpoints)
         recognise(files)
 
 
-@pytest.mark.parametrize(("made", "module", "cells"), [(load, unet, 32**2), (random_backend, vit, 37**2 + 1)])
-def test_images_whose_crops_are_looked_at_take_more_memory(made, module, cells, monkeypatch):
-    monkeypatch.setattr(module, "images_that_fit", lambda device, image_bytes: image_bytes)
-    name = "tiny" if module is unet else "dinov2-small"
-    plain, crops = (made(name, SegmentConfig(crop_layers=layers), "cpu").batch_size() for layers in (0, 1))
-    assert crops - plain == CROPS_COPIES * cells**2 * torch.float32.itemsize
+@pytest.mark.parametrize(("made", "name", "cells"), [(load, "tiny", 32**2), (random_backend, "dinov2-small", 37**2)])
+def test_images_whose_crops_are_looked_at_take_more_memory(made, name, cells):
+    configs = (SegmentConfig(output_size=256, crop_layers=layers) for layers in (0, 1))
+    plain, crops = (made(name, config, "cpu").image_bytes() for config in configs)
+    assert crops - plain > CROPPED * cells**2
 
 
 def test_the_embedded_model_loads_as_any_other():

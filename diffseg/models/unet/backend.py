@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.models.attention import AttentionMaps, cells_of
-from diffseg.models.device import CROPS_COPIES, Device, images_that_fit, placed
+from diffseg.models.device import Device, image_bytes, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
@@ -23,10 +23,10 @@ from diffseg.models.unet.loading import read_encoder, read_prompt, read_unet
 from diffseg.models.unet.recognise import recognise_unet
 from diffseg.types import Float
 
-ENCODER_COPIES = 4  # of its widest activation, at full resolution, that live at once while the encoder runs
+ENCODER_COPIES = 5  # of its widest activation, at full resolution, that live at once while the encoder runs
+UNET_COPIES = 28  # of the activation at its finest attention, beside the maps
 BETAS, STEPS = (0.00085, 0.012), 1000  # of the noise at training
 NOISE_SEED = 42  # as published
-MAPS_COPIES = 4  # of the finest map: the level itself, the aggregate, its logarithm, a product on the way
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,16 @@ class Backend:
 
     def batch_size(self) -> int:
         """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
-        side, cells = self.config.image_size, self.spec.levels[0][0] ** 2
-        scale = (side / self.spec.image_size) ** 2
+        return images_that_fit(self.device, self.config, self.image_bytes())
+
+    def image_bytes(self) -> int:
+        """Memory for each image of a batch; see `device.image_bytes`."""
         encoder: Any = self.encoder
-        widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
-        maps = MAPS_COPIES + (CROPS_COPIES if self.config.crop_layers else 0)
-        image = ENCODER_COPIES * widest + maps * (cells * scale) ** 2 * torch.float32.itemsize
-        return images_that_fit(self.device, int(image))
+        unet: Any = self.unet
+        side = self.config.image_size
+        scale = (side / self.spec.image_size) ** 2
+        cells = [int(level**2 * scale) for level, _ in self.spec.levels]
+        maps = sum(torch.float32.itemsize * n**2 for n in cells)
+        encoding = ENCODER_COPIES * encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
+        attending = maps + UNET_COPIES * self.captured()[0][0] * cells[0] * unet.dtype.itemsize
+        return image_bytes(self.config, cells[0], cells[0], maps, max(encoding, attending))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffseg.config import ResolvedConfig, SegmentConfig
 from diffseg.models.attention import AttentionMaps, cells_of
-from diffseg.models.device import CROPS_COPIES, Device, images_that_fit, placed
+from diffseg.models.device import Device, image_bytes, images_that_fit, placed
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
@@ -19,8 +19,7 @@ from diffseg.models.vit.loading import read_vit, renew_positions
 from diffseg.models.vit.recognise import PREPROCESSOR, recognise_vit
 from diffseg.types import Float
 
-MAPS_COPIES = 6  # of the map: over tokens, over patches, the aggregate, its logarithm, products on the way
-TOKENS_COPIES = 16  # of the hidden states, that live at once while a layer runs
+TOKENS_COPIES = 11.4  # of the hidden states, that live at once while a layer runs
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,14 @@ class Backend:
 
     def batch_size(self) -> int:
         """Images of the model's own size that fit in the free memory of the device; 1 on a processor."""
-        tokens = (self.config.image_size // self.spec.unit) ** 2 + 1 + self.spec.registers
-        hidden = TOKENS_COPIES * tokens * self.spec.width * self.model.dtype.itemsize
-        maps = MAPS_COPIES + (CROPS_COPIES if self.config.crop_layers else 0)
-        return images_that_fit(self.device, maps * tokens**2 * torch.float32.itemsize + hidden)
+        return images_that_fit(self.device, self.config, self.image_bytes())
+
+    def image_bytes(self) -> int:
+        """Memory for each image of a batch; see `device.image_bytes`."""
+        side, size = self.config.image_size, self.model.dtype.itemsize
+        cells = (side // self.spec.unit) ** 2
+        tokens = cells + 1 + self.spec.registers
+        maps, hidden = torch.float32.itemsize * tokens**2, tokens * self.spec.width * size
+        pixels = 3 * side**2 * (torch.float32.itemsize + size)
+        passing = pixels + max(int(TOKENS_COPIES * hidden) + maps, 2 * maps + hidden)
+        return image_bytes(self.config, cells, cells, maps, passing)
