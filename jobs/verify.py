@@ -21,12 +21,20 @@ def verify(
     from pipeline.errors import ConfigError
     from pipeline.run.ledger import Ledger
     from pipeline.run.manifest import total
+    from pipeline.run.repair import repair as mend
     from pipeline.run.verify import audit
+    from pipeline.storage.object_store import Store
 
-    if dry_run and not repair:
-        raise ConfigError("--dry-run belongs to --repair")
+    if (dry_run and not repair) or (json and repair):
+        raise ConfigError("--dry-run belongs to --repair, and --json does not")
     if repair:
-        return _repair(url, full, dry_run, json)
+        store, mended = Store(url), []
+        for line, done in mend(store, full=full, dry_run=dry_run):
+            mended.append(done)
+            console.say(line)
+        whole = "the same `diffseg label` makes the run whole" if all(mended) else "not all of it is mended"
+        console.say(f"{len(mended):,} faults in {store}; {whole}" if mended else f"nothing to repair in {store}")
+        return 0 if all(mended) else 1
     ledger = Ledger.open(url)
     checked = list(audit(ledger, full=full))
     faults = [fault for shard in checked for fault in shard.faults]
@@ -36,7 +44,7 @@ def verify(
         console.say_json({"output": str(ledger), "rows": totals.rows, "failed": totals.failed, "faults": lines})
     else:
         for fault in faults:
-            console.say(f"{fault}; {fault.remedy}")
+            console.say(str(fault))
         repeated = sum(shard.repeated_keys or 0 for shard in checked)
         if repeated:
             console.say(
@@ -45,24 +53,3 @@ def verify(
         proved = f"{totals.rows:,} rows for as many samples in {totals.shards:,} shards, each exactly once"
         console.say(f"{len(faults)} faults in {ledger}" if faults else f"verified: {proved}")
     return 1 if faults else 0
-
-
-def _repair(url: str, full: bool, dry_run: bool, json: bool) -> int:
-    """Exit 1 where something is left that the next `label` does not mend."""
-    from dataclasses import asdict
-
-    from pipeline.run.repair import repair
-    from pipeline.storage.object_store import Store
-
-    store, done = Store(url), []
-    for each in repair(store, full=full, dry_run=dry_run):
-        done.append(each)
-        if not json:
-            console.say(str(each))
-    if json:
-        console.say_json({"output": str(store), "dry_run": dry_run, "repairs": [asdict(each) for each in done]})
-    elif not done:
-        console.say(f"nothing to repair in {store}")
-    elif all(each.mended for each in done):
-        console.say(f"{len(done):,} faults in {store}; the same `diffseg label` makes the run whole")
-    return 0 if all(each.mended for each in done) else 1

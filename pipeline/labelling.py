@@ -104,28 +104,28 @@ def finish(
     """Label what is missing of an opened run, then prove it complete. build: makes a worker; the rest as in `label`."""
     with _context_of(ledger):
         states = ledger.states()
-        proved, left_bytes = declared(ledger, states), bytes_left(ledger, states)
+        (complete, changed), left_bytes = declared(ledger, states), bytes_left(ledger, states)
         failed = ledger.failed(states) if retry_failed else []
-        missing: Iterable[ShardTask] = () if proved.totals else ledger.unfinished(states)
+        missing: Iterable[ShardTask] = () if complete else ledger.unfinished(states)
         drawn = _drawn(ledger, sample, seed) if sample else None
         if drawn:
             missing, left_bytes = within(missing, drawn.windows), drawn.bytes
         tasks = chain(missing, failed)
         first = next(tasks, None)
-        if proved.totals and first is None and not proved.changed:
-            return Summary(str(ledger), proved.totals, (), idle=True)
+        if complete and first is None and not changed:
+            return Summary(str(ledger), complete, (), idle=True)
         driver = _Driver(ledger, model, run, hooks or Hooks(), build, left_bytes, whole=not drawn)
         if first is not None:
             driver.label(chain([first], tasks))
         with under_way():
-            checked = list(audit(ledger, rows=proved.changed))  # lists again: it proves what is on storage now
+            checked = list(audit(ledger, rows=changed))  # lists again: it proves what is on storage now
         if lost := [task for shard in checked if shard.shard.id not in driver.counters.broken for task in shard.lost]:
             driver.label(lost)  # the listing of a resume does not show that the last window of a finished shard is gone
-            checked = list(audit(ledger, rows=proved.changed))
+            checked = list(audit(ledger, rows=changed))
         broken = tuple(driver.counters.broken.values())
         if drawn:
             return Summary(str(ledger), total(checked), (), broken, driver.last, idle=first is None, sampled=True)
-        faults = tuple(f"{fault}; {fault.remedy}" for shard in checked for fault in shard.faults)
+        faults = tuple(str(fault) for shard in checked for fault in shard.faults)
         with under_way():
             totals = total(checked) if faults else write_manifest(ledger, checked)
         return Summary(str(ledger), totals, faults, broken, driver.last)

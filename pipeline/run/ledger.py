@@ -34,6 +34,10 @@ READERS = 32  # end records and window metadata read side by side: the work is w
 logger = logging.getLogger(__name__)
 
 
+class OtherRun(ValueError):
+    """A window is what its name says, and otherwise not what the run says: either may have been changed."""
+
+
 class Ledger:
     """One run on storage. writer: what adds to it. notes: what a driver that joined it tells its user.
 
@@ -259,10 +263,11 @@ class Ledger:
             raise ValueError("no such shard among the inputs")
         expected = (pin.id, pin.url, pin.size, pin.etag, window, self.run.fingerprint)
         if metadata.identity != expected:
-            raise ValueError(f"made from {metadata.identity}, the run says {expected}")
+            named = (metadata.shard, metadata.window) == (shard, window)
+            raise (OtherRun if named else ValueError)(f"made from {metadata.identity}, the run says {expected}")
         first, most = window * self.run.window, self.run.window
         if metadata.first_index != first or not 0 < metadata.rows <= most:
-            raise ValueError(f"{metadata.rows} rows from {metadata.first_index}, not {most} from {first}")
+            raise OtherRun(f"{metadata.rows} rows from {metadata.first_index}, not {most} from {first}")
 
     def window_metadata(self, window: WindowObject) -> WindowMetadata:
         """Read the metadata of a window. Raises ValueError where its object is foreign or damaged."""

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 
@@ -23,15 +24,6 @@ ROOM = 64 << 20  # bytes that an output's disk must have free for a run to begin
 logger = logging.getLogger(__name__)
 
 
-def pins(store: Store) -> Iterator[tuple[str, list[Shard] | str]]:
-    """Every list of pinned shards, by name, as it stands; of a damaged one, what is wrong with it."""
-    for name in _index_names(store):
-        try:
-            yield name, list(table.decode_shards(store.get(name)))
-        except ValueError as error:
-            yield name, str(error)
-
-
 def free_pin(names: Collection[str]) -> str:
     """The name of the next list of pinned shards: the first that is free, since one may be gone."""
     return next(name for name in (f"{INPUTS}/{n}.parquet" for n in count()) if name not in names)
@@ -43,7 +35,7 @@ def pinned_shards(store: Store, names: Sequence[str] | None = None) -> Iterator[
     names: of the lists; None: all of them.
     """
     seen = set[int]()  # hashes: there may be millions
-    for name in _index_names(store) if names is None else names:
+    for name in pin_names(store) if names is None else names:
         try:
             for shard in table.decode_shards(store.get(name)):
                 if hash(shard.id) in seen:
@@ -54,7 +46,7 @@ def pinned_shards(store: Store, names: Sequence[str] | None = None) -> Iterator[
             raise ConfigError(f"{store}/{name}: {error}") from error
 
 
-def _index_names(store: Store) -> list[str]:
+def pin_names(store: Store) -> list[str]:
     """`inputs/<n>.parquet`, in order of n."""
     names = (name for name, _ in store.list(f"{INPUTS}/") if PIN.fullmatch(name))
     return sorted(names, key=lambda name: (len(name), name))
@@ -72,7 +64,7 @@ def pin_shards(store: Store, shards: Sequence[Shard], extend: bool) -> tuple[lis
     Raises ConfigError for a shard that changed since it was pinned, and for a new one without `extend`.
     """
     while True:
-        names = _index_names(store)
+        names = pin_names(store)
         pinned = {shard.id: shard for shard in pinned_shards(store, names)}
         given, notes = _as_pinned(shards, pinned, extend)
         new = [shard for shard in given if shard.id not in pinned]
@@ -131,18 +123,16 @@ def _parsed(store: Store, data: bytes) -> Run:
         raise ConfigError(f"{store}/{RUN}: {error}") from error
 
 
-def keep_run(store: Store, run: Run) -> str:
-    """The text of a begun run's run.json, put back where it is gone. Raises Stopped where it is another."""
+def keep_run(store: Store, run: Run) -> bytes:
+    """The bytes of a begun run's run.json, put back where it is gone. Raises Stopped where it is another."""
     try:
         data = store.get(RUN)
     except FileNotFoundError:
         store.put_new(RUN, data := run.to_json())
         logger.warning("%s/%s was gone, and is put back", store, RUN)
-    try:
-        if _parsed(store, data) == run:
-            return data.decode()
-    except ConfigError as error:
-        raise Stopped(f"changed in mid-run: {error}") from error
+    with suppress(ValueError):
+        if Run.from_json(data) == run:
+            return data
     raise Stopped(f"{store}/{RUN} was changed in mid-run: put it back, or remove it and label again")
 
 

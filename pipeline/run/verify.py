@@ -14,7 +14,7 @@ from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.commit import End, last_failure
 from pipeline.run.layout import LABELS, ShardState, WindowObject, end_name, gaps
-from pipeline.run.ledger import Ledger
+from pipeline.run.ledger import Ledger, OtherRun
 from pipeline.run.manifest import REPAIR, Checked, Fault
 from pipeline.run.open import EDITED, RUN
 from pipeline.table.window_metadata import WindowMetadata, digest_of
@@ -54,8 +54,7 @@ def audit(ledger: Ledger, *, full: bool = False, rows: Container[str] = ()) -> I
 
 
 def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool, read: bool) -> Checked:
-    faults = _strays(state)
-    rows, failed, broken = 0, Counter[str](), False
+    faults, sound, failed = _strays(state), list[WindowMetadata](), Counter[str]()
     end, problems = _end(ledger, shard, state)
     numbers = sorted(number for number in state.windows if end is None or number < end.windows)
     for number in numbers:
@@ -66,32 +65,25 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool, read: bo
                 raise ValueError(f"{window.name}: {metadata.rows} rows, not {ledger.run.window}")
             if read:
                 _check_rows(ledger, window, metadata)
-        except (ValueError, FileNotFoundError, PipelineError) as error:
+        except ValueError as error:
             logger.debug("%s: %s", window.name, error, exc_info=error)
-            damaged, broken = isinstance(error, ValueError), True
-            faults.append(Fault(str(error), (window.name,)) if damaged else Fault(str(error), todo=UNREAD))
+            faults.append(Fault(str(error), (window.name,), others=isinstance(error.__cause__, OtherRun)))
+            continue
+        except (FileNotFoundError, PipelineError) as error:
+            faults.append(Fault(str(error), todo=UNREAD))
             continue
         faults += _copy_faults(ledger, window, metadata) if read else []
-        rows += metadata.rows
+        sound.append(metadata)
         failed.update(metadata.failed)
-    faults += _end_faults(shard, state, end, None if broken else rows) if end else problems
-    lost = gaps(shard, state, end.windows) if end else []
-    repeated = None
+    rows, repeated = sum(metadata.rows for metadata in sound), None
+    faults += _end_faults(shard, state, end, rows if len(sound) == len(numbers) else end.rows) if end else problems
+    lost = tuple(gaps(shard, state, end.windows)) if end else ()
     if full and not faults:
         fault, repeated = _compare_with_source(ledger, shard, state)
         faults += [Fault(fault, todo=SOURCE)] if fault else []
-    return Checked(
-        shard,
-        len(state.windows),
-        rows,
-        dict(failed),
-        tuple(faults),
-        state.size,
-        sum(window.revision for window in state.windows.values()),
-        tuple(lost),
-        repeated,
-        state.version,
-    )
+    windows, retries = len(state.windows), sum(window.revision for window in state.windows.values())
+    told = tuple(faults)
+    return Checked(shard, windows, rows, dict(failed), told, state.size, retries, lost, repeated, state.version)
 
 
 def _strays(state: ShardState) -> list[Fault]:
@@ -140,8 +132,8 @@ def _end(ledger: Ledger, shard: Shard, state: ShardState) -> tuple[End | None, l
     return end, []
 
 
-def _end_faults(shard: Shard, state: ShardState, end: End, rows: int | None) -> list[Fault]:
-    """Where the end record and the windows disagree, either may be wrong: both are made again. rows None: not known."""
+def _end_faults(shard: Shard, state: ShardState, end: End, rows: int) -> list[Fault]:
+    """Where the end record and the windows disagree, either may be wrong: both are made again."""
     name = end_name(shard.id)
     lost = gaps(shard, state, end.windows)
     faults = [Fault(f"{shard.id} {_windows(task)}: missing, its shard has {end.windows} windows") for task in lost]
@@ -151,7 +143,7 @@ def _end_faults(shard: Shard, state: ShardState, end: End, rows: int | None) -> 
     if (end.size, end.etag) != (shard.size, shard.etag):
         told = f"{shard.url}: read as {end.size} bytes, version {end.etag}; pinned {shard.size}, {shard.etag}"
         faults.append(Fault(told, (name,)))
-    if not faults and rows not in (None, end.rows):
+    if not faults and rows != end.rows:
         last = [state.windows[max(state.windows)].name] if state.windows else []
         faults.append(Fault(f"{shard.url}: {end.rows} samples read, {rows} rows committed", (name, *last)))
     return faults

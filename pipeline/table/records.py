@@ -148,15 +148,15 @@ def decode_shards(data: bytes) -> Iterator[Shard]:
         pa.default_memory_pool().release_unused()  # what was read once is not read again
 
 
-def encode_rows(rows: Sequence[Mapping[str, Any]], note: bytes | None = None) -> bytes:
+def encode_rows(rows: Sequence[Mapping[str, Any]], note: bytes = b"") -> bytes:
     """Encode rows of plain values as Parquet; columns and types follow from the rows. note: in the file's metadata."""
-    return _encode(pa.Table.from_pylist([dict(row) for row in rows]), {} if note is None else {METADATA_KEY: note})
+    return _encode(pa.Table.from_pylist([dict(row) for row in rows]), {METADATA_KEY: note} if note else {})
 
 
-def decode_rows(data: bytes) -> tuple[list[dict[str, Any]], bytes | None]:
+def decode_rows(data: bytes) -> tuple[list[dict[str, Any]], bytes]:
     """Decode rows of plain values, and their note. Raises ValueError where the data are no Parquet file."""
     try:
         table = parquet(io.BytesIO(data)).read(use_threads=False)
-        return table.to_pylist(), (table.schema.metadata or {}).get(METADATA_KEY)
+        return table.to_pylist(), (table.schema.metadata or {}).get(METADATA_KEY, b"")
     except DAMAGE as error:
         raise ValueError(f"no Parquet file: {error}") from error

@@ -27,7 +27,7 @@ def done(ledger):
 
 
 def faults(ledger, *, full=False):
-    return [str(fault) for shard in audit(Ledger.open(ledger.store.url), full=full) for fault in shard.faults]
+    return [fault.line for shard in audit(Ledger.open(ledger.store.url), full=full) for fault in shard.faults]
 
 
 def rewrite(ledger, place, *, rows=None, **metadata):
