@@ -16,9 +16,6 @@ def take(
     ] = None,
     rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW, repeatable: two with one NEW are merged.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Category that is unknown from now on.")] = None,
-    confirmed: Annotated[
-        bool, typer.Option("--confirmed", help="Images of FILE that are as they were have been looked at, too.")
-    ] = False,
     json: options.Json = False,
 ) -> None:
     """Take corrected masks and categories back, given the flags of the export; or rename, merge and drop categories."""
@@ -39,13 +36,12 @@ def take(
         table = rename_categories(ledger, dict(asked))
         console.say_json({"table": table}) if json else console.say(f"{table}: {len(asked)} categories")
         return
-    done = take(ledger, read_given(file), confirmed)
+    done = take(ledger, read_given(file))
     if json:
         console.say_json(asdict(done))
         return
-    for left_out, why in ((done.empty, "without a mask"), (done.alike, "as they were, see --confirmed")):
-        if left_out:
-            console.note(f"left out: {left_out:,} images {why}")
+    if done.left_out:
+        console.note(f"left out: {done.left_out:,} images that are as they were, or without a mask")
     if done.added:
         console.say(f"new categories: {', '.join(done.added)}")
     console.say(f"{done.table}: {done.images:,} images as people want them, {done.segments:,} segments are otherwise")

@@ -1,41 +1,44 @@
-"""Corrections: label maps and categories of images as people want them, which readers prefer to what was labelled.
+"""Corrections: images as people want them, which every reader prefers to what was labelled.
 
-A derived table of corrected images alone: a row a segment, the first one of an image with its label map, at the size of
-the photo, and its quality where nothing was changed. A window that is labelled again keeps its corrections.
+derived/corrections/<revision>/<digest>.parquet   rows of all corrected images; their label maps are of the photo's size
+derived/corrections/<revision>/note.json          written last; its parameters say what categories are called
+
+All are in memory, some 5 kB an image. An image whose window is labelled again stays corrected.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from scipy import ndimage
-
-from diffseg.cut import box_of, quality
-from diffseg.types import Segment
 from pipeline import documents
-from pipeline.derived.join import DerivedTable
-from pipeline.derived.note import revisions
+from pipeline.derived.note import FOLDER, NOTE, Note, Part, read_note, revisions
+from pipeline.derived.write import put
 from pipeline.errors import ConfigError
 from pipeline.records import Category
+from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.filter import CATEGORIES, PREDICTED
-from pipeline.table.label_map import decode_label_map
-from pipeline.table.window_metadata import fields_of
+from pipeline.table.records import decode_rows, encode_rows
 
 NAME, NONE = "corrections", "none"  # the table that readers take by themselves; what they are told to take none
 CORRECTED = "corrected"  # in rows that people corrected
-COLUMNS = {"label_map": "binary", "quality": "float32", "score": "float32", "category": "string"}
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """Names of categories. named: by people. renamed: what those of other tables are called now; None: dropped."""
+class Corrections:
+    """Rows of images by shard and index. id: NAME/REVISION.
 
+    named: categories that people used. renamed: what those of other tables are called now; None: dropped.
+    """
+
+    id: str = NAME
     named: tuple[str, ...] = ()
     renamed: Mapping[str, str | None] = field(default_factory=dict)
+    images: Mapping[tuple[str, int], Row] = field(default_factory=dict)
 
-    def of(self, listed: Iterable[Category]) -> tuple[Category, ...]:
+    def categories(self, listed: Iterable[Category]) -> tuple[Category, ...]:
         """Categories of a table as they are called now, and after them those that only people named."""
         found = dict[str, Category]()
         for each in listed:
@@ -45,54 +48,43 @@ class Vocabulary:
             found.setdefault(name, Category(max((each.id for each in found.values()), default=0) + 1, name))
         return tuple(found.values())
 
-
-class Corrections(DerivedTable):
-    """What people corrected of a run, in one revision. Raises ConfigError where there is no such table."""
-
-    def __init__(self, ledger: Ledger, table: str) -> None:
-        super().__init__(ledger, table, list(COLUMNS))
-        self._places = {(one.shard, one.window): place for one, place in self.note.places.items()}
-        try:
-            known = {name: self.note.parameters[name] for name in ("named", "renamed")}
-            self.vocabulary = documents.validated(Vocabulary, known)
-        except (KeyError, ValueError) as error:
-            raise ConfigError(f"{self}: a table that `diffseg import` did not make: {error}") from error
-
-    def of(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Nothing of segments as they were labelled."""
-        return [dict.fromkeys(self.columns) for _ in row["segments"] or ()]
-
-    def images(self, shard: str, window: int) -> dict[int, dict[int, dict[str, Any]]]:
-        """The columns for each segment, by the indices of a window's corrected images."""
-        found = dict[int, dict[int, dict[str, Any]]]()
-        for (index, segment), values in self._values(shard, window).items():
-            found.setdefault(index, {})[segment] = values
-        return found
-
-    def corrected(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with labels as people want them; any other row as it is. Raises ConfigError where these are damaged."""
-        own = self.images(row["shard"], row["index"] // self.ledger.run.window).get(row["index"])
-        if not own:
+    def corrected(self, row: Row) -> Row:
+        """A row as people want it; any other as it is."""
+        if (own := self.images.get((row["shard"], row["index"]))) is None:
             return row
-        first = own[min(own)]
-        label_map = decode_label_map(first["label_map"])
-        areas = np.bincount(label_map.ravel() + 1)[1:].tolist()
-        boxes = {at: box_of(each) for at, each in enumerate(ndimage.find_objects(label_map + 1)) if each}
-        if boxes.keys() != own.keys():
-            raise ConfigError(f"{self}: sample {row['index']} of {row['shard']}: its label map has other segments")
-        segments = [
-            Segment(at, areas[at], boxes[at], values["score"], values["category"] if CATEGORIES in row else None)
-            for at, values in sorted(own.items())
-        ]
-        mean = quality(segments) if first["quality"] is None else first["quality"]
-        made = {"label_map": first["label_map"], "num_segments": len(own), "segments": list(map(fields_of, segments))}
-        made |= {"quality": mean, PREDICTED: mean}
-        made[CATEGORIES] = {each.category for each in segments}
-        return row | {name: made[name] for name in made.keys() & {*row, "num_segments"}} | {CORRECTED: True}
+        nameless = {} if CATEGORIES in row else {"category": None}
+        made: Row = own | {"segments": [each | nameless for each in own["segments"]], PREDICTED: own["quality"]}
+        made[CATEGORIES] = {each["category"] for each in own["segments"]}
+        return row | {name: made[name] for name in made.keys() & row.keys()} | {CORRECTED: True}
+
+    def windows(self, ledger: Ledger) -> list[WindowObject]:
+        """The windows of a ledger in which images are corrected."""
+        own = {(shard, index // ledger.run.window) for shard, index in self.images}
+        return [each for each in ledger.windows() if (each.shard, each.window) in own]
 
 
-def corrections_of(ledger: Ledger, table: str | None) -> Corrections | None:
+def read_corrections(ledger: Ledger, table: str | None = None) -> Corrections | None:
     """The corrections by NAME or NAME/REVISION; None: the latest, if there are any. Raises ConfigError."""
     if table == NONE or (table is None and NAME not in revisions(ledger)):
         return None
-    return Corrections(ledger, table or NAME)
+    note, revision = read_note(ledger, table or NAME)
+    try:
+        known = documents.validated(Corrections, {name: note.parameters[name] for name in ("named", "renamed")})
+        rows, _ = decode_rows(ledger.store.get(f"{FOLDER}/{NAME}/{note.parts[0].name}"))
+        return replace(known, id=f"{NAME}/{revision}", images={(row["shard"], row["index"]): row for row in rows})
+    except (FileNotFoundError, LookupError, ValueError) as error:
+        raise ConfigError(
+            f"{ledger}/{FOLDER}/{NAME}/{revision}: no corrections of `diffseg import`: {error}"
+        ) from error
+
+
+def keep_corrections(ledger: Ledger, made: Corrections) -> str:
+    """Write the next revision; returns its id. Raises ConfigError where another writer had it first."""
+    revision, data = revisions(ledger).get(NAME, 0) + 1, encode_rows(list(made.images.values()))
+    name = f"{revision}/{hashlib.blake2b(data, digest_size=6).hexdigest()}.parquet"
+    part = Part(name, len(data), tuple(made.windows(ledger)), ())
+    facts = {"named": made.named, "renamed": made.renamed}
+    put(ledger, f"{FOLDER}/{NAME}/{name}", data)
+    note = Note(command=f"diffseg import {ledger}", columns={}, parameters=facts, parts=(part,))
+    put(ledger, f"{FOLDER}/{NAME}/{revision}/{NOTE}", documents.to_json(note))
+    return f"{NAME}/{revision}"

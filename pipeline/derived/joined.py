@@ -9,7 +9,7 @@ from typing import Any
 
 from diffseg.cut import Cut
 from pipeline import documents
-from pipeline.derived.corrections import NONE, Vocabulary, corrections_of
+from pipeline.derived.corrections import NAME, NONE, Corrections, read_corrections
 from pipeline.derived.join import DerivedTable
 from pipeline.derived.note import Note, parse_table
 from pipeline.errors import ConfigError
@@ -74,18 +74,16 @@ def open_run(
     Raises ConfigError where there is no such run, cut or table, or a table is of other segments.
     """
     ledger = JoinedLedger.open(url, cut=cut)
-    people = corrections_of(ledger, corrections)
+    people = read_corrections(ledger, corrections)
     if calibration is not None:
         table = _opened(ledger, calibration, PREDICTED)
         ledger.joins, ledger.calibration, ledger.changed = (partial(_scored, table),), table.id, _CHANGED
     if categories is not None:
-        own = people and parse_table(categories)[0] == people.name
-        named = people if own and people else _opened(ledger, categories, CATEGORY)
-        words = people.vocabulary if people else Vocabulary()
-        listed = () if own else categories_of(named.note, str(named))
-        ledger.categories_table, ledger.categories, ledger.changed = words.of(listed), named.id, _CHANGED
-        names = {each.id: words.renamed.get(each.name, each.name) for each in listed}
-        ledger.joins += (partial(_named, names, named),)
+        of = None if people and parse_table(categories)[0] == NAME else _opened(ledger, categories, CATEGORY)
+        listed, called = categories_of(of.note, str(of)) if of else (), people or Corrections()
+        ledger.categories_table, ledger.categories = called.categories(listed), of.id if of else called.id
+        names = {each.id: called.renamed.get(each.name, each.name) for each in listed}
+        ledger.joins, ledger.changed = (*ledger.joins, partial(_named, names, of)), _CHANGED
     if people:
         ledger.corrections, ledger.changed, ledger.joins = people.id, _CORRECTED, (*ledger.joins, people.corrected)
     return ledger
@@ -123,8 +121,8 @@ def _scored(table: DerivedTable, row: Row) -> Row:
     return {**row, "segments": row["segments"] and scored, "quality": mean, PREDICTED: mean}
 
 
-def _named(names: Mapping[int, str | None], table: DerivedTable, row: Row) -> Row:
-    ids = [each[CATEGORY] for each in table.of(row)]
+def _named(names: Mapping[int, str | None], table: DerivedTable | None, row: Row) -> Row:
+    ids: list[Any] = [each[CATEGORY] for each in table.of(row)] if table else [None for _ in row["segments"] or ()]
     if lost := {*ids} - {*names, None}:
         raise ConfigError(f"{table}: category {lost.pop()} is not in its note; make the table again")
     pairs = zip(row["segments"] or (), map(names.get, ids), strict=True)

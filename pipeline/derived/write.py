@@ -1,7 +1,7 @@
 """Writing a derived table: parts as they are computed, the note last."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -21,21 +21,12 @@ READERS = 4  # windows whose values are computed side by side
 Values = Callable[[WindowObject], Iterable[Mapping[str, Any]]]  # of a window: rows of index, segment and the columns
 
 
-def write(
-    ledger: Ledger,
-    name: str,
-    note: Note,
-    values: Values,
-    parallel_map: ParallelMap = map,
-    *,
-    only: Collection[tuple[str, int]] | None = None,
-) -> tuple[Note, int]:
+def write(ledger: Ledger, name: str, note: Note, values: Values, parallel_map: ParallelMap = map) -> tuple[Note, int]:
     """Write the values of all committed windows as a new revision; returns its note and number.
 
     note: without parts; or of the latest revision, whose parts are kept and extended by what is missing from them,
     if anything is. values: follow from the note and the window alone: a part that a killed writer left is not made
-    again. parallel_map: applied to parts, which may be on other machines. only: of these windows, by shard and number,
-    also where the note has them already.
+    again. parallel_map: applied to parts, which may be on other machines.
     Raises ConfigError where nothing is committed or another writer had this revision first, StorageError.
     """
     check_name(name)
@@ -44,8 +35,7 @@ def write(
         raise ConfigError(f"{ledger}: nothing is committed yet, so nothing can be derived from it")
     revision = revisions(ledger).get(name, 0) + 1
     known = note.places
-    new = [window for window in windows if only is None and window not in known]
-    new += [window for window in windows if only is not None and (window.shard, window.window) in only]
+    new = [window for window in windows if window not in known]
     if note.parts and not new:
         return note, revision - 1
     folder, note = f"{FOLDER}/{name}", replace(note, version=version("diffseg"))
@@ -59,7 +49,7 @@ def write(
         planned.append(Part(name, there.get(f"{folder}/{name}", 0), group, ()))
     parts = parallel_map(partial(_written, ledger, folder, note.columns, values), planned)
     done = replace(note, parts=(*note.parts, *parts))
-    _put(ledger, f"{folder}/{revision}/{NOTE}", documents.to_json(done))
+    put(ledger, f"{folder}/{revision}/{NOTE}", documents.to_json(done))
     return done, revision
 
 
@@ -70,11 +60,12 @@ def _written(ledger: Ledger, folder: str, columns: Mapping[str, str], values: Va
     if part.size:
         return replace(part, digests=digests)
     data = encode_values(rows, columns)
-    _put(ledger, f"{folder}/{part.name}", data)
+    put(ledger, f"{folder}/{part.name}", data)
     return replace(part, digests=digests, size=len(data))
 
 
-def _put(ledger: Ledger, path: str, content: bytes) -> None:
+def put(ledger: Ledger, path: str, content: bytes) -> None:
+    """Write an object of a revision. Raises ConfigError where another writer was first."""
     if not ledger.store.put_new(path, content) and ledger.store.get(path) != content:  # equal: its reply was lost
         raise ConfigError(f"{ledger}/{path}: another writer was first, with other values: run again")
 

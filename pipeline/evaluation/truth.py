@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import IGNORE, Integer
-from pipeline.derived.corrections import CORRECTED, NAME, Corrections
-from pipeline.derived.joined import open_run
+from pipeline.derived.corrections import NAME, Corrections, read_corrections
 from pipeline.errors import ConfigError, ShardError
 from pipeline.evaluation.protocols import Protocol, published
 from pipeline.inputs import kinds, patterns, shards
 from pipeline.inputs.reader import read_shard
 from pipeline.records import RawSample, Shard
+from pipeline.run.ledger import Ledger
 from pipeline.storage import filesystem
 from pipeline.storage.object_store import Store
 from pipeline.storage.url import redact
@@ -89,20 +89,15 @@ def corrected_truth(url: str, named: bool = False) -> tuple[Truth, list[str]]:
 
     Void is 255, or 65535 beside as many segments. Raises ConfigError where nobody corrected anything.
     """
-    ledger = open_run(url, categories=NAME if named else None)
-    own = {(each.shard, each.window) for each in Corrections(ledger, ledger.corrections or NAME).note.places}
-    windows = [each for each in ledger.windows() if (each.shard, each.window) in own]
-    names = [each.name for each in ledger.categories_table]
+    people = read_corrections(Ledger.open(url), NAME) or Corrections()
 
     def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
-        for row in ledger.rows(["key", "label_map", "segments"], windows=windows):
-            if CORRECTED in row and (wanted is None or row["key"] in wanted):
-                label_map = decode_label_map(row["label_map"])
-                of = [names.index(each["category"]) if each["category"] else IGNORE for each in row["segments"]]
-                values = np.array([*of, IGNORE])[label_map] if named else label_map
-                yield TruthSample(row["key"], (encode_label_map(values),))
+        for row in people.images.values():
+            of = [people.named.index(each["category"]) if each["category"] else IGNORE for each in row["segments"]]
+            values = encode_label_map(np.array([*of, IGNORE])[decode_label_map(row["label_map"])])
+            yield TruthSample(row["key"], (values if named else row["label_map"],))
 
-    return Truth(samples), names
+    return Truth(samples), list(people.named)
 
 
 def _read_whole(shard: Shard) -> Iterator[RawSample]:

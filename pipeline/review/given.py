@@ -1,17 +1,14 @@
-"""Corrected images as annotation tools give them back: CVAT for images 1.1 and COCO instances, in a zip or not.
-
-Letters: H x W pixels of an image.
-"""
+"""Corrected images as annotation tools give them back: CVAT for images 1.1 and COCO instances, in a zip or not."""
 
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 from defusedxml import ElementTree
@@ -24,9 +21,8 @@ from pipeline.storage import filesystem
 from pipeline.storage.url import redact
 
 LARGEST = 2**30  # bytes of a document, unpacked: masks of about a hundred thousand images
-DAMAGE = (ValueError, TypeError, KeyError, LookupError, SyntaxError, OSError, EOFError, RuntimeError)  # of any format
+DAMAGE = (ValueError, TypeError, LookupError, SyntaxError, OSError, EOFError, RuntimeError)  # of any format
 Size = tuple[int, int]
-Shape = tuple[str, int, Callable[[Size], Bool[np.ndarray, "H W"]]]  # category, depth, and the mask at an image's size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,16 +39,18 @@ def read_given(url: str) -> Iterator[Given]:
     try:
         entry = filesystem.stat(url)
         with ExitStack() as opened:
-            stream = opened.enter_context(filesystem.open_ranged(entry.url, entry.size))
+            stream: Any = opened.enter_context(filesystem.open_ranged(entry.url, entry.size))
             size = entry.size
             if stream.read(4) == b"PK\3\4":
-                stream, size = _unpacked(opened.enter_context(zipfile.ZipFile(stream)), opened)
+                archive = opened.enter_context(zipfile.ZipFile(stream))
+                [document] = (each for each in archive.infolist() if each.filename.lower().endswith((".xml", ".json")))
+                stream, size = io.BufferedReader(opened.enter_context(archive.open(document))), document.file_size
             if size > LARGEST:
                 raise ValueError(f"{size:,} bytes, more than {LARGEST:,}")
             stream.seek(0)
-            xml = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-            stream.seek(0)
-            yield from _cvat(stream) if xml else _coco(stream)
+            yield from (
+                _cvat(stream) if stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else _coco(stream)
+            )
     except FileNotFoundError as error:
         raise ConfigError(f"{redact(url)}: no such file") from error
     except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
@@ -60,58 +58,43 @@ def read_given(url: str) -> Iterator[Given]:
         raise ConfigError(f"{redact(url)}: neither CVAT for images 1.1 nor COCO instances: {why}") from error
 
 
-def _unpacked(archive: zipfile.ZipFile, opened: ExitStack) -> tuple[BinaryIO, int]:
-    """The one document of an archive, and its size."""
-    documents = [each for each in archive.infolist() if each.filename.lower().endswith((".xml", ".json"))]
-    if len(documents) != 1:
-        raise ValueError(f"a zip with {len(documents)} documents, not one")
-    return cast(BinaryIO, io.BufferedReader(opened.enter_context(archive.open(documents[0])))), documents[0].file_size
-
-
-def _cvat(stream: BinaryIO) -> Iterator[Given]:
+def _cvat(stream: Any) -> Iterator[Given]:
     for _, element in ElementTree.iterparse(stream, forbid_dtd=True):
         if element.tag == "labels":
-            _check_once([str(each.findtext("name")) for each in element.iter("label")])
+            _check_once([each.findtext("name") for each in element.iter("label")])
         if element.tag == "track":
             raise ValueError("a track of CVAT for video")
         if element.tag == "image":
-            own = dict(element.attrib)
-            shapes = [_of_cvat(each.tag, dict(each.attrib)) for each in element if each.tag != "tag"]
-            yield _painted(own["name"], (int(own["height"]), int(own["width"])), shapes)
+            size = int(element.get("height")), int(element.get("width"))
+            shapes = [each for each in element if each.tag != "tag"]
+            depths = [int(each.get("z_order", 0)) for each in shapes]
+            labels = [each.attrib["label"] for each in shapes]
+            yield _painted(element.attrib["name"], size, labels, depths, (_of_cvat(each, size) for each in shapes))
             element.clear()
 
 
-def _of_cvat(tag: str, own: dict[str, str]) -> Shape:
-    if tag == "polygon":
-        points = own["points"].replace(";", ",").split(",")
-        return own["label"], int(own.get("z_order", 0)), partial(decode, [list(map(float, points))])
-    if tag != "mask":
-        raise ValueError(f"a {tag}, where masks and polygons are labels")
-    left, top, width, height = (int(float(own[name])) for name in ("left", "top", "width", "height"))
-    counts = np.array(own["rle"].split(","), np.int64)
-
-    def mask(size: Size) -> Bool[np.ndarray, "H W"]:
-        inside = min(left, top) >= 0 and top + height <= size[0] and left + width <= size[1]
-        if not inside or (counts < 0).any() or counts.sum() != width * height:
-            raise ValueError(f"a mask of {width} x {height} at {left}, {top} with {counts.sum()} pixels")
-        found = np.zeros(size, bool)
-        found[top : top + height, left : left + width] = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(
-            height, width
-        )
-        return found
-
-    return own["label"], int(own.get("z_order", 0)), mask
+def _of_cvat(shape: Any, size: Size) -> Bool[np.ndarray, "H W"]:
+    if shape.tag == "polygon":
+        return decode([shape.attrib["points"].replace(";", ",").split(",")], size)
+    if shape.tag != "mask":
+        raise ValueError(f"a {shape.tag}, where masks and polygons are labels")
+    left, top, width, height = (int(float(shape.attrib[name])) for name in ("left", "top", "width", "height"))
+    counts = {"size": (width, height), "counts": [int(each) for each in shape.attrib["rle"].split(",")]}
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = decode(counts, (width, height)).T  # COCO counts down columns
+    return mask
 
 
-def _coco(stream: BinaryIO) -> Iterator[Given]:
-    document = json.loads(stream.read(LARGEST))
+def _coco(stream: Any) -> Iterator[Given]:
+    document, shapes = json.loads(stream.read()), defaultdict[Any, list[Any]](list)
+    _check_once([each["name"] for each in document["categories"]])
     names = {each["id"]: each["name"] for each in document["categories"]}
-    _check_once([each[name] for name in ("id", "name") for each in document["categories"]])
-    shapes: dict[Any, list[Shape]] = {each["id"]: [] for each in document["images"]}
     for each in document["annotations"]:
-        shapes[each["image_id"]].append((names[each["category_id"]], 0, partial(decode, each["segmentation"])))
+        shapes[each["image_id"]].append((names[each["category_id"]], each["segmentation"]))
     for each in document["images"]:
-        yield _painted(each["file_name"], (int(each["height"]), int(each["width"])), shapes.pop(each["id"]))
+        size, own = (int(each["height"]), int(each["width"])), shapes.pop(each["id"], [])
+        masks = (decode(segmentation, size) for _, segmentation in own)
+        yield _painted(each["file_name"], size, [name for name, _ in own], [0] * len(own), masks)
 
 
 def _check_once(names: Sequence[Any]) -> None:
@@ -119,19 +102,17 @@ def _check_once(names: Sequence[Any]) -> None:
         raise ValueError(f"category {twice[0]!r} is there twice")
 
 
-def _painted(name: str, size: Size, shapes: Sequence[Shape]) -> Given:
+def _painted(name: str, size: Size, labels: list[str], depths: list[int], masks: Iterator[Any]) -> Given:
     """Masks as a label map, where those of greater depth cover others. Raises ValueError where two of one overlap."""
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"{name}: {size[1]} x {size[0]} pixels")
-    label_map = np.full(size, IGNORE, np.int32)
-    ordered = sorted(shapes, key=lambda shape: shape[1])
-    for id_, (category, depth, mask) in enumerate(ordered):
+    label_map, depth_of = np.full(size, IGNORE, np.int32), np.array([*depths, min(depths, default=0) - 1])  # of void
+    for id_, label in enumerate(labels):
         try:
-            pixels = mask(size)
+            mask = next(masks)
         except DAMAGE as error:
-            raise ValueError(f"{name}, {category!r}: {error}") from error
-        for below in np.unique(label_map[pixels]).tolist():
-            if below != IGNORE and ordered[below][1] == depth:
-                raise ValueError(f"{name}: masks of {ordered[below][0]!r} and {category!r} overlap")
-        label_map[pixels] = id_
-    return Given(name, label_map, tuple(category for category, _, _ in ordered))
+            raise ValueError(f"{name}, a mask of {label!r}: {error}") from error
+        if (depth_of[label_map[mask]] == depths[id_]).any():
+            raise ValueError(f"{name}: a mask of {label!r} overlaps another")
+        label_map[mask & (depth_of[label_map] < depths[id_])] = id_
+    return Given(name, label_map, tuple(labels))
