@@ -25,8 +25,8 @@ def select(
     from pipeline.review.select import select
 
     ledger, output = read.open(url), output.rstrip("/")
-    chosen, by_vectors = select(ledger, count, seed)
-    if not by_vectors:
+    chosen = select(ledger, count, seed)
+    if not ledger.run.segment.vectors:
         console.note("a run without vectors: chosen by scores alone, however alike the images are")
     selection = Selection(among=frozenset(chosen))
     done = export(ledger, f"{output}/{format}", format, selection)
@@ -34,7 +34,7 @@ def select(
         write_page(ledger, out, samples=count, seed=seed, title="To be looked at", selection=selection)
     if json:
         images = [{"shard": shard, "index": index} for shard, index in chosen]
-        console.say_json({"output": output, "images": images, "by_vectors": by_vectors})
+        console.say_json({"output": output, "images": images})
         return
     console.say(f"{len(chosen):,} images: {output}/index.html shows them, {done.output} is to be corrected")
     console.say(f"then: diffseg import {url} FILE, with the flags of this command that say how the run is read")

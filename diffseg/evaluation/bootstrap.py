@@ -7,7 +7,6 @@ long for 27 classes), and it refuses a single image.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -40,25 +39,7 @@ def mean_interval(values: Float[np.ndarray, " I"], seed: int = 0) -> Interval:
 
 def ratio_interval(parts: Float[np.ndarray, " I"], wholes: Float[np.ndarray, " I"], seed: int = 0) -> Interval:
     """The sum of parts over images by that of wholes; NaN where there are none."""
-    return _interval(lambda weights: _divided(weights @ parts, weights @ wholes, np.nan), len(parts), seed)
-
-
-def quality_intervals(
-    tp: Float[np.ndarray, "I C"], iou: Float[np.ndarray, "I C"], wrong: Float[np.ndarray, "I C"], seed: int = 0
-) -> tuple[Interval, Interval, Interval]:
-    """Panoptic quality of regions pooled over all images, that of segmentation alone, and of recognition.
-
-    tp: matches. iou: the sum of theirs. wrong: regions of prediction and of truth without a match.
-    """
-
-    def mean(weights: Float[np.ndarray, "R I"], segmentation: bool, recognition: bool) -> Float[np.ndarray, " R"]:
-        found, parts = weights @ tp, weights @ (2 * tp + wrong)
-        sq, rq = _divided(weights @ iou, found), _divided(2 * found, parts)
-        values = np.where(parts > 0, (sq if segmentation else 1) * (rq if recognition else 1), 0)
-        return _divided(values.sum(1), (parts > 0).sum(1), np.nan)
-
-    pq, sq, rq = (partial(mean, segmentation=a, recognition=b) for a, b in ((True, True), (True, False), (False, True)))
-    return _interval(pq, len(tp), seed), _interval(sq, len(tp), seed), _interval(rq, len(tp), seed)
+    return interval(lambda weights: divided(weights @ parts, weights @ wholes, np.nan), len(parts), seed)
 
 
 def pooled_intervals(counts: Sequence[Counts], seed: int = 0) -> tuple[Interval, Interval]:
@@ -73,21 +54,23 @@ def pooled_intervals(counts: Sequence[Counts], seed: int = 0) -> tuple[Interval,
     def miou(weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
         found, union = weights @ tp, weights @ (tp + fp + fn)
         occurs = union > 0
-        iou = _divided(found, union)
+        iou = divided(found, union)
         mean: np.ndarray = iou.sum(1) / occurs.sum(1)
         return mean
 
-    return _interval(accuracy, len(tp), seed), _interval(miou, len(tp), seed)
+    return interval(accuracy, len(tp), seed), interval(miou, len(tp), seed)
 
 
-def _divided(above: np.ndarray, below: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
+def divided(above: np.ndarray, below: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
+    """A quotient, and something else where it is not defined."""
     found: np.ndarray = np.divide(above, below, out=np.full(below.shape, otherwise), where=below > 0)
     return found
 
 
-def _interval(
-    statistic: Callable[[Float[np.ndarray, "R I"]], Float[np.ndarray, " R"]], images: int, seed: int
+def interval(
+    statistic: Callable[[Float[np.ndarray, "R I"]], Float[np.ndarray, " R"]], images: int, seed: int = 0
 ) -> Interval:
+    """A statistic of images, each weighted by how often it was drawn."""
     if images == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
     drawn = np.concatenate([statistic(weights) for weights in _draws(images, seed)])

@@ -5,10 +5,11 @@ As Kirillov et al. define it ("Panoptic Segmentation", CVPR 2019). Letters: C cl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from diffseg.evaluation.bootstrap import Interval, quality_intervals
+from diffseg.evaluation.bootstrap import Interval, divided, interval
 from diffseg.evaluation.partition import overlaps
 from diffseg.types import IGNORE, Bool, Float, Int, Integer
 
@@ -44,7 +45,14 @@ def panoptic_quality(images: Sequence[RegionPairs], class_of: Int[np.ndarray, " 
         np.add.at(wrong[at], taken[taken >= 0], each.predicted[taken >= 0])
         np.add.at(wrong[at], each.class_[hit & each.counted], -1)
         wrong[at] += each.truth - tp[at]
-    return dict(zip(("pq", "sq", "rq"), quality_intervals(tp, iou, wrong), strict=True))
+
+    def mean(name: str, weights: Float[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
+        found, parts = weights @ tp, weights @ (2 * tp + wrong)
+        sq, rq = divided(weights @ iou, found), divided(2 * found, parts)
+        values = {"pq": sq * rq, "sq": sq, "rq": rq}[name]
+        return divided(values.sum(1), (parts > 0).sum(1), np.nan)
+
+    return {name: interval(partial(mean, name), len(images)) for name in ("pq", "sq", "rq")}
 
 
 def region_pairs(

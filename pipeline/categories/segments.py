@@ -3,7 +3,7 @@
 Letters: S segments, F features: the numbers of a vector at length 1, then the logarithm of the share of the image.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,18 +35,11 @@ def features_of(row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> 
     return np.hstack([unit, np.log(areas / areas.sum())[:, None]]).astype(np.float32)
 
 
-def described(
-    ledger: Ledger, window: WindowObject, seed: int = 0, share: float = 1, only: Collection[int] | None = None
-) -> Iterator[Described]:
-    """The labelled images of a window at the ledger's cut. share: of them, drawn by seed. only: of these indices.
-
-    Raises ConfigError.
-    """
+def described(ledger: Ledger, window: WindowObject, wanted: Callable[[int], bool] | None = None) -> Iterator[Described]:
+    """The labelled images of a window at the ledger's cut. wanted: only those of such indices. Raises ConfigError."""
     columns = ["index", "segments", "label_map", *NEEDED]
     for row in ledger.rows(columns, windows=[window], uncut=True):
-        if only is not None and row["index"] not in only:
-            continue
-        if row["leaf_map"] is None or (share < 1 and unit_hash(f"{seed} {window.shard} {row['index']}") >= share):
+        if row["leaf_map"] is None or (wanted and not wanted(row["index"])):
             continue
         made = ledger.at_cut(row)
         try:
@@ -70,5 +63,7 @@ def sample(ledger: Ledger, size: int, seed: int, parallel_map: ParallelMap) -> F
 def _drawn(ledger: Ledger, seed: int, share: float, window: WindowObject) -> list[tuple[list[float], np.ndarray]]:
     return [
         ([unit_hash(f"{seed} {window.shard} {index} {id_}") for id_ in ids], features)
-        for index, ids, features in described(ledger, window, seed, share)
+        for index, ids, features in described(
+            ledger, window, lambda at: unit_hash(f"{seed} {window.shard} {at}") < share
+        )
     ]

@@ -16,7 +16,6 @@ from pipeline.derived.note import FOLDER, NOTE, Note, Part, read_note, revisions
 from pipeline.derived.write import put
 from pipeline.errors import ConfigError
 from pipeline.records import Category
-from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.filter import CATEGORIES, PREDICTED
 from pipeline.table.records import decode_rows, encode_rows
@@ -57,11 +56,6 @@ class Corrections:
         made[CATEGORIES] = {each["category"] for each in own["segments"]}
         return row | {name: made[name] for name in made.keys() & row.keys()} | {CORRECTED: True}
 
-    def windows(self, ledger: Ledger) -> list[WindowObject]:
-        """The windows of a ledger in which images are corrected."""
-        own = {(shard, index // ledger.run.window) for shard, index in self.images}
-        return [each for each in ledger.windows() if (each.shard, each.window) in own]
-
 
 def read_corrections(ledger: Ledger, table: str | None = None) -> Corrections | None:
     """The corrections by NAME or NAME/REVISION; None: the latest, if there are any. Raises ConfigError."""
@@ -82,9 +76,11 @@ def keep_corrections(ledger: Ledger, made: Corrections) -> str:
     """Write the next revision; returns its id. Raises ConfigError where another writer had it first."""
     revision, data = revisions(ledger).get(NAME, 0) + 1, encode_rows(list(made.images.values()))
     name = f"{revision}/{hashlib.blake2b(data, digest_size=6).hexdigest()}.parquet"
-    part = Part(name, len(data), tuple(made.windows(ledger)), ())
+    own = {(shard, index // ledger.run.window) for shard, index in made.images}
+    windows = tuple(each for each in ledger.windows() if (each.shard, each.window) in own)
     facts = {"named": made.named, "renamed": made.renamed}
+    parts = (Part(name, len(data), windows, ()),)
     put(ledger, f"{FOLDER}/{NAME}/{name}", data)
-    note = Note(command=f"diffseg import {ledger}", columns={}, parameters=facts, parts=(part,))
+    note = Note(command=f"diffseg import {ledger}", columns={}, parameters=facts, parts=parts)
     put(ledger, f"{FOLDER}/{NAME}/{revision}/{NOTE}", documents.to_json(note))
     return f"{NAME}/{revision}"

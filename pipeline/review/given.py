@@ -43,14 +43,15 @@ def read_given(url: str) -> Iterator[Given]:
             size = entry.size
             if stream.read(4) == b"PK\3\4":
                 archive = opened.enter_context(zipfile.ZipFile(stream))
-                [document] = (each for each in archive.infolist() if each.filename.lower().endswith((".xml", ".json")))
-                stream, size = io.BufferedReader(opened.enter_context(archive.open(document))), document.file_size
+                found = [each for each in archive.infolist() if each.filename.lower().endswith((".xml", ".json"))]
+                if len(found) != 1:
+                    raise ValueError(f"a zip with {len(found)} documents")
+                stream, size = io.BufferedReader(opened.enter_context(archive.open(found[0]))), found[0].file_size
             if size > LARGEST:
                 raise ValueError(f"{size:,} bytes, more than {LARGEST:,}")
             stream.seek(0)
-            yield from (
-                _cvat(stream) if stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else _coco(stream)
-            )
+            kind = _cvat if stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else _coco
+            yield from kind(stream)
     except FileNotFoundError as error:
         raise ConfigError(f"{redact(url)}: no such file") from error
     except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
@@ -65,11 +66,9 @@ def _cvat(stream: Any) -> Iterator[Given]:
         if element.tag == "track":
             raise ValueError("a track of CVAT for video")
         if element.tag == "image":
-            size = int(element.get("height")), int(element.get("width"))
-            shapes = [each for each in element if each.tag != "tag"]
-            depths = [int(each.get("z_order", 0)) for each in shapes]
-            labels = [each.attrib["label"] for each in shapes]
-            yield _painted(element.attrib["name"], size, labels, depths, (_of_cvat(each, size) for each in shapes))
+            size, shapes = _size(element.attrib), [each for each in element if each.tag != "tag"]
+            labels = [(each.attrib["label"], int(each.get("z_order", 0))) for each in shapes]
+            yield _painted(element.attrib["name"], size, labels, (_of_cvat(each, size) for each in shapes))
             element.clear()
 
 
@@ -90,11 +89,10 @@ def _coco(stream: Any) -> Iterator[Given]:
     _check_once([each["name"] for each in document["categories"]])
     names = {each["id"]: each["name"] for each in document["categories"]}
     for each in document["annotations"]:
-        shapes[each["image_id"]].append((names[each["category_id"]], each["segmentation"]))
+        shapes[each["image_id"]].append(((names[each["category_id"]], 0), each["segmentation"]))
     for each in document["images"]:
-        size, own = (int(each["height"]), int(each["width"])), shapes.pop(each["id"], [])
-        masks = (decode(segmentation, size) for _, segmentation in own)
-        yield _painted(each["file_name"], size, [name for name, _ in own], [0] * len(own), masks)
+        size, own = _size(each), shapes[each["id"]]
+        yield _painted(each["file_name"], size, [label for label, _ in own], (decode(mask, size) for _, mask in own))
 
 
 def _check_once(names: Sequence[Any]) -> None:
@@ -102,17 +100,25 @@ def _check_once(names: Sequence[Any]) -> None:
         raise ValueError(f"category {twice[0]!r} is there twice")
 
 
-def _painted(name: str, size: Size, labels: list[str], depths: list[int], masks: Iterator[Any]) -> Given:
-    """Masks as a label map, where those of greater depth cover others. Raises ValueError where two of one overlap."""
-    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"{name}: {size[1]} x {size[0]} pixels")
-    label_map, depth_of = np.full(size, IGNORE, np.int32), np.array([*depths, min(depths, default=0) - 1])  # of void
-    for id_, label in enumerate(labels):
+def _size(image: Any) -> Size:
+    height, width = int(image["height"]), int(image["width"])
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {width} x {height} pixels")
+    return height, width
+
+
+def _painted(name: str, size: Size, labels: list[tuple[str, int]], masks: Iterator[Any]) -> Given:
+    """Masks as a label map, where those of greater depth cover others. labels: category and depth of each.
+
+    Raises ValueError where two of one depth overlap.
+    """
+    label_map, depths = np.full(size, IGNORE, np.int32), np.array([*(depth for _, depth in labels), -(2**31)])
+    for id_, (label, depth) in enumerate(labels):
         try:
             mask = next(masks)
+            if (depths[label_map[mask]] == depth).any():
+                raise ValueError("it overlaps another")
         except DAMAGE as error:
             raise ValueError(f"{name}, a mask of {label!r}: {error}") from error
-        if (depth_of[label_map[mask]] == depths[id_]).any():
-            raise ValueError(f"{name}: a mask of {label!r} overlaps another")
-        label_map[mask & (depth_of[label_map] < depths[id_])] = id_
-    return Given(name, label_map, tuple(labels))
+        label_map[mask & (depths[label_map] < depth)] = id_
+    return Given(name, label_map, tuple(label for label, _ in labels))

@@ -1,20 +1,15 @@
-"""Images that people should look at: of low scores, and different from each other.
-
-Letters: I images, D numbers of a vector.
-"""
+"""Images that people should look at: of low scores, and different from each other."""
 
 from collections import defaultdict
 
 import numpy as np
 
-from diffseg.types import Float
 from pipeline.categories.segments import described
 from pipeline.derived.corrections import CORRECTED
 from pipeline.errors import ConfigError
 from pipeline.gallery.exemplars import Identity, Top
 from pipeline.gallery.statistics import some_windows
 from pipeline.records import OK
-from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
 
@@ -22,40 +17,35 @@ CANDIDATES = 16  # times the images wanted: those of the lowest scores, whose ve
 TIE = 1e-9  # of doubts that are equal, the seed decides
 
 
-def select(ledger: Ledger, count: int, seed: int) -> tuple[list[Identity], bool]:
-    """At most `count` images that nobody corrected, first those to look at first; and whether vectors had a part.
+def select(ledger: Ledger, count: int, seed: int) -> list[Identity]:
+    """At most `count` images that nobody corrected, first those to look at first.
 
     An image's doubt is one less its quality, 1 where it is one segment. Each next one has the highest product of doubt
-    and distance to all that were chosen: one less the cosine of mean vectors, as in greedy k-center (Gonzalez, 1985).
-    Rows are streamed, of at most a thousand windows drawn by seed. Raises ConfigError where no image is labelled.
+    and distance to all before: one less the cosine of mean vectors, as in greedy k-center (Gonzalez, 1985); of a run
+    without vectors doubt alone decides. At most a thousand windows, drawn by seed, are read.
+    Raises ConfigError where no such image is there.
     """
-    windows, _ = some_windows(ledger, seed)
-    top = Top[tuple[float, Identity]](CANDIDATES * count)
+    windows, size, top = some_windows(ledger, seed)[0], ledger.run.window, Top[Identity](CANDIDATES * count)
+    doubt, vectors = dict[Identity, float](), dict[Identity, np.ndarray]()
     for row in ledger.rows(["shard", "index", "status", "segments", "quality"], windows=windows):
         if row["status"] == OK and CORRECTED not in row:
-            doubt, identity = 1 - (row["quality"] or 0.0), (row["shard"], row["index"])
-            top.add(doubt + TIE * unit_hash(f"{seed} {identity}"), (doubt, identity))
-    if not (candidates := top.values()):
+            identity = row["shard"], row["index"]
+            top.add(1 - (row["quality"] or 0) + TIE * unit_hash(f"{seed} {identity}"), identity)
+    indices = defaultdict[tuple[str, int], set[int]](set)
+    for rank, (shard, index) in top.ranked():
+        doubt[shard, index], vectors[shard, index] = rank, np.zeros(1)
+        indices[shard, index // size].add(index)
+    if not doubt:
         raise ConfigError(f"{ledger}: no labelled image that nobody has corrected yet")
-    doubts, by_vectors = np.array([doubt for doubt, _ in candidates]), bool(ledger.run.segment.vectors)
-    vectors = _vectors(ledger, windows, [each for _, each in candidates]) if by_vectors else np.zeros((len(doubts), 1))
-    gains, chosen = doubts.copy(), list[Identity]()
-    for _ in range(min(count, len(doubts))):
-        best = int(gains.argmax())
-        chosen.append(candidates[best][1])
-        gains = np.minimum(gains, doubts * (1 - vectors @ vectors[best]))
-        gains[best] = -np.inf
-    return chosen, by_vectors
-
-
-def _vectors(ledger: Ledger, windows: list[WindowObject], images: list[Identity]) -> Float[np.ndarray, "I D"]:
-    """The mean vector of each image, over its pixels, at length 1."""
-    indices, found = defaultdict[tuple[str, int], list[int]](list), dict[Identity, np.ndarray]()
-    for shard, index in images:
-        indices[shard, index // ledger.run.window].append(index)
-    for window in windows:
-        if own := indices.get((window.shard, window.window)):
-            for index, _, features in described(ledger, window, only=own):
-                mean = np.exp(features[:, -1]) @ features[:, :-1]
-                found[window.shard, index] = mean / max(np.linalg.norm(mean), TIE)
-    return np.stack([found[each] for each in images])
+    for window in windows if ledger.run.segment.vectors else ():
+        own = indices.get((window.shard, window.window), set())
+        for index, _, features in described(ledger, window, own.__contains__) if own else ():
+            mean = np.exp(features[:, -1]) @ features[:, :-1]
+            vectors[window.shard, index] = mean / max(np.linalg.norm(mean), TIE)
+    ranks, stacked, chosen = np.array([*doubt.values()]), np.stack([*vectors.values()]), list[int]()
+    gains = ranks.copy()
+    while len(chosen) < min(count, len(ranks)):
+        chosen.append(int(gains.argmax()))
+        gains = np.minimum(gains, ranks * (1 - stacked @ stacked[chosen[-1]]))
+        gains[chosen] = -np.inf
+    return [list(doubt)[at] for at in chosen]

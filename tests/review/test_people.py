@@ -4,6 +4,7 @@ import io
 import json
 import re
 import zipfile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from jobs.shared import cli
 from pipeline.datasets import Example, RunDataset
 from pipeline.derived.corrections import CORRECTED
 from pipeline.derived.joined import open_run
-from pipeline.exports.cvat import run_lengths
 from pipeline.exports.rle import encode
 from pipeline.messages import ShardTask
 from pipeline.review.given import read_given
@@ -47,7 +47,7 @@ def run(tmp_path):
 def selected(run, folder):
     """What `select` writes of all nine images for CVAT."""
     assert cli.run(["select", run, "--output", str(folder / "work"), *KINDS]) == 0
-    return folder / "work" / "cvat" / "annotations.xml"
+    return folder / "work" / "cvat" / "annotations_train.xml"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,8 @@ def element(mask: np.ndarray, label: str) -> str:
     """A mask as CVAT writes it: run lengths of its box, the attributes in CVAT's order."""
     rows, columns = np.nonzero(mask)
     box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-    counts = ", ".join(map(str, run_lengths(mask[box])))
+    runs = [(inside, len(list(same))) for inside, same in groupby(mask[box].ravel().tolist())]
+    counts = ", ".join(str(length) for _, length in ([(False, 0)] if runs[0][0] else []) + runs)
     height, width = mask[box].shape
     place = f'left="{columns.min()}" top="{rows.min()}" width="{width}" height="{height}"'
     return f'<mask label="{label}" source="manual" occluded="0" rle="{counts}" {place} z_order="0">\n    </mask>'
@@ -95,7 +96,7 @@ def test_a_mask_and_a_name_edited_in_cvat_are_in_the_next_export_and_only_they(r
     masks = [element(edited == n, kind or "object") for n, kind in enumerate(kinds)]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("annotations.xml", with_masks(text, "b", masks))
+        packed.writestr("annotations_train.xml", with_masks(text, "b", masks))
         packed.writestr("images/", b"")
     (tmp_path / "back.zip").write_bytes(archive.getvalue())
     assert cli.run(["import", run, str(tmp_path / "back.zip"), *KINDS]) == 0
@@ -220,7 +221,7 @@ def test_calibrate_and_categories_learn_from_what_people_corrected(tmp_path, cap
     truth = write_truth(tmp_path, 6)
     work = tmp_path / "work"
     assert cli.run(["export", run, "--format", "cvat", "--output", str(work), "--no-images"]) == 0
-    text = (work / "annotations.xml").read_text()
+    text = (work / "annotations_train.xml").read_text()
     for number in range(6):
         labels = np.asarray(Image.open(truth / f"a{number}.png")).astype(int)
         text = with_masks(text, f"a{number}", [element(labels == n, names[n]) for n in np.unique(labels)])
@@ -240,25 +241,24 @@ def test_calibrate_and_categories_learn_from_what_people_corrected(tmp_path, cap
 def test_select_prefers_low_scores_that_differ_and_never_what_was_corrected(tmp_path, capsys):
     run = str(material_run(tmp_path).store)
     ledger = open_run(run)
-    chosen, by_vectors = select(ledger, 6, 0)
-    assert by_vectors
+    chosen = select(ledger, 6, 0)
     assert len(set(chosen)) == 6
     quality_of = {(row["shard"], row["index"]): row["quality"] for row in ledger.rows()}
     assert quality_of[chosen[0]] == min(quality_of.values())
-    assert chosen == select(ledger, 6, 0)[0]
-    assert len(select(ledger, 99, 0)[0]) == 16
+    assert chosen == select(ledger, 6, 0)
+    assert len(select(ledger, 99, 0)) == 16
     found = json_of(capsys, "select", run, "--count", "3", "--output", str(tmp_path / "w"), "--json")
     assert [(each["shard"], each["index"]) for each in found["images"]] == chosen[:3]
     names = [generated_name(row["key"], row["shard"], row["index"]) for row in ledger.rows()
              if (row["shard"], row["index"]) in chosen[:3]]  # fmt: skip
     assert sorted(path.stem for path in (tmp_path / "w" / "cvat" / "images").iterdir()) == sorted(names)
     assert (tmp_path / "w" / "index.html").read_text().count('"key"') >= 3
-    assert cli.run(["import", run, str(tmp_path / "w" / "cvat" / "annotations.xml")]) == 2
+    assert cli.run(["import", run, str(tmp_path / "w" / "cvat" / "annotations_train.xml")]) == 2
     shards = list(ledger.shards)
     corrected(
         run, tmp_path, names=("sky", "tree"), key="x", index=chosen[0][1], shard=shards.index(chosen[0][0]), flags=()
     )
-    assert set(select(open_run(run), 99, 0)[0]) == set(select(ledger, 99, 0)[0]) - {chosen[0]}
+    assert set(select(open_run(run), 99, 0)) == set(select(ledger, 99, 0)) - {chosen[0]}
 
 
 def test_of_a_run_without_vectors_scores_alone_select_and_it_says_so(run, tmp_path, capsys):
@@ -267,7 +267,7 @@ def test_of_a_run_without_vectors_scores_alone_select_and_it_says_so(run, tmp_pa
     assert "without vectors: chosen by scores alone" in capsys.readouterr().err
     ledger = open_run(run, calibration="mine")
     quality_of = {(row["shard"], row["index"]): row["quality"] for row in ledger.rows()}
-    chosen, _ = select(ledger, 4, 0)
+    chosen = select(ledger, 4, 0)
     assert [quality_of[each] for each in chosen] == sorted(quality_of.values())[:4]
 
 
@@ -335,7 +335,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;">]><annotations
         (lambda text: text.replace('name="a_s', 'name="b_q', 1).replace("s-0-", "s-0-0", 1), "no image of this run"),
         (lambda text: text.replace("<label><name>tree<", "<label><name>sky<", 1), "category 'sky' is there twice"),
         (lambda text: re.sub(r"(<image.*?</image>)", r"\1\1", text, count=1, flags=re.S), "is there twice"),
-        (lambda text: re.sub(r"(<mask.*?/>)", r"\1\1", text, count=1), "a mask of 'sky' overlaps another"),
+        (lambda text: re.sub(r"(<mask.*?/>)", r"\1\1", text, count=1), "a mask of 'sky': it overlaps another"),
         (lambda text: text.replace('rle="0, ', 'rle="1, ', 1), "a mask of .sky.: run lengths that are not those"),
         (lambda text: text.replace('left="0"', 'left="9"', 1), "a mask of .sky.: could not broadcast"),
         (lambda text: re.sub("<mask", "<box", text, count=1), "a box, where masks and polygons are labels|mismatched"),
@@ -375,7 +375,7 @@ def test_bombs_and_hostile_masks_of_coco_are_refused(run, tmp_path, capsys, monk
         assert answer in line
     monkeypatch.setattr("pipeline.review.given.LARGEST", 10_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("annotations.xml", b"<a>" + b" " * 10**6)
+        packed.writestr("annotations_train.xml", b"<a>" + b" " * 10**6)
     assert cli.run(["import", run, str(tmp_path / "bomb.zip"), *KINDS]) == 2
     assert "1,000,003 bytes, more than 10,000" in capsys.readouterr().err
 
