@@ -21,16 +21,29 @@ def plan(
     image_bytes: Annotated[
         float | None, typer.Option(help="Labels of one image on storage, in place of a pilot.")
     ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="A run whose table of --categories is measured, for one of all.")
+    ] = None,
+    categories: Annotated[str | None, typer.Option(help="A table of `categories` of --run: NAME.")] = None,
     price: options.Price = None,
     deadline: options.Deadline = None,
     image_key: Annotated[str | None, typer.Option(help="Extension or column of the image.")] = None,
     json: options.Json = False,
 ) -> None:
     """Say how much there is to label, and what it will take."""
+    from pipeline.errors import ConfigError
     from pipeline.inputs import count
     from pipeline.inputs.shards import pin
     from pipeline.pilot import plan as planning
+    from pipeline.run.ledger import Ledger
 
+    if (run is None) != (categories is None):
+        raise ConfigError("--run and --categories go together: a run, and a table of it")
+    seconds = size = 0.0
+    if run and categories:
+        from pipeline.categories.categorise import cost_of
+
+        seconds, size = cost_of(Ledger.open(run), categories)
     speed = _speed(pilot, images_per_second, image_bytes)
     planning.plan(count.Counts({}, exact=True), 0, speed, price=price, deadline=deadline)  # refuses before it reads
     pinned = pin(shards, note=console.note if json else console.say)
@@ -39,9 +52,11 @@ def plan(
         console.note(f"not read to its end: {damage}")
     made = planning.plan(counts, sum(shard.size for shard in pinned), speed, price=price, deadline=deadline)
     if json:
-        console.say_json(asdict(made))
+        more = {"categories_core_hours": made.images * seconds / 3600, "categories_bytes": made.images * size}
+        console.say_json(asdict(made) | (more if run else {}))
         return
-    console.table("", ["", ""], rows(made, speed, price))
+    shown = f"{console.duration(made.images * seconds)} of a core, {console.size(round(made.images * size))}"
+    console.table("", ["", ""], rows(made, speed, price) + ([["categories", shown]] if run else []))
     command = "label --output URL" if speed else "pilot"
     console.say(f"next: diffseg {command} --model NAME {named(shards)}")
 

@@ -6,6 +6,7 @@ Letters: S segments, F features, C categories.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.records import Category
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
+from pipeline.table.values import encode_values
 
 POINTS = 256  # a centroid, as faiss draws them: more change it little
 TOGETHER = 4096  # segments held against all categories at a time: of a thousand they take 32 MB
@@ -150,7 +152,18 @@ def extend(ledger: Ledger, name: str, parallel_map: ParallelMap) -> Categorised:
     return _written(ledger, name, read_note(ledger, name)[0], parallel_map)
 
 
-def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -> Categorised:
+def cost_of(ledger: Ledger, name: str) -> tuple[float, float]:
+    """Seconds of a core and bytes that an image takes in a table: values of its first window are made once more."""
+    note, began = read_note(ledger, name)[0], process_time()
+    model, _ = _opened(ledger, note)
+    window = min(note.places, key=lambda each: (each.shard, each.window))
+    rows = [{"shard": window.shard, **row} for row in model.values(ledger, window)]
+    size, images = len(encode_values([rows], note.columns)), ledger.window_metadata(window).rows
+    return (process_time() - began) / images, size / images
+
+
+def _opened(ledger: Ledger, note: Note) -> tuple[Model | Words, int]:
+    """The model of a note, and the segments that it was fitted to; the ledger is put at its cut."""
     found = note.parameters
     try:
         kind: type[Words | Model] = Words if COLUMNS[found["kind"]] is words.COLUMNS else Model
@@ -159,8 +172,13 @@ def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -
         segments, ledger.cut = int(found["segments"]), Cut(**found["cut"]) if found["cut"] else None
         if dict(note.columns) != COLUMNS[model.kind]:
             raise ValueError(f"its columns are {', '.join(note.columns)}")
+        return model, segments
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"a derived table that this version's categories did not make: {error}") from error
+
+
+def _written(ledger: Ledger, name: str, note: Note, parallel_map: ParallelMap) -> Categorised:
+    model, segments = _opened(ledger, note)
     done, revision = write(ledger, name, note, partial(model.values, ledger), parallel_map)
     table, windows = f"{name}/{revision}", len(done.places) - len(note.places)
     return Categorised(table, windows, categories_of(note, table), segments, ledger.cut)

@@ -1,6 +1,7 @@
 """`diffseg plan`: what a run will take, from a listing and a few headers."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 from jobs.shared import cli
 from pipeline.inputs import count
 from pipeline.storage import filesystem
+from tests.categories.materials import material_run
 from tests.conftest import samples, write_shard
+from tests.datasets.test_joined import categorise
+from tests.support.labelled import make_run
 
 
 @pytest.fixture
@@ -27,6 +31,24 @@ def test_a_plan_says_images_hours_cost_output_and_workers(tars, capsys):
     for part in ("20 shards", "about 8", "0.01 images/s", "worker-hours", "2.50 an hour", "MB", "in 6 hours"):
         assert part in said
     assert f"next: diffseg label --output URL --model NAME '{tars}'" in said
+
+
+def test_a_plan_of_categories_takes_them_from_a_table_of_a_run(tars, tmp_path, capsys):
+    run = str(material_run(tmp_path).store)
+    assert cli.run(["categories", run, "--clusters", "4", "--name", "kinds"]) == 0
+    capsys.readouterr()
+    assert cli.run(["plan", tars, "--run", run, "--categories", "kinds", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    stored = next(Path(run, "derived", "kinds", "1").glob("*.parquet")).stat().st_size
+    assert 0.2 < found["categories_bytes"] / found["images"] / (stored / 16) < 5
+    assert 1e-5 < found["categories_core_hours"] * 3600 / found["images"] < 0.1
+    assert cli.run(["plan", tars, "--run", run, "--categories", "kinds"]) == 0
+    assert re.search(r"categories .* of a core, ", capsys.readouterr().out)
+    assert cli.run(["plan", tars, "--run", run]) == 2
+    assert "--run and --categories go together" in capsys.readouterr().err
+    categorise(ledger := make_run(tmp_path / "other"))
+    assert cli.run(["plan", tars, "--run", str(ledger.store), "--categories", "kinds"]) == 2
+    assert "a derived table that this version's categories did not make" in capsys.readouterr().err
 
 
 def test_without_a_speed_the_next_step_is_a_pilot(tars, capsys):
