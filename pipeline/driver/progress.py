@@ -86,11 +86,7 @@ class Progress:
 
     left_bytes: int
     clock: Callable[[], float] = monotonic
-    began: float = field(init=False)
     first: tuple[float, int] | None = None  # when labelling was first seen, and how much there was
-
-    def __post_init__(self) -> None:
-        self.began = self.clock()
 
     def snapshot(self, counters: Counters, retries: int = 0) -> Snapshot:
         """The moment. retries: requests to storage that this process itself has sent once more."""

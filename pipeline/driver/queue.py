@@ -44,7 +44,13 @@ class Queue:
 
     def take(self, free: int, idle: int, now: float) -> ShardTask | None:
         """Remove a task that a worker can take now; None where no task is due or no worker is free."""
-        task = self._first(free, idle, now)
+        task: ShardTask | None = None
+        if self._probes and idle > 0:
+            task = self._probes.popleft()
+        elif self._tasks and free > 0:
+            task = self._pop_random(self._tasks)
+        elif self._later and free > 0 and not self._fresh and self._later[0][0] <= now:
+            task = heappop(self._later)[2]
         if task is not None:
             self._parts[task.shard.id] -= 1
             if not self._parts[task.shard.id]:
@@ -52,15 +58,6 @@ class Queue:
         elif free > 0 and self._fresh:
             task = ShardTask(self._shards.at(self._pop_random(self._fresh)))
         return task
-
-    def _first(self, free: int, idle: int, now: float) -> ShardTask | None:
-        if self._probes and idle > 0:
-            return self._probes.popleft()
-        if self._tasks and free > 0:
-            return self._pop_random(self._tasks)
-        if self._later and free > 0 and not self._fresh and self._later[0][0] <= now:
-            return heappop(self._later)[2]
-        return None
 
     def _pop_random(self, items: MutableSequence[T]) -> T:
         """Remove a random item in constant time: the last one takes its place."""

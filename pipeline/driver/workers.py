@@ -198,19 +198,17 @@ class WorkerRegistry:
         if handle.report.node and elsewhere and self._failures[handle.report.node] >= FAILURES_TO_BLOCK:
             self.blocked_nodes[handle.report.node] = end.reason
             logger.warning("no worker is started on node %s any more: %s", handle.report.node, end.reason)
-        if not handle.report.ready:
-            self._count_false_start(end.reason, permanent)
-
-    def _count_false_start(self, reason: str, permanent: bool) -> None:
+        if handle.report.ready:
+            return
         self._false_starts += 1
         self._not_before = self._clock() + delay_s(FIRST_DELAY_S, self._false_starts)
-        never = not self._matching and (permanent or self._false_starts >= MAX_FALSE_STARTS)
-        if never:
-            error = NoWorker(f"no worker can start: {reason}")
+        reason = f"no worker can start: {end.reason}"
+        if not self._matching and (permanent or self._false_starts >= MAX_FALSE_STARTS):
+            error = NoWorker(reason)
             error.given = permanent
             raise error
         if not self.ready and self._false_starts >= MAX_LATE_STARTS:  # they could before: what is gone may come back
-            raise WorkerLost(f"no worker can start: {reason}")
+            raise WorkerLost(reason)
 
     def update(self, handle: WorkerHandle, report: Report) -> list[Outcome]:
         """Take an answer in. The tasks of a worker that turns out to be unfit come back.

@@ -21,6 +21,7 @@ from pipeline.storage.retry import attempt, translate
 from pipeline.storage.url import local_path, protocol_of, redact
 
 MAX_PATHS = 1000  # to one folder, through links: folders that link to each other have infinitely many
+SKIPPED, BROKEN, CIRCULAR, SPECIAL = OTHERS = ("hidden or system file", "broken link", "circular link", "special file")
 Skip: TypeAlias = Callable[[str], bool]  # called with a name below the listed folder
 _Identity: TypeAlias = tuple[int, int]  # device and inode
 
@@ -31,20 +32,11 @@ class Found:
 
     entries: list[Entry] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)  # links to nothing
-    circular: list[str] = field(default_factory=list)  # links to a folder that they lie in
-    special: list[str] = field(default_factory=list)  # pipes, sockets, devices
+    others: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in OTHERS})  # not read, by kind
 
     def left_out(self) -> list[str]:
         """What is not read, by kind, with counts and examples."""
-        kinds = (
-            (self.skipped, "hidden or system file"),
-            (self.broken, "broken link"),
-            (self.circular, "circular link"),
-            (self.special, "special file"),
-        )
-        return [counted(names, kind) for names, kind in kinds if names]
+        return [counted(names, kind) for kind, names in self.others.items() if names]
 
 
 def counted(names: Sequence[str], kind: str) -> str:
@@ -100,21 +92,25 @@ def _glob(fs: Any, path: str) -> Any:
 def _sorted_out(folder: str, listed: dict[str, Entry | None], skip: Skip) -> Found:
     named = redact(folder)  # as a listing names what it finds
     names = {url.removeprefix(named): entry for url, entry in listed.items()}
-    skipped = [name for name in names if skip(name)]
-    for name in skipped:
-        del names[name]
-    entries = [entry for entry in names.values() if entry is not None]
-    return Found(entries, [name for name, entry in names.items() if entry is None], skipped)
+    found = Found()
+    for name, entry in names.items():
+        if skip(name):
+            found.others[SKIPPED].append(name)
+        elif entry is None:
+            found.folders.append(name)
+        else:
+            found.entries.append(entry)
+    return found
 
 
 def _below(folder: str, depth: int | None, skip: Skip, wanted: Callable[[str], bool]) -> Found:
     """Objects below a folder of a disk. depth: levels of folders that are entered, with the first; None: all."""
     root = str(Path(local_path(folder)).absolute()).rstrip("/")
     found = _follow(root, depth, skip)
-    others = (found.folders, found.skipped, found.broken, found.circular, found.special)
+    others = {kind: sorted(filter(wanted, names)) for kind, names in found.others.items()}
     entries = [entry for entry in found.entries if wanted(entry.url.removeprefix(f"{root}/"))]
     entries.sort(key=lambda entry: entry.url)
-    return Found(entries, *(sorted(filter(wanted, names)) for names in others))
+    return Found(entries, sorted(filter(wanted, found.folders)), others)
 
 
 def _follow(root: str, depth: int | None, skip: Skip) -> Found:
@@ -133,15 +129,15 @@ def _follow(root: str, depth: int | None, skip: Skip) -> Found:
         for entry in _scan(f"{root}/{folder}"):
             name = f"{folder}/{entry.name}" if folder else entry.name
             if skip(name):
-                found.skipped.append(name)
+                found.others[SKIPPED].append(name)
             elif (info := _look(entry, found, name)) is None:
                 continue
             elif stat.S_ISREG(info.st_mode):
                 found.entries.append(Entry(f"{root}/{name}", info.st_size, str(info.st_mtime)))
             elif not stat.S_ISDIR(info.st_mode):
-                found.special.append(name)
+                found.others[SPECIAL].append(name)
             elif (here := _identity(info)) in above:
-                found.circular.append(name)
+                found.others[CIRCULAR].append(name)
             else:
                 found.folders.append(name)
                 entered[here] += 1
@@ -157,11 +153,11 @@ def _look(entry: os.DirEntry[str], found: Found, name: str) -> os.stat_result | 
     try:
         return entry.stat()
     except (FileNotFoundError, NotADirectoryError):
-        found.broken.append(name)
+        found.others[BROKEN].append(name)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise translate(entry.path, error) from error
-        found.circular.append(name)
+        found.others[CIRCULAR].append(name)
     return None
 
 

@@ -4,7 +4,7 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from time import monotonic
@@ -110,7 +110,7 @@ class WorkerHost:
             if self._leave_by is not None:
                 worker.leave(self._leave_by)
             self._outcomes.put(None)  # ready: a driver that waits for an answer gets it at once
-            for outcome in worker.run(self._handed_over(), self._announce):
+            for outcome in worker.run(iter(self._tasks.get, None), self._announce):
                 self._outcomes.put(outcome)
         except DeviceMismatch as error:
             logger.error("gets no work: %s", error)
@@ -125,7 +125,3 @@ class WorkerHost:
             end = WorkerEnd(EndKind.LOST, told(error)[:500], traceback_of(error))
         self._end = end
         self._outcomes.put(None)
-
-    def _handed_over(self) -> Iterator[ShardTask]:
-        while (task := self._tasks.get()) is not None:
-            yield task

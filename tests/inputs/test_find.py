@@ -69,7 +69,7 @@ def test_circles_end_and_are_named(tmp_path):
     (tmp_path / "b/a").symlink_to("../a")
     found = walk(str(tmp_path), nothing)
     assert names(found, tmp_path) == ["a/1.jpg", "a/b/2.jpg", "b/2.jpg", "b/a/1.jpg"]
-    assert found.circular == ["a/b/a", "a/self", "a/up", "b/a/b", "b/a/self", "b/a/up"]
+    assert found.others[find.CIRCULAR] == ["a/b/a", "a/self", "a/up", "b/a/b", "b/a/self", "b/a/up"]
 
 
 def test_folders_that_all_lead_to_each_other_are_refused_soon(tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     found = walk(str(tmp_path), is_system)
     assert names(found, tmp_path) == ["a.jpg"]
-    assert (found.skipped, found.broken, found.special) == (
+    assert (found.others[find.SKIPPED], found.others[find.BROKEN], found.others[find.SPECIAL]) == (
         ["._a.jpg", ".git"],
         ["below.jpg", "broken.jpg"],
         ["pipe.jpg"],
@@ -125,7 +125,11 @@ def test_a_glob_follows_links_and_names_what_else_it_matches(tmp_path):
     (tmp_path / "in/f.tar").mkdir()
     found = expand_glob(str(tmp_path / "in"), "*.tar", is_system)
     assert names(found, tmp_path / "in") == ["a.tar", "b.tar"]
-    assert (found.skipped, found.broken, found.folders) == (["._a.tar"], ["gone.tar"], ["f.tar"])
+    assert (found.others[find.SKIPPED], found.others[find.BROKEN], found.folders) == (
+        ["._a.tar"],
+        ["gone.tar"],
+        ["f.tar"],
+    )
     assert names(expand_glob(str(tmp_path / "in"), "*/*.tar", is_system), tmp_path / "in") == ["more/2.tar"]
     assert names(expand_glob(str(tmp_path), "**/*.tar", is_system), tmp_path) == [
         *("in/a.tar", "in/b.tar", "in/more/2.tar", "store/2.tar")

@@ -33,9 +33,10 @@ def make_folder() -> str:
     with suppress(FileNotFoundError):
         usual = tempfile.gettempdir()
     candidates = (usual, "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")
-    for path in dict.fromkeys(path for path in candidates if path and _fits(path)):
+    for path in dict.fromkeys(path for path in candidates if path):
         try:
-            if shutil.disk_usage(path).free >= FREE:
+            fits = len(os.fsencode(path)) <= MOST and _PLAIN.fullmatch(path)
+            if fits and shutil.disk_usage(path).free >= FREE:
                 return tempfile.mkdtemp(prefix="diffseg-", dir=path)
         except OSError:
             continue  # it does not exist, or this user may not write to it
@@ -62,7 +63,3 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",  # other users of this machine can connect to loopback
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-
-
-def _fits(path: str) -> bool:
-    return len(os.fsencode(path)) <= MOST and _PLAIN.fullmatch(path) is not None
