@@ -85,8 +85,7 @@ class SampleFailure:
     raw: RawSample
     reason: str  # undecodable, too_large, no_image, model_nan, model_error, poison
     error: str
-    width: int | None = None
-    height: int | None = None
+    size: tuple[int, int] | None = None  # width and height of the source, upright
     sha256: str | None = None
 
 

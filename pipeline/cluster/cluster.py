@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 
 from pipeline.cluster.causes import last_words, raised
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import ActorSpec, ClusterState, Failed, Logged, RayStart, Step
+from pipeline.cluster.messages import ActorSpec, ClusterState, Failed, Logged, RayStart
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
@@ -156,9 +156,8 @@ class Cluster:
                 if monotonic() > due:
                     raise
                 continue
-            if isinstance(answer, Step):
+            if isinstance(answer, Logged):
                 due = monotonic() + within
-            elif isinstance(answer, Logged):
                 replay(answer.records, **current().labels)
             elif number == self._number:  # else it answers a call that was interrupted
                 break

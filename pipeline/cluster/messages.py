@@ -10,17 +10,10 @@ EXCHANGE_S = 1.0  # in which an actor answers: one small call a second for each 
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A step towards an answer was done: whoever waits for the answer waits on."""
-
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
 class Logged:
-    """The process that Ray is in logged something meanwhile."""
+    """A step towards an answer, with what the process that Ray is in logged meanwhile: who waits for it waits on."""
 
-    records: tuple[Record, ...]
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

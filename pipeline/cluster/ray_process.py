@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from pipeline.cluster import ray_private
 from pipeline.cluster.actor import LabelActor
 from pipeline.cluster.causes import cause, raised
-from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, ClusterState, Failed, Logged, RayStart, Step
+from pipeline.cluster.messages import EXCHANGE_S, ActorSpec, ClusterState, Failed, Logged, RayStart
 from pipeline.cluster.metrics import RunGauges
 from pipeline.cluster.process import private, session
 from pipeline.cluster.process.line import Line
@@ -53,7 +53,7 @@ class RayServer:
 
     def serve(self) -> None:
         """Answer calls until the driver is gone."""
-        self._tell(0, Step("Ray is imported"))
+        self._tell(0, Logged())  # Ray is imported
         while True:
             try:
                 number, name, args = self._line.receive(None)

@@ -101,5 +101,4 @@ def decode_sample(raw: RawSample, reader: int, least: int | None = None) -> Imag
         return ImageSample(raw, *decode.decode_reduced(data, least, reader), sha256)
     except decode.UndecodableImage as error:
         logger.debug("sample %d (%s): %s", raw.index, raw.key, error)
-        width, height = error.size or (None, None)
-        return SampleFailure(raw, error.reason, str(error), width, height, sha256)
+        return SampleFailure(raw, error.reason, str(error), error.size, sha256)

@@ -11,7 +11,7 @@ from diffseg.types import AttentionError, Segmentation
 from pipeline.errors import OutOfMemory, PipelineError
 from pipeline.logs.traces import told
 from pipeline.messages import ShardTask
-from pipeline.records import OK, ImageSample, LabelRecord, SampleFailure, legible
+from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, legible
 from pipeline.table.label_map import encode_label_map
 from pipeline.table.leaf_map import encode_leaf_map
 from pipeline.table.trees import encode_tree, encode_vectors
@@ -126,7 +126,7 @@ def label_batch(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSamp
         logger.info("the model gave no attention: %s", error)
         bad = set(error.images) or set(range(len(batch)))
         text = f"{type(error).__name__}: {error}"
-        failed = [Row(failed_row(task, _failure(batch[i], "model_nan", text))) for i in sorted(bad)]
+        failed = [_failed(task, batch[i], "model_nan", text) for i in sorted(bad)]
         return failed + label_batch(segmenter, task, [sample for i, sample in enumerate(batch) if i not in bad])
     except Exception as error:
         if isinstance(error, PipelineError) and not isinstance(error, OutOfMemory):
@@ -134,43 +134,29 @@ def label_batch(segmenter: Segmenter, task: ShardTask, batch: Sequence[ImageSamp
         if len(batch) == 1:
             text = told(error)
             logger.exception("sample %d (%s) has no labels: %s", batch[0].raw.index, batch[0].raw.key, text)
-            return [Row(failed_row(task, _failure(batch[0], "model_error", text)))]
+            return [_failed(task, batch[0], "model_error", text)]
         half = len(batch) // 2  # one bad sample: halves find out which
         return label_batch(segmenter, task, batch[:half]) + label_batch(segmenter, task, batch[half:])
-    return [_row(task, sample, result) for sample, result in zip(batch, results, strict=True)]
+    return [
+        Row(_record(task, its.raw, OK, its.size, its.sha256, segments=made.segments, quality=made.quality), made)
+        for its, made in zip(batch, results, strict=True)
+    ]
 
 
-def _row(task: ShardTask, sample: ImageSample, result: Segmentation) -> Row:
-    width, height = sample.size
-    record = LabelRecord(
-        key=sample.raw.key,
-        shard=task.shard.id,
-        index=sample.raw.index,
-        status=OK,
-        width=width,
-        height=height,
-        segments=result.segments,
-        quality=result.quality,
-        image_sha256=sample.sha256,
-    )
-    return Row(record, result)
-
-
-def _failure(sample: ImageSample, reason: str, text: str) -> SampleFailure:
-    width, height = sample.size
+def _failed(task: ShardTask, sample: ImageSample, reason: str, text: str) -> Row:
     text = " ".join(text.split())[:300]
-    return SampleFailure(sample.raw, reason, text, width, height, sample.sha256)
+    return Row(failed_row(task, SampleFailure(sample.raw, reason, text, sample.size, sample.sha256)))
 
 
 def failed_row(task: ShardTask, failure: SampleFailure) -> LabelRecord:
     """The row of a sample that has no labels."""
-    return LabelRecord(
-        key=failure.raw.key,
-        shard=task.shard.id,
-        index=failure.raw.index,
-        status=failure.reason,
-        error=legible(failure.error),
-        width=failure.width,
-        height=failure.height,
-        image_sha256=failure.sha256,
-    )
+    error = legible(failure.error)
+    return _record(task, failure.raw, failure.reason, failure.size, failure.sha256, error=error)
+
+
+def _record(
+    task: ShardTask, raw: RawSample, status: str, size: tuple[int, int] | None, sha256: str | None, **rest: Any
+) -> LabelRecord:
+    width, height = size or (None, None)
+    of = (raw.key, task.shard.id, raw.index, status)
+    return LabelRecord(*of, width=width, height=height, image_sha256=sha256, **rest)

@@ -15,7 +15,7 @@ from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool, cluster, task
 from pipeline.cluster import starts as starting
 from pipeline.cluster.mapping import map_on_cluster
-from pipeline.cluster.messages import ClusterState, Step
+from pipeline.cluster.messages import ClusterState, Logged
 from pipeline.cluster.process import session
 from pipeline.cluster.process.line import Line
 from pipeline.driver.loop import drive
@@ -127,7 +127,7 @@ def test_an_answer_may_take_its_time_as_long_as_it_moves():
     def crawl():
         for _ in range(6):
             time.sleep(0.3)
-            host.send((0, Step("a step")), 5)
+            host.send((0, Logged()), 5)
         host.send((1, "done"), 5)
 
     threading.Thread(target=crawl, daemon=True).start()
