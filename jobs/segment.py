@@ -17,7 +17,7 @@ import typer
 from jobs.shared import console, options
 
 if TYPE_CHECKING:
-    from diffseg import DiffSeg, Segmentation
+    from diffseg import DiffSeg
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +134,6 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
         logger.debug("%s has no labels", path, exc_info=error)
         console.note(f"diffseg: {path}: {error}")
         return False
-    console.say(f"{path}: {_count(result)}: {label_map}, {picture}")
+    several = result.quality is not None and f"{len(result.segments)} segments, quality {result.quality:.2f}"
+    console.say(f"{path}: {several or 'one segment'}: {label_map}, {picture}")
     return True
-
-
-def _count(result: "Segmentation") -> str:
-    if result.quality is None:
-        return "one segment"
-    return f"{len(result.segments)} segments, quality {result.quality:.2f}"

@@ -42,19 +42,6 @@ def cells_of(pixels: Float[Tensor, "B 3 H W"], unit: int) -> tuple[int, int]:
     return height // unit, width // unit
 
 
-def record(
-    query: Float[Tensor, "B H n d"],
-    key: Float[Tensor, "B H n d"],
-    value: Float[Tensor, "B H n d"],
-    mean: Float[Tensor, "B n n"],
-    weight: float,
-) -> Float[Tensor, "B n c"]:
-    """`attend`, inside and outside of what torch.compile traces."""
-    step = attend_opaque if torch.compiler.is_compiling() else attend
-    output: Tensor = step(query, key, value, mean, weight)
-    return output
-
-
 def attend(
     query: Float[Tensor, "B H n d"],
     key: Float[Tensor, "B H n d"],
@@ -63,6 +50,9 @@ def attend(
     weight: float,
 ) -> Float[Tensor, "B n c"]:
     """Self-attention; adds `weight` times the head mean of the probabilities to `mean`."""
+    if torch.compiler.is_compiling():
+        whole: Tensor = attend_opaque(query, key, value, mean, weight)
+        return whole
     output, log_sum = fused_attention(query, key, value)
     add_head_mean(mean, query, key, log_sum, weight)
     return output.transpose(1, 2).flatten(2)

@@ -79,9 +79,9 @@ def _cells(line: str) -> list[str]:
 
 def read_weights(folder: Path) -> Any:
     """The UNet of a model that was saved before, in float32."""
-    from diffseg.models.unet.loading import read_unet
+    from diffseg.models.unet.loading import read_part
 
-    return {name: weight.float() for name, weight in read_unet(folder).state_dict().items()}
+    return {name: weight.float() for name, weight in read_part(folder, "unet").state_dict().items()}
 
 
 def read_state(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from diffseg.models.load import load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import BACKENDS
 from diffseg.models.unet.backend import Backend
-from diffseg.models.unet.loading import read_unet
+from diffseg.models.unet.loading import read_part
 from diffseg.models.unet.random_weights import LAYOUTS
 from diffseg.models.unet.recognise import attention_levels
 from infra.embedded.checkpoints import random_checkpoint
@@ -91,7 +91,7 @@ def test_every_step_equals_diffusers_own_parts_to_the_bit(checkpoints, name):
 
     with torch.inference_mode():
         ours, conditions = backend.latents(pixels()), backend.conditions(pixels())
-        output = read_unet(folder).float()(ours, backend.config.timestep, **conditions).sample
+        output = read_part(folder, "unet").float()(ours, backend.config.timestep, **conditions).sample
 
     assert torch.equal(ours, latents)
     assert torch.equal(conditions["encoder_hidden_states"], hidden)

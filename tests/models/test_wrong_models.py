@@ -17,7 +17,7 @@ from diffseg.models.fetch import fetch
 from diffseg.models.files import listing_of, needed, reader_of
 from diffseg.models.load import check
 from diffseg.models.unet.backend import Backend
-from diffseg.models.unet.loading import read_encoder, read_prompt, read_unet
+from diffseg.models.unet.loading import read_part, read_prompt
 from infra.embedded.checkpoints import random_checkpoint
 from jobs.shared import cli
 from tests.conftest import samples, write_shard
@@ -387,7 +387,7 @@ def values(folder, part):
     """What a part gives, or what it holds."""
     if part == "text_encoder":
         return {"prompt": read_prompt(folder, two_encoders=False)[0]}
-    return (read_unet if part == "unet" else read_encoder)(folder).state_dict()
+    return read_part(folder, part).state_dict()
 
 
 def pixels():

@@ -19,7 +19,7 @@ from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
 from diffseg.models.specs import BackendSpec
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention, rehearse
-from diffseg.models.unet.loading import read_encoder, read_prompt, read_unet
+from diffseg.models.unet.loading import read_part, read_prompt
 from diffseg.models.unet.recognise import recognise_unet
 from diffseg.types import Float
 
@@ -75,7 +75,7 @@ class Backend:
         with named(files):
             spec = recognise_unet(files)
             hidden, pooled = read_prompt(files.folder, spec.added_conditions)
-            parts = Parts(read_unet(files.folder), read_encoder(files.folder), hidden, pooled)
+            parts = Parts(read_part(files.folder, "unet"), read_part(files.folder, "vae"), hidden, pooled)
         return cls(files, spec, (config or SegmentConfig()).resolve(spec), parts, device)
 
     @property

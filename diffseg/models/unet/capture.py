@@ -8,12 +8,13 @@ Letters: B images, H heads, n cells of a level, d channels of a head.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffseg.models.attention import AttentionMaps, add_head_mean, record
+from diffseg.models.attention import AttentionMaps, add_head_mean, attend
 from diffseg.types import Float
 
 
@@ -45,16 +46,16 @@ class AttentionStore:
         return AttentionMaps(levels, grid, vectors, (latent[0] >> depth, latent[1] >> depth))
 
 
+@dataclass(eq=False)
 class Recorder:
     """An attention processor with the arithmetic of the stock one, which also adds to its level.
 
     features: keep the output too.
     """
 
-    def __init__(self, store: AttentionStore, depth: int, features: bool = False) -> None:
-        self.store = store
-        self.depth = depth
-        self.features = features
+    store: AttentionStore
+    depth: int
+    features: bool = False
 
     def __call__(
         self,
@@ -72,7 +73,7 @@ class Recorder:
         )
         weight = 1 / self.store.layers[self.depth]
         mean = self.store.mean(self.depth, query)
-        mixed: Tensor = layer.to_out[0](record(query, key, value, mean, weight))
+        mixed: Tensor = layer.to_out[0](attend(query, key, value, mean, weight))
         output: Tensor = mixed / layer.rescale_output_factor
         if self.features:
             self.store.features = self.depth, output

@@ -60,16 +60,6 @@ def check_unet(files: ModelFiles, spec: BackendSpec) -> None:
         _tokens(files.folder, name)
 
 
-def read_unet(folder: Path) -> "nn.Module":
-    """Load the UNet of a fetched checkpoint, in the precision of its files."""
-    return _filled(folder, "unet")
-
-
-def read_encoder(folder: Path) -> "nn.Module":
-    """Load a VAE without its decoder, on which no label depends."""
-    return _filled(folder, "vae")
-
-
 def read_prompt(folder: Path, two_encoders: bool) -> tuple["Tensor", "Tensor | None"]:
     """Embed the empty prompt as the family's own pipeline does: [1, 77, context], and pooled [1, channels] or None."""
     import torch
@@ -88,7 +78,7 @@ def _encode_nothing(folder: Path, name: str) -> Any:
 
     tokens = torch.tensor([_tokens(folder, name)])
     positions = torch.arange(tokens.shape[1])[None]  # the encoder's own list of them is in no file
-    encoder: Any = _filled(folder, name).float()
+    encoder: Any = read_part(folder, name).float()
     return encoder(tokens, position_ids=positions, output_hidden_states=True)
 
 
@@ -131,8 +121,8 @@ def _blank(folder: Path, name: str) -> "nn.Module":
     return part
 
 
-def _filled(folder: Path, name: str) -> "nn.Module":
-    """A part of a checkpoint with its weights. Raises ValueError: see `parts.locations`."""
+def read_part(folder: Path, name: str) -> "nn.Module":
+    """Load a part of a fetched checkpoint, a VAE without its decoder. Raises ValueError: see `parts.locations`."""
     return fill(_blank(folder, name), folder, name, modern_name, UNUSED[name])
 
 

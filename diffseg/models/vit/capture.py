@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from diffseg.models.attention import record
+from diffseg.models.attention import attend
 from diffseg.models.parts import quiet
 from diffseg.types import Float
 
@@ -32,7 +32,7 @@ class AttentionStore:
         if self.mean is None:
             images, _, tokens, _ = query.shape
             self.mean = query.new_zeros((images, tokens, tokens), dtype=torch.float32)
-        return record(query, key, value, self.mean, 1 / self.layers)
+        return attend(query, key, value, self.mean, 1 / self.layers)
 
     def of_patches(self, patches: int) -> Float[Tensor, "B n n"]:
         """The mean between patches, rows summing to one."""
