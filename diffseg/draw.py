@@ -4,7 +4,11 @@ Each colour of the palette is as far as possible from all before it, for the kin
 them least: `infra/docs/palette.py` computes it.
 """
 
+import io
+from typing import Any
+
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from diffseg.types import IGNORE, Bool, Int, UInt8
@@ -39,6 +43,13 @@ def outlines(label_map: Int[np.ndarray, "H W"], width: int = 1) -> Bool[np.ndarr
     edge[:, :-1] |= label_map[:, :-1] != label_map[:, 1:]
     edge[:-1] |= label_map[:-1] != label_map[1:]
     return ndimage.binary_dilation(edge, iterations=width - 1) if width > 1 else edge
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as a file of a kind that Pillow knows, PNG or JPEG. options: see its `save`."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def resize_labels(label_map: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:

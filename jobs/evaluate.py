@@ -255,7 +255,6 @@ def _report_classes(done: "Evaluation", scored: "dict[str, Summary]", classes: l
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a Markdown table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for cells in (columns, ["-" * width for width in widths], *rows):
         console.say(f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |")

@@ -150,7 +150,6 @@ def _device(backend: "Backend") -> str:
 
 
 def _figures(made: "Pilot", speed: "Speed") -> dict[str, Any]:
-    """The figures of pilot.json."""
     return {
         "images": len(made.samples),
         "statuses": made.statuses,

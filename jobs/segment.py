@@ -3,7 +3,6 @@
 No result replaces another: results of a second photo of one name, or of other thresholds, are numbered.
 """
 
-import io
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -116,7 +115,7 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
     from PIL import Image
 
     from diffseg import AttentionError
-    from diffseg.draw import overlay
+    from diffseg.draw import encoded, overlay
     from pipeline.errors import OutOfMemory
     from pipeline.inputs.decode import UndecodableImage, decode
     from pipeline.table.label_map import encode_label_map
@@ -126,9 +125,8 @@ def _segment_one(segmenter: "DiffSeg", path: Path, results: _Results) -> bool:
         image = decode(path.read_bytes())
         with device_errors():
             [result] = segmenter.segment([image])
-        shown = io.BytesIO()
-        Image.fromarray(overlay(image, result.label_map)).save(shown, "PNG")
-        contents = {"labels.png": encode_label_map(result.label_map), "overlay.png": shown.getvalue()}
+        shown = encoded(Image.fromarray(overlay(image, result.label_map)), "PNG")
+        contents = {"labels.png": encode_label_map(result.label_map), "overlay.png": shown}
         label_map, picture = results.add(path.stem, contents)
     except (UndecodableImage, AttentionError, OutOfMemory, OSError) as error:
         logger.debug("%s has no labels", path, exc_info=error)

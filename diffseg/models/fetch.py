@@ -161,7 +161,6 @@ def _from_storage(url: str, cache: Path, wanted: Needed) -> Path:
 
 
 def _copy(storage: Any, sources: dict[str, str], target: Path) -> None:
-    """Copy files of a storage into a folder."""
     for name, source in sources.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,7 +1,6 @@
 """A labelling job that benches run: the engine as it is, over photos of the demo, with a fake model or a real one."""
 
 import atexit
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diffseg.config import ResolvedConfig, SegmentConfig
+from diffseg.draw import encoded
 from pipeline import documents, labelling
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.bench.faulty_storage import FaultyStorage
@@ -129,9 +129,7 @@ def demo_photos(size: tuple[int, int]) -> list[np.ndarray]:
 def _jpeg(photos: Sequence[np.ndarray], number: int) -> bytes:
     photo = photos[number % len(photos)]
     turned, shift = photo[:, :: -1 if number // len(photos) % 2 else 1], number // len(photos) // 2
-    buffer = io.BytesIO()
-    Image.fromarray(np.roll(turned, shift, (0, 1))).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(np.roll(turned, shift, (0, 1))), "JPEG", quality=90)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Goes in: a loaded model. Comes out: seconds an image of each stage, its arithmet
 Letters: B images a batch, n cells of a level, N cells of the finest one.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 from diffseg.config import ResolvedConfig
+from diffseg.draw import encoded
 from diffseg.hierarchy.leaves import POOL
 from diffseg.labels.assign import assign, enlarge
 from diffseg.labels.edges import refine_edges
@@ -192,9 +192,7 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
 
 
 def _jpeg(photo: np.ndarray, size: tuple[int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90)
 
 
 def _prepare(data: bytes, config: ResolvedConfig) -> torch.Tensor:

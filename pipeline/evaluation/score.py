@@ -154,7 +154,6 @@ class Scorer:
 
 
 def _clustered(labelled: Prediction | LeftOut | None, prediction: np.ndarray) -> np.ndarray:
-    """The cluster of each pixel."""
     if not isinstance(labelled, Prediction) or labelled.clusters is None:
         return prediction
     meaning = np.full(int(prediction.max()) + 1, IGNORE)

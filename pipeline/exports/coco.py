@@ -7,7 +7,6 @@ An export of several parts has documents instances_<side>_<part>.json; readers f
 Format: https://cocodataset.org/#format-data
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diffseg.draw import encoded
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.categories import OBJECT, regions_of
@@ -111,7 +111,5 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
 def panoptic_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
     """Ids from 1 on as red + 256 green + 256² blue; black is void."""
     ids = np.where(label_map == IGNORE, 0, label_map + 1)
-    buffer = io.BytesIO()
     channels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
-    Image.fromarray(channels).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(channels), "PNG", compress_level=6)

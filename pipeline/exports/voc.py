@@ -8,7 +8,6 @@ ImageSets/Segmentation/<side>.txt       the names, one a line
 Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from diffseg.draw import IGNORED, palette
+from diffseg.draw import IGNORED, encoded, palette
 from diffseg.types import IGNORE, Int
 from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.categories import category_map
@@ -66,6 +65,4 @@ def indexed_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
         return encode_label_map(label_map)
     picture = Image.fromarray(np.where(label_map == IGNORE, VOID, label_map).astype(np.uint8))
     picture.putpalette(COLOURS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
+    return encoded(picture, "PNG", compress_level=6)

@@ -8,7 +8,6 @@ refuses the rest. This module knows no run and no storage.
 import base64
 import hashlib
 import html
-import io
 import json
 import zlib
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from diffseg.draw import palette, resize_labels
+from diffseg.draw import encoded, palette, resize_labels
 from diffseg.types import IGNORE, Integer, Segment, UInt8
 from pipeline.gallery.statistics import Histogram
 from pipeline.logs.text import shown
@@ -155,9 +154,7 @@ def picture_of(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
 
 
 def _jpeg(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(encoded(picture, "JPEG", quality=JPEG_QUALITY, optimize=True)).decode()
 
 
 def _map(map_: GalleryMap, size: tuple[int, int] | None) -> dict[str, Any]:

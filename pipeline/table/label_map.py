@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from diffseg.draw import encoded
 from diffseg.types import IGNORE
 from pipeline.errors import ConfigError
 from pipeline.records import MAX_PIXELS
@@ -22,9 +23,7 @@ def encode_label_map(label_map: np.ndarray) -> bytes:
     if top >= 65_535:
         raise ValueError(f"a label map holds at most 65535 segments, got id {top}")
     pixels = label_map.astype(np.uint8 if top < 255 else np.uint16)  # IGNORE is -1, which wraps to the highest id
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6, compress_type=zlib.Z_RLE)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels), "PNG", compress_level=6, compress_type=zlib.Z_RLE)
 
 
 def decode_label_map(data: bytes | np.ndarray) -> np.ndarray:
