@@ -74,7 +74,7 @@ def evaluate(
     With --reproduce, exit 1 where a published figure lies outside the interval.
     """
     from pipeline.config import read_config
-    from pipeline.datasets.instances import SEGMENTS
+    from pipeline.datasets.samples import SEGMENTS
     from pipeline.errors import ConfigError
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.predictions import Predictions

@@ -45,7 +45,7 @@ def _log(file: Path | None, verbose: bool, owner: str | None) -> Iterator[None]:
     from pipeline.errors import ConfigError, PipelineError
     from pipeline.logs import context
     from pipeline.logs.records import written
-    from pipeline.logs.traces import told
+    from pipeline.logs.text import told
 
     name, colon, path = os.environ.get("DIFFSEG_LOG", "").partition(":")
     if (name or colon) and (name.lower() not in LEVELS or (colon and not path)):

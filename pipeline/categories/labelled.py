@@ -20,7 +20,7 @@ from pipeline.categories.categorise import Categorised, Model, check, keep, marg
 from pipeline.categories.segments import NEEDED, features_of
 from pipeline.concurrency import ParallelMap
 from pipeline.errors import ConfigError
-from pipeline.evaluation.labelled import LabelMap, measure_labelled
+from pipeline.evaluation.predictions import LabelMap, measure_labelled
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.score import IGNORED, LeftOut, Prediction
 from pipeline.evaluation.truth import Truth

@@ -29,7 +29,7 @@ from pipeline.cluster.process.line import Line
 from pipeline.cluster.starts import Starts
 from pipeline.cluster.task import BEAT, run
 from pipeline.logs.records import collect
-from pipeline.logs.traces import told
+from pipeline.logs.text import told
 from pipeline.messages import EndKind, Orders, WorkerEnd
 from pipeline.worker.host import Report
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import cloudpickle
 
 from pipeline.logs.records import own_log
-from pipeline.logs.traces import traceback_of
+from pipeline.logs.text import traceback_of
 from pipeline.searchpath import settle
 
 BEAT = b""

@@ -1,6 +1,7 @@
 """Selected rows of a run as labelled samples: label map at source size, segments, and the photo.
 
-Rows come in the order of (shard, index); every shard is read through once, for its photos.
+Rows come in the order of (shard, index); every shard is read through once, for its photos. Instances: what of a
+segment counts as one object.
 """
 
 import logging
@@ -12,15 +13,15 @@ from typing import Any, cast
 import numpy as np
 from scipy import ndimage
 
-from diffseg.cut import Cut, box_of, renumbered
+from diffseg.cut import Cut, box_of, components, renumbered
 from diffseg.draw import resize_labels
+from diffseg.ridges import split
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.concurrency import prefetch_map
-from pipeline.datasets.instances import NEEDED, RIDGES, SEGMENTS, Instances, instances_of
 from pipeline.datasets.selection import WANTED, Part, RowCounts, Selection, chosen_rows
 from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.corrections import CORRECTED
-from pipeline.errors import ShardChanged
+from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs.decode import extension_of
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.records import CHANGED, RawSample
@@ -29,7 +30,12 @@ from pipeline.run.ledger import Ledger
 from pipeline.storage.names import Names, generated_name
 from pipeline.table import segments_in
 from pipeline.table.label_map import decode_label_map
+from pipeline.table.leaf_map import decode_leaf_map
 
+SEGMENTS, COMPONENTS, RIDGES = "segments", "components", "ridges"
+KINDS = (SEGMENTS, COMPONENTS, RIDGES)
+NEEDED = ("leaf_map", "ridges")  # columns of uncut rows that RIDGES are made from
+Instances = tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " I"]]  # the instance of each pixel, the segment of each
 logger = logging.getLogger(__name__)
 KEPT = 8  # windows whose rows a process keeps: about 3 MB each
 AHEAD = 8  # samples prepared ahead: each may hold a photo and a label map of its size
@@ -156,3 +162,39 @@ def checked(raw: RawSample | None, row: Mapping[str, Any], ledger: Ledger) -> Ra
         url = ledger.shards[row["shard"]].url
         raise ShardChanged(f"{url}: sample {row['index']} is not {row['key']!r} as it was when labelled")
     return raw
+
+
+def check_instances(ledger: Ledger, kind: str) -> None:
+    """Raises ConfigError for an unknown kind, and for ridges of a run that was labelled without them."""
+    if kind not in KINDS:
+        raise ConfigError(f"--instances {kind!r}: possible are {', '.join(KINDS)}")
+    if kind == RIDGES and not ledger.run.segment.ridges:
+        raise ConfigError(f"--instances {RIDGES}: {ledger} was labelled without them (`diffseg label --ridges`)")
+
+
+def instances_of(
+    kind: str,
+    label_map: Int[np.ndarray, "H W"],
+    stored: Mapping[str, Any],
+    own: Int[np.ndarray, "h w"],
+    corrected: bool = False,
+) -> Instances:
+    """The instances of an image; those of a segment are numbered one after the other, or by their first leaves.
+
+    label_map: the wanted segments at any size, of which `own` is that of the row. stored: the uncut row, with NEEDED
+    columns where these are ridges. corrected: by people, so that ridges, which are of leaves, are components. Raises
+    ConfigError where its ridges are damaged.
+    """
+    if kind == SEGMENTS:
+        return label_map, np.arange(int(label_map.max(initial=-1)) + 1)
+    if kind == COMPONENTS or corrected:
+        return components(label_map)
+    try:
+        parts = split(own, decode_leaf_map(stored["leaf_map"]), np.frombuffer(stored["ridges"], np.uint8))
+    except (ValueError, TypeError, OSError, SyntaxError) as error:  # TypeError: null; the last two are Pillow's
+        where = f"{stored['shard']}, sample {stored['index']}"
+        raise ConfigError(f"{where}: no usable ridges: {error}; `diffseg verify --full` finds damage") from error
+    regions = np.where(label_map == IGNORE, IGNORE, resize_labels(parts, label_map.shape))
+    numbers, first, instance = np.unique(regions, return_index=True, return_inverse=True)
+    void = int(numbers[0] == IGNORE)
+    return instance.reshape(regions.shape) - void, label_map.ravel()[first[void:]]

@@ -19,7 +19,7 @@ from pipeline import documents
 from pipeline.derived.note import Note, read_note
 from pipeline.derived.write import write
 from pipeline.errors import ConfigError
-from pipeline.evaluation.labelled import LabelMap, measure_labelled
+from pipeline.evaluation.predictions import LabelMap, measure_labelled
 from pipeline.evaluation.protocols import Protocol
 from pipeline.evaluation.score import IGNORED, LeftOut, Prediction
 from pipeline.evaluation.truth import Truth

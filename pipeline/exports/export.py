@@ -16,8 +16,7 @@ from typing import Any
 
 from pipeline import documents, flags
 from pipeline.concurrency import ParallelMap
-from pipeline.datasets.instances import COMPONENTS, SEGMENTS, check_instances
-from pipeline.datasets.samples import LabelledSample, Samples
+from pipeline.datasets.samples import COMPONENTS, SEGMENTS, LabelledSample, Samples, check_instances
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError

@@ -16,8 +16,7 @@ from time import monotonic
 
 from pipeline.errors import ConfigError
 from pipeline.logs.context import Context, context_of
-from pipeline.logs.text import shown, shown_lines
-from pipeline.logs.traces import PACKAGES, raised_at, traceback_of
+from pipeline.logs.text import PACKAGES, raised_at, shown, shown_lines, traceback_of
 
 LONGEST = 1_000  # characters of a message
 KEPT = 5  # records of one kind that a period may have; more are counted

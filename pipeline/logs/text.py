@@ -1,9 +1,14 @@
 """Text of any origin as it may be shown: nothing in it moves a cursor or ends a line, and no URL in it tells a secret.
 
 Names, URLs and errors come from archives, servers and libraries. Whatever shows them calls `shown`, and nobody before.
+An error as text is its traceback, or one line with the place it was raised at.
 """
 
 import re
+import sys
+import traceback
+
+from pipeline.searchpath import ROOT
 
 # What a terminal obeys, what ends a line, and what reorders or hides letters; joiners within words stay
 _CONTROL = re.compile(
@@ -67,3 +72,38 @@ def _public(match: re.Match[str]) -> str:
     if bare != rest and name in _CONTAINERS:
         bare = f"{re.split(_COLON, rest, maxsplit=1)[0].partition('@')[0]}@{bare}"
     return scheme + _QUERY.sub("", bare)
+
+
+PACKAGES = ("diffseg", "pipeline", "jobs")
+TRACEBACK = 4_000  # bytes that are kept: the end, where the error is
+TOLD = 250  # characters of an error in one line
+
+
+def traceback_of(error: BaseException) -> str:
+    """The end of an error's traceback, after those of its causes as far as there is room."""
+    text = shown_lines("".join(traceback.format_exception(error))[-2 * TRACEBACK :])
+    return text.encode("utf-8", "backslashreplace")[-TRACEBACK:].decode(errors="ignore").strip()
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an error was raised first, as file:line: our innermost line, then a library's below it where that raised.
+
+    Empty for an error that was raised in another process.
+    """
+    while (cause := error.__cause__) is not None and cause.__traceback__:
+        error = cause
+    frames = [(_short(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [frame for frame in frames if frame[0].split("/")[0] in PACKAGES]
+    return " > ".join(f"{path}:{line}" for path, line in dict.fromkeys([*ours[-1:], *frames[-1:]]))
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: its class, what it says, where it was raised."""
+    text = shown(" ".join(f"{type(error).__name__}: {error}".split()))[:TOLD]
+    return f"{text} ({place})" if (place := raised_at(error)) else text
+
+
+def _short(path: str) -> str:
+    """A file by its place below our packages, or those of Python."""
+    installed = path.rpartition("site-packages/")[2]
+    return installed if installed != path else path.removeprefix(f"{ROOT}/").removeprefix(f"{sys.base_prefix}/lib/")

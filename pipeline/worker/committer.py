@@ -9,7 +9,7 @@ from time import perf_counter
 from pipeline.errors import AlreadyCommitted, CorruptShard, PipelineError, Unhandled, under_way
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.logs.context import bound
-from pipeline.logs.traces import raised_at, traceback_of
+from pipeline.logs.text import raised_at, traceback_of
 from pipeline.messages import Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import LabelRecord, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger

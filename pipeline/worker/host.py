@@ -12,7 +12,7 @@ from time import monotonic
 from diffseg.models.fetch import bytes_arriving
 from pipeline.errors import DeviceMismatch, PipelineError
 from pipeline.logs.records import Record
-from pipeline.logs.traces import told, traceback_of
+from pipeline.logs.text import told, traceback_of
 from pipeline.messages import EndKind, Heartbeat, Outcome, ShardTask, WorkerEnd
 from pipeline.worker.stage_timer import MetricsSnapshot
 from pipeline.worker.worker import Worker

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffseg.types import AttentionError, Segmentation
 from pipeline.errors import OutOfMemory, PipelineError
-from pipeline.logs.traces import told
+from pipeline.logs.text import told
 from pipeline.messages import ShardTask
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, legible
 from pipeline.table.label_map import encode_label_map

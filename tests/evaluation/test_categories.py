@@ -18,7 +18,7 @@ from diffseg.evaluation.matching import counts_of
 from diffseg.evaluation.panoptic import panoptic_quality, region_pairs, regions_by
 from diffseg.types import IGNORE
 from jobs.shared import cli
-from pipeline.datasets.instances import instances_of
+from pipeline.datasets.samples import instances_of
 from pipeline.derived.note import Note
 from pipeline.derived.write import write
 from pipeline.evaluation.recall import MOST, Recalled, average_recall, recalled

@@ -15,7 +15,7 @@ from diffseg.draw import resize_labels
 from diffseg.ridges import split
 from diffseg.types import IGNORE
 from jobs.shared import cli
-from pipeline.datasets.instances import instances_of
+from pipeline.datasets.samples import instances_of
 from pipeline.errors import ConfigError
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map

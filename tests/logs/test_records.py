@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import ConfigError, CorruptShard, Unhandled
-from pipeline.logs import context, records, text, traces
+from pipeline.logs import context, records, text
 from pipeline.logs.records import Buffer, replay, written
 from pipeline.messages import ShardTask
 from pipeline.storage import retry
@@ -153,13 +153,13 @@ def test_a_traceback_is_short_and_holds_no_secret():
         except OSError as cause:
             raise CorruptShard("s3://b/c?versionId=1: bad", 3) from cause
     except CorruptShard as error:
-        told, at = traces.traceback_of(error), traces.raised_at(error)
-    assert len(told) <= traces.TRACEBACK
+        told, at = text.traceback_of(error), text.raised_at(error)
+    assert len(told) <= text.TRACEBACK
     assert "me:secret" not in text.shown("see https://me:secret@host/a?sig=abc\x1b[2J for more")
     assert "sig" not in text.shown("see https://me:secret@host/a?sig=abc\x1b[2J for more")
     assert "versionId" not in told
     assert at.startswith("tests/logs/test_records.py:")
-    assert traces.told(failing()) == f"ValueError: number 0 ({traces.raised_at(failing())})"
+    assert text.told(failing()) == f"ValueError: number 0 ({text.raised_at(failing())})"
 
 
 def test_a_failure_with_its_traceback_stays_below_its_documented_size(shards):

@@ -20,7 +20,7 @@ from pipeline.errors import RayLost, Stopped
 from pipeline.inputs.shards import pin
 from pipeline.labelling import Summary, finish
 from pipeline.logs.records import written
-from pipeline.logs.traces import traceback_of
+from pipeline.logs.text import traceback_of
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import encode_label_map
 from pipeline.worker import labeling
