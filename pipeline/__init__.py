@@ -14,13 +14,9 @@ TYPE_CHECKING = False  # as checkers read it; `typing` may be a user's module at
 __all__ = ["ConfigError", "Hooks", "PipelineError", "RunConfig", "Stopped", "Summary", "label"]
 
 _HOME = {
-    "ConfigError": "pipeline.errors",
-    "Hooks": "pipeline.labelling",
-    "PipelineError": "pipeline.errors",
     "RunConfig": "pipeline.config",
-    "Stopped": "pipeline.errors",
-    "Summary": "pipeline.labelling",
-    "label": "pipeline.labelling",
+    **dict.fromkeys(("ConfigError", "PipelineError", "Stopped"), "pipeline.errors"),
+    **dict.fromkeys(("Hooks", "Summary", "label"), "pipeline.labelling"),
 }
 
 if TYPE_CHECKING:

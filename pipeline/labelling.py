@@ -9,10 +9,9 @@ from itertools import chain
 
 from diffseg.config import SegmentConfig
 from pipeline.config import RunConfig
-from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool, Pool
-from pipeline.driver.progress import Counters, Progress, RollUp, Snapshot
+from pipeline.driver.progress import Counters, Figures, Progress, RollUp, Snapshot
 from pipeline.errors import under_way
 from pipeline.inputs import shards
 from pipeline.inputs.sample import DrawnWindows, draw_sample, within

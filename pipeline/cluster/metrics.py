@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.driver.figures import FIGURES
+from pipeline.driver.progress import FIGURES
 from pipeline.worker.stage_timer import MetricsSnapshot
 
 RUN = ("run", "model", "owner")  # labels of every metric
@@ -33,7 +33,7 @@ class WorkerMetrics:
 
 
 class RunGauges:
-    """What a driver knows, as gauges of the process that Ray is in: see `figures`."""
+    """What a driver knows, as gauges of the process that Ray is in: see `progress.FIGURES`."""
 
     def __init__(self) -> None:
         self._failures = _Growing("diffseg_failures_total", "Tasks that stopped short, by class of error", "kind")

@@ -44,12 +44,9 @@ class PoisonDetector:
 
     def _narrow(self, suspect: _Window, heartbeat: Heartbeat) -> None:
         span = heartbeat.first, heartbeat.last
-        if span != suspect.span or heartbeat.first != heartbeat.last:
-            suspect.alone = 0
+        is_one = heartbeat.first == heartbeat.last
+        suspect.alone = suspect.alone + 1 if is_one and span == suspect.span else int(is_one)
         suspect.span = span
-        if heartbeat.first != heartbeat.last:
-            return
-        suspect.alone += 1
         if suspect.alone >= DEATHS_ALONE:
             suspect.poison.add(heartbeat.first)
             suspect.span, suspect.alone = self._whole(heartbeat.window), 0

@@ -68,25 +68,20 @@ def status(ledger: Ledger, now: Callable[[], float] = time) -> Status:
     notes = [note for note in found.values() if isinstance(note, Note)]
     live = [note for note in notes if not note.left and abs(now() - note.at) < LIVE_S]
     windows = sum(len(state.windows) for state in states.values())
-    failed: dict[str, int] = {}
-    for note in notes:
-        for reason, count in note.failed.items():
-            failed[reason] = failed.get(reason, 0) + count
     totals = completed(ledger, states)
-    seen = sum(note.windows for note in notes)
-    etas = [note.eta_s for note in live if note.eta_s is not None]
+    failed = totals.failed if totals else dict(sum((Counter(note.failed) for note in notes), Counter[str]()))
     return Status(
         shards=len(ledger.shards),
         shards_ended=sum(_ended(states, shard) for shard in ledger.shards),
         windows=windows,
         rows=totals.rows if totals else sum(note.rows for note in notes),
-        rows_exact=totals is not None or seen == windows,
-        failed=totals.failed if totals else failed,
+        rows_exact=totals is not None or windows == sum(note.windows for note in notes),
+        failed=failed,
         complete=totals is not None,
-        bytes_total=sum(shard.size for shard in ledger.shards.values()),
+        bytes_total=ledger.shards.bytes,
         bytes_left=bytes_left(ledger, states),
         images_per_s=sum(note.images_per_s for note in live),
-        eta_s=max(etas) if etas else None,
+        eta_s=max((note.eta_s for note in live if note.eta_s is not None), default=None),
         drivers=len(live),
         output_bytes=sum(window.size for state in states.values() for window in state.windows.values()),
         examples=tuple(example for note in notes for example in note.examples)[-5:],

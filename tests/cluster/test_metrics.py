@@ -10,9 +10,8 @@ import pytest
 
 from pipeline.bench.fake_model import FakeSegmenter
 from pipeline.cluster import Cluster, RayPool
-from pipeline.driver.figures import Figures
 from pipeline.driver.loop import drive
-from pipeline.driver.progress import Counters, Progress
+from pipeline.driver.progress import Counters, Figures, Progress
 from pipeline.logs.context import bound
 from pipeline.run.ledger import Ledger
 from pipeline.worker.build import WorkerSettings

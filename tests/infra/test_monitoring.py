@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from pipeline.driver.figures import FIGURES
+from pipeline.driver.progress import FIGURES
 from tests.infra.test_infra import INFRA, change, documents
 
 MONITORING = INFRA / "monitoring"
