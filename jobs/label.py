@@ -98,8 +98,10 @@ def opened(ledger: "Ledger") -> None:
 
 def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
     """Print how a run ended; returns the exit code."""
+    from pipeline.records import WITHDRAWN
+
     totals = summary.totals
-    share = totals.failed_rows / totals.rows if totals.rows else 0.0
+    share = (totals.failed_rows - totals.failed.get(WITHDRAWN, 0)) / totals.rows if totals.rows else 0.0
     incomplete = summary.faults or (summary.sampled and summary.broken)
     code = 3 if incomplete or share > run.max_failed else 0
     if json:

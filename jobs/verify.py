@@ -51,5 +51,6 @@ def verify(
                 f"{repeated:,} samples repeat a key of their shard; each has its own row, told apart by its index"
             )
         proved = f"{totals.rows:,} rows for as many samples in {totals.shards:,} shards, each exactly once"
+        proved += f"; {len(ledger.withdrawn):,} keys are withdrawn" if ledger.withdrawn else ""
         console.say(f"{len(faults)} faults in {ledger}" if faults else f"verified: {proved}")
     return 1 if faults else 0

@@ -26,7 +26,7 @@ LABEL = {  # settings that runs are compared by; "": set by no flag, such as the
 EXPORT = {  # settings that exports are compared by
     **_flags(("format", "images", "members", "where", "min_area", "min_score", "limit", "split", "calibration")),
     **_flags(("categories", "corrections", "instances", "things", "stuff", "cut", "segments")),
-    **dict.fromkeys(("run", "windows", "among"), ""),
+    **dict.fromkeys(("run", "windows", "withdrawn", "among"), ""),
 }
 
 

@@ -16,6 +16,7 @@ OK = "ok"  # the status of a sample with labels; every other status is the reaso
 # columns that 0.1.0 did not have: only in windows with a value of theirs
 LATER = ("leaf_map", "tree", "vectors", "ridges")
 CHANGED = "not the photo that was labelled"  # how a reason begins for which a reader leaves an image out
+WITHDRAWN = "withdrawn"  # the status of a sample that no reader may show; its row has no key and nothing else
 POISON = "poison"  # the status of a sample that killed every worker that had it alone
 
 
@@ -40,6 +41,11 @@ class Shard:
 def legible(text: str) -> str:
     """Text that UTF-8 can encode: bytes of a name that are no UTF-8, as in old archives, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def digest_of_key(key: str) -> str:
+    """What is kept of a key that was withdrawn, since the key itself may be what is to be forgotten."""
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

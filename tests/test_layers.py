@@ -29,7 +29,14 @@ ORDER = (
     *("pipeline.searchpath", "pipeline.errors", "pipeline.logs", "pipeline.documents", "pipeline.concurrency"),
     *("pipeline.process", "pipeline.watch", "pipeline.flags", "pipeline.config", "pipeline.records"),
     *("pipeline.messages", "pipeline.storage", "pipeline.table", "pipeline.inputs", "pipeline.run"),
-    *("pipeline.derived", "pipeline.worker", "pipeline.datasets", "pipeline.gallery", "pipeline.pilot"),
+    *(
+        "pipeline.withdrawal",
+        "pipeline.derived",
+        "pipeline.worker",
+        "pipeline.datasets",
+        "pipeline.gallery",
+        "pipeline.pilot",
+    ),
     *(
         "pipeline.driver",
         "pipeline.cluster",

@@ -17,7 +17,20 @@ from jobs.shared.logged import logged
 from pipeline import process
 
 COMMANDS = (
-    *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
+    *(
+        "demo",
+        "pilot",
+        "plan",
+        "label",
+        "status",
+        "verify",
+        "segment",
+        "preview",
+        "evaluate",
+        "export",
+        "compact",
+        "withdraw",
+    ),
     *("calibrate", "categories", "select", "take", "fetch"),
 )
 CALLED = {"take": "import"}  # a word of the language, which no module can be called

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.records import OK
+from pipeline.records import OK, WITHDRAWN
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
@@ -116,14 +116,14 @@ def chosen_rows(
     """The wanted rows of a part, uncut, each with its number in the run from 1 on; counted as they come."""
     window = ledger.run.window
     starts = {(at.shard, at.window): start for at, start in zip(part.windows, part.starts, strict=True)}
-    seen = part.starts[0]
+    seen, absent = part.starts[0], NOT_ASKED + f" or {WITHDRAWN}" * bool(ledger.withdrawn)
     wanted = list({*columns, "key", "shard", "index", "status"})
     for row in ledger.rows(wanted, windows=part.windows, filter=selection.condition, uncut=True):
         if not selection.wants(row):
             continue
         number_of_window, within = divmod(row["index"], window)
         number = starts[row["shard"], number_of_window] + within + 1
-        tally.leave_out(NOT_ASKED, number - seen - 1)
+        tally.leave_out(absent, number - seen - 1)
         tally.rows, seen = tally.rows + number - seen, number
         if row["status"] != OK:
             tally.leave_out(f"without labels: {row['status']}")
@@ -133,5 +133,5 @@ def chosen_rows(
         if tally.images == part.limit:
             return
     rest = part.starts[0] + part.rows - seen
-    tally.leave_out(NOT_ASKED, rest)
+    tally.leave_out(absent, rest)
     tally.rows += rest

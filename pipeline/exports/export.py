@@ -30,7 +30,18 @@ from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
 LATER = (  # not recorded by 0.1.0
-    *("cut", "segments", "calibration", "categories", "corrections", "among", "things", "stuff", "instances"),
+    *(
+        "withdrawn",
+        "cut",
+        "segments",
+        "calibration",
+        "categories",
+        "corrections",
+        "among",
+        "things",
+        "stuff",
+        "instances",
+    ),
 )
 ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 
@@ -161,6 +172,7 @@ def _description(
         "segments": ledger.cut.segments if ledger.cut else None,
         "calibration": ledger.calibration,
         "categories": ledger.categories,
+        "withdrawn": len(ledger.withdrawn) or None,
         "corrections": ledger.corrections,
         **asdict(selection),
         "among": selection.among and f"{len(selection.among)} ({among})",

@@ -16,14 +16,14 @@ from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.messages import ShardTask
-from pipeline.records import Category, Shard
+from pipeline.records import OK, WITHDRAWN, Category, Shard, digest_of_key
 from pipeline.run.commit import End, RunWriter, read_end
 from pipeline.run.compacted import CompactedIndex, read_compacted
 from pipeline.run.layout import ShardState, WindowObject, end_name, gaps, list_states, prefixes, window_name
 from pipeline.run.open import ROOM, RUN, begin_or_join, pin_shards, pinned_shards, read_run
 from pipeline.run.shard_index import ShardIndex
 from pipeline.run.spec import Run
-from pipeline.storage.object_store import Store
+from pipeline.storage.object_store import LARGE_NOTE, Store
 from pipeline.table import cuts
 from pipeline.table.filter import Condition, columns_of, holds
 from pipeline.table.window_metadata import WindowMetadata
@@ -164,7 +164,7 @@ class Ledger:
             except ValueError as error:  # a foreign or damaged object: `verify` names it
                 logger.warning("not labelled again: %s", error)
                 return []
-            if not failed:
+            if not failed.keys() - {WITHDRAWN}:
                 return []
             number, revision = window.window, window.revision + 1
             return [ShardTask(self.shards[window.shard], number, number, revision)]
@@ -214,13 +214,14 @@ class Ledger:
                     yield row if uncut else {name: made[name] for name in columns or made}
             return
         needed = columns if stored else self.needed(columns)
+        added = set() if stored or needed is None or not self.withdrawn else {"key", "status"} - set(needed)
         for part in self._compacted.ranges(self.windows() if windows is None else windows):
             check = partial(self.check, *part.windows[0]) if part.rows is None else None
             try:
                 with self.store.reader(part.name, part.size) as stream:
                     rows = table.read_rows(
                         stream,
-                        needed,
+                        [*needed, *added] if needed is not None else None,
                         first=part.first,
                         rows=part.rows,
                         filter=filter,
@@ -228,11 +229,20 @@ class Ledger:
                         places=table.Places(part.windows, self.run.window),
                         stored=stored,
                     )
+                    if self.withdrawn and not stored:
+                        rows = self._shown(rows, added)
                     yield from rows if stored or uncut else map(self.at_cut, rows)
             except FileNotFoundError as error:
                 raise ConfigError(f"{self}/{part.name}: was there when the run was listed, and is gone") from error
             except ValueError as error:
                 raise ConfigError(f"{self}/{part.name}: {error}; `diffseg verify --full` finds what is so") from error
+
+    def _shown(self, rows: Iterator[dict[str, Any]], added: Iterable[str]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if not self.is_withdrawn(row["key"], row["status"]):
+                for name in added:
+                    del row[name]
+                yield row
 
     def needed(self, columns: Sequence[str] | None) -> Sequence[str] | None:
         """The columns to read, uncut, for these ones of rows made anew."""
@@ -247,6 +257,21 @@ class Ledger:
         """A row that was read uncut, at a cut (None: the ledger's). Raises what `cuts.at_cut` does."""
         cut = cut or self.cut
         return cuts.at_cut(row, cut, split=self.run.segment.split_components) if cut else row
+
+    @cached_property
+    def withdrawn(self) -> frozenset[str]:
+        """Digests of the keys that were withdrawn, see `pipeline.withdrawal`. Raises ConfigError for damaged ones."""
+        found = set[str]()
+        for name, _ in self.store.list(f"{WITHDRAWN}/"):
+            try:
+                found.update(self.store.document(list[str], name, LARGE_NOTE))
+            except ValueError as error:  # what was withdrawn is not known: nothing may be shown
+                raise ConfigError(f"{self}/{name}: no list of what was withdrawn: {error}") from error
+        return frozenset(found)
+
+    def is_withdrawn(self, key: str, status: str = OK) -> bool:
+        """Whether a sample may not be shown. status: of its row."""
+        return bool(self.withdrawn) and (status == WITHDRAWN or digest_of_key(key) in self.withdrawn)
 
     def copies_of(self, window: WindowObject) -> tuple[str, ...]:
         """The names of compacted files that a window's rows are read from."""

@@ -43,10 +43,7 @@ def repair(
     Yields a line a fault, and whether the next `label` does the rest. Raises ConfigError where a driver is at work,
     StorageError.
     """
-    now = time() if now is None else now
-    for name, note in notes_of(store).items():
-        if isinstance(note, Note) and not note.left and now - note.at < SILENCE_S:
-            raise ConfigError(f"{store}: a driver is at work, by {name}: stop it, and wait {SILENCE_S:.0f} s")
+    expect_no_driver(store, time() if now is None else now)
     for name, why, content in _broken_notes(store):
         yield _mend(store, name, f"{name}: {why}", content, dry_run)
     try:
@@ -105,6 +102,13 @@ def _mend(store: Store, name: str, line: str, content: bytes, dry_run: bool) -> 
     if content:
         store.put_new(name, content)
     return f"{line}; set aside{then}", True
+
+
+def expect_no_driver(store: Store, now: float) -> None:
+    """Raises ConfigError where a driver has told of itself lately."""
+    for name, note in notes_of(store).items():
+        if isinstance(note, Note) and not note.left and now - note.at < SILENCE_S:
+            raise ConfigError(f"{store}: a driver is at work, by {name}: stop it, and wait {SILENCE_S:.0f} s")
 
 
 def _broken_notes(store: Store) -> Iterator[tuple[str, str, bytes]]:

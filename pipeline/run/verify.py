@@ -162,7 +162,7 @@ def _compare_with_source(ledger: Ledger, shard: Shard, state: ShardState) -> tup
     try:
         samples = read_shard(shard, image_key=ledger.run.image_key, whole=False)
         for sample, row in zip_longest(samples, rows):
-            if sample is None or row is None or (sample.index, sample.key) != (row["index"], row["key"]):
+            if sample is None or row is None or (sample.index, sample.key) != (row["index"], row["key"] or sample.key):
                 found = "nothing" if sample is None else f"sample {sample.index} ({sample.key})"
                 labelled = "nothing" if row is None else f"row {row['index']} ({row['key']})"
                 return f"{shard.url}: the source has {found} where the labels have {labelled}", repeated

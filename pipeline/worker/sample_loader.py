@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.logs.context import bind
 from pipeline.messages import ShardTask
-from pipeline.records import ImageSample, RawSample, SampleFailure
+from pipeline.records import WITHDRAWN, ImageSample, RawSample, SampleFailure
 from pipeline.run.ledger import Ledger
 from pipeline.watch import beat
 from pipeline.worker.committer import Committer
@@ -66,6 +66,8 @@ class SampleLoader:
 
     def decode(self, raw: RawSample) -> Sample:
         """A sample's image as its segmenter prepares it; decoded at a reduced scale where labels lose nothing by it."""
+        if self._ledger.is_withdrawn(raw.key):
+            return SampleFailure(replace(raw, key="", members={WITHDRAWN: b""}, image=None), WITHDRAWN, WITHDRAWN)
         sample = decode_sample(raw, self._ledger.run.reader, self._least)
         return sample if isinstance(sample, SampleFailure) else replace(sample, image=self._prepare(sample.image))
 

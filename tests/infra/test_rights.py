@@ -45,6 +45,14 @@ def test_a_run_on_s3_can_do_what_it_needs_and_no_more():
     assert denied["LabelsAreCreatedAndNeverReplaced"]["Condition"]["Null"] == {"s3:if-none-match": "true"}
 
 
+def test_an_operator_may_delete_below_the_outputs_of_runs_alone():
+    role = json.loads((INFRA / "storage" / "s3-operator.json").read_text())
+    bucket = json.loads((INFRA / "storage" / "s3-bucket.json").read_text())
+    deleting = [each for each in role["Statement"] if "s3:DeleteObject" in _list(each["Action"])]
+    assert [_list(each["Resource"]) for each in deleting] == [["arn:aws:s3:::example-bucket/labels/*"]]
+    assert all(each["Principal"]["AWS"].endswith(":role/diffseg") for each in bucket["Statement"]), "workers alone"
+
+
 def _list(value):
     return value if isinstance(value, list) else [value]
 
