@@ -7,7 +7,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ MOST = {  # of numbers whose cost grows with them; memory grows as the fourth po
 MOST_ITERATIONS = 64
 MOST_CLUSTERS = 256
 MOST_LEAVES = 256
+MOST_WORDS = 10_000  # with synonyms: their maps are 160 MB an image of Stable Diffusion
 OBJECTS = 63  # of all crops of an image, at most: seven of each
 QUALITY_TIMESTEP = 50  # of UNets, published for segments by a normalised cut (DiffCut, arXiv 2406.02842)
 
@@ -81,12 +83,17 @@ class SegmentConfig:
     ridges: bool = field(default=False, metadata={AS_BEFORE: False})  # of the borders of leaves
     crop_layers: int = field(default=0, metadata={AS_BEFORE: 0})  # 1: small objects of crops are leaves too
     clusters: int | None = field(default=None, metadata={AS_BEFORE: None})  # "quality": segments; None: an image's own
+    words: tuple[str, ...] | None = field(
+        default=None, metadata={AS_BEFORE: None}
+    )  # whose attention is kept: `texts_of`
 
     def __post_init__(self) -> None:
         if self.mode not in LABELS_VERSION:
             raise ValueError(f"mode must be 'paper', 'fast' or 'quality', got {self.mode!r}")
         if self.clusters is not None and (self.mode != "quality" or not 2 <= self.clusters <= MOST_CLUSTERS):
             raise ValueError(f"clusters are 2..{MOST_CLUSTERS} segments of mode 'quality', got {self.clusters}")
+        if self.words is not None:
+            texts_of(self.words)
         if self.mode == "quality" and self.refine:
             raise ValueError("refine belongs to merging, which mode 'quality' does not do")
         if self.thresholds is not None:
@@ -127,10 +134,12 @@ class SegmentConfig:
         `paper` mode runs in float32, as published, unless a dtype is named. There is no tree where greedy merging is
         asked for by one of its own settings.
         Raises ValueError for an image_size that the model cannot take, for a timestep where it has none, and for
-        settings of a tree where there is none.
+        settings of a tree where there is none, and for words where the model attends to none.
         """
         if self.timestep is not None and model.timestep is None:
             raise ValueError(f"{model.name} has no timestep, got {self.timestep}")
+        if self.words and model.timestep is None:
+            raise ValueError(f"{model.name} is no UNet, whose attention to words could be kept: leave out words")
         tree = self._has_tree()
         if self.mode == "quality" and self.thresholds is not None:
             raise ValueError("thresholds belong to merging: mode 'quality' takes clusters")
@@ -204,6 +213,24 @@ class ResolvedConfig(SegmentConfig):
     def as_before(cls) -> dict[str, Any]:
         """The fields that 0.1.0 did not have, each with the value that labels as 0.1.0 did."""
         return {each.name: each.metadata[AS_BEFORE] for each in fields(cls) if each.name not in FIRST_FIELDS}
+
+
+def texts_of(lines: Sequence[str]) -> list[list[str]]:
+    """The texts of each category's line: a name, synonyms after commas; after a tab may stand `thing` or `stuff`.
+
+    Raises ValueError for anything else, for no word, an empty one, one that is there twice, and too many.
+    """
+    parts = [line.partition("\t") for line in lines]
+    texts = [[word.strip() for word in text.split(",")] for text, _, _ in parts]
+    words = Counter(word for synonyms in texts for word in synonyms)
+    if not words or "" in words:
+        raise ValueError("there is an empty word; a line is a name, or a name and synonyms: a, b, c")
+    if odd := [kind for _, _, kind in parts if kind.strip() not in ("", "thing", "stuff")]:
+        raise ValueError(f"after a tab stands thing or stuff, not {odd[0]!r}")
+    [(word, times)] = words.most_common(1)
+    if times > 1 or len(words) > MOST_WORDS:
+        raise ValueError(f"{word!r} is there twice" if times > 1 else f"there are more than {MOST_WORDS:,} words")
+    return texts
 
 
 def fingerprint(config: ResolvedConfig, weights_sha256: str) -> str:

@@ -133,11 +133,17 @@ def segment_vectors(
     leaf_map: Int32[np.ndarray, "H W"], vectors: Vectors, label_map: Int32[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "S D"]:
     """The vectors of segments that leaves are parted into: the mean over their pixels of the leaves' vectors."""
-    leaves, held = len(vectors.scales), (label_map != IGNORE) & (leaf_map != IGNORE)
+    return segment_means(leaf_map, vectors.values * vectors.scales[:, None].astype(float), label_map)
+
+
+def segment_means(
+    leaf_map: Int32[np.ndarray, "H W"], values: Float[np.ndarray, "L D"], label_map: Int32[np.ndarray, "H W"]
+) -> Float[np.ndarray, "S D"]:
+    """The mean over each segment's pixels of the values of the leaves that they lie in; 0 of an id that has none."""
+    leaves, held = len(values), (label_map != IGNORE) & (leaf_map != IGNORE)
     pairs = label_map[held].astype(np.int64) * leaves + leaf_map[held]
     areas = np.bincount(pairs, minlength=(int(label_map.max()) + 1) * leaves).reshape(-1, leaves)
-    total = areas @ (vectors.values * vectors.scales[:, None].astype(float))
-    means: np.ndarray = total / areas.sum(axis=1, keepdims=True)
+    means: np.ndarray = areas @ values / np.maximum(1, areas.sum(axis=1, keepdims=True))
     return means
 
 

@@ -17,7 +17,7 @@ from diffseg.config import ModelDefaults, ResolvedConfig, SegmentConfig
 from diffseg.hierarchy.cell_edges import cell_edges
 from diffseg.hierarchy.crops import Objects, carve, objects_of
 from diffseg.hierarchy.leaves import POOL, Leaves, grow
-from diffseg.hierarchy.results import cut_trees
+from diffseg.hierarchy.results import cut_trees, with_words
 from diffseg.hierarchy.vectors import vectors_of
 from diffseg.labels.assign import assign, by_size, enlarge, paste
 from diffseg.labels.edges import refine_edges
@@ -54,7 +54,7 @@ class Model(Protocol):
         """The device of attention and labels."""
 
     def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
-        """One forward pass; pixels in [-1, 1]. features: give the cells' vectors too."""
+        """One forward pass; pixels in [-1, 1]. features: give the cells' vectors too, and attention to words."""
 
     def batch_size(self) -> int:
         """Images that fit into one forward pass."""
@@ -112,7 +112,7 @@ class DiffSeg:
 
         Raises what `segment` does.
         """
-        plain = replace(self.config, tree=False, vectors=False, ridges=False, cut=None, crop_layers=0)
+        plain = replace(self.config, tree=False, vectors=False, ridges=False, cut=None, crop_layers=0, words=None)
         return self._label(images, [replace(plain, thresholds=each) for each in thresholds])
 
     def prepare(self, image: Image.Image | np.ndarray) -> Prepared:
@@ -153,6 +153,8 @@ class DiffSeg:
                         for found, config in zip(results, configs, strict=True):
                             objects = self._objects([ready[i] for i in of_part], config)
                             labelled = label(part, planned, config, shown, objects)
+                            if config.words and part.words is not None:
+                                labelled = with_words(labelled, part.words, part.grid, config.words, planned)
                             found.update(zip(of_part, labelled, strict=True))
                     except AttentionError as error:
                         refused += [of_part[i] for i in error.images]
@@ -163,7 +165,7 @@ class DiffSeg:
 
     @staticmethod
     def _wants_features(config: ResolvedConfig) -> bool:
-        return bool(config.vectors) or config.mode == "quality"
+        return bool(config.vectors or config.words) or config.mode == "quality"
 
     def _passes(self, images: Sequence[Prepared], features: bool) -> Iterator[_Pass]:
         for batch in self._batches(images):
@@ -309,7 +311,7 @@ def segment_attention(
     given = AttentionMaps(levels, grid or _square(levels[0]))
     if config.tree is None and config.cut is None:
         config = replace(config, tree=False)
-    resolved = replace(config, vectors=False, ridges=False, edges=False, crop_layers=0).resolve(PUBLISHED)
+    resolved = replace(config, vectors=False, ridges=False, edges=False, crop_layers=0, words=None).resolve(PUBLISHED)
     if resolved.tree and return_trace:
         raise ValueError("return_trace counts the proposals of greedy merging: a tree has none")
     if len(size) != 2 or min(size) < 1:
@@ -393,8 +395,8 @@ def _parts(maps: AttentionMaps) -> Iterator[tuple[range, AttentionMaps]]:
 
 
 def _slice(maps: AttentionMaps, images: slice) -> AttentionMaps:
-    features = None if maps.features is None else maps.features[images]
-    return replace(maps, levels=tuple(level[images] for level in maps.levels), features=features)
+    features, words = (None if each is None else each[images] for each in (maps.features, maps.words))
+    return replace(maps, levels=tuple(level[images] for level in maps.levels), features=features, words=words)
 
 
 def _in_frames(proposals: Proposals, grid: tuple[int, int], frames: Sequence[Frame]) -> list[Int[Tensor, "_ _"]]:

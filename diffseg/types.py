@@ -24,6 +24,7 @@ __all__ = [
     "Vectors",
 ]
 
+WORD = np.dtype([("line", "<u2"), ("score", "<f4")])  # of the words of a configuration the line, from 0
 IGNORE = -1  # the id of void pixels, which belong to no segment: outside the crop in `paper` mode
 
 
@@ -65,7 +66,8 @@ class Segmentation:
     segments: one per id, in order of id.
     quality: area-weighted mean score, in [0, 1]; None where there is only one segment.
     leaf_map: the leaf of each pixel, as label_map; tree: of these leaves, `label_map` is one of its cuts; vectors: of
-    the leaves; ridges: uint8, of the borders in leaf_map (see `ridges`). None where they are off.
+    the leaves; ridges: uint8, of the borders in leaf_map (see `ridges`); words: WORD [n, 3], the best of each leaf or,
+    where there is no tree, of each segment. None where they are off.
     """
 
     label_map: Int32[np.ndarray, "H W"]
@@ -75,3 +77,4 @@ class Segmentation:
     tree: Tree | None = None
     vectors: Vectors | None = None
     ridges: UInt8[np.ndarray, " E"] | None = None
+    words: np.ndarray | None = None

@@ -18,7 +18,9 @@ def categories(
         int | None, typer.Option(min=2, help="Group segments by their vectors into so many categories.")
     ] = None,
     names: options.Names = None,
-    naming: Annotated[str | None, typer.Option(help="What reads the words of --names: clip or detector.")] = None,
+    naming: Annotated[
+        str | None, typer.Option(help="What reads words: clip, detector, or cross-attention, those of label --words.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--with", help="A CLIP, SigLIP, OWL-ViT, OWLv2 or Grounding DINO: hub id, folder or URL."),
@@ -37,7 +39,7 @@ def categories(
     from diffseg.models.joint.files import CLIP, DETECTOR
     from pipeline.categories import categorise
     from pipeline.categories.labelled import classify
-    from pipeline.categories.words import Words, words_of
+    from pipeline.categories.words import CROSS, Words
     from pipeline.derived.corrections import NAME
     from pipeline.errors import ConfigError
     from pipeline.evaluation.protocols import protocol_named, with_names
@@ -47,10 +49,13 @@ def categories(
 
     if (clusters is not None) + (given.truth is not None) + (naming is not None) + extend != 1:
         raise ConfigError("--clusters groups, --truth and --naming name, --extend takes in windows: name one of them")
-    if naming not in (None, CLIP, DETECTOR):
-        raise ConfigError(f"--naming {naming}: possible are clip and detector; of a run no attention to words is kept")
-    if naming and not (names and model):
-        raise ConfigError("--naming reads the words of --names FILE by the model of --with MODEL: give both")
+    if naming not in (None, CLIP, DETECTOR, CROSS):
+        raise ConfigError(f"--naming {naming}: possible are {CLIP}, {DETECTOR} and {CROSS}")
+    if naming and {names is None, model is None} != {naming == CROSS}:
+        raise ConfigError(
+            "--naming reads the words of --names FILE by the model of --with MODEL: give both, but with "
+            f"{CROSS}, whose words `label --words` took, neither"
+        )
     if extend and read.at:
         raise ConfigError("--extend goes on at the cut of the table: leave out --cut and --segments")
     ledger, expected, left_out = Ledger.open(url, cut=read.at), None, tuple[str, ...]()
@@ -67,8 +72,8 @@ def categories(
             samples = people or open_truth(given.truth, rules, member=given.truth_key, listed=given.listed)
             made, expected, left_out = classify(ledger, samples, rules, known, name, command, parallel_map)
         elif naming is not None:
-            kinds, found = words_of(read_list(str(names), "words"))
-            reader = Words.read(naming, found, str(model), margin, least)
+            given_words = read_list(names, "words") if names else ledger.run.segment.words or ()
+            kinds, reader = Words.read(ledger, naming, given_words, model, margin, least)
             made = categorise.keep(ledger, reader, kinds, name, command, {"segments": 0}, parallel_map)
         else:
             made = categorise.extend(ledger, name, parallel_map)

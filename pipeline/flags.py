@@ -4,12 +4,14 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from textwrap import shorten
 from typing import Any
 
 from diffseg.config import SegmentConfig
 
 _NOT_GIVEN: tuple[Any, ...] = (None, [], ())
 ITERATIONS = 3  # that a single threshold counts for
+LONGEST = 200  # letters of a value that are shown: words are many
 CONFIG = "[segment]"  # set in the file of --config alone
 
 
@@ -39,6 +41,8 @@ def flag(name: str, value: Any, flags: Mapping[str, str] = LABEL) -> str:
         return option if value else option.replace("--", "--no-", 1)
     if name == "thresholds":
         return f"{option} {spelt(value)}"
+    if name == "words":
+        return f"{option} FILE with the {len(value):,} lines that run.json holds"
     values = value if isinstance(value, (list, tuple)) else [value]
     return " ".join(f"{option} {shlex.quote(str(each))}" for each in values)
 
@@ -62,7 +66,8 @@ def refusal(
     existing, asked: settings by name. more: further reasons, which no flag can change.
     """
     names = [name for name in sorted({*existing, *asked}) if existing.get(name) != asked.get(name)]
-    reasons = "; ".join([*(f"{name}: {existing.get(name)} there, {asked.get(name)} here" for name in names), *more])
+    there, here = ({name: shorten(str(each.get(name)), LONGEST) for name in names} for each in (existing, asked))
+    reasons = "; ".join([*(f"{name}: {there[name]} there, {here[name]} here" for name in names), *more])
     settable = [name for name in names if flags.get(name)]
     given = [flag(name, existing[name], flags) for name in settable if existing.get(name) not in _NOT_GIVEN]
     options = " ".join(text for text in given if not text.startswith(CONFIG))

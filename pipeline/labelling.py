@@ -206,7 +206,7 @@ def open_run(
         resolved = segment.resolve(recognise(files))
         existing = existing_run(output)
         if not existing or existing.reader == 1:  # a newer run checked these files, by their hash, when it began
-            check(files)
+            check(files, resolved.words or ())
     wanted = Run.of(
         resolved,
         files.sha256,

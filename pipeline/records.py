@@ -14,7 +14,7 @@ MAX_PIXELS = 178_956_970  # of an image, and so of its label map: Pillow's own b
 MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
 # columns that 0.1.0 did not have: only in windows with a value of theirs
-LATER = ("leaf_map", "tree", "vectors", "ridges")
+LATER = ("leaf_map", "tree", "vectors", "ridges", "words")
 CHANGED = "not the photo that was labelled"  # how a reason begins for which a reader leaves an image out
 WITHDRAWN = "withdrawn"  # the status of a sample that no reader may show; its row has no key and nothing else
 POISON = "poison"  # the status of a sample that killed every worker that had it alone
@@ -114,6 +114,7 @@ class LabelRecord:
     tree: bytes | None = None
     vectors: bytes | None = None
     ridges: bytes | None = None  # one a border of `diffseg.ridges`
+    words: bytes | None = None  # `diffseg.types.WORD`, three a leaf or segment
 
     @property
     def num_segments(self) -> int | None:

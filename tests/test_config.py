@@ -52,6 +52,10 @@ class Model(ModelDefaults):
         ({"min_area": 1.0}, "got 1.0"),
         ({"dtype": "int8"}, "'int8'"),
         ({"leaves": 1}, "2..256, got 1"),
+        ({"words": ()}, "there is an empty word"),
+        ({"words": ("cat", "dog,")}, "there is an empty word"),
+        ({"words": ("cat", "dog, cat")}, "'cat' is there twice"),
+        ({"words": tuple(map(str, range(10_001)))}, "more than 10,000 words"),
         ({"leaves": 257}, "2..256, got 257"),
         ({"crop_layers": 2}, "0 or 1, got 2"),
         ({"crop_layers": 1, "leaves": 194}, "2..193 with crops, got 194"),
@@ -79,6 +83,7 @@ def test_a_resolved_configuration_stays_as_it_is_whatever_the_model():
     assert [each.name for each in dataclasses.fields(resolved) if getattr(resolved, each.name) is None] == [
         "cut",
         "clusters",
+        "words",
     ]
     with pytest.raises(TypeError, match="timestep"):
         ResolvedConfig(thresholds=(1.0,), image_size=512, dtype="float32")  # type: ignore[call-arg]  # as is tested
@@ -91,6 +96,8 @@ def test_an_image_size_that_the_model_cannot_take_is_refused_when_the_model_is_k
 
 
 def test_what_a_model_lacks_cannot_be_given():
+    with pytest.raises(ValueError, match="no UNet, whose attention to words could be kept"):
+        SegmentConfig(words=("cat",)).resolve(Model(timestep=None))
     assert SegmentConfig().resolve(Model(timestep=None)).timestep is None
     with pytest.raises(ValueError, match="this model has no timestep, got 50"):
         SegmentConfig(timestep=50).resolve(Model(timestep=None))
@@ -150,6 +157,7 @@ def test_everything_that_changes_labels_changes_the_fingerprint():
         "ridges": True,
         "crop_layers": 1,
         "clusters": 8,
+        "words": ("cat",),
     }
     needs: dict[str, Any] = {"clusters": {"mode": "quality"}, "mode": {"edges": False}}
     assert other.keys() == {field.name for field in dataclasses.fields(SegmentConfig)}

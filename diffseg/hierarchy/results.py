@@ -11,15 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffseg.config import ResolvedConfig
-from diffseg.cut import segmentation
+from diffseg.config import ResolvedConfig, texts_of
+from diffseg.cut import segment_means, segmentation
+from diffseg.draw import resize_labels
 from diffseg.hierarchy.borders import with_borders
 from diffseg.hierarchy.leaves import Leaves
 from diffseg.labels.results import painted_ids
 from diffseg.labels.rle import RunLengths, Segments, parted
+from diffseg.method.geometry import Frame
 from diffseg.transfer import download
 from diffseg.tree import FEATURES, LEAF, MERGE, Tree
-from diffseg.types import Float, Int, Segmentation, UInt8
+from diffseg.types import IGNORE, WORD, Float, Int, Segmentation, UInt8
+
+BEST = 3  # lines of words that are kept
 
 
 def cut_trees(
@@ -80,3 +84,28 @@ def restricted(
         elif right >= 0:
             nodes[into[ends]] = right
     return Tree(np.array([tuple(row) for row in features[kept]], LEAF), np.array(merges, MERGE))
+
+
+def with_words(
+    results: Sequence[Segmentation],
+    maps: Float[Tensor, "B W n"],
+    grid: tuple[int, int],
+    lines: Sequence[str],
+    frames: Sequence[Frame],
+) -> list[Segmentation]:
+    """Results with the best lines of words of each leaf, or of each segment where there is no tree.
+
+    A word's score is the mean over pixels of the cells that they lie in, a line's that of its best word (`texts_of`).
+    """
+    found, firsts = [], np.cumsum([0, *map(len, texts_of(lines))])[:-1]
+    for result, own, frame in zip(results, *download(maps), frames, strict=True):
+        labels = result.label_map if result.leaf_map is None else result.leaf_map
+        cells, (top, left, height, width) = np.full(labels.shape, IGNORE, np.int32), frame.window
+        numbers = np.arange(own.shape[1], dtype=np.int32).reshape(grid)
+        cells[top : top + height, left : left + width] = resize_labels(numbers, (height, width))
+        scores = np.maximum.reduceat(segment_means(cells, own.T, labels), firsts, axis=1)
+        words, best = np.zeros((len(scores), BEST), WORD), np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
+        words["line"][:, : best.shape[1]] = best
+        words["score"][:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)
+        found.append(replace(result, words=words))
+    return found

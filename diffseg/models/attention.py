@@ -26,12 +26,14 @@ class AttentionMaps:
     levels: float32 [B, n, n], each the mean over the heads and layers of one resolution, finest first.
     grid: height and width in cells of the finest level.
     features: the vector of every cell [B, n, channels] where they were asked for, of the cells of `features_grid`.
+    words: of each cell's attention to words the share of each [B, W, n], where the model was given words.
     """
 
     levels: tuple[Tensor, ...]
     grid: tuple[int, int]
     features: Tensor | None = None
     features_grid: tuple[int, int] | None = None
+    words: Tensor | None = None
 
 
 def cells_of(pixels: Float[Tensor, "B 3 H W"], unit: int) -> tuple[int, int]:

@@ -35,17 +35,17 @@ def load(model: str, config: SegmentConfig | None = None, device: "Device" = Non
 
 
 @lru_cache(maxsize=8)
-def check(files: ModelFiles) -> None:
+def check(files: ModelFiles, words: tuple[str, ...] = ()) -> None:
     """Check that a model can be loaded, without reading a weight: every part is compared with the headers of its files.
 
-    Raises ValueError as `load` would.
+    words: that it is to read. Raises ValueError as `load` would.
     """
     from diffseg.models.unet.loading import check_unet
     from diffseg.models.vit.loading import check_vit
 
     with named(files):
         spec = recognise(files)
-        check_vit(files) if isinstance(spec, ViTSpec) else check_unet(files, spec)
+        check_vit(files) if isinstance(spec, ViTSpec) else check_unet(files, spec, words)
 
 
 def random_backend(name: str, config: SegmentConfig | None = None, device: "Device" = None) -> "Backend":

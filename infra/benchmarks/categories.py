@@ -4,6 +4,7 @@
     diffseg label FOLDER/scenes.tar --output RUN --model tiny --vectors
     python infra/benchmarks/categories.py quality FOLDER RUN [--cut 0.3]
     python infra/benchmarks/categories.py vectors --model tiny [--count 240]
+    python infra/benchmarks/categories.py words --model tiny [--count 20]
     python infra/benchmarks/categories.py scale FOLDER --segments 1000000 [--without-faiss]
 
 `scenes` writes pictures in one shard, truth of all in FOLDER/truth, of ten more scenes in FOLDER/labelled (they lie in
@@ -11,7 +12,7 @@ the shard too), and names. `quality` says what `--clusters 16`, matched to the 1
 `--truth` of ten images are worth beside k-means of the mean colours of the same segments, random categories (chance)
 and the best category for each segment. `vectors` says what both are worth with vectors of fewer numbers, as float and
 as int8, on the same segments at the run's cut. `scale` writes a run of as many segments with random vectors about 64
-centres, sixteen an image, and says what seconds and memory `--clusters` takes.
+centres, sixteen an image, and says what seconds and memory `--clusters` takes. `words` says what `label --words` costs.
 """
 
 import argparse
@@ -290,6 +291,22 @@ def fit(folder: Path, clusters: int, without_faiss: bool) -> None:
     _say("MB of memory at most", _peak())
 
 
+def words(model: str, count: int) -> None:
+    """Seconds of a core to load a model and to label a scene, without words and with them."""
+    torch.set_num_threads(1)
+    photos = [scene(number)[0] for number in range(count)]
+    segmenter.DiffSeg.from_pretrained(model, device="cpu").segment(photos[:1])  # imports what is imported once
+    for number in (0, 20, 500):
+        began, lines = process_time(), tuple(f"word {each}" for each in range(number)) or None
+        found = segmenter.DiffSeg.from_pretrained(model, SegmentConfig(words=lines), device="cpu")
+        _say(f"seconds to load with {number} words", process_time() - began)
+        found.segment(photos[:1])
+        began = process_time()
+        for photo in photos:
+            found.segment([photo])
+        _say(f"seconds an image with {number} words", (process_time() - began) / count)
+
+
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -312,7 +329,7 @@ def _timed(module: object, name: str) -> None:
 def main() -> None:
     """Do one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("scenes", "quality", "vectors", "scale", "fit"))
+    parser.add_argument("step", choices=("scenes", "quality", "vectors", "scale", "words", "fit"))
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("run", nargs="?")
     parser.add_argument("--count", type=int, default=500)
@@ -328,6 +345,8 @@ def main() -> None:
         quality(given.folder, given.run, ["--cut", given.cut] if given.cut else [])
     elif given.step == "vectors":
         vectors(given.model, given.count)
+    elif given.step == "words":
+        words(given.model, given.count)
     elif given.step == "scale":
         scale(given.folder, given.segments, given.clusters, given.without_faiss)
     else:

@@ -72,12 +72,14 @@ class SegmentOptions:
     ridges: Annotated[bool | None, Option(help="A byte for each border of leaves, for export --instances ridges.")] = (
         None
     )
+    words: Annotated[str | None, Option(help="Text file: names for categories --naming cross-attention.")] = None
     crop_layers: Annotated[int | None, Option(help="1: small objects too, from crops, in ten times the passes.")] = None
     dtype: Dtype = None
 
     def settings(self) -> dict[str, Any]:
         """The flags by the names of SegmentConfig. Raises ConfigError for what is no number, and several thresholds."""
         from pipeline.errors import ConfigError
+        from pipeline.evaluation.truth import read_list
 
         settings = asdict(self)
         del settings["config"]
@@ -90,6 +92,7 @@ class SegmentOptions:
         if size is not None and size != "source" and not size.isdigit():
             raise ConfigError(f"--output-size takes a number of pixels or 'source', got {size!r}")
         settings |= {"thresholds": schedule(thresholds[0])} if thresholds else {}
+        settings |= {"words": tuple(read_list(self.words, "words"))} if self.words else {}
         return settings | ({"output_size": int(size)} if size and size.isdigit() else {})
 
 

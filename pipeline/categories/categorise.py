@@ -35,7 +35,7 @@ ARRAYS = ("weights", "biases", "limits")  # parameters that are numbers of a mod
 COLUMNS = {  # by kind of model. distance: 1 less the cosine to the centre; score: probability; margin: to the next
     "clusters": {CATEGORY: "int32", "distance": "float32"},
     "classifier": {CATEGORY: "int32", "margin": "float32", "score": "float32"},
-    **dict.fromkeys((CLIP, DETECTOR), words.COLUMNS),
+    **dict.fromkeys((CLIP, DETECTOR, words.CROSS), words.COLUMNS),
 }
 
 

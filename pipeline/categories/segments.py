@@ -14,6 +14,7 @@ from diffseg.types import Float, Int32
 from pipeline.concurrency import ParallelMap
 from pipeline.errors import ConfigError
 from pipeline.gallery.statistics import some_windows
+from pipeline.records import OK
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
@@ -25,6 +26,8 @@ OVERDRAWN = 2  # times the segments wanted that images are drawn for: at a coars
 NEEDED = ("leaf_map", "tree", "vectors")
 Described = tuple[int, list[int], Float[np.ndarray, "S F"]]  # an image: its index, the ids of segments, their features
 
+Features = Callable[[Mapping[str, Any], Int32[np.ndarray, "H W"]], np.ndarray]  # a row of NEEDED and a label map
+
 
 def features_of(row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> Float[np.ndarray, "S F"]:
     """The features of a label map's segments. row: of NEEDED columns. Raises ValueError or OSError for damaged ones."""
@@ -35,17 +38,20 @@ def features_of(row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> 
     return np.hstack([unit, np.log(areas / areas.sum())[:, None]]).astype(np.float32)
 
 
-def described(ledger: Ledger, window: WindowObject, wanted: Callable[[int], bool] | None = None) -> Iterator[Described]:
+def described(
+    ledger: Ledger, window: WindowObject, wanted: Callable[[int], bool] | None = None, of: Features = features_of
+) -> Iterator[Described]:
     """The labelled images of a window at the ledger's cut. wanted: only those of such indices. Raises ConfigError."""
-    columns = ["index", "segments", "label_map", *NEEDED]
+    columns = ["index", "status", "segments", "label_map", *NEEDED, "words"]
     for row in ledger.rows(columns, windows=[window], uncut=True):
-        if row["leaf_map"] is None or (wanted and not wanted(row["index"])):
+        if row["status"] != OK or (wanted and not wanted(row["index"])):
             continue
         made = ledger.at_cut(row)
         try:
-            features = features_of(row, decode_label_map(made["label_map"]))
-        except (TypeError, ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's
-            raise ConfigError(f"{ledger}/{window.name}: sample {row['index']} has no vectors: {error}") from error
+            features = of(row, decode_label_map(made["label_map"]))
+        except (IndexError, TypeError, ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's
+            what = f"{ledger}/{window.name}: sample {row['index']}"
+            raise ConfigError(f"{what} has no {'vectors' if of is features_of else 'words'}: {error}") from error
         yield row["index"], [each["id"] for each in made["segments"]], features
 
 

@@ -1,22 +1,25 @@
 """Categories named from words: segments of an image compared with texts, after one pass of a model an image.
 
-Letters: S segments, W words, C categories, D numbers of a vector, h w cells of patches.
+Letters: S segments, N boxes, W words, C categories, D numbers of a vector.
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
+from diffseg.config import texts_of
+from diffseg.cut import segment_means
 from diffseg.draw import resize_labels
-from diffseg.models.joint.files import CLIP, fetch_joint
-from diffseg.types import IGNORE, Float, Int, UInt8
-from pipeline.categories.votes import votes
+from diffseg.models.joint.files import CLIP, DETECTOR, fetch_joint
+from diffseg.types import WORD, Float, Int, Int32, UInt8
+from pipeline.categories.segments import described
 from pipeline.datasets.samples import checked
 from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.joined import CATEGORY
@@ -27,6 +30,7 @@ from pipeline.records import CHANGED, Category
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
+from pipeline.table.leaf_map import decode_leaf_map
 from pipeline.worker.device_errors import device_errors, loading_errors
 
 CHOICES = ("first", "second", "third")  # the best categories of a segment, whether it is unknown or not
@@ -37,6 +41,7 @@ TEMPLATES = (  # of ViLD (Gu et al., ICLR 2022), those that open-vocabulary segm
     *("This is a photo of a small {}.", "This is a photo of a medium {}.", "This is a photo of a large {}."),
     *("There is a small {} in the scene.", "There is a medium {} in the scene.", "There is a large {} in the scene."),
 )
+CROSS = "cross-attention"
 NEEDED = ("shard", "index", "key", "image_sha256", "label_map", "segments")
 logger = logging.getLogger(__name__)
 _loading = Lock()  # windows are computed in threads, which share one model
@@ -60,9 +65,19 @@ class Words:
     least: float = -1.0
 
     @classmethod
-    def read(cls, kind: str, words: Sequence[Sequence[str]], source: str, margin: float, least: float) -> "Words":
-        """The words of categories, read by a model: a hub id, folder or URL. Raises ConfigError."""
-        flat, weights = tuple(word for synonyms in words for word in synonyms), np.empty((0, 0))
+    def read(
+        cls, ledger: Ledger, kind: str, lines: Sequence[str], source: str | None, margin: float, least: float
+    ) -> tuple[list[Category], "Words"]:
+        """Categories and their words, read by a model: a hub id, folder or URL; by that of the run, where its attention
+        to them is kept. Raises ConfigError.
+        """
+        if not lines:
+            raise ConfigError(f"{ledger}: no attention to words is kept: label with a UNet and --words FILE")
+        (known, words), run = words_of(lines), ledger.run
+        if source is None:  # the column has synonyms together
+            names = [synonyms[:1] for synonyms in words]
+            return known, cls(kind, run.model, run.weights_sha256, margin, names, np.empty(0), least)
+        flat, weights = tuple(word for synonyms in words for word in synonyms), np.empty(0)
         with loading_errors():
             files = fetch_joint(source, kind)
             name = str(files.folder) if Path(source).is_dir() else files.name  # found from other folders too
@@ -73,10 +88,14 @@ class Words:
                 weights = (means / np.linalg.norm(means, axis=1, keepdims=True)).round(8)  # float32 has no more
             else:
                 model.read(flat)
-        return cls(kind, name, files.sha256, margin, words, weights, least)
+        return known, cls(kind, name, files.sha256, margin, words, weights, least)
 
     def values(self, ledger: Ledger, window: WindowObject) -> Iterator[Mapping[str, Any]]:
         """Rows of the table for a window's segments; of an image that is not as it was labelled there are none."""
+        if self.kind == CROSS:
+            for found in described(ledger, window, of=partial(attended, len(self.words))):
+                yield from self.named(*found)
+            return
         left_out = 0
         for row, image in _images(ledger, window):
             if image is None:
@@ -86,23 +105,20 @@ class Words:
                 model = _opened(self.kind, self.model, self.sha256)
             ids, label_map = [each["id"] for each in row["segments"]], decode_label_map(row["label_map"])
             with device_errors():
-                scores = (
-                    self._cosines(model, image, label_map)
-                    if self.kind == CLIP
-                    else self._votes(model, image, label_map)
-                )
+                scores = self._scores(model, image, label_map)
             yield from self.named(row["index"], ids, scores[ids])
         if left_out:
             logger.warning("%s/%s: %d images: %s: segments stay unknown", ledger, window.name, left_out, CHANGED)
 
-    def _cosines(self, model: Any, image: np.ndarray, label_map: np.ndarray) -> Float[np.ndarray, "S W"]:
-        vectors = pooled(model.patches(image), label_map)
+    def _scores(self, model: Any, image: np.ndarray, label_map: np.ndarray) -> Float[np.ndarray, "S W"]:
+        if self.kind == DETECTOR:
+            flat = tuple(word for synonyms in self.words for word in synonyms)
+            return np.hstack([votes(label_map, *found) for found in model.boxes(image, flat)])
+        patches = model.patches(image)
+        cells = np.arange(patches.shape[0] * patches.shape[1], dtype=np.int32).reshape(patches.shape[:2])
+        vectors = segment_means(resize_labels(cells, label_map.shape), patches.reshape(cells.size, -1), label_map)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.where(lengths > 0, lengths, 1) @ self.weights.T)
-
-    def _votes(self, model: Any, image: np.ndarray, label_map: np.ndarray) -> Float[np.ndarray, "S W"]:
-        flat = tuple(word for synonyms in self.words for word in synonyms)
-        return np.hstack([votes(label_map, *found) for found in model.boxes(image, flat)])
 
     def named(self, index: int, ids: Sequence[int], near: Float[np.ndarray, "S W"]) -> Iterator[Mapping[str, Any]]:
         """Rows of an image's segments, by the score of each category's best word."""
@@ -121,24 +137,56 @@ class Words:
 def words_of(lines: Sequence[str]) -> tuple[list[Category], list[list[str]]]:
     """Categories and the words of each: a name, synonyms after commas, and `thing` or `stuff` after a tab.
 
-    Raises ConfigError for words that are there twice or empty, and for anything else after a tab.
+    Raises ConfigError where there are none, see `texts_of`.
     """
-    parts = [line.partition("\t") for line in lines]
-    words = [[word.strip() for word in text.split(",")] for text, _, _ in parts]
-    if not all(map(all, words)):
-        raise ConfigError("--names: there is an empty word; a line is a name, or a name and synonyms: a, b, c")
-    flat = [f"{word}\t{kind}" for synonyms, (_, _, kind) in zip(words, parts, strict=True) for word in synonyms]
-    known = {each.name: each for each in with_names(protocol_named("regions", len(flat)), flat)[1]}
-    return [replace(known[first], id=at) for at, (first, *_) in enumerate(words, 1)], words
+    try:
+        words = texts_of(lines)
+    except ValueError as error:
+        raise ConfigError(f"words: {error}") from error
+    named = ["\t".join((own[0], line.partition("\t")[2])) for own, line in zip(words, lines, strict=True)]
+    return with_names(protocol_named("regions", len(named)), named)[1], words
 
 
-def pooled(patches: Float[np.ndarray, "h w D"], label_map: Int[np.ndarray, "H W"]) -> Float[np.ndarray, "S D"]:
-    """The mean over each segment's pixels of the patches that they lie in; 0 of an id that has none."""
-    cells, count = patches.shape[0] * patches.shape[1], int(label_map.max()) + 1
-    keys = label_map * cells + resize_labels(np.arange(cells).reshape(patches.shape[:2]), label_map.shape)
-    pixels = np.bincount(keys[label_map != IGNORE], minlength=count * cells).reshape(count, cells)
-    shares = pixels / np.maximum(1, pixels.sum(1, keepdims=True))
-    return np.asarray(shares @ patches.reshape(cells, -1))
+def votes(
+    label_map: Int[np.ndarray, "H W"], boxes: Float[np.ndarray, "N 4"], scores: Float[np.ndarray, "N W"]
+) -> Float[np.ndarray, "S W"]:
+    """The vote of the best box for each word on each segment, in [0, 1]; 0 where no box has a pixel of the segment.
+
+    A box votes by its score for the word, times the geometric mean of two shares: that of the segment which lies in the
+    box, and that of the box which the segment fills (together: pixels in both / sqrt(pixels of one x of the other)). So
+    a box about the whole image names no small thing in it. A pixel lies in a box with its centre.
+
+    boxes: left, top, right, bottom, as shares of the image that the label map fills whole.
+    """
+    sides = np.array(label_map.shape[::-1] * 2)
+    edges = np.ceil(np.clip(boxes, 0, 1).astype(np.float64) * sides - 0.5).astype(int)
+    areas = np.prod(np.maximum(edges[:, 2:] - edges[:, :2], 0), axis=1)
+    found = np.zeros((int(label_map.max(initial=-1)) + 1, scores.shape[1]))
+    for id_, window in enumerate(ndimage.find_objects(label_map + 1)):
+        if window is None:
+            continue
+        inside = label_map[window] == id_
+        counts = np.pad(inside.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # of pixels above and left of each corner
+        start, most = np.array([window[1].start, window[0].start] * 2), np.array(inside.shape[::-1] * 2)
+        left, top, right, bottom = np.clip(edges - start, 0, most).T
+        held = counts[bottom, right] - counts[top, right] - counts[bottom, left] + counts[top, left]
+        near = (held > 0) & (areas > 0)
+        if near.any():
+            shares = held[near] / np.sqrt(inside.sum() * areas[near].astype(np.float64))
+            found[id_] = (shares[:, None] * scores[near]).max(axis=0)
+    return found
+
+
+def attended(lines: int, row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> Float[np.ndarray, "S C"]:
+    """The mean over a segment's pixels of what their leaves keep of the run's lines: 0 for those beyond the best three.
+
+    Raises ValueError or IndexError for a damaged column.
+    """
+    best = np.frombuffer(row["words"], WORD).reshape(-1, 3)
+    scores = np.zeros((len(best), lines))
+    np.add.at(scores, (np.arange(len(best))[:, None], best["line"]), best["score"])
+    leaf_map = label_map if row["leaf_map"] is None else decode_leaf_map(row["leaf_map"])
+    return segment_means(leaf_map, scores, label_map)
 
 
 def _images(ledger: Ledger, window: WindowObject) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "H W 3"] | None]]:

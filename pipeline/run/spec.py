@@ -82,7 +82,7 @@ class Run:
     @property
     def later_columns(self) -> tuple[str, ...]:
         """The columns of `records.LATER` that its windows may have."""
-        own = {"vectors": self.segment.vectors, "ridges": self.segment.ridges}
+        own = {"vectors": self.segment.vectors, "ridges": self.segment.ridges, "words": bool(self.segment.words)}
         return tuple(name for name in LATER if own.get(name, self.segment.tree))
 
     @property

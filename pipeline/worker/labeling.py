@@ -110,6 +110,7 @@ def with_labels(record: LabelRecord, labels: Segmentation) -> LabelRecord:
         tree=None if labels.tree is None else encode_tree(labels.tree),
         vectors=None if labels.vectors is None else encode_vectors(labels.vectors),
         ridges=None if labels.ridges is None else labels.ridges.tobytes(),
+        words=None if labels.words is None else labels.words.tobytes(),
     )
 
 

@@ -16,8 +16,7 @@ from diffseg.models.joint.detector import PROMPT, Detector
 from diffseg.models.joint.files import KINDS, fetch_joint
 from diffseg.types import IGNORE
 from jobs.shared import cli
-from pipeline.categories.votes import votes
-from pipeline.categories.words import CHOICES
+from pipeline.categories.words import CHOICES, votes
 from pipeline.derived.join import DerivedTable
 from pipeline.inputs.decode import decode
 from pipeline.run.ledger import Ledger
@@ -198,7 +197,7 @@ def test_five_hundred_words_take_one_pass_an_image(run, models, tmp_path, monkey
     [
         ("owlvit", "words.txt", "x" * LONGEST, f"tokens, and {{model}} reads {LONGEST}"),
         ("grounding-dino", "words.txt", "cat " * LONGEST, f"tokens, and {{model}} reads {LONGEST - 1}"),
-        ("owlvit", "preprocessor_config.json", "[]", "does not say how images are made ready"),
+        ("owlvit", "preprocessor_config.json", "[]", "describes no model and tokenizer"),
         ("owlvit", "model.safetensors", "short", "is damaged or not whole"),
         ("owlvit", "config.json", '{"model_type": "clip"}', "is a model of the kind clip, which"),
     ],

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffseg.cut import segment_means
+from diffseg.draw import resize_labels
 from diffseg.models.joint.files import fetch_joint
 from diffseg.models.joint.model import JointModel
 from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.categories import words as words_module
-from pipeline.categories.words import CHOICES, TEMPLATES, pooled, words_of
+from pipeline.categories.words import CHOICES, TEMPLATES, words_of
 from pipeline.derived.join import DerivedTable
 from pipeline.derived.joined import open_run
 from pipeline.derived.note import read_note
@@ -67,15 +69,27 @@ def test_texts_and_patches_are_those_of_the_arithmetic(models, kind):
         np.testing.assert_allclose(model.patches(image), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def pooled(patches, labels):
+    """The mean over each segment's pixels of the patches that they lie in."""
+    (rows, columns), (height, width) = patches.shape[:2], labels.shape
+    found = np.zeros((labels.max() + 1, patches.shape[2]))
+    for each in set(labels[labels >= 0].tolist()):
+        cells = [
+            patches[int((y + 0.5) * rows / height), int((x + 0.5) * columns / width)]
+            for y, x in np.argwhere(labels == each)
+        ]
+        found[each] = np.mean(cells, axis=0)
+    return found
+
+
 def test_a_segment_is_the_mean_of_its_pixels():
     random = np.random.default_rng(2)
     patches, labels = random.normal(size=(3, 5, 4)), random.integers(-1, 3, (20, 33)).astype(np.int32)
     labels[labels == 1] = IGNORE
-    expected = np.zeros((3, 4))
-    for each in (0, 2):
-        cells = [patches[int((y + 0.5) * 3 / 20), int((x + 0.5) * 5 / 33)] for y, x in np.argwhere(labels == each)]
-        expected[each] = np.mean(cells, axis=0)
-    np.testing.assert_allclose(pooled(patches, labels), expected, atol=1e-12)
+    cells = resize_labels(np.arange(15, dtype=np.int32).reshape(3, 5), labels.shape)
+    np.testing.assert_allclose(
+        segment_means(cells, patches.reshape(15, 4), labels), pooled(patches, labels), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -194,7 +208,7 @@ def test_words_of_lines():
         ("cat\ndog, , hound\n", (), "there is an empty word"),
         ("cat\tanimal\n", (), "after a tab stands thing or stuff, not 'animal'"),
         ("cat\n" + "x" * LONGEST, (), f"tokens, and {{model}} reads {LONGEST}"),
-        ("cat\n", ("--naming", "cross-attention"), "no attention to words is kept"),
+        ("cat\n", ("--naming", "guess"), "--naming guess: possible are clip, detector and cross-attention"),
         ("cat\n", ("--clusters", "4"), "name one of them"),
         ("cat\n", ("--with", "tiny"), "has no config.json; possible are models of the kinds clip, siglip"),
         ("cat\n", ("--with", "no model"), "there is no model 'no model'; possible are models of the kinds clip"),

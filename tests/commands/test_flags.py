@@ -42,6 +42,7 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
     "ridges": True,
     "crop_layers": 1,
     "clusters": 8,
+    "words": ["cat, kitten", "dog"],
     "window": 9,
     "image_key": "a b.jpg",
     "also": ["webdataset"],

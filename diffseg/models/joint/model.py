@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffseg.models.device import Device
 from diffseg.models.files import ModelFiles, tensors_of, weight_files
-from diffseg.models.joint.files import CLIP, KINDS
+from diffseg.models.joint.files import CLIP, DETECTOR, KINDS
 from diffseg.models.parts import FLOATS, first_line, quiet
 from diffseg.models.recognise import named, read_json
 from diffseg.models.specs import CONFIG
@@ -25,19 +25,20 @@ FINER = 2  # times the side that a model was trained at, for an image's shorter 
 LONG = 4  # times the shorter side that the longer one may have: a strip would fill the memory, and is squeezed
 TEXTS = 256  # a pass
 MOST_ASKED = 4  # times the weights that are there, which a model is given room for before they are compared
+LOCAL: Any = {"local_files_only": True, "trust_remote_code": False}
 M = TypeVar("M", bound="WordModel")
 
 
 class WordModel:
-    """A model that reads texts, with its tokenizer; it runs in float32, on a GPU where there is one."""
+    """A model that reads texts. It runs in float32, on a GPU where there is one. ready: makes images ready for it."""
 
     naming: ClassVar[str]  # of KINDS
 
-    def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: Device = None) -> None:
-        """Take over a model of any precision."""
-        self.files, self.tokenizer = files, tokenizer
+    def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, ready: Any = None, device: Device = None) -> None:
+        self.files, self.tokenizer, self.ready = files, tokenizer, ready
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: Any = model.to(self.device, torch.float32).eval().requires_grad_(False)
+        self.family: str = self.model.config.model_type
 
     @classmethod
     def load(cls: type[M], files: ModelFiles, device: Device = None) -> M:
@@ -46,7 +47,7 @@ class WordModel:
         import transformers
 
         with named(files):
-            settings, state = read_json(files.folder / CONFIG), _floats(files)
+            folder, settings, state, ready = files.folder, read_json(files.folder / CONFIG), _floats(files), None
             try:
                 config = transformers.AutoConfig.for_model(**settings)
                 if config.model_type == "siglip":  # only with it do images compare with words
@@ -56,22 +57,18 @@ class WordModel:
                     asked = sum(each.numel() for each in kind(config).parameters())
                 if asked > MOST_ASKED * (held := sum(each.numel() for each in state.values())):
                     raise ValueError(f"{CONFIG} asks for {asked:,} weights, and {held:,} are there")
+                given = {"config": config, "state_dict": state, "dtype": torch.float32, "output_loading_info": True}
                 model, misfits = kind.from_pretrained(
-                    None,
-                    config=config,
-                    state_dict=state,
-                    dtype=torch.float32,
-                    ignore_mismatched_sizes=True,  # they are told below
-                    output_loading_info=True,
-                )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    files.folder, local_files_only=True, trust_remote_code=False
-                )
+                    None, **given, ignore_mismatched_sizes=True
+                )  # they are told below
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+                if cls.naming == DETECTOR:
+                    ready = transformers.AutoImageProcessor.from_pretrained(folder, **LOCAL, backend="pil")
             except Exception as error:  # what transformers raises on files that do not fit each other is its to choose
-                raise ValueError(f"{files.folder} describes no model and tokenizer: {first_line(error)}") from error
+                raise ValueError(f"{folder} describes no model and tokenizer: {first_line(error)}") from error
             if faults := [f"{what[:-5]} {sorted(keys)[0]}" for what, keys in misfits.items() if keys]:
-                raise ValueError(f"{files.folder}: its weights are not those of {CONFIG}: {', '.join(faults)}")
-            return cls(files, model, tokenizer, device)
+                raise ValueError(f"{folder}: its weights are not those of {CONFIG}: {', '.join(faults)}")
+            return cls(files, model, tokenizer, ready, device)
 
     def tokens(self, texts: Sequence[str], most: int, **padding: Any) -> list[list[int]]:
         """Tokens of texts. Raises ValueError for one with more, or other ones, than the model reads."""
@@ -83,7 +80,7 @@ class WordModel:
         known = getattr(self.model.config, "text_config", self.model.config).vocab_size
         if (last := max(max(ids, default=0) for ids in found)) >= known:
             raise ValueError(f"the tokenizer of {self.files.name} gives token {last}, and its model knows {known}")
-        return self.tokenizer(list(texts), **padding)["input_ids"] if padding else found
+        return list(self.tokenizer(list(texts), **padding)["input_ids"])
 
 
 class JointModel(WordModel):
@@ -91,10 +88,10 @@ class JointModel(WordModel):
 
     naming = CLIP
 
-    def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: Device = None) -> None:
+    def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, ready: Any = None, device: Device = None) -> None:
         """Raises ValueError where the model's files do not say how images are normed."""
-        super().__init__(files, model, tokenizer, device)
-        self.is_clip = self.model.config.model_type == "clip"
+        super().__init__(files, model, tokenizer, ready, device)
+        self.is_clip = self.family == "clip"
         if not {"image_mean", "image_std"} <= read_json(path := files.folder / PREPROCESSOR).keys():
             raise ValueError(f"{path} does not say image_mean and image_std, which differ between families")
         norms = normalisation(path)
@@ -141,9 +138,8 @@ class JointModel(WordModel):
 
 
 def _floats(files: ModelFiles) -> dict[str, Tensor]:
-    """The weights of a model; positions and the like, whole numbers in some files, are computed anew."""
     state: dict[str, Tensor] = {}
     for path in weight_files(files.folder, ""):
-        whole = {key for key, _, dtype in tensors_of(path) if not FLOATS.fullmatch(dtype)}
-        state |= {key: value for key, value in load_file(path).items() if key not in whole}
+        held = {key for key, _, dtype in tensors_of(path) if FLOATS.fullmatch(dtype)}  # positions are computed anew
+        state |= {key: value for key, value in load_file(path).items() if key in held}
     return state

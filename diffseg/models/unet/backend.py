@@ -4,8 +4,8 @@ Only the UNet and the encoder of the VAE are kept; the embedding of the empty pr
 encoders are dropped. This module knows no image files, no segments and no runs.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
 from diffseg.models.specs import BackendSpec
 from diffseg.models.unet.capture import capture_attention, cut_after_last_attention, rehearse
-from diffseg.models.unet.loading import read_part, read_prompt
+from diffseg.models.unet.loading import prompts_of, read_part, read_prompt
 from diffseg.models.unet.recognise import recognise_unet
+from diffseg.models.unet.words import WordReader
 from diffseg.types import Float
 
 ENCODER_COPIES = 5  # of its widest activation, at full resolution, that live at once while the encoder runs
@@ -34,14 +35,16 @@ class Parts:
     """The parts of a `Backend`.
 
     encoder: the VAE without its decoder.
-    hidden: the empty prompt, float32 [1, 77, context].
+    hidden: the empty prompt, and those that list the words of the configuration, float32 [1 + K, 77, context].
     pooled: the prompt as one vector, float32 [1, channels], where the family adds it.
+    places: of the words in their prompts.
     """
 
     unet: nn.Module
     encoder: nn.Module
     hidden: Tensor
     pooled: Tensor | None = None
+    places: Sequence[Sequence[range]] = ()
 
 
 class Backend:
@@ -58,7 +61,8 @@ class Backend:
         cut_after_last_attention(parts.unet)
         self.unet = parts.unet.to(where, dtype)
         self.encoder = parts.encoder.to(where, torch.float32 if spec.vae_upcast and dtype == torch.float16 else dtype)
-        self.hidden = parts.hidden.to(where, dtype)
+        self.hidden, listed = parts.hidden.to(where, dtype).tensor_split([1])
+        self.words = WordReader(self.unet, listed, parts.places) if parts.places else None
         self.pooled = None if parts.pooled is None else parts.pooled.to(where, dtype)
         if where.type == "cuda":  # convolutions of half precision want the channels innermost there
             for part in (self.unet, self.encoder):
@@ -74,9 +78,12 @@ class Backend:
         files = model if isinstance(model, ModelFiles) else fetch(model)
         with named(files):
             spec = recognise_unet(files)
-            hidden, pooled = read_prompt(files.folder, spec.added_conditions)
-            parts = Parts(read_part(files.folder, "unet"), read_part(files.folder, "vae"), hidden, pooled)
-        return cls(files, spec, (config or SegmentConfig()).resolve(spec), parts, device)
+            resolved = (config or SegmentConfig()).resolve(spec)
+            lines = resolved.words or ()
+            prompts = read_prompt(files.folder, spec.added_conditions, lines)
+            places = [own for _, own in prompts_of(files.folder, "text_encoder", lines)[1:]]
+            parts = Parts(read_part(files.folder, "unet"), read_part(files.folder, "vae"), *prompts, places)
+        return cls(files, spec, resolved, parts, device)
 
     @property
     def device(self) -> torch.device:
@@ -87,16 +94,19 @@ class Backend:
     def attend(self, pixels: Float[Tensor, "B 3 H W"], *, features: bool = False) -> AttentionMaps:
         """One pass over a batch of one size, pixels in [-1, 1], sides multiples of 64.
 
-        features: give the output of the encoder's last self-attention too.
+        features: give the output of the encoder's last self-attention too, and attention to the words it was given.
         Raises ValueError for other sides.
         """
         cells_of(pixels, self.spec.unit)
         latents = self.latents(pixels)
         if self.config.mode == "quality":
             latents = self.noised(latents)
+        latent, words = (latents.shape[2], latents.shape[3]), self.words if features else None
+        if words:
+            words.begin(latent)
         with capture_attention(self.unet, features) as store:
             self.unet(latents, self.config.timestep, **self.conditions(pixels))
-        return store.maps((latents.shape[2], latents.shape[3]))
+        return replace(store.maps(latent), words=words.end() if words else None)
 
     def latents(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """The mean of the encoder's posterior, normed and scaled as the UNet expects; no noise is added."""
@@ -163,4 +173,5 @@ class Backend:
         maps = sum(torch.float32.itemsize * n**2 for n in cells)
         encoding = ENCODER_COPIES * encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
         attending = maps + UNET_COPIES * self.captured()[0][0] * cells[0] * unet.dtype.itemsize
+        attending += (self.words.numbers if self.words else 0) * cells[0] * torch.float32.itemsize
         return image_bytes(self.config, cells[0], cells[0], maps, max(encoding, attending))

@@ -100,14 +100,17 @@ def capture_attention(unet: nn.Module, features: bool = False) -> Iterator[Atten
             layer.set_processor(original)
 
 
-def attention_sites(unet: nn.Module) -> list[tuple[int, Any]]:
-    """Every self-attention layer of a UNet in order of execution, with its depth: how often the latent was halved."""
+def attention_sites(unet: nn.Module, name: str = "attn1") -> list[tuple[int, Any]]:
+    """Every self-attention layer of a UNet in order of execution, with its depth: how often the latent was halved.
+
+    name: "attn2" for cross-attention, with None for one that was cut off.
+    """
     model: Any = unet
     deepest = len(model.down_blocks) - 1
     blocks = [*enumerate(model.down_blocks), (deepest, model.mid_block)]
     blocks += [(deepest - index, block) for index, block in enumerate(model.up_blocks)]
     return [
-        (depth, inner.attn1)
+        (depth, getattr(inner, name))
         for depth, block in blocks
         for transformer in getattr(block, "attentions", ())
         for inner in transformer.transformer_blocks

@@ -3,10 +3,11 @@
 How weights come into a part: `diffseg.models.parts`. Importing this needs no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffseg.config import texts_of
 from diffseg.models.files import WEIGHTED, ModelFiles
 from diffseg.models.parts import fill, first_line, fitting, locations, quiet
 from diffseg.models.recognise import read_json, wrong_file
@@ -52,57 +53,77 @@ def new_text_encoder(settings: Mapping[str, Any], projected: bool, device: str =
     return encoder.eval()
 
 
-def check_unet(files: ModelFiles, spec: BackendSpec) -> None:
+def check_unet(files: ModelFiles, spec: BackendSpec, lines: Sequence[str] = ()) -> None:
     """Compare every part of a recognised model with the headers of its files. Raises ValueError as loading would."""
     for name in WEIGHTED[: 3 + spec.added_conditions]:
         locations(_blank(files.folder, name), files.folder, name, modern_name, UNUSED[name])
     for name in WEIGHTED[2 : 3 + spec.added_conditions]:
-        _tokens(files.folder, name)
+        prompts_of(files.folder, name, lines)
 
 
-def read_prompt(folder: Path, two_encoders: bool) -> tuple["Tensor", "Tensor | None"]:
-    """Embed the empty prompt as the family's own pipeline does: [1, 77, context], and pooled [1, channels] or None."""
+def read_prompt(folder: Path, two_encoders: bool, lines: Sequence[str] = ()) -> tuple["Tensor", "Tensor | None"]:
+    """Embed the empty prompt as the family's own pipeline does: [1, 77, context], and pooled [1, channels] or None.
+
+    lines: of words: embed the prompts that list them too, [1 + K, 77, context].
+    """
     import torch
 
     with torch.inference_mode():
-        first = _encode_nothing(folder, "text_encoder")
+        first = _encoded(folder, "text_encoder", lines)
         if not two_encoders:
-            return first.last_hidden_state, None
-        second = _encode_nothing(folder, "text_encoder_2")
-        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return hidden, second.text_embeds
+            return torch.cat([each.last_hidden_state for each in first]), None
+        second = _encoded(folder, "text_encoder_2", lines)
+        both = [torch.cat([each.hidden_states[-2] for each in part]) for part in (first, second)]
+        return torch.cat(both, dim=-1), second[0].text_embeds
 
 
-def _encode_nothing(folder: Path, name: str) -> Any:
+def _encoded(folder: Path, name: str, lines: Sequence[str]) -> list[Any]:
     import torch
 
-    tokens = torch.tensor([_tokens(folder, name)])
-    positions = torch.arange(tokens.shape[1])[None]  # the encoder's own list of them is in no file
     encoder: Any = read_part(folder, name).float()
-    return encoder(tokens, position_ids=positions, output_hidden_states=True)
+    outputs = []
+    for ids, _ in prompts_of(folder, name, lines):  # one by one: the empty one is the same bits with others and without
+        positions = torch.arange(len(ids))[None]  # the encoder's own list of them is in no file
+        outputs.append(encoder(torch.tensor([ids]), position_ids=positions, output_hidden_states=True))
+    return outputs
 
 
-def _tokens(folder: Path, name: str) -> list[int]:
-    """Tokens of the empty prompt. Raises ValueError where the tokenizer does not fit the text encoder."""
+def prompts_of(folder: Path, name: str, lines: Sequence[str] = ()) -> list[tuple[list[int], list[range]]]:
+    """Tokens of the empty prompt, then of prompts that list words (`texts_of`), each with the places of its own.
+
+    Raises ValueError where the tokenizer does not fit the text encoder, and for a word that no prompt can hold.
+    """
     quiet()
     from transformers import CLIPTokenizer
 
-    words, text = folder / name.replace("text_encoder", "tokenizer"), text_settings(folder, name)
+    files, text = folder / name.replace("text_encoder", "tokenizer"), text_settings(folder, name)
     most, known = text.get("max_position_embeddings", 77), text.get("vocab_size", 49_408)
-    for path in words.glob("*.json"):
+    for path in files.glob("*.json"):
         read_json(path)
-    if (words / "merges.txt").exists() and (fault := wrong_file(words / "merges.txt")):
-        raise ValueError(f"{words}/merges.txt {fault}")
+    if (files / "merges.txt").exists() and (fault := wrong_file(files / "merges.txt")):
+        raise ValueError(f"{files}/merges.txt {fault}")
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(files, local_files_only=True)
     except Exception as error:  # each release raises other kinds on files that are none of a tokenizer
-        raise ValueError(f"{words} is no tokenizer of CLIP: {first_line(error)}") from error
+        raise ValueError(f"{files} is no tokenizer of CLIP: {first_line(error)}") from error
     if not 0 < tokenizer.model_max_length <= most:
-        raise ValueError(f"{words}/tokenizer_config.json gives no model_max_length of at most {most} tokens")
-    tokens: list[int] = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length).input_ids
-    if max(tokens) >= known:
-        raise ValueError(f"{words} has words beyond the {known} that {folder / name} knows")
-    return tokens
+        raise ValueError(f"{files}/tokenizer_config.json gives no model_max_length of at most {most} tokens")
+    empty: list[int] = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length).input_ids
+    words = [word for synonyms in texts_of(lines) for word in synonyms] if lines else []
+    comma, *texts = (tokenizer(each, add_special_tokens=False).input_ids for each in (",", *words))
+    lists: list[tuple[list[int], list[range]]] = [([], [])]
+    for word, ids in zip(words, texts, strict=True):
+        if not 0 < len(ids) <= (room := len(empty) - 2):
+            raise ValueError(f"{word!r} has {len(ids)} tokens, and a prompt of {folder} holds 1 to {room}")
+        if len(lists) == 1 or len(lists[-1][0]) + len(comma) + len(ids) > room:
+            lists.append(([], []))
+        body, places = lists[-1]
+        body += [*(comma if body else ()), *ids]
+        places.append(range(len(body) + 1 - len(ids), len(body) + 1))
+    prompts = [([empty[0], *body, *empty[1 : len(empty) - len(body)]], places) for body, places in lists]
+    if max(max(ids) for ids, _ in prompts) >= known:
+        raise ValueError(f"{files} has words beyond the {known} that {folder / name} knows")
+    return prompts
 
 
 def _blank(folder: Path, name: str) -> "nn.Module":

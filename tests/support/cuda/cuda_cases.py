@@ -240,6 +240,21 @@ def test_boxes_of_words_are_the_processor_s(photos, tmp_path, kind):
     assert device.launches  # earlier layers send it: what they round away moves its boxes
 
 
+def test_attention_to_words_is_the_processor_s(photos):
+    config = SegmentConfig(image_size=SIDE, words=("cat, kitten", "dog", "sky"))
+    pixels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    expected: Any = Backend.load("tiny", config, "cpu").attend(pixels, features=True).words
+    with CudaStandIn() as device:
+        moved = DiffSeg.from_pretrained("tiny", config)
+        maps: Any = moved.backend.attend(pixels, features=True)
+        found, results = maps.words.cpu(), moved.segment(photos)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert [each.words.shape for each in results if each.words is not None] == [
+        (len(each.tree.leaves), 3) for each in results if each.tree is not None
+    ]
+    assert device.launches
+
+
 @pytest.fixture
 def passes(monkeypatch):
     """What each pass of a model finds wrong with its batch, by its number; number 0 is the reference image's."""
