@@ -29,7 +29,7 @@ from tests.support.labelled import make_run
 from tests.support.processes import servers
 
 SHARDS, SAMPLES = 10, 800
-TIMES = 5
+TIMES = 3
 SMALL = ["key", "shard", "index", "status", "quality"]
 
 

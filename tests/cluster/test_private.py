@@ -1,6 +1,9 @@
 """Where a private Ray has its files, whatever TMPDIR is."""
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,3 +66,24 @@ def test_where_there_is_no_place_one_line_says_what_to_set(tmpdir, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=private.FREE - 1))
     with pytest.raises(ConfigError, match=r"\(TMPDIR=/somewhere\): set TMPDIR to a folder with 50 MB free whose path"):
         tmpdir("/somewhere")
+
+
+def test_folders_of_killed_drivers_are_swept_and_no_others(tmpdir, short):
+    make = "from pipeline.cluster.process import private; import sys; print(private.make_folder(), flush=True)"
+    words = [sys.executable, "-c", f"{make}; sys.stdin.read()"]
+    env = os.environ | {"TMPDIR": str(short)}
+    with (
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as killed,
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as alive,
+    ):
+        dead, held = (Path(each.stdout.readline().strip()) for each in (killed, alive))
+        (short / "diffseg-12345678").mkdir()
+        killed.kill()
+        killed.wait()
+        own = tmpdir(str(short))
+        assert {path.name for path in short.iterdir()} == {held.name, own.name, "diffseg-12345678"}
+        assert not dead.exists()
+        alive.kill()
+    tmpdir(str(short))
+    assert own.exists()
+    assert not held.exists()

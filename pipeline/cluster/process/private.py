@@ -4,6 +4,7 @@ Ray opens its own folders to everybody (0777), again with every worker that star
 listens on every network interface, unless it takes the machine for one that no others may join.
 """
 
+import fcntl
 import os
 import re
 import secrets
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from pipeline.errors import ConfigError
 
@@ -20,6 +22,7 @@ _SOCKET = (
     f"/diffseg-12345678/{RAYS}/session_2026-01-31_23-59-59_999999_1234567/sockets/plasma_store"  # the longest path
 )
 MOST = (107 if sys.platform == "linux" else 103) - len(_SOCKET)  # bytes of a path for our folder: what systems allow
+HELD = "held"  # a file in the folder, locked as long as its driver lives
 FREE = 50_000_000  # bytes: logs, mostly
 _PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")  # Ray joins paths to command lines and splits them at blanks
 
@@ -37,13 +40,29 @@ def make_folder() -> str:
         try:
             fits = len(os.fsencode(path)) <= MOST and _PLAIN.fullmatch(path)
             if fits and shutil.disk_usage(path).free >= FREE:
-                return tempfile.mkdtemp(prefix="diffseg-", dir=path)
+                _sweep(Path(path))
+                return _held(tempfile.mkdtemp(prefix="diffseg-", dir=path))
         except OSError:
             continue  # it does not exist, or this user may not write to it
     raise ConfigError(
         f"Ray finds no place for its files (TMPDIR={asked}): set TMPDIR to a folder with {FREE // 1_000_000} MB free "
         f"whose path has at most {MOST} plain characters, or do without Ray (label --workers 0)"
     )
+
+
+def _held(folder: str) -> str:
+    """A folder that is seen to be held as long as this process lives: its end alone closes the descriptor."""
+    fcntl.flock(os.open(f"{folder}/lock", os.O_CREAT | os.O_WRONLY, 0o600), fcntl.LOCK_EX)
+    Path(folder, "lock").rename(Path(folder, HELD))  # seen only once it is locked
+    return folder
+
+
+def _sweep(place: Path) -> None:
+    """Delete folders of drivers that were killed, and whatever would have cleaned up after them too."""
+    for held in place.glob(f"diffseg-????????/{HELD}"):
+        with suppress(OSError), held.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(held.parent, ignore_errors=True)
 
 
 @contextmanager
