@@ -142,7 +142,7 @@ def export(
     asked = {"things": things, "stuff": stuff, "instances": None if kept == format_.instances else instances}
     _begin(store, _description(ledger, windows, kind, selection, images, members) | asked, ledger.run.notice)
     if store.exists(SUCCESS):
-        return Exported(str(store), documents.from_json(State, store.get(SUCCESS)), _missing(ledger), idle=True)
+        return Exported(str(store), _state(store, SUCCESS), _missing(ledger), idle=True)
     parts, names = plan(ledger, windows, selection, max(1, format_.part // ledger.run.window))
     work = Work(kind, len(parts), selection, images, members, names, categories, kept)
     state = State()
@@ -190,11 +190,9 @@ def _begin(store: Store, description: dict[str, Any], notice: dict[str, str]) ->
     if store.put_new(EXPORT, json.dumps(written | notice, indent=2).encode()):
         return
     try:
-        stored = json.loads(store.get(EXPORT))
+        stored = store.document(dict[str, Any], EXPORT)
     except ValueError as error:
         raise ConfigError(f"{store}/{EXPORT}: no export of ours: {error}") from error
-    if not isinstance(stored, dict):
-        raise ConfigError(f"{store}/{EXPORT}: no export of ours: not an object")
     existing = {name: stored.get(name) for name in description}
     if existing["format"] != description["format"]:
         existing["members"] = description["members"]  # only one format has this option
@@ -210,7 +208,14 @@ def _written(
     left = [part for part in parts if _record(part) not in existing]
     written = parallel_map(partial(_write_part, ledger, store.url, work), left)
     for part in parts:
-        yield documents.from_json(State, store.get(_record(part))) if _record(part) in existing else next(written)
+        yield _state(store, _record(part)) if _record(part) in existing else next(written)
+
+
+def _state(store: Store, name: str) -> State:
+    try:
+        return store.document(State, name)
+    except ValueError as error:
+        raise ConfigError(f"{store}/{name}: no record of ours: {error}; remove it and export again") from error
 
 
 def _record(part: Part) -> str:

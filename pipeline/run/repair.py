@@ -18,8 +18,6 @@ from typing import Any
 from pipeline import documents, table
 from pipeline.errors import ConfigError
 from pipeline.records import Shard
-from pipeline.run.compacted import FOLDER as COMPACTED
-from pipeline.run.compacted import read_compacted
 from pipeline.run.layout import BROKEN, LABELS, REFERENCE, ROLL_UPS
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import MANIFEST, PARQUET, SUCCESS, Totals, last_manifest, read_manifest
@@ -144,8 +142,6 @@ def _broken_notes(store: Store) -> Iterator[tuple[str, str, bytes]]:
             continue  # `label` does without it, or makes it
         except (ValueError, ConfigError) as error:
             yield name, str(error), b""
-    readable = {file.name for file in read_compacted(store)}
-    yield from ((n, "no compacted file of ours", b"") for n, _ in store.list(f"{COMPACTED}/") if n not in readable)
 
 
 def _broken_pins(store: Store, proved: list[Shard]) -> Iterator[tuple[str, str, bytes]]:

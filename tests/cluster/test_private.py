@@ -76,7 +76,7 @@ def test_folders_of_killed_drivers_are_swept_and_no_others(tmpdir, short):
         subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as killed,
         subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as alive,
     ):
-        dead, held = (Path(each.stdout.readline().strip()) for each in (killed, alive))
+        dead, held = (Path(str(next(iter(each.stdout or []))).strip()) for each in (killed, alive))
         (short / "diffseg-12345678").mkdir()
         killed.kill()
         killed.wait()

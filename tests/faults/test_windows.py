@@ -169,6 +169,19 @@ def test_an_undamaged_run_is_read_by_all(run, tmp_path, capsys):
     assert json.loads((run / "run.json").read_text())["window"] == Ledger.open(str(run)).run.window
 
 
+@pytest.mark.parametrize("name", ["_SUCCESS", "_export/000000.json", "export.json"])
+@pytest.mark.parametrize("text", ["{", "[" * 50_000, "[]", '{"parts": "many"}'])
+def test_a_damaged_record_of_an_export_is_one_line(run, tmp_path, capsys, name, text):
+    assert said(capsys, "export", run, tmp_path)[0] == 0
+    (tmp_path / "out" / name).write_text(text)
+    if name.startswith("_export"):
+        (tmp_path / "out" / "_SUCCESS").unlink()
+    code, line = said(capsys, "export", run, tmp_path)
+    assert code == 2, line
+    assert name in line or name == "export.json"
+    assert len(line.strip().splitlines()) == 1
+
+
 def swapped(folder):
     """The photos of a shard exchanged under the same names, in as many bytes, at the same time."""
     path = folder / "in" / "s-1.tar"
