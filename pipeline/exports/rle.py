@@ -3,6 +3,7 @@
 Letters: K regions of a label map with ids 0..K-1.
 """
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -12,6 +13,8 @@ import numpy as np
 
 from diffseg.types import Bool, Int
 from pipeline.errors import ConfigError
+
+COUNTS = re.compile(r"(?:[P-o]{0,6}[0-O])+")  # compressed: five bits a letter, the last of a number without the sixth
 
 
 def encode(regions: Int[np.ndarray, "H W"]) -> Iterator[tuple[dict[str, Any], int]]:
@@ -38,19 +41,38 @@ def encode(regions: Int[np.ndarray, "H W"]) -> Iterator[tuple[dict[str, Any], in
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The mask of COCO's polygons or run lengths. Raises ValueError where these are none, or of another size."""
+    """The mask of COCO's polygons or run lengths, of which pycocotools checks nothing: others corrupt its memory.
+
+    Raises ValueError where these are none, or of another size, TypeError and LookupError for what COCO has not.
+    """
     codec, (height, width) = _codec(), size
     if isinstance(segmentation, list):
-        found = codec.merge(codec.frPyObjects([[float(x) for x in each] for each in segmentation], height, width))
+        found = [[float(x) for x in each] for each in segmentation]
+        inside = all(-1 <= x <= max(size) + 1 for each in found for x in each)
+        if not (found and inside and all(len(each) >= 6 and len(each) % 2 == 0 for each in found)):
+            raise ValueError("no polygons inside the image")
+        rle = codec.merge(codec.frPyObjects(found, height, width))
     elif tuple(segmentation["size"]) != size:
         raise ValueError(f"a mask of {segmentation['size']}, its image has {size} (height, width)")
-    elif isinstance(segmentation["counts"], list):
-        if min(segmentation["counts"]) < 0 or sum(segmentation["counts"]) != height * width:
-            raise ValueError("run lengths that are not those of the image")
-        found = codec.frPyObjects(segmentation, height, width)
     else:
-        found = {**segmentation, "size": [height, width]}
-    return np.asarray(codec.decode(found), bool)
+        counts = segmentation["counts"]
+        counts = [int(each) for each in counts] if isinstance(counts, list) else list(_counts(counts))
+        if not counts or min(counts) < 0 or sum(counts) != height * width:
+            raise ValueError("run lengths that are not those of the image")
+        rle = codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return np.asarray(codec.decode(rle), bool)
+
+
+def _counts(compressed: str) -> Iterator[int]:
+    """Five bits a letter, the lowest first; from the fourth number on differences to the last but one."""
+    if not COUNTS.fullmatch(compressed):
+        raise ValueError("no run lengths")
+    before = [0, 0]
+    for at, number in enumerate(re.findall("[P-o]*[0-O]", compressed)):
+        bits = [ord(letter) - 48 & 31 for letter in number]
+        value = sum(each << 5 * place for place, each in enumerate(bits)) - (bits[-1] >> 4 << 5 * len(bits))
+        before = [before[1], value + before[0] * (at > 2)]
+        yield before[1]
 
 
 def _compressed(counts: Int[np.ndarray, " R"], height: int, width: int) -> dict[str, Any]:

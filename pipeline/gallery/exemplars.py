@@ -30,13 +30,9 @@ class Top(Generic[T]):
         elif self._heap and rank > self._heap[0][0]:
             heapq.heapreplace(self._heap, (rank, value))
 
-    def ranked(self) -> list[tuple[float, T]]:
-        """The kept values with their ranks, the highest first."""
-        return sorted(self._heap, reverse=True)
-
     def values(self) -> list[T]:
         """The kept values, the highest first."""
-        return [value for _, value in self.ranked()]
+        return [value for _, value in sorted(self._heap, reverse=True)]
 
 
 def exemplars(

@@ -21,7 +21,16 @@ from pipeline.storage import filesystem
 from pipeline.storage.url import redact
 
 LARGEST = 2**30  # bytes of a document, unpacked: masks of about a hundred thousand images
-DAMAGE = (ValueError, TypeError, LookupError, SyntaxError, OSError, EOFError, RuntimeError)  # of any format
+DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,
+    OSError,
+    EOFError,
+    RuntimeError,
+)  # of any format
 Size = tuple[int, int]
 
 
@@ -78,6 +87,8 @@ def _of_cvat(shape: Any, size: Size) -> Bool[np.ndarray, "H W"]:
     if shape.tag != "mask":
         raise ValueError(f"a {shape.tag}, where masks and polygons are labels")
     left, top, width, height = (int(float(shape.attrib[name])) for name in ("left", "top", "width", "height"))
+    if not (0 <= left < left + width <= size[1] and 0 <= top < top + height <= size[0]):
+        raise ValueError(f"{width} x {height} at {left}, {top} are not in the image")
     counts = {"size": (width, height), "counts": [int(each) for each in shape.attrib["rle"].split(",")]}
     mask = np.zeros(size, bool)
     mask[top : top + height, left : left + width] = decode(counts, (width, height)).T  # COCO counts down columns

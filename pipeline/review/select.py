@@ -25,14 +25,19 @@ def select(ledger: Ledger, count: int, seed: int) -> list[Identity]:
     without vectors doubt alone decides. At most a thousand windows, drawn by seed, are read.
     Raises ConfigError where no such image is there.
     """
-    windows, size, top = some_windows(ledger, seed)[0], ledger.run.window, Top[Identity](CANDIDATES * count)
+    windows, size, top = (
+        some_windows(ledger, seed)[0],
+        ledger.run.window,
+        Top[tuple[float, Identity]](CANDIDATES * count),
+    )
     doubt, vectors = dict[Identity, float](), dict[Identity, np.ndarray]()
     for row in ledger.rows(["shard", "index", "status", "segments", "quality"], windows=windows):
         if row["status"] == OK and CORRECTED not in row:
             identity = row["shard"], row["index"]
-            top.add(1 - (row["quality"] or 0) + TIE * unit_hash(f"{seed} {identity}"), identity)
+            rank = 1 - (row["quality"] or 0) + TIE * unit_hash(f"{seed} {identity}")
+            top.add(rank, (rank, identity))
     indices = defaultdict[tuple[str, int], set[int]](set)
-    for rank, (shard, index) in top.ranked():
+    for rank, (shard, index) in top.values():
         doubt[shard, index], vectors[shard, index] = rank, np.zeros(1)
         indices[shard, index // size].add(index)
     if not doubt:

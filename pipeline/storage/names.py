@@ -56,12 +56,6 @@ def _with_identity(text: str, shard: str, index: int) -> str:
     return text.encode()[: MAX_PART - len(suffix)].decode(errors="ignore") + suffix
 
 
-def identity_in(name: str) -> tuple[str, int] | None:
-    """The end of the shard's id, and the index, in a generated name; None where there are none."""
-    found = re.search(r"-([0-9a-f]{12})_(\d{1,18})$", name)
-    return (found.group(1), int(found.group(2))) if found else None
-
-
 def hashes_of(keys: Iterable[str]) -> tuple[Hashes, Hashes]:
     """The arguments of `Names` for these keys: their hashes, and those of their folders."""
     hashes, folders = list[int](), set[int]()

@@ -18,12 +18,13 @@ from jobs.shared import cli
 from pipeline.datasets import Example, RunDataset
 from pipeline.derived.corrections import CORRECTED
 from pipeline.derived.joined import open_run
-from pipeline.exports.rle import encode
+from pipeline.exports.rle import decode, encode
 from pipeline.messages import ShardTask
 from pipeline.review.given import read_given
 from pipeline.review.select import select
+from pipeline.review.take import IDENTITY
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import generated_name, identity_in
+from pipeline.storage.names import generated_name
 from pipeline.table.label_map import decode_label_map
 from tests.categories.materials import material_run, write_truth
 from tests.datasets.test_joined import categorise, predict
@@ -310,6 +311,14 @@ def test_coco_instances_are_taken_with_run_lengths_and_polygons(run, tmp_path, r
     assert sorted(each["category"] for each in row["segments"]) == ["sky", "tree"]
 
 
+def test_masks_are_again_what_their_run_lengths_were_made_of():
+    for number in range(20):
+        random = np.random.default_rng(number)
+        regions = random.integers(-1, 4, random.integers(1, 30, 2)).repeat(20, 0).repeat(3, 1).astype(np.int32)
+        for region, (mask, _) in enumerate(encode(regions)):
+            assert (decode(mask, regions.shape) == (regions == region)).all()
+
+
 def test_a_polygon_of_cvat_above_a_mask_covers_it(run, tmp_path):
     name = generated_name("a", next(iter(Ledger.open(run).shards)), 0)
     whole = element(np.ones((18, 24), bool), "sky")
@@ -337,7 +346,9 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;">]><annotations
         (lambda text: re.sub(r"(<image.*?</image>)", r"\1\1", text, count=1, flags=re.S), "is there twice"),
         (lambda text: re.sub(r"(<mask.*?/>)", r"\1\1", text, count=1), "a mask of 'sky': it overlaps another"),
         (lambda text: text.replace('rle="0, ', 'rle="1, ', 1), "a mask of .sky.: run lengths that are not those"),
-        (lambda text: text.replace('left="0"', 'left="9"', 1), "a mask of .sky.: could not broadcast"),
+        (lambda text: text.replace('left="0"', 'left="9"', 1), "a mask of .sky.: 24 x 18 at 9, 0 are not in the image"),
+        (lambda text: re.sub('width="24" h', 'width="99999999" h', text), "photo|not in the image|pixels"),
+        (lambda text: text.replace('left="0"', 'left="inf"', 1), "cannot convert float infinity"),
         (lambda text: re.sub("<mask", "<box", text, count=1), "a box, where masks and polygons are labels|mismatched"),
         (lambda text: BOMB, "neither CVAT"),
         (lambda text: "PK\3\4nonsense", "neither CVAT"),
@@ -363,7 +374,12 @@ def test_bombs_and_hostile_masks_of_coco_are_refused(run, tmp_path, capsys, monk
     for bad, answer in (
         ({"size": [18, 24], "counts": [180, 253]}, "run lengths that are not"),
         ({"size": [18, 25], "counts": "abc"}, "a mask of [18, 25]"),
-        ({"size": [18, 24], "counts": "\x7f\x7f\x7foooo"}, "tree"),
+        ({"size": [18, 24], "counts": "\x7f\x7f\x7foooo"}, "'tree': no run lengths"),
+        ({"size": [18, 24], "counts": "oooooooo"}, "'tree': no run lengths"),
+        ({"size": [18, 24], "counts": "11"}, "run lengths that are not"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "no polygons inside the image"),
+        ([[0, 0, 1, 0]], "no polygons inside the image"),
+        ([], "no polygons inside the image"),
         ("abc", "tree"),
         ([["x"]], "tree"),
         ([[0, 0, 24, 0, 24, 18, 0, 18]], "overlap"),
@@ -398,4 +414,4 @@ def test_flags_that_make_no_sense_are_one_line(untouched, capsys, flags, answer)
 
 def test_an_image_without_its_number_in_its_name_is_refused(tmp_path):
     for text in ("a.png", "a_1.png", "a-0123456789ab.png"):
-        assert identity_in(text.removesuffix(".png")) is None
+        assert IDENTITY.search(text.removesuffix(".png")) is None
