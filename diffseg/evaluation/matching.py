@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from diffseg.evaluation.partition import overlaps
 from diffseg.types import IGNORE, Float, Int, Integer
 
 MAX_ID = 65_535  # what a 16-bit label map can hold; a larger id is a mistake, and would cost C columns of memory each
@@ -86,6 +87,15 @@ def matched(table: Int[np.ndarray, "C S"]) -> Int[np.ndarray, " S"]:
     class_of = np.full(table.shape[1], IGNORE)
     class_of[linear_sum_assignment(table, maximize=True)[1]] = np.arange(len(table))  # rows come back in order
     return class_of
+
+
+def agreement(one: Integer[np.ndarray, "H W"], other: Integer[np.ndarray, "H W"]) -> float:
+    """Share of pixels with equal labels, once the segments of two label maps are paired so that most have.
+
+    The ignore id is a segment too.
+    """
+    table, _ = overlaps(one + 1, other + 1)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / one.size)
 
 
 def counts_of(

@@ -21,6 +21,8 @@ TILES = 1 << 20  # of the tiles in which cells are given to leaves
 PAINTED, LEAVES = 5, 4  # a pixel of a label map, and of leaves where there is a tree
 EDGES = 500  # a pixel, of as many as are refined at a time
 
+COMPILERS = {"triton": "TRITON_CACHE_DIR", "inductor": "TORCHINDUCTOR_CACHE_DIR"}  # and where each is told its cache
+
 logger = logging.getLogger(__name__)
 
 Device = torch.device | str | None
@@ -32,7 +34,7 @@ def placed(config: ResolvedConfig, device: Device) -> tuple[torch.device, torch.
     dtype: torch.dtype = getattr(torch, config.dtype)
     if where.type == "cpu" and dtype != torch.float32:
         logger.warning("%s is slow on most processors: name dtype float32 there", config.dtype)
-    if where.type == "cuda":
+    if where.type == "cuda" or config.compile:
         _share_compiled()
     return where, dtype
 
@@ -71,8 +73,9 @@ def images_that_fit(device: torch.device, config: ResolvedConfig, image: int) ->
 
 def _share_compiled() -> None:
     """Share compiled kernels between all processes of this machine, unless the user keeps them elsewhere."""
-    folder = cache_folder() / "triton"
-    with suppress(OSError):  # a read-only cache: Triton has a folder of its own
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
+    for compiler, variable in COMPILERS.items():
+        folder = cache_folder() / compiler
+        with suppress(OSError):  # a read-only cache: each has a folder of its own
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                os.environ.setdefault(variable, str(folder))

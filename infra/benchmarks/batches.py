@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffseg.config import ResolvedConfig
+from diffseg.evaluation.matching import agreement
 from diffseg.method.geometry import frame
 from pipeline.inputs import shards
 from pipeline.inputs.reader import decode_sample, read_shard
@@ -88,10 +89,9 @@ def count_passes() -> None:
         say(told(f"by shape, {most}", by_shape(shapes, most, 512 * 512 * 3 + 640 * 480 * 3)))
 
 
-def agreement(tars: list[str], model: str, most: int) -> None:
+def compare(tars: list[str], model: str, most: int) -> None:
     """Label photos in both orders."""
     from diffseg import DiffSeg
-    from tests.support.cuda.cuda_cases import agreement as agree
 
     segmenter = DiffSeg.from_pretrained(model, device="cpu", batch_size=most)
     decoded = (decode_sample(raw, READER, 1024) for shard in shards.pin(tars) for raw in read_shard(shard))
@@ -109,7 +109,8 @@ def agreement(tars: list[str], model: str, most: int) -> None:
     same = sum(int((one == other).sum()) for one, other in zip(*labels, strict=True))
     total = sum(one.size for one in labels[0])
     equal = sum(np.array_equal(one, other) for one, other in zip(*labels, strict=True))
-    say(f"{model}: {equal} of {len(images)} maps equal; ids {same / total:.4%}; segments paired {agree(*labels):.4%}")
+    paired = np.mean([agreement(*pair) for pair in zip(*labels, strict=True)])
+    say(f"{model}: {equal} of {len(images)} maps equal; ids {same / total:.4%}; segments paired {paired:.4%}")
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--batch-size", type=int, default=16)
     given = parser.parse_args()
-    agreement(given.shards, given.model, given.batch_size) if given.shards else count_passes()
+    compare(given.shards, given.model, given.batch_size) if given.shards else count_passes()
 
 
 if __name__ == "__main__":

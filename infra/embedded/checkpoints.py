@@ -4,6 +4,7 @@ Training of the embedded model starts from one; tests of loading use small ones 
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,6 +166,17 @@ def random_checkpoint(name: str, folder: Path | str, *, small: bool = False, see
     settings = VIT_LAYOUTS[name]
     few = {**NARROW_VIT, "intermediate_size": 64} if "intermediate_size" in settings else NARROW_VIT
     return _vit({**settings, **few} if small else settings, Path(folder), seed)
+
+
+def with_small_encoder(folder: Path, seed: int = 0) -> Path:
+    """The checkpoint with an AutoencoderTiny of random weights in the place of its encoder, as TAESD is."""
+    shutil.rmtree(folder / "vae")
+    blocks = {f"{part}_block_out_channels": [16] * 4 for part in ("encoder", "decoder")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder: Any = new_part({"_class_name": "AutoencoderTiny", "scaling_factor": 1.0, **blocks})
+    encoder.save_pretrained(folder / "vae", safe_serialization=True)
+    return folder
 
 
 def narrow(layout: WholeLayout) -> WholeLayout:

@@ -32,6 +32,9 @@ def bench(
     mode: options.Mode = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each stage; the median counts.")] = 5,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: a GPU where there is one.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Say how far labels agree with another model's, as with a full encoder's.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Time each stage of labelling an image against the machine's own limit; `job` and `chaos`: the engine."""
@@ -46,16 +49,19 @@ def bench(
     flags = {"mode": mode, "dtype": dtype, "compile": compile, "image_size": image_size}
     settings, _ = read_config(None, flags, {})
     from diffseg.models.load import load, random_backend
-    from pipeline.bench.stages import measure
+    from pipeline.bench.stages import agreement_with, measure
 
     with loading_errors():
         backend = load(model, settings, device) if model else random_backend(random_weights or "", settings, device)
     with device_errors():
         measured = measure(backend, batch_size or backend.batch_size(), repeats, structured=model is None)
+        agreed = agreement_with(backend, load(against, settings, device)) if against else None
     if json:
-        console.say_json(as_dict(backend, measured))
-    else:
-        show(backend, measured)
+        console.say_json(as_dict(backend, measured) | {"against": against, "agreement": agreed})
+        return
+    show(backend, measured)
+    if agreed is not None:
+        console.say(f"labels of the demo's photos: {agreed:.2%} of pixels as with {against}, segments paired")
 
 
 def as_dict(backend: "Backend", measured: "Measured") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from diffseg.config import ResolvedConfig
 from diffseg.draw import encoded
+from diffseg.evaluation.matching import agreement
 from diffseg.hierarchy.leaves import POOL
 from diffseg.labels.assign import assign, enlarge
 from diffseg.labels.edges import refine_edges
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from diffseg.models.load import Backend
 
 Timed = Callable[..., list[float]]  # seconds of steps
+PHOTO = (480, 640)  # height and width
 TWELVE_MEGAPIXELS = (4000, 3000)
 REGIONS = 24  # in the prepared attention: that of random weights has one region
 MODEL_STAGES = ("vae", "unet", "vit", "capture")
@@ -114,6 +117,13 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
     )
     limits = measure_limits(backend)
     return Measured(stages, limits, whole / batch_size, large_decoded, peak_bytes(backend.device), batch_size)
+
+
+def agreement_with(backend: "Backend", other: "Backend") -> float:
+    """Share of the pixels of the demo's photos that two models label alike, as of two encoders of one UNet."""
+    photos = demo_photos(PHOTO)
+    labels = ([each.label_map for each in DiffSeg(model).segment(photos)] for model in (backend, other))
+    return fmean(agreement(*pair) for pair in zip(*labels, strict=True))
 
 
 def _model_stages(backend: "Backend", pixels: torch.Tensor, timed: Timed) -> tuple[list[StageCost], AttentionMaps]:

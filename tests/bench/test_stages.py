@@ -6,13 +6,15 @@ import torch
 
 from diffseg.config import SegmentConfig
 from diffseg.models.attention import AttentionMaps
-from diffseg.models.load import random_backend
+from diffseg.models.load import load, random_backend
 from diffseg.models.unet.capture import cut_after_last_attention
 from diffseg.models.unet.loading import new_part
 from diffseg.models.unet.random_weights import LAYOUTS
 from jobs.shared.cli import run
+from pipeline.bench import stages
+from pipeline.bench.job import demo_photos
 from pipeline.bench.roofline import Limits, count_flop
-from pipeline.bench.stages import StageCost, measure, structured_maps
+from pipeline.bench.stages import StageCost, agreement_with, measure, structured_maps
 
 torch.set_num_threads(1)
 
@@ -70,6 +72,14 @@ def test_prepared_attention_is_a_distribution_with_regions():
     for level in maps.levels:
         assert torch.allclose(level.sum(-1), torch.ones(level.shape[:2]))
         assert level.std() > 0
+
+
+def test_a_model_labels_as_itself_and_not_as_one_that_sees_less(monkeypatch):
+    photos = demo_photos((96, 128))[:2]
+    monkeypatch.setattr(stages, "demo_photos", lambda size: photos)
+    one, other = (load("tiny", SegmentConfig(image_size=side), "cpu") for side in (128, 192))
+    assert agreement_with(one, one) == 1
+    assert 0.3 < agreement_with(one, other) < 0.999
 
 
 def test_the_command_times_the_embedded_model_and_answers_in_json(capsys):

@@ -327,18 +327,22 @@ def test_every_head_size_of_a_model_is_tried_when_it_is_loaded(monkeypatch, name
 
 def test_compiled_kernels_are_kept_where_the_weights_are_unless_the_user_says_where(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
-    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    for variable in device.COMPILERS.values():
+        monkeypatch.setenv(variable, "/elsewhere")
     device._share_compiled()
     assert os.environ["TRITON_CACHE_DIR"] == "/elsewhere"
-    monkeypatch.delenv("TRITON_CACHE_DIR")
-    device._share_compiled()
-    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "triton")
+    for compiler, variable in device.COMPILERS.items():
+        monkeypatch.setenv(variable, "")  # so that it is put back
+        monkeypatch.delenv(variable)
+        device._share_compiled()
+        assert os.environ[variable] == str(tmp_path / compiler)
     assert (tmp_path / "triton").is_dir()
 
 
 def test_a_cache_that_cannot_be_written_is_left_alone(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path / "file"))
-    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    for variable in device.COMPILERS.values():
+        monkeypatch.delenv(variable, raising=False)
     device._share_compiled()
-    assert "TRITON_CACHE_DIR" not in os.environ
+    assert not {*device.COMPILERS.values()} & {*os.environ}

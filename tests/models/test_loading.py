@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -13,14 +13,14 @@ from diffseg.config import SegmentConfig
 from diffseg.models.device import CROPPED
 from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
-from diffseg.models.load import load, random_backend
+from diffseg.models.load import check, load, random_backend
 from diffseg.models.recognise import recognise
 from diffseg.models.specs import BACKENDS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.loading import read_part
 from diffseg.models.unet.random_weights import LAYOUTS
 from diffseg.models.unet.recognise import attention_levels
-from infra.embedded.checkpoints import random_checkpoint
+from infra.embedded.checkpoints import random_checkpoint, with_small_encoder
 
 torch.set_num_threads(1)
 
@@ -296,3 +296,25 @@ def test_the_embedded_model_loads_as_any_other():
     side = backend.config.image_size
     assert side is not None
     assert backend.attend(pixels(1, side, side)).grid == (side // 8, side // 8)
+
+
+@torch.no_grad()
+def test_a_small_encoder_gives_the_latents_that_its_own_library_gives_and_is_weights_of_its_own(checkpoints, tmp_path):
+    folder = with_small_encoder(Path(shutil.copytree(checkpoints["sd1.5"], tmp_path / "model")))
+    backend = Backend.load(str(folder), FLOAT32, device="cpu")
+    own = AutoencoderTiny.from_pretrained(folder / "vae", low_cpu_mem_usage=False).eval()
+
+    assert torch.equal(backend.latents(pixels()), own.encode(pixels()).latents)
+    assert backend.encoder.decoder is None
+    assert backend.files.sha256 != fetch(str(checkpoints["sd1.5"])).sha256
+    assert backend.attend(pixels()).levels[0].shape == (1, 256, 256)
+    check(backend.files)
+
+
+@pytest.mark.parametrize("settings", [{"latent_channels": 8}, {"encoder_block_out_channels": [16] * 3}])
+def test_a_small_encoder_that_does_not_fit_is_refused(checkpoints, tmp_path, settings):
+    folder = with_small_encoder(Path(shutil.copytree(checkpoints["sd1.5"], tmp_path / "model")))
+    path = folder / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(ValueError, match=r"latent channels|shrinks images by 4"):
+        recognise(fetch(str(folder)))

@@ -3,6 +3,7 @@ with them.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diffseg.models import device
 from diffseg.models.attention import AttentionMaps
 from diffseg.models.load import random_backend
 from diffseg.models.specs import MODELS
+from diffseg.models.unet.loading import new_part
 from diffseg.segmenter import cluster, label
 from pipeline.bench.stages import structured_maps
 from tests.support.cuda.memory import PeakMemory, attention_without_numbers
@@ -23,7 +25,8 @@ from tests.support.cuda.memory import PeakMemory, attention_without_numbers
 NEAR = 0.15
 MODES = [{}, {"tree": False}, {"refine": True}, {"mode": "quality"}, {"crop_layers": 1}]
 QUICK = [("tiny", "float32"), ("sd1.5", "bfloat16"), ("sdxl", "float16"), ("dinov2-small", "float32")]
-ALL = [(name, dtype) for name in MODELS for dtype in ("bfloat16", "float16", "float32")]
+SMALL_ENCODERS = ("sd1.5, AutoencoderTiny", "sdxl, AutoencoderTiny")
+ALL = [(name, dtype) for name in (*MODELS, *SMALL_ENCODERS) for dtype in ("bfloat16", "float16", "float32")]
 LABELLED = ResolvedConfig(
     thresholds=(1.1,) * 3, cut=0.4, timestep=300, image_size=512, dtype="bfloat16", tree=True, edges=False,
     vectors=False,
@@ -35,7 +38,10 @@ LABELLED = ResolvedConfig(
 )
 def test_a_pass_takes_what_batches_are_sized_for(name, dtype, monkeypatch):
     monkeypatch.setattr(device, "labelling_bytes", lambda *_: 0)
-    backend = random_backend(name, SegmentConfig(dtype=dtype), "meta")
+    kind, _, small_encoder = name.partition(", ")
+    backend: Any = random_backend(kind, SegmentConfig(dtype=dtype), "meta")
+    if small_encoder:
+        backend.encoder = new_part({"_class_name": small_encoder}, "meta").to(backend.unet.dtype)
     images, side = 4, backend.config.image_size
     with attention_without_numbers(), PeakMemory() as memory:
         maps = backend.attend(torch.empty(images, 3, side, side, device="meta"))

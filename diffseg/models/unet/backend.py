@@ -112,7 +112,8 @@ class Backend:
         """The mean of the encoder's posterior, normed and scaled as the UNet expects; no noise is added."""
         encoder: Any = self.encoder
         dtype: Any = self.unet.dtype
-        latents: Tensor = encoder.encode(pixels.to(self.device, encoder.dtype)).latent_dist.mean
+        encoded = encoder.encode(pixels.to(self.device, encoder.dtype))
+        latents: Tensor = encoded.latents if "latents" in encoded else encoded.latent_dist.mean
         if self.spec.vae_mean:
             mean, std = latents.new_tensor([self.spec.vae_mean, self.spec.vae_std])[..., None, None]
             latents = (latents - mean) / std

@@ -33,9 +33,10 @@ def new_part(settings: Mapping[str, Any], device: str = "cpu") -> "nn.Module":
     quiet()
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    kinds = {kind.__name__: kind for kind in (UNet2DConditionModel, AutoencoderKL)}
+    kinds = {kind.__name__: kind for kind in (UNet2DConditionModel, AutoencoderKL, AutoencoderTiny)}
     with torch.device(device):
         part: nn.Module = kinds[settings["_class_name"]].from_config(dict(settings))
     return part.eval()

@@ -18,6 +18,8 @@ LATENT_SCALE = 8  # image pixels a latent cell, in every family
 TIMES = 1000  # diffusion times of every family: what `timestep` counts in
 SCHEDULER = "scheduler/scheduler_config.json"
 OF_LATENTS = {"latent_channels", "scaling_factor", "shift_factor", "latents_mean", "latents_std"}  # all that is known
+VAES = {"AutoencoderKL": "", "AutoencoderTiny": "encoder_"}  # with what stands before the widths of their encoders
+FOR_IMAGES = {"latent_magnitude", "latent_shift", "upsampling_scaling_factor"}  # of the latter: not of its encoder
 LAYOUTS = "possible are text-to-image checkpoints of the SD 1.x, 2.x and SDXL layouts"
 
 
@@ -102,18 +104,18 @@ def _unsupported_unet(unet: Mapping[str, Any]) -> str | None:
 
 def _unsupported_vae(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str | None:
     kind, channels, given = vae.get("_class_name"), unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if kind != "AutoencoderKL":
-        return f"has no AutoencoderKL but {kind} (vae/config.json)"
+    if kind not in VAES:
+        return f"has no {' or '.join(VAES)} but {kind} (vae/config.json)"
     if channels != given:
         return f"takes {channels} latent channels where its encoder gives {given} (inpainting, depth, upscaling?)"
     if vae.get("in_channels", 3) != 3:
         return f"has an encoder of {vae['in_channels']} channels where an image has 3 (vae/config.json)"
-    if (scale := 1 << len(vae.get("block_out_channels", (64,))) - 1) != LATENT_SCALE:
+    if (scale := 1 << len(vae.get(f"{VAES[kind]}block_out_channels", (64,))) - 1) != LATENT_SCALE:
         return f"has an encoder that shrinks images by {scale}, not by {LATENT_SCALE} (vae/config.json)"
     if not isinstance(vae.get("force_upcast", True), bool):
         return f"has a force_upcast of {vae['force_upcast']!r} (vae/config.json), which is neither true nor false"
     words = ("latent", "scal", "shift")
-    for key in sorted(key for key in vae.keys() - OF_LATENTS if any(word in key for word in words)):
+    for key in sorted(key for key in vae.keys() - OF_LATENTS - FOR_IMAGES if any(word in key for word in words)):
         if vae[key] is not None:
             return f"says {key} of its latents (vae/config.json), which is not known here"
     return None
@@ -151,7 +153,8 @@ def _latents(name: str, vae: Mapping[str, Any]) -> dict[str, Any]:
         if not good:
             raise ValueError(f"{name}: vae/config.json says {key} = {vae[key]!r}, which should be {wanted}")
 
-    scaling, shift = vae.get("scaling_factor", 0.18215), vae.get("shift_factor")  # absent in the oldest files: SD 1
+    usual = 1.0 if vae["_class_name"] == "AutoencoderTiny" else 0.18215  # absent in the oldest files: SD 1
+    scaling, shift = vae.get("scaling_factor", usual), vae.get("shift_factor")
     check("scaling_factor", is_number(scaling) and scaling > 0, "a positive number")
     check("shift_factor", shift is None or is_number(shift), "a number or null")
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
