@@ -33,6 +33,12 @@ def label(
     window: Annotated[int | None, typer.Option(help="Samples a commit. Default: 1024.")] = None,
     image_key: options.ImageKey = None,
     also: Annotated[list[str] | None, typer.Option(help="webdataset: tars with labels beside the images.")] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="json:license,url: fields of a sample's JSON, kept in its row.")
+    ] = None,
+    quarantine_bytes: Annotated[
+        str | None, typer.Option("--quarantine-bytes", help="Of samples that kill workers: all (default) or none.")
+    ] = None,
     max_failed: Annotated[float | None, typer.Option(help="Share of rows without labels. Default: 0.001.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Of a task that makes no progress.")] = None,
     stall: options.Stall = None,
@@ -62,6 +68,8 @@ def label(
             "window": window,
             "image_key": image_key,
             "also": tuple(also) if also else None,
+            "keep": keep,
+            "quarantine_bytes": quarantine_bytes,
             "max_failed": max_failed,
             "max_attempts": max_attempts,
             "stall": stall,

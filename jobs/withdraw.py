@@ -7,8 +7,6 @@ import typer
 
 from jobs.shared import console, options
 
-LARGEST = 256 << 20  # bytes of a list of keys
-
 
 def withdraw(
     url: options.Run,
@@ -26,24 +24,25 @@ def withdraw(
     from pipeline.run.ledger import Ledger
 
     try:
-        text = keys.read_text("utf-8-sig") if keys.stat().st_size <= LARGEST else ""
+        wanted = tuple(dict.fromkeys(line for line in keys.read_text("utf-8-sig").splitlines() if line.strip()))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{keys}: cannot be read as text: {error}") from error
-    wanted = tuple(dict.fromkeys(line for line in text.splitlines() if line.strip()))
     if not wanted:
-        raise ConfigError(f"{keys}: no keys: give one a line, {LARGEST:,} bytes at most")
+        raise ConfigError(f"{keys}: no keys: give one a line")
     ledger = Ledger.open(url)
     done = withdrawal.withdraw(ledger, wanted)
     gone = list(withdrawal.purge(ledger, wanted)) if purge else []
     if json:
         console.say_json({"output": str(ledger), **asdict(done), "purged": gone})
-        return 3 if done.absent else 0
-    console.say(f"{ledger}: {len(wanted) - len(done.absent):,} keys are withdrawn, {done.rows:,} rows have them now")
+    else:
+        console.say(
+            f"{ledger}: {len(wanted) - len(done.absent):,} keys are withdrawn, {done.rows:,} rows have them now"
+        )
     if done.repeated:
         console.note(f"{len(done.repeated):,} keys are of several samples, which are all withdrawn")
     if done.absent:
         console.note(f"diffseg: {len(done.absent):,} keys are of no sample yet, {done.absent[0]!r} first")
-    if purge:
+    if purge and not json:
         console.say(
             f"{len(gone):,} objects deleted; `diffseg compact` joins windows again, `diffseg label` proves the run"
         )

@@ -5,6 +5,7 @@
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.watch import LEAST_S, SILENCE_S
 
 T = TypeVar("T")
+KEEP = re.compile(r"[\w.-]+:\w+(,\w+){0,31}")
 LARGEST = 1 << 20  # bytes of a configuration
 Device: TypeAlias = Literal["auto", "gpu", "cpu"]
 
@@ -34,6 +36,8 @@ class RunConfig:
     max_failed: float = 0.001  # share of rows without labels that still counts as success
     image_key: str | None = None  # extension that holds the image, where samples have several
     also: tuple[Literal["webdataset"], ...] = ()
+    keep: str | None = None  # MEMBER:FIELD,...: of each sample's JSON, a column of the run
+    quarantine_bytes: Literal["all", "none"] = "all"  # of samples that kill workers
     stall: float = SILENCE_S  # seconds without an answer or a start of a worker, after which the run stops
     price: float | None = None  # of a worker's hour, for the metric of a run's cost
 
@@ -45,6 +49,8 @@ class RunConfig:
             if value is not None and not least <= value <= most:
                 limit = f"least {least}" if value < least else f"most {most:,}"
                 raise ValueError(f"{name} must be at {limit}, got {value}")
+        if self.keep is not None and not KEEP.fullmatch(self.keep):
+            raise ValueError(f"keep is a member and fields of it, such as json:license,url, got {self.keep[:80]!r}")
         if not math.isfinite(self.stall):
             raise ValueError(f"stall is a number of seconds, got {self.stall}")
         if not self.stall >= LEAST_S:

@@ -20,7 +20,7 @@ def _flags(names: Iterable[str]) -> dict[str, str]:
 
 
 LABEL = {  # settings that runs are compared by; "": set by no flag, such as the content of the weights
-    **_flags((*(setting.name for setting in fields(SegmentConfig)), "model", "window", "image_key", "also")),
+    **_flags((*(setting.name for setting in fields(SegmentConfig)), "model", "window", "image_key", "also", "keep")),
     "thresholds": "--threshold",
     **dict.fromkeys(("anchors_per_side", "split_components", "compile"), CONFIG),
     **dict.fromkeys(("weights_sha256", "schema", "reader"), ""),  # a run goes on with its own reader

@@ -153,7 +153,8 @@ class _Driver:
         self.last: Snapshot | None = None
         self._ledger, self._run, self._hooks, self._build = ledger, run, hooks, build
         self._left_bytes, self._whole = left_bytes, whole
-        self._settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only)
+        keep = run.quarantine_bytes == "all"
+        self._settings = WorkerSettings(ledger.store.url, model, run.batch_size, ledger.store.create_only, keep)
         self._progress, self._roll_up = Progress(left_bytes), RollUp(ledger)
 
     def label(self, tasks: Iterable[ShardTask]) -> None:
@@ -216,6 +217,7 @@ def open_run(
         window=run.window or WINDOW,
         image_key=run.image_key,
         also=run.also,
+        keep=run.keep,
         reader=pinned[0].reader,
     )
     return Ledger.start(output, wanted, pinned, extend=extend, any_window=run.window is None)

@@ -14,7 +14,7 @@ MAX_PIXELS = 178_956_970  # of an image, and so of its label map: Pillow's own b
 MAX_SIDE = 65_535  # JPEG's; a longer side is an attack or a mistake
 OK = "ok"  # the status of a sample with labels; every other status is the reason why it has none
 # columns that 0.1.0 did not have: only in windows with a value of theirs
-LATER = ("leaf_map", "tree", "vectors", "ridges", "words")
+LATER = ("leaf_map", "tree", "vectors", "ridges", "words", "kept")
 CHANGED = "not the photo that was labelled"  # how a reason begins for which a reader leaves an image out
 WITHDRAWN = "withdrawn"  # the status of a sample that no reader may show; its row has no key and nothing else
 POISON = "poison"  # the status of a sample that killed every worker that had it alone
@@ -58,6 +58,7 @@ class RawSample:
     image: str | None  # the extension that holds the image; None where there is none
     end: int  # bytes of the shard up to the end of this sample
     problem: tuple[str, str] | None = None  # status and reason, where the image is known to be unusable
+    kept: Mapping[str, str] | None = None  # chosen fields of a member
 
     def is_other_than(self, sha256: str | None) -> bool:
         """Whether its encoded image is another one than a row was made from. sha256: of the row; None: not known."""
@@ -115,6 +116,7 @@ class LabelRecord:
     vectors: bytes | None = None
     ridges: bytes | None = None  # one a border of `diffseg.ridges`
     words: bytes | None = None  # `diffseg.types.WORD`, three a leaf or segment
+    kept: Mapping[str, str] | None = None  # chosen fields of the sample's own JSON, such as its licence
 
     @property
     def num_segments(self) -> int | None:

@@ -17,21 +17,8 @@ from jobs.shared.logged import logged
 from pipeline import process
 
 COMMANDS = (
-    *(
-        "demo",
-        "pilot",
-        "plan",
-        "label",
-        "status",
-        "verify",
-        "segment",
-        "preview",
-        "evaluate",
-        "export",
-        "compact",
-        "withdraw",
-    ),
-    *("calibrate", "categories", "select", "take", "fetch"),
+    *("demo", "pilot", "plan", "label", "status", "verify", "segment", "preview", "evaluate", "export", "compact"),
+    *("withdraw", "calibrate", "categories", "select", "take", "fetch"),
 )
 CALLED = {"take": "import"}  # a word of the language, which no module can be called
 BRIEF = ("status",)  # which have no log

@@ -9,11 +9,21 @@ from pipeline.records import OK, WITHDRAWN
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import unit_hash
-from pipeline.table.filter import CATEGORIES, COLUMNS, PREDICTED, Condition, columns_of, either, is_not, parse_filter
+from pipeline.table.filter import (
+    CATEGORIES,
+    COLUMNS,
+    KEPT,
+    PREDICTED,
+    Condition,
+    columns_of,
+    either,
+    is_not,
+    parse_filter,
+)
 
 TRAIN, VAL = "train", "val"
 NOT_ASKED = "not asked for"
-WANTED = (*dict.fromkeys((*COLUMNS, "label_map", "segments", "image_sha256")),)
+WANTED = (*dict.fromkeys((*COLUMNS, "label_map", "segments", "image_sha256", KEPT)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +71,8 @@ class Selection:
         drawn: their cuts are drawn at random.
         """
         read = columns_of(self.condition) if self.condition else set()
+        if KEPT in read and not ledger.run.keep:
+            raise ConfigError(f"--where reads {KEPT}, and {ledger} was labelled without --keep")
         for column, table in ((PREDICTED, "calibration"), (CATEGORIES, "categories")):
             if column in read and not getattr(ledger, table):
                 raise ConfigError(f"--where reads {column}, which only a derived table has: name it with --{table}")

@@ -83,13 +83,15 @@ def _measures(region: Segment) -> dict[str, Any]:
 def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[dict[str, Any]], None]]]:
     """One JSON file: annotations as they come, then the images, 200 bytes of memory each, and the categories.
 
-    `info` names the model's licence; `licenses` is for those of photos, which are not known here.
+    `info` names the model's licence; `licenses` are those of photos, where they were kept (`label --keep`).
     """
-    images, before = list[bytes](), b"[\n"
+    images, before, licences = list[bytes](), b"[\n", dict[str, int]()
 
     def add_image(sample: LabelledSample) -> None:
         writer.put_photo(f"images/{writer.side}", sample)
         fields = {name: sample.row[name] for name in ("width", "height", "key", "quality")}
+        if licence := (sample.row["kept"] or {}).get("license"):
+            fields["license"] = licences.setdefault(licence, len(licences) + 1)
         named = {"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **fields}
         images.append(json.dumps(named).encode())
 
@@ -105,6 +107,9 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
         listed = b"[\n" + b",\n".join(images) + b"\n]" if images else b"[]"
         out.write(b',\n"images": ' + listed)
         out.write(b',\n"categories": ' + json.dumps(writer.work.categories.listed()).encode())
+        if licences:
+            listed = json.dumps([{"id": id_, "name": name, "url": ""} for name, id_ in licences.items()]).encode()
+            out.write(b',\n"licenses": ' + listed)
         out.write((b',\n"info": ' + json.dumps(writer.notice).encode() if writer.notice else b"") + b"}\n")
 
 

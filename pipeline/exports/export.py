@@ -30,18 +30,8 @@ from pipeline.storage.object_store import Store
 
 EXPORT, PARTS, SUCCESS = "export.json", "_export", "_SUCCESS"
 LATER = (  # not recorded by 0.1.0
-    *(
-        "withdrawn",
-        "cut",
-        "segments",
-        "calibration",
-        "categories",
-        "corrections",
-        "among",
-        "things",
-        "stuff",
-        "instances",
-    ),
+    *("withdrawn", "cut", "segments", "calibration", "categories", "corrections", "among"),
+    *("things", "stuff", "instances"),
 )
 ANNOTATIONS = 10**10  # ids reserved for each part: more than 100,000 images need, and 900,000 parts fit in a double
 

@@ -28,6 +28,7 @@ class Run:
     window: int = WINDOW
     image_key: str | None = None
     also: tuple[str, ...] = ()
+    keep: str | None = None  # see `config.RunConfig`
     schema: int = 1
     reader: int = READER  # see `records.READER`; 1 where run.json has none
     licence: str | None = None  # of the model: recorded, not compared; None in runs begun before it was
@@ -75,14 +76,16 @@ class Run:
         """The bytes of run.json, readable by people too."""
         document = asdict(self) | {"segment": self.segment.to_dict()}
         newer, _ = document.pop("newer"), document.pop("labels_version")
-        if self.licence is None:
-            del document["licence"]
+        for name in ("licence", "keep"):
+            if document[name] is None:
+                del document[name]
         return json.dumps(document | newer, indent=2).encode()
 
     @property
     def later_columns(self) -> tuple[str, ...]:
         """The columns of `records.LATER` that its windows may have."""
         own = {"vectors": self.segment.vectors, "ridges": self.segment.ridges, "words": bool(self.segment.words)}
+        own["kept"] = self.keep is not None
         return tuple(name for name in LATER if own.get(name, self.segment.tree))
 
     @property
@@ -111,5 +114,6 @@ def _comparable(run: Run) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(run.to_json())
     for name in ("made_with", "licence", "fingerprint", "model", "revision", "segment"):
         document.pop(name, None)
+    document.setdefault("keep", None)
     segment: dict[str, Any] = json.loads(json.dumps(asdict(run.segment)))
     return {**document, **segment}

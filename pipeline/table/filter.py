@@ -30,6 +30,7 @@ COLUMNS: dict[str, type] = {
 }
 PREDICTED = "predicted_iou"  # known where a run is read with a calibration
 CATEGORIES = "categories"  # the names of a row's, known where a run is read with a table of them
+KEPT = "kept"  # `kept.license`: a field of the sample's own JSON, in runs labelled with --keep
 MAX_LENGTH = 10_000  # letters; a longer text could exhaust the parser's stack
 MAX_INTEGER = 2**63  # the least number that a column of integers cannot hold
 
@@ -68,7 +69,7 @@ def holds(condition: Condition, row: Mapping[str, Any]) -> bool | None:
 
 def _scalar(name: str, value: Any) -> Any:
     missing = pa.string() if COLUMNS.get(name) is str else pa.float64()
-    return value if name == CATEGORIES else pa.scalar(value) if value is not None else pa.scalar(None, missing)
+    return value if name in (CATEGORIES, KEPT) else pa.scalar(value) if value is not None else pa.scalar(None, missing)
 
 
 def truth(condition: Condition, values: Any) -> Any:
@@ -97,6 +98,10 @@ def _compared(left: ast.expr, op: ast.cmpop, right: ast.expr, values: Any) -> An
 
 
 def _operand(node: ast.expr, values: Any) -> Any:
+    if isinstance(node, ast.Attribute):
+        kept = values[KEPT]
+        many = isinstance(kept, pa.ChunkedArray)
+        return pc.map_lookup(kept, node.attr, "first") if many else pa.scalar((kept or {}).get(node.attr), pa.string())
     return values[node.id] if isinstance(node, ast.Name) else pa.scalar(ast.literal_eval(node))
 
 
@@ -147,8 +152,9 @@ def _kind(node: ast.expr, text: str) -> type:
         case ast.Name(id=name) if name in COLUMNS or name == PREDICTED:
             return COLUMNS.get(name, float)
         case ast.Name(id=name):
-            raise _refused(text, f"no column {name!r}; possible are {', '.join(COLUMNS)}, {PREDICTED}")
-        case ast.Constant(value=str()):
+            possible = ", ".join((*COLUMNS, PREDICTED, f"{KEPT}.FIELD"))
+            raise _refused(text, f"no column {name!r}; possible are {possible}")
+        case ast.Constant(value=str()) | ast.Attribute(value=ast.Name(id="kept")):
             return str
         case (
             ast.Constant(value=int() | float() as number)

@@ -28,6 +28,7 @@ _SEGMENT = pa.struct(
         pa.field("category", pa.string()),
     ]
 )
+KEPT = pa.map_(pa.string(), pa.string())  # a field of the sample's own JSON, and its value
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -71,7 +72,9 @@ def encode_window(records: Sequence[LabelRecord], metadata: WindowMetadata) -> b
 
 def schema_with(later: Collection[str]) -> pa.Schema:
     """The columns of 0.1.0 and those of LATER that are named."""
-    return pa.schema([*SCHEMA, *(pa.field(name, pa.binary()) for name in LATER if name in later)])
+    return pa.schema(
+        [*SCHEMA, *(pa.field(name, KEPT if name == "kept" else pa.binary()) for name in LATER if name in later)]
+    )
 
 
 def _cell(record: LabelRecord, name: str) -> Any:

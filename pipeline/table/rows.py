@@ -11,7 +11,7 @@ from diffseg.types import Segment
 from pipeline.records import LATER, LabelRecord
 from pipeline.table.filter import Condition, columns_of, truth
 from pipeline.table.plausible import Places, check_values
-from pipeline.table.records import DAMAGE, metadata_of, parquet
+from pipeline.table.records import DAMAGE, KEPT, metadata_of, parquet
 from pipeline.table.window_metadata import WindowMetadata
 
 _ALWAYS = {"key", "shard", "index", "status"}
@@ -59,7 +59,7 @@ def _rows(
     stored: bool,
     places: Places | None,
 ) -> Iterator[dict[str, Any]]:
-    small = _to_read(columns_of(filter), stored) if filter else []
+    small = _to_read(columns_of(filter) - (set(LATER) - set(names)), stored) if filter else []
     absent = dict.fromkeys(set(LATER) & set(columns) - set(names))
     columns = [name for name in columns if name not in absent]
     needed = _to_read({*columns, *small}, stored)
@@ -78,7 +78,7 @@ def _rows(
                 places.check(taken)
             begin += len(batch)
             found = _filtered(taken, filter) if filter else taken
-            yield from (row | absent for row in found.select(columns).to_pylist())
+            yield from (row | absent for row in found.select(columns).to_pylist(maps_as_pydicts="strict"))
             if begin >= last:
                 break
 
@@ -105,6 +105,8 @@ def _without_single_quality(table: pa.Table, stored: bool) -> pa.Table:
 
 def _filtered(table: pa.Table, condition: Condition) -> pa.Table:
     """The rows for which a condition is true."""
+    if "kept" in columns_of(condition) - set(table.column_names):
+        table = table.append_column("kept", pa.nulls(table.num_rows, KEPT))
     taken = truth(condition, table)
     if isinstance(taken, pa.Scalar):  # it reads no column
         return table if taken.as_py() else table.slice(0, 0)

@@ -23,6 +23,7 @@ class WorkerSettings:
     model: str
     batch_size: int | None = None
     create_only: bool = True  # whether the store keeps the first of two writers, as the driver found out
+    quarantine_bytes: bool = True
     gpu: bool = False  # it has one GPU, which no other process uses
     context: Context = field(default_factory=current)  # of the driver's log: its run, model and owner
     log_level: int = field(default_factory=level)  # the least that the driver's log takes
@@ -61,6 +62,7 @@ def build_worker(settings: WorkerSettings, observe: Observe | None = None) -> Wo
         device_check=DeviceCheck(ledger),
         observer=observe(ledger) if observe else None,
     )
+    worker.committer.quarantine_bytes = settings.quarantine_bytes
     worker.check_device()
     return worker
 

@@ -31,6 +31,7 @@ class Committer:
         self.ledger = ledger
         self.committed: dict[ShardTask, set[int]] = {}
         self.over: dict[ShardTask, ShardFailure | None] = {}
+        self.quarantine_bytes = True  # whether those of samples that kill workers are kept
         self.slowest_s = 0.0  # of all commits
 
     def commit(self, work: WindowWork) -> Receipt | ShardFailure | None:
@@ -65,7 +66,7 @@ class Committer:
         name = f"failures/{task.shard.id}.{raw.index:08d}.{failure.reason}"
         record = {"shard": task.shard.url, "index": raw.index, "key": raw.key, "error": failure.error}
         self.ledger.store.put_new(f"{name}.json", json.dumps(record).encode())
-        if raw.image:
+        if raw.image and self.quarantine_bytes:
             self.ledger.store.put_new(f"{name}.{raw.image}", raw.members[raw.image])
 
     def close(self, task: ShardTask, end: TaskEnd) -> TaskDone | ShardFailure | None:

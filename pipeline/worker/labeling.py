@@ -160,4 +160,4 @@ def _record(
 ) -> LabelRecord:
     width, height = size or (None, None)
     of = (raw.key, task.shard.id, raw.index, status)
-    return LabelRecord(*of, width=width, height=height, image_sha256=sha256, **rest)
+    return LabelRecord(*of, width=width, height=height, image_sha256=sha256, kept=raw.kept, **rest)

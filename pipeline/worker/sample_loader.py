@@ -1,5 +1,6 @@
 """Tasks in, decoded samples out, a little ahead of the thread that labels."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pipeline.errors import PipelineError, Unhandled
 from pipeline.inputs.reader import decode_sample, read_shard
 from pipeline.logs.context import bind
 from pipeline.messages import ShardTask
-from pipeline.records import WITHDRAWN, ImageSample, RawSample, SampleFailure
+from pipeline.records import WITHDRAWN, ImageSample, RawSample, SampleFailure, legible
 from pipeline.run.ledger import Ledger
 from pipeline.watch import beat
 from pipeline.worker.committer import Committer
@@ -23,6 +24,7 @@ from pipeline.worker.in_flight import InFlight
 from pipeline.worker.stage_timer import Stage, StageTimer
 from pipeline.worker.window import TaskEnd
 
+LONGEST = 2_000  # characters of a kept field
 Sample: TypeAlias = ImageSample | SampleFailure
 
 
@@ -68,6 +70,8 @@ class SampleLoader:
         """A sample's image as its segmenter prepares it; decoded at a reduced scale where labels lose nothing by it."""
         if self._ledger.is_withdrawn(raw.key):
             return SampleFailure(replace(raw, key="", members={WITHDRAWN: b""}, image=None), WITHDRAWN, WITHDRAWN)
+        if self._ledger.run.keep:
+            raw = replace(raw, kept=kept_of(raw, self._ledger.run.keep))
         sample = decode_sample(raw, self._ledger.run.reader, self._least)
         return sample if isinstance(sample, SampleFailure) else replace(sample, image=self._prepare(sample.image))
 
@@ -77,7 +81,7 @@ class SampleLoader:
     def _read(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, RawSample | TaskEnd]]:
         window, image_key = self._ledger.run.window, self._ledger.run.image_key
         beat.set(self._beat)
-        whole = bool(self._ledger.run.also)  # otherwise only the image of a sample is wanted
+        whole = bool(self._ledger.run.also or self._ledger.run.keep)  # otherwise only the image of a sample is wanted
         for task in tasks:
             bind(shard=task.shard.id, window="")
             first = task.first_window * window
@@ -105,6 +109,18 @@ class SampleLoader:
                 unhandled = Unhandled(f"{task.shard.url}: {type(error).__name__}: {error}")
                 unhandled.__cause__ = error
                 yield task, TaskEnd(count, unhandled)
+
+
+def kept_of(raw: RawSample, keep: str) -> dict[str, str] | None:
+    """Fields of a member that holds a JSON object, each as text. keep: MEMBER:FIELD,...; None: it has none of them."""
+    member, _, names = keep.partition(":")
+    try:
+        found = json.loads(raw.members.get(member, b""))
+        values = {name: found[name] for name in names.split(",") if found.get(name) is not None}
+    except (ValueError, RecursionError, AttributeError):  # it is somebody else's, and only beside the image
+        return None
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return {name: legible(text[:LONGEST]) for name, text in texts.items()} or None
 
 
 def decode_threads() -> int:

@@ -46,6 +46,7 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
     "window": 9,
     "image_key": "a b.jpg",
     "also": ["webdataset"],
+    "keep": "json:license,url",
     "weights_sha256": "another",
     "schema": 2,
     "reader": next(rules for rules in READERS if rules != RUN.reader),
@@ -55,7 +56,7 @@ BEGUN = {  # a value that no run has unless it is asked for, as JSON has it
 def compared():
     """What keeps two runs apart, as run.json says it."""
     said = json.loads(RUN.to_json())
-    return {*said, *SETTINGS} - {"segment", "made_with", "fingerprint", "model", "revision"}
+    return {*said, *SETTINGS, "keep"} - {"segment", "made_with", "fingerprint", "model", "revision"}
 
 
 def begun(name):
@@ -87,7 +88,7 @@ def refused(there: Run, here: Run, *more: str) -> str:
 @pytest.mark.parametrize("name", BEGUN)
 def test_a_refusal_says_what_differs_and_the_flag_to_repeat(name):
     refusal = refused(begun(name), SPLIT if name == "clusters" else RUN)
-    said = json.loads(RUN.to_json()) | json.loads(json.dumps(asdict(RUN.segment)))
+    said = {"keep": None} | json.loads(RUN.to_json()) | json.loads(json.dumps(asdict(RUN.segment)))
     assert f"({name}: {BEGUN[name]} there, {said[name]} here)" in refusal
     if said := flags.LABEL[name]:
         assert f"): it was begun with {said}" in refusal

@@ -29,7 +29,12 @@ def changed(row: LabelRecord, **values: Any) -> LabelRecord:
 
 
 FAILED = LabelRecord("b", "s-1", 1, "undecodable", "cut")
-TREES = [tree_record("a", "s-1", 0, 0, CUT), FAILED, tree_record("c", "s-1", 2, 2, CUT)]
+KEPT = {"license": "CC0", "url": "https://a"}
+TREES = [
+    changed(tree_record("a", "s-1", 0, 0, CUT), kept=KEPT, words=b"three"),
+    FAILED,
+    tree_record("c", "s-1", 2, 2, CUT),
+]
 
 
 def encoded(rows):
