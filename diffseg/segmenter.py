@@ -20,7 +20,7 @@ from diffseg.hierarchy.leaves import POOL, Leaves, grow
 from diffseg.hierarchy.results import cut_trees, with_words
 from diffseg.hierarchy.vectors import vectors_of
 from diffseg.labels.assign import assign, by_size, enlarge, paste
-from diffseg.labels.edges import refine_edges
+from diffseg.labels.edges import planes, refine_edges
 from diffseg.labels.results import painted_ids, segmentations, tidy
 from diffseg.labels.rle import parted
 from diffseg.labels.score import score
@@ -206,14 +206,15 @@ def label(
     what borders show. objects: of their crops, an item for each place.
     Raises AttentionError naming the images whose attention is no distribution.
     """
+    colours = planes(pictures, maps.levels[0].device) if len(pictures) else None
     if config.tree:
-        return _label_by_tree(maps, [each.output for each in frames], config, pictures, objects)
+        return _label_by_tree(maps, [each.output for each in frames], config, colours, objects)
     proposals = propose(maps, config)
     grid = (maps.features_grid if config.mode == "quality" else None) or maps.grid
     label_maps = _in_frames(proposals, grid, frames)
     labels = max(1, *proposals.counts)
-    if config.edges:
-        label_maps = refine_edges(label_maps, pictures, labels)
+    if config.edges and colours is not None:
+        label_maps = refine_edges(label_maps, colours, labels)
     rle, segments = tidy(label_maps, config, labels)
     scores = score(segments, rle, proposals, grid, [each.window for each in frames])
     return segmentations(rle, segments, scores)
@@ -223,7 +224,7 @@ def _label_by_tree(
     maps: AttentionMaps,
     sizes: Sequence[tuple[int, int]],
     config: ResolvedConfig,
-    pictures: Sequence[np.ndarray] = (),
+    colours: UInt8[Tensor, "3 T"] | None = None,
     objects: Sequence[Objects] = (),
 ) -> list[Segmentation]:
     if config.vectors and (maps.features is None or maps.features_grid is None):
@@ -236,9 +237,9 @@ def _label_by_tree(
     if objects:
         label_maps, leaves = carve(label_maps, leaves, objects)
     labels = leaves.merges.into.shape[1]
-    if config.edges:
+    if config.edges and colours is not None:
         painted = label_maps
-        label_maps = refine_edges(painted, pictures, labels)
+        label_maps = refine_edges(painted, colours, labels)
         if objects:  # few of the labels that there may be are painted, and mixtures can resemble another one
             label_maps = [_among(*each, labels) for each in zip(label_maps, painted, strict=True)]
     rle, found = tidy(label_maps, replace(config, split_components=False), labels)
@@ -247,7 +248,7 @@ def _label_by_tree(
         beside += cell_edges(maps.levels[0], maps.grid, FLOOR)
     if maps.features is not None and maps.features_grid is not None and config.vectors:
         beside += vectors_of(maps.features, maps.features_grid, rle, found)
-    results, own, others = cut_trees(rle, found, leaves, config, pictures, beside)
+    results, own, others = cut_trees(rle, found, leaves, config, colours, beside)
     if config.ridges:
         across, down, *others = others
         results = [_with_ridges(*each) for each in zip(results, across, down, strict=True)]

@@ -14,10 +14,10 @@ Made = TypeVar("Made")
 def upload(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
     """Copies on the device, which the host does not wait for. The widest numbers come first."""
     if device.type == "cpu":
-        return [torch.from_numpy(each) for each in arrays]
+        return [torch.from_numpy(each if each.flags.writeable else each.copy()) for each in arrays]  # torch would warn
     packed = torch.from_numpy(np.concatenate([each.reshape(-1).view(np.uint8) for each in arrays])).pin_memory()
     parts = packed.to(device, non_blocking=True).split([each.nbytes for each in arrays])
-    kinds = [torch.from_numpy(each[:0]).dtype for each in arrays]
+    kinds = [torch.from_numpy(np.empty(0, each.dtype)).dtype for each in arrays]
     return [part.view(kind).view(each.shape) for part, kind, each in zip(parts, kinds, arrays, strict=True)]
 
 

@@ -5,7 +5,7 @@ Letters: L leaves of an image.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from diffseg.config import ResolvedConfig, texts_of
 from diffseg.cut import segment_means, segmentation
 from diffseg.draw import resize_labels
-from diffseg.hierarchy.borders import with_borders
+from diffseg.hierarchy.borders import border_tables, with_borders
 from diffseg.hierarchy.leaves import Leaves
 from diffseg.labels.results import painted_ids
 from diffseg.labels.rle import RunLengths, Segments, parted
@@ -31,27 +31,29 @@ def cut_trees(
     found: Segments,
     leaves: Leaves,
     config: ResolvedConfig,
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
+    colours: UInt8[Tensor, "3 T"] | None = None,
     beside: Sequence[Tensor] = (),
 ) -> tuple[list[Segmentation], list[slice], list[np.ndarray]]:
     """The results of a batch at the cut of the configuration, without vectors and ridges.
 
-    found: the painted leaves that have pixels; the others are left out of the trees. pictures: of the batch, or none.
-    beside: what else is wanted on the host, where this copies all that it needs in one piece. Returned too, after the
-    place of each image's leaves among those of all.
+    found: the painted leaves that have pixels; the others are left out of the trees. colours: of the pictures, if
+    there are any. beside: what else is wanted on the host, where this copies all that it needs in one piece. Returned
+    too, after the place of each image's leaves among those of all.
     """
     leaf = torch.zeros_like(found.area).scatter_(0, found.of_run, rle.label)
     numbers = torch.stack([leaf, found.image, found.area, *found.box.T])
-    parts = leaves.merges.into, leaves.merges.height, leaves.features.byte(), painted_ids(rle, found)
-    (number, image, areas, *sides), into, height, features, flat, *others = download(numbers, *parts, *beside)
+    of_trees = leaves.merges.into, leaves.merges.height, leaves.features.byte(), *border_tables(rle, found, colours)
+    copied = download(numbers, *of_trees, painted_ids(rle, found), *beside)
+    (number, image, areas, *sides), into, height, features, length, difference, flat, *others = copied
     ends = np.searchsorted(image, np.arange(len(rle.sizes) + 1)).tolist()
     own, boxes = [slice(*each) for each in pairwise(ends)], np.stack(sides, axis=1)
     kept = [number[part] for part in own]
-    bare = [restricted(*each) for each in zip(into, height, features, kept, strict=True)]
+    trees = [restricted(*each) for each in zip(into, height, features, kept, strict=True)]
     leaf_maps = parted(flat.astype(np.int32, copy=False), rle.sizes)
-    trees = [with_borders(*each) for each in zip_longest(bare, leaf_maps, pictures)]
     results = []
-    for tree, leaf_map, part in zip(trees, leaf_maps, own, strict=True):
+    for bare, leaf_map, part, *tables in zip(trees, leaf_maps, own, length, difference, strict=True):
+        count = part.stop - part.start
+        tree = with_borders(bare, areas[part], *(each[:count, :count] for each in tables))
         of_leaf, measured = tree.at_height(config.cut or 0.0), (areas[part], boxes[part])
         cut = segmentation(leaf_map, tree, of_leaf, split=config.split_components, measured=measured)
         results.append(replace(cut, leaf_map=leaf_map, tree=tree))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from diffseg.transfer import upload
+from diffseg.transfer import kept, upload
 from diffseg.types import Float, Int, UInt8
 
 Schedule = tuple[tuple[int, ...], ...]  # distances in pixels of the neighbours that a round looks at, as many in each
@@ -32,20 +32,24 @@ ORTHOGONAL = 16  # labels that have a channel each
 RING = [step for step in product((-1, 0, 1), repeat=2) if step != (0, 0)]
 
 
+def planes(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], device: torch.device) -> UInt8[Tensor, "3 T"]:
+    """The channels of pictures on a device, each of all pixels."""
+    colours: Tensor = torch.cat(upload(device, *(each.reshape(-1) for each in pictures))).view(-1, 3).T.contiguous()
+    return colours
+
+
 def refine_edges(
-    label_maps: Sequence[Int[Tensor, "_ _"]],
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    labels: int,
-    schedule: Schedule = SCHEDULE,
+    label_maps: Sequence[Int[Tensor, "_ _"]], colours: UInt8[Tensor, "3 T"], labels: int, schedule: Schedule = SCHEDULE
 ) -> list[Int[Tensor, "_ _"]]:
-    """Label maps without void pixels, fitted to pictures of their sizes. labels: their number, at most."""
+    """Label maps without void pixels, fitted to the colours of their pixels. labels: their number, at most."""
     if labels < 2:
         return list(label_maps)
     sizes = [each.numel() for each in label_maps]
-    flat, done = torch.empty(sum(sizes), dtype=torch.int32, device=label_maps[0].device), 0
+    flat, done = torch.empty(sum(sizes), dtype=torch.int32, device=colours.device), 0
+    code = codes_on(labels, colours.device)
     for part in _parts(sizes, PIXELS[flat.device.type]):
-        mixture, code = spread(label_maps[part], pictures[part], label_codes(labels), schedule)
-        for tile in mixture.split(TILE[flat.device.type]):
+        shown = colours[:, done : done + sum(sizes[part])]
+        for tile in spread(label_maps[part], shown, code, schedule).split(TILE[flat.device.type]):
             flat[done : done + len(tile)] = (tile @ code.T).max(1).indices
             done += len(tile)
     return [part.view(each.shape) for part, each in zip(flat.split(sizes), label_maps, strict=True)]
@@ -62,24 +66,28 @@ def _parts(sizes: Sequence[int], most: int) -> Iterator[slice]:
 
 def spread(
     label_maps: Sequence[Int[Tensor, "_ _"]],
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    codes: Float[np.ndarray, "K c"],
+    colours: UInt8[Tensor, "3 T"],
+    code: Float[Tensor, "K c"],
     schedule: Schedule,
-) -> tuple[Float[Tensor, "T c"], Float[Tensor, "K c"]]:
-    """The mixture of codes that every pixel has in the end, and the codes on its device. codes: of the labels."""
+) -> Float[Tensor, "T c"]:
+    """The mixture of codes that every pixel has in the end. code: of the labels."""
     flat = torch.cat([each.flatten() for each in label_maps])
-    groups = list(dict.fromkeys(schedule))
-    colours = np.concatenate([each.reshape(-1, 3).T for each in pictures], 1)
-    tables = _tables([each.shape[:2] for each in pictures], groups)
-    *placed, code, pixels = upload(flat.device, *tables, codes, colours)
-    index, weight = _neighbours(pixels.float(), *placed)
+    groups = tuple(dict.fromkeys(schedule))
+    sizes = tuple((each.shape[0], each.shape[1]) for each in label_maps)
+    index, weight = _neighbours(colours.float(), *_tables(sizes, groups, flat.device))
     bags = torch.arange(0, index[0].numel(), index.shape[-1], dtype=index.dtype, device=index.device)
     mixture = code[flat]
     for group in schedule:
         g = groups.index(group)
         each = weight[g].view(-1)
         mixture = embedding_bag(index[g].view(-1), mixture, bags, mode="sum", per_sample_weights=each)
-    return mixture, code
+    return mixture
+
+
+@kept
+def codes_on(labels: int, device: torch.device) -> Float[Tensor, "K c"]:
+    """The codes of labels, on a device."""
+    return upload(device, label_codes(labels))[0]
 
 
 @cache
@@ -139,7 +147,10 @@ def _neighbours(
     return index, weight
 
 
-def _tables(sizes: Sequence[tuple[int, int]], groups: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+@kept
+def _tables(
+    sizes: tuple[tuple[int, int], ...], groups: tuple[tuple[int, ...], ...], device: torch.device
+) -> list[Tensor]:
     """From where the neighbours of a pixel are read: a part of the index for its row and one for its column.
 
     Beyond the border lies the border's own pixel. Then the width of every row, and what is to be taken from the
@@ -153,9 +164,10 @@ def _tables(sizes: Sequence[tuple[int, int]], groups: Sequence[tuple[int, ...]])
         places: Int[np.ndarray, "G n p"] = np.clip(np.arange(pixels) + steps[..., axis], 0, pixels - 1)
         return places
 
-    return [
+    return upload(
+        device,
         np.concatenate([reached(h, 0) * w + start for (h, w), start in zip(sizes, first, strict=False)], 2),
         np.concatenate([reached(w, 1) for _, w in sizes], 2),
         np.concatenate([np.full(h, w) for h, w in sizes]),
         np.concatenate([start + np.arange(h) * w - c for (h, w), start, c in zip(sizes, first, columns, strict=False)]),
-    ]
+    )

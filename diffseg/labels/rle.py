@@ -19,8 +19,8 @@ from torch import Tensor
 from diffseg.transfer import constant
 from diffseg.types import IGNORE, Int
 
-HALVINGS = 10  # of paths before the first round: as many as a column of a thousand rows needs
-ROUNDS = {"cpu": 1, "cuda": 3}  # of linking before the host looks
+HALVINGS = 8  # of paths before the first round: as many as a column of 256 rows needs
+ROUNDS = {"cpu": 1, "cuda": 4}  # of linking before the host looks: as many as batches of photos need
 
 Pixels = TypeVar("Pixels", Tensor, np.ndarray)
 
@@ -50,11 +50,15 @@ class RunLengths:
 
 @dataclass(frozen=True)
 class Adjacency:
-    """Pairs of runs that share a border, and its length in pixels."""
+    """Pairs of runs that share a border, and its length in pixels.
+
+    begin: its first pixel, of the run to the right or below.
+    """
 
     first: Int[Tensor, " E"]
     second: Int[Tensor, " E"]
     border: Int[Tensor, " E"]
+    begin: Int[Tensor, " E"]
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,6 @@ def rle_encode(label_maps: Sequence[Int[Tensor, "_ _"]]) -> RunLengths:
     return RunLengths(start, length, flat[start].long(), image, pixel // width, pixel % width, sizes)
 
 
-def rle_decode(rle: RunLengths, values: Int[Tensor, " R"]) -> list[Int[Tensor, "_ _"]]:
-    """Decode: for each image a map with the value of its run in every pixel."""
-    return parted(per_pixel(rle, values), rle.sizes)
-
-
 def per_pixel(rle: RunLengths, values: Int[Tensor, " R"]) -> Int[Tensor, " T"]:
     """The value of its run for every pixel of all images."""
     return values.repeat_interleave(rle.length, output_size=sum(h * w for h, w in rle.sizes))
@@ -125,7 +124,8 @@ def adjacent_runs(rle: RunLengths) -> Adjacency:
     return Adjacency(
         torch.cat([beside[None], other.where(real, index)]).flatten(),
         index.repeat(3),
-        torch.cat([torch.ones_like(index), border.flatten()]),
+        torch.cat([torch.ones_like(index), border.where(real, 0).flatten()]),
+        torch.cat([rle.start, rle.start, begin[1].where(real[1], rle.start)]),
     )
 
 

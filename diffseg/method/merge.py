@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffseg.method.aggregate import Attention
+from diffseg.transfer import download, upload
 from diffseg.types import Bool, Float, Int
 
 RESOLUTION = 1e-5  # nats: nearer maps are equal, for rounding in float32 puts a map this far from itself
@@ -55,13 +56,15 @@ def merge(attention: Attention, thresholds: Sequence[float], anchors_per_side: i
     first, *others = (max(tau, RESOLUTION) for tau in thresholds)
     anchors = Logged(attention.at(anchor_cells(attention.grid, anchors_per_side)))
     merged = _around_anchors(attention, anchors, first)
-    kept = [np.flatnonzero(row) for row in (merged.high > 0).cpu().numpy()]
-    merged = _Merged(*(_select(part, kept) for part in (merged.maps, merged.low, merged.high)))
-    counts = [[len(rows) for rows in kept]]
+    counts = [[merged.maps.shape[1]] * len(merged.maps)]
+    if not attention.floor:  # else every anchor is near itself
+        kept = [np.flatnonzero(row) for row in download(merged.high > 0)[0]]
+        merged = _Merged(*(_select(part, kept) for part in (merged.maps, merged.low, merged.high)))
+        counts = [[len(rows) for rows in kept]]
     for tau in others:
         logged = Logged(merged.maps)
         distance = symmetric_kl(logged, logged)
-        visited = [visit_in_order(near) for near in (distance < tau).cpu().numpy()]
+        visited = [visit_in_order(near) for near in download(distance < tau)[0]]
         distance = _select(distance, visited, padding=math.inf)
         merged = _counted((distance < tau).float() @ merged.maps, distance, tau, merged.low, merged.high)
         counts.append([len(rows) for rows in visited])
@@ -154,6 +157,5 @@ def _select(
     real = np.zeros((len(rows), longest, *[1] * (values.ndim - 2)), dtype=bool)
     for image, kept in enumerate(rows):
         index[image, : len(kept)], real[image, : len(kept)] = kept, True
-    images = torch.arange(len(rows), device=values.device)[:, None]
-    picked = values[images, torch.from_numpy(index).to(values.device)]
-    return picked.masked_fill_(torch.from_numpy(~real).to(values.device), padding)
+    places, void = upload(values.device, index.reshape(real.shape), ~real)
+    return values.gather(1, places.expand(-1, -1, *values.shape[2:])).masked_fill_(void, padding)

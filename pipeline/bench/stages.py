@@ -20,7 +20,7 @@ from diffseg.draw import encoded
 from diffseg.evaluation.matching import agreement
 from diffseg.hierarchy.leaves import POOL
 from diffseg.labels.assign import assign, enlarge
-from diffseg.labels.edges import refine_edges
+from diffseg.labels.edges import planes, refine_edges
 from diffseg.method.aggregate import aggregate
 from diffseg.method.geometry import frame, to_model, to_output
 from diffseg.method.merge import Proposals
@@ -167,7 +167,7 @@ def _core_stages(
         lambda: aggregate(maps.levels, maps.grid, floor),
         lambda: method(maps, config),
         paint,
-        lambda: refine_edges(painted, pictures, labels) if config.edges else None,
+        lambda: refine_edges(painted, planes(pictures, painted[0].device), labels) if config.edges else None,
         lambda: label(maps, planned, replace(config, vectors=False), pictures),
         lambda: label(maps, planned, config, pictures),
     )

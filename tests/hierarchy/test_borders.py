@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from diffseg.hierarchy.borders import with_borders
+from diffseg.hierarchy.borders import border_tables, with_borders
+from diffseg.labels.edges import planes
+from diffseg.labels.rle import rle_encode, segments_of
 from diffseg.tree import FEATURES
 from diffseg.types import IGNORE
 from tests.support.trees import a_tree
@@ -26,13 +29,20 @@ def counted(leaf_map, picture, leaves):
     return math.sqrt(np.mean(pairs) / 255), min(1.0, math.sqrt(4 * math.pi * inside.sum()) / len(pairs))
 
 
+def bordered(leaf_map, tree, picture):
+    rle = rle_encode([torch.from_numpy(leaf_map)])
+    found = segments_of(rle, rle.label, len(tree.leaves))
+    tables = border_tables(rle, found, None if picture is None else planes([picture], torch.device("cpu")))
+    return with_borders(tree, found.area.numpy(), *(table[0].numpy() for table in tables))
+
+
 @pytest.mark.parametrize("shape", [(17, 23), (16, 9), (60, 1), (1, 60)])
 @pytest.mark.parametrize("seed", range(2))
 def test_contrast_and_compactness_are_those_of_a_count_pixel_by_pixel(seed, shape):
     leaf_map, tree = a_tree(seed, shape, leaves=7)
     leaf_map[:2, :3] = IGNORE
     picture = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
-    found = with_borders(tree, leaf_map, picture)
+    found = bordered(leaf_map, tree, picture)
     members = [{leaf} for leaf in range(7)]
     for merge in tree.merges:
         members.append(members[merge["left"]] | members[merge["right"]])
@@ -44,7 +54,7 @@ def test_contrast_and_compactness_are_those_of_a_count_pixel_by_pixel(seed, shap
 
 def test_all_else_of_the_tree_stays_and_without_a_picture_there_is_no_contrast():
     leaf_map, tree = a_tree(3, (17, 23), leaves=7)
-    found = with_borders(tree, leaf_map, None)
+    found = bordered(leaf_map, tree, None)
     assert not found.features()["contrast"].any()
     for name in FEATURES[:4]:
         assert (found.features()[name] == tree.features()[name]).all()
@@ -54,5 +64,5 @@ def test_all_else_of_the_tree_stays_and_without_a_picture_there_is_no_contrast()
 
 def test_an_image_of_one_leaf_has_no_border():
     leaf_map, tree = a_tree(0, (5, 6), leaves=1)
-    [root] = with_borders(tree, leaf_map, np.zeros((5, 6, 3), np.uint8)).features()
+    [root] = bordered(leaf_map, tree, np.zeros((5, 6, 3), np.uint8)).features()
     assert (root["contrast"], root["compactness"]) == (0, 255)
