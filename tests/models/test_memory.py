@@ -88,7 +88,7 @@ def test_edges_take_what_batches_are_sized_for(as_on_a_gpu):
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     labels = torch.arange(64).repeat_interleave(1200).view(size)
     with PeakMemory() as memory:
-        edges.refine_edges([labels] * 2, [picture] * 2, 64)
+        edges.refine_edges([labels] * 2, edges.planes([picture] * 2, torch.device("cpu")), 64)
     assert 4 * device.EDGES * 2 * labels.numel() == pytest.approx(memory.peak, rel=NEAR)
 
 

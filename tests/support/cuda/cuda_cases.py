@@ -5,6 +5,7 @@ precision and a configuration then goes through `label`, a choice of them in the
 """
 
 import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from diffseg.models.joint.model import JointModel
 from diffseg.models.specs import VITS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.random_weights import LAYOUTS
+from infra.benchmarks import costs
 from infra.embedded.checkpoints import random_checkpoint, with_small_encoder
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
@@ -51,6 +53,7 @@ def families():
     return sorted(found.values(), key=lambda name: name != "tiny")
 
 
+FEW_TRIED = ("sdxl", "dinov2-small")
 VITS_TRIED = ("dinov2-small", "dinov2-giant", "dinov3-small")  # a table of positions, the other MLP, rotary positions
 SMALL_ENCODER = "sd1.4, AutoencoderTiny"
 MODELS = [
@@ -179,16 +182,19 @@ def test_everything_that_costs_time_is_counted_with_the_line_that_asks_for_it(sh
     assert sum(device.downloads.values()) >= 4 * sum(h * w for h, w in SIZES), "label maps"
 
 
-def test_edges_take_few_launches_and_the_host_waits_for_none(photos):
-    with CudaStandIn() as device:
-        segmenter = DiffSeg.from_pretrained("tiny", SegmentConfig(image_size=SIDE), batch_size=len(SIZES))
-        segmenter.segment(photos)
-    launches, waits = (
-        sum(times for (_, place), times in counted.items() if place.startswith("diffseg/labels/edges.py"))
-        for counted in (device.launches, device.syncs)
-    )
-    assert 20 < launches <= 40
-    assert waits == 0
+COSTS = json.loads(costs.TABLE.read_text())
+COSTS_TRIED = ("greedy, batch 16", "vectors, batch 4", *(f"all but crops of a small {m}, batch 2" for m in FEW_TRIED))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in COSTS_TRIED else [pytest.mark.slow]) for n in COSTS])
+def test_a_batch_costs_no_more_than_it_did(folder_of, name):
+    """After a cost has fallen, or grown for a reason: python infra/benchmarks/costs.py --write."""
+    case = costs.CASES[name]
+    found = costs.count(folder_of(case.model), case)
+    more = costs.grown(found, COSTS[name])
+    assert not more, "\n".join(more)
+    if case.config == costs.GREEDY:
+        assert found["syncs"].total() <= 15, found["syncs"]
 
 
 def test_a_batch_is_filled_up_to_a_power_of_two_and_no_row_changes_by_it(photos):
