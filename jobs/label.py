@@ -1,5 +1,6 @@
 """`diffseg label`: the main job. Resumes by itself: the same command does what is missing."""
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,34 +16,41 @@ if TYPE_CHECKING:
 SHOWN = 5  # faults that are named
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The flags of [run], by the names of RunConfig; None: not given."""
+
+    batch_size: options.BatchSize = None
+    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, else one a CPU. 0: here, without Ray.")] = (
+        None
+    )
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray. Default: a private one.")] = None
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, or gpu: also where the cluster has none yet and will start some."),
+    ] = None
+    window: Annotated[int | None, typer.Option(help="Samples a commit. Default: 1024.")] = None
+    image_key: options.ImageKey = None
+    also: Annotated[list[str] | None, typer.Option(help="webdataset: tars with labels beside the images.")] = None
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="json:license,url: fields of a sample's JSON, kept in its row.")
+    ] = None
+    quarantine_bytes: Annotated[
+        str | None, typer.Option("--quarantine-bytes", help="Of samples that kill workers: all (default) or none.")
+    ] = None
+    max_failed: Annotated[float | None, typer.Option(help="Share of rows without labels. Default: 0.001.")] = None
+    max_attempts: Annotated[int | None, typer.Option(help="Of a task that makes no progress.")] = None
+    stall: options.Stall = None
+    price: options.Price = None
+
+
 @options.with_options
 def label(
     shards: options.Shards,
     output: Annotated[str, typer.Option(help="Folder or fsspec URL of the run.", show_default=False)],
     model: options.Model,
     segment: options.SegmentOptions,
-    batch_size: options.BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Default: one a GPU, else one a CPU. 0: here, without Ray.")
-    ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="A running Ray. Default: a private one.")] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="auto, cpu, or gpu: also where the cluster has none yet and will start some."),
-    ] = None,
-    window: Annotated[int | None, typer.Option(help="Samples a commit. Default: 1024.")] = None,
-    image_key: options.ImageKey = None,
-    also: Annotated[list[str] | None, typer.Option(help="webdataset: tars with labels beside the images.")] = None,
-    keep: Annotated[
-        str | None, typer.Option("--keep", help="json:license,url: fields of a sample's JSON, kept in its row.")
-    ] = None,
-    quarantine_bytes: Annotated[
-        str | None, typer.Option("--quarantine-bytes", help="Of samples that kill workers: all (default) or none.")
-    ] = None,
-    max_failed: Annotated[float | None, typer.Option(help="Share of rows without labels. Default: 0.001.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Of a task that makes no progress.")] = None,
-    stall: options.Stall = None,
-    price: options.Price = None,
+    given: RunOptions,
     extend: Annotated[bool, typer.Option("--extend", help="Add shards to a run that was begun without them.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Label windows again that have rows without labels.")
@@ -57,25 +65,8 @@ def label(
     from pipeline.config import read_config
     from pipeline.labelling import Hooks, label
 
-    settings, run = read_config(
-        segment.config,
-        segment.settings(),
-        {
-            "workers": workers,
-            "device": device,
-            "ray_address": ray_address,
-            "batch_size": batch_size,
-            "window": window,
-            "image_key": image_key,
-            "also": tuple(also) if also else None,
-            "keep": keep,
-            "quarantine_bytes": quarantine_bytes,
-            "max_failed": max_failed,
-            "max_attempts": max_attempts,
-            "stall": stall,
-            "price": price,
-        },
-    )
+    own = asdict(given) | {"also": given.also or None}
+    settings, run = read_config(segment.config, segment.settings(), own)
     with console.progress() as tick:
         hooks = Hooks(opened=opened, tick=tick, note=console.note)
         summary = label(

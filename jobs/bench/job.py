@@ -1,9 +1,8 @@
 """`diffseg bench job`: the engine against the bare loop of the same fake model."""
 
 import tempfile
-from dataclasses import asdict, dataclass
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,22 +13,6 @@ if TYPE_CHECKING:
 
 PHOTO = (321, 481)  # height and width, as those of BSDS
 BARE_IMAGES = 100  # of the bare loop
-
-
-@dataclass(frozen=True)
-class JobSpeed:
-    """Images/s from the first batch to the last commit, and a worker's waiting and processor time an image."""
-
-    seconds: float  # of the fake model, an image
-    images: int
-    workers: int
-    start_s: float  # from the command to the first batch
-    images_per_s: float
-    bare_images_per_s: float  # of one worker
-    efficiency: float  # images_per_s / (workers * bare_images_per_s)
-    waited_ms: dict[str, float]
-    cpu_ms: dict[str, float]
-    cores: float  # of all workers
 
 
 def job(
@@ -58,11 +41,14 @@ def job(
             if not json:
                 show(found[-1])
     if json:
-        console.say_json([asdict(speed) for speed in found])
+        console.say_json(found)
 
 
-def measure(job: "BenchJob", images: int) -> JobSpeed:
-    """One run, and the bare loop."""
+def measure(job: "BenchJob", images: int) -> dict[str, Any]:
+    """One run, from the first batch to the last commit, and the bare loop of one worker.
+
+    efficiency: of `workers` bare loops. waited_ms, cpu_ms: of a worker, an image. cores: busy, of all workers.
+    """
     from pipeline.bench.job import TimeRecorder, recorded_times, run_job
     from pipeline.run.ledger import Ledger
 
@@ -74,18 +60,19 @@ def measure(job: "BenchJob", images: int) -> JobSpeed:
     notes = [note for note in recorded_times(Ledger.open(job.output)) if note.rows]
     first, last = min(note.began for note in notes), max(note.ended for note in notes)
     rate = images / (last - first)
-    return JobSpeed(
-        seconds=job.seconds,
-        images=images,
-        workers=job.workers,
-        start_s=first - began,
-        images_per_s=rate,
-        bare_images_per_s=alone,
-        efficiency=rate / (job.workers * alone),
-        waited_ms=_by_image([note.waited_s for note in notes], images),
-        cpu_ms=_by_image([note.cpu_s for note in notes], images),
-        cores=sum(sum(note.cpu_s.values()) for note in notes) / (last - first),
-    )
+    waited, cpu = ([getattr(note, name) for note in notes] for name in ("waited_s", "cpu_s"))
+    return {
+        "seconds": job.seconds,  # of the fake model, an image
+        "images": images,
+        "workers": job.workers,
+        "start_s": first - began,
+        "images_per_s": rate,
+        "bare_images_per_s": alone,
+        "efficiency": rate / (job.workers * alone),
+        "waited_ms": _by_image(waited, images),
+        "cpu_ms": _by_image(cpu, images),
+        "cores": sum(sum(each.values()) for each in cpu) / (last - first),
+    }
 
 
 def bare(job: "BenchJob") -> float:
@@ -110,17 +97,19 @@ def bare(job: "BenchJob") -> float:
     return rounds * len(batch) / (perf_counter() - began)
 
 
-def show(speed: JobSpeed) -> None:
+def show(speed: dict[str, Any]) -> None:
     """A few lines for people."""
-    console.say(
-        f"fake model at {1e3 * speed.seconds:g} ms an image, {speed.images:,} photos, {speed.workers} workers: "
-        f"{speed.images_per_s:.1f} images/s = {speed.efficiency:.3f} x {speed.workers} x {speed.bare_images_per_s:.1f}"
+    waited, cpu = (
+        ", ".join(f"{stage} {ms:.2f}" for stage, ms in speed[name].items()) for name in ("waited_ms", "cpu_ms")
     )
-    console.say(f"  start-up, not counted: {speed.start_s:.1f} s")
-    waited = ", ".join(f"{stage} {ms:.2f}" for stage, ms in speed.waited_ms.items())
+    console.say(
+        f"fake model at {1e3 * speed['seconds']:g} ms an image, {speed['images']:,} photos, {speed['workers']} workers:"
+        f" {speed['images_per_s']:.1f} images/s = {speed['efficiency']:.3f} x {speed['workers']} x "
+        f"{speed['bare_images_per_s']:.1f}"
+    )
+    console.say(f"  start-up, not counted: {speed['start_s']:.1f} s")
     console.say(f"  a worker waited, ms an image: {waited}")
-    cpu = ", ".join(f"{stage} {ms:.2f}" for stage, ms in speed.cpu_ms.items())
-    console.say(f"  processor, ms an image: {cpu}; {speed.cores:.2f} cores busy of all workers")
+    console.say(f"  processor, ms an image: {cpu}; {speed['cores']:.2f} cores busy of all workers")
 
 
 def _by_image(notes: "list[dict[str, float]]", images: int) -> dict[str, float]:

@@ -37,9 +37,7 @@ app.add_typer(import_module("jobs.bench.stages").app, name="bench")
 
 
 RESUMING = ("demo", "label", "export", "compact", "fetch")  # called again, these do only what is missing
-UsageError: Any = (
-    typer.BadParameter.__base__
-)  # typer exports only subclasses of it, and hides the click that it is built on
+UsageError: Any = typer.BadParameter.__base__  # typer exports only subclasses, and hides the click it is built on
 
 
 def main() -> NoReturn:

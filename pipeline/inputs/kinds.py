@@ -5,6 +5,8 @@ Reader 1 (see `records.READER`) knows IMAGE_EXTENSIONS alone.
 """
 
 import re
+import tomllib
+from importlib.resources import files
 
 from pipeline.records import READER
 
@@ -13,37 +15,16 @@ LIST_SUFFIXES = (".txt", ".list")
 PARQUET_SUFFIX = ".parquet"
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
 
-IMAGE_EXTENSIONS = (  # the first that a sample has is its image; an export keeps them
-    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "tif", "tiff", "bmp", "dib", "gif"),
-    *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
-)
-OPENED = (*IMAGE_EXTENSIONS, "mpo", "jif", "jfi", "pjpeg", "pjp", "apng", "avifs", "jpf", "jpc", "j2c")
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-RAW = _words(  # of cameras; many are TIFF with a small preview for its first page
-    "3fr ari arw bay cap cr2 cr3 crw dcr dcs dng drf erf fff gpr iiq k25 kdc mdc mef mos mrw nef nrw orf pef ptx raf "
-    "raw rw2 rwl rwz sr2 srf srw x3f"
-)
-_PHOTOS = _words("heic heif hif heics heifs avci jxl jxr wdp hdp")
-UNOPENED = RAW | _PHOTOS | _words("jls bpg flif qoi psd psb xcf exr hdr tga pcx dds sgi ras ico icns svg svgz xpm")
-_LOSSY = _words("jpg jpeg jpe jfif jif jfi pjpeg pjp mpo webp avif avifs")  # lossy: never used for ids
+_KNOWN = tomllib.loads((files("pipeline.inputs") / "data" / "kinds.toml").read_text("utf-8"))
+IMAGE_EXTENSIONS = tuple(_KNOWN["images"])
+OPENED = (*IMAGE_EXTENSIONS, *_KNOWN["more_images"])
+RAW = frozenset(_KNOWN["raw"])
+UNOPENED = RAW.union(_KNOWN["photos"], _KNOWN["others"])
+_PHOTOS = RAW.union(_KNOWN["lossy"], _KNOWN["photos"]) - {"raw"}  # `raw` is not only used for photos
 _SIZES = re.compile(r"[_:!-](?:large|orig|original|medium|small)$")  # `jpg_large`: how some sites' downloads are named
-
-_SYSTEM = _words(
-    "__macosx thumbs.db ehthumbs.db desktop.ini @eadir #recycle @recycle $recycle.bin lost+found .ipynb_checkpoints "
-    ".appledouble"
-) | {"system volume information", "icon\r"}
+_SYSTEM = frozenset(_KNOWN["system"])
+_SHOWS_LABELS, _SMALLER = (re.compile("|".join(_KNOWN[each])) for each in ("shows_labels", "smaller"))
 _RESULTS = (".labels.png", ".overlay.png", ".label_map.png")  # of `segment`, of `--also webdataset` and of exports
-_SHOWS_LABELS = re.compile(
-    r"\w*mask\w*|seg\w*|\w+seg|labels?|labelids?|label\w*map|trainids?|annot\w*|gt|gtfine|groundtruth|depth\w*|dispar\w*|"
-    r"panoptic\w*|semantic\w*|instances?|inst|saliency|overlay|alpha|matte|matting|trimap|heatmap|parsing|predictions?|"
-    r"pred|normals?|flow|edges?|canny|pose|openpose|keypoints|skeleton|scribble|sketch|lineart"
-)
-_SMALLER = re.compile(r"thumb\w*|preview|lowres")
 
 
 def suffix(name: str) -> str:
@@ -87,7 +68,7 @@ def is_image(extension: str, reader: int = READER) -> bool:
 
 def is_photo(extension: str) -> bool:
     """Whether an image is a photo rather than ids or distances, by its format."""
-    return last(extension) in _LOSSY | _PHOTOS | RAW - {"raw"}  # `raw` is not only used for photos
+    return last(extension) in _PHOTOS
 
 
 def is_system(path: str) -> bool:
@@ -110,9 +91,13 @@ def is_result(name: str) -> bool:
 
 def shows_labels(text: str) -> bool:
     """Whether a word of a text names a mask, a depth map or another map of a photo."""
-    return any(_SHOWS_LABELS.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))
+    return _has_word(text, _SHOWS_LABELS)
 
 
 def is_smaller(text: str) -> bool:
     """Whether a word of a text names a smaller version of a photo."""
-    return any(_SMALLER.fullmatch(word) for word in re.findall(r"[a-z]+", text.lower()))
+    return _has_word(text, _SMALLER)
+
+
+def _has_word(text: str, pattern: re.Pattern[str]) -> bool:
+    return any(map(pattern.fullmatch, re.findall(r"[a-z]+", text.lower())))
