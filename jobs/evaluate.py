@@ -187,7 +187,7 @@ def _compare(result: "MethodResult", row: "PublishedRow", data: str) -> "dict[st
     from pipeline.errors import ConfigError
     from pipeline.evaluation.score import IGNORED
 
-    if result.left_out.keys() - {IGNORED.reason} or result.summary is None:
+    if result.left_out.keys() - {IGNORED} or result.summary is None:
         raise ConfigError(f"{data}: no figure of the protocol, for photos could not be scored: {_left_out(result)}")
     return row.compare(result.summary)
 

@@ -129,7 +129,7 @@ def _measured(
     _: LabelMap,
     truths: Sequence[LabelMap],
     view: View,
-) -> list[Image] | LeftOut:
+) -> list[Image]:
     """An image at each cut."""
     found = list[Image]()
     for each in cuts_of(labelled.kept, cuts, split=split):
@@ -137,4 +137,6 @@ def _measured(
         pairs = [seen[held] * count + truth[held] for truth in truths for held in [(seen >= 0) & (truth >= 0)]]
         pixels = np.bincount(np.concatenate(pairs), minlength=len(features) * count)
         found.append((features, pixels.reshape(-1, count)))
-    return found if all(pixels.any() for _, pixels in found) else IGNORED
+    if not all(pixels.any() for _, pixels in found):
+        raise LeftOut(IGNORED)
+    return found

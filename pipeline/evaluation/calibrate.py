@@ -112,11 +112,13 @@ def _values(ledger: Ledger, fitted: Calibration, window: WindowObject) -> Iterat
 
 def _measured(
     labelled: Prediction, label_map: LabelMap, truths: Sequence[LabelMap], view: View
-) -> tuple[Float[np.ndarray, "S F"], Float[np.ndarray, " S"]] | LeftOut:
+) -> tuple[Float[np.ndarray, "S F"], Float[np.ndarray, " S"]]:
     """FEATURES and IoU of each segment of an image whose truth is not ignored."""
     segments = labelled.kept["segments"]
     if len(segments) < 2:
-        return LeftOut("one segment, which tells nothing apart")
+        raise LeftOut("one segment, which tells nothing apart")
     ious = best_ious(view.sample(label_map), truths, len(segments))
     known = np.isfinite(ious)
-    return (columns_of(segments)[known], ious[known]) if known.any() else IGNORED
+    if not known.any():
+        raise LeftOut(IGNORED)
+    return columns_of(segments)[known], ious[known]

@@ -43,9 +43,8 @@ class MethodResult:
 
     def add(self, method: str, key: str, outcome: ScoreOrReason) -> None:
         """Add one sample."""
-        score = outcome.score if isinstance(outcome, Scored) else None
-        measures = {name: getattr(score, name, None) for name in MEASURES}
-        why = f"{outcome.reason}: {outcome.detail}".removesuffix(": ") if isinstance(outcome, LeftOut) else None
+        why = ": ".join(filter(None, outcome.args)) if isinstance(outcome, LeftOut) else None
+        measures = {name: getattr(getattr(outcome, "score", None), name, None) for name in MEASURES}
         self.rows.append({"key": key, "method": method, **measures, "left_out": why})
         if isinstance(outcome, LeftOut):
             logger.debug("%s, %s: %s", method, key, why)

@@ -16,7 +16,7 @@ from pipeline.datasets.samples import NEEDED, RIDGES, SEGMENTS, check_instances,
 from pipeline.derived.corrections import CORRECTED
 from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import Protocol
-from pipeline.evaluation.score import RUN, LeftOut, Prediction, Work, decode_truths, label_map_of
+from pipeline.evaluation.score import RUN, LeftOut, Prediction, Work, decode_truths, label_map_of, or_reason
 from pipeline.evaluation.truth import Truth, TruthSample
 from pipeline.records import OK
 from pipeline.run.ledger import Ledger
@@ -24,7 +24,9 @@ from pipeline.table.label_map import decode_label_map, encode_label_map
 
 T = TypeVar("T")
 LabelMap = Integer[np.ndarray, "_ _"]
-Measure = Callable[[Prediction, LabelMap, Sequence[LabelMap], View], T | LeftOut]  # label map, truths, and their view
+Measure = Callable[
+    [Prediction, LabelMap, Sequence[LabelMap], View], T
+]  # label map, truths, and their view; may raise LeftOut
 REPEATS = LeftOut("a key that repeats in the run")
 
 
@@ -128,14 +130,12 @@ def measure_labelled(
     Raises ConfigError where fewer than two of them can be used.
     """
     samples = [replace(sample, image=None) for sample in truth]
-    names = frozenset(sample.key.rpartition("/")[2] for sample in samples)
+    names = frozenset(_last(sample.key) for sample in samples)
     predictions = Predictions(ledger, protocol, keep=keep, only=names)
-    found = {sample.key: _measured(sample, predictions[sample.key], protocol, measure) for sample in samples}
+    found = {sample.key: or_reason(_measured, sample, predictions[sample.key], protocol, measure) for sample in samples}
     predictions.check_some_key_matches()
     used = {key: each for key, each in found.items() if not isinstance(each, LeftOut)}
-    left_out = tuple(
-        f"{key}: {each.reason} {each.detail}".strip() for key, each in found.items() if isinstance(each, LeftOut)
-    )
+    left_out = tuple(f"{key}: {' '.join(each.args)}".strip() for key, each in found.items() if key not in used)
     if len(used) < 2:
         why = "".join(f": {line}" for line in left_out[:1])
         raise ConfigError(f"{ledger}: two images with truth are needed at least, {len(used)} can be used{why}")
@@ -144,16 +144,10 @@ def measure_labelled(
     return Labelled(tuple(used.values()), left_out, sha256)
 
 
-def _measured(
-    sample: TruthSample, labelled: Prediction | LeftOut, protocol: Protocol, measure: Measure[T]
-) -> T | LeftOut:
-    truths = decode_truths(sample, protocol)
+def _measured(sample: TruthSample, labelled: Prediction | LeftOut, protocol: Protocol, measure: Measure[T]) -> T:
     if isinstance(labelled, LeftOut):
-        return labelled
-    if isinstance(truths, LeftOut):
-        return truths
+        raise LeftOut(*labelled.args)
+    truths = decode_truths(sample, protocol)
     label_map = label_map_of(RUN, Work(sample, {RUN: labelled}), truths[0].shape)
-    if isinstance(label_map, LeftOut):
-        return label_map
     view = protocol.view(*truths[0].shape)
     return measure(labelled, label_map, [view.sample(each) for each in truths], view)

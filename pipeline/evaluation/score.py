@@ -4,9 +4,9 @@ A method is the run itself, a baseline on the same image, or the annotators agai
 A sample that cannot be scored gives a value with the reason: none is left out of a figure silently.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from pipeline.inputs import decode
 from pipeline.records import Category
 from pipeline.table.label_map import decode_label_map
 
+T = TypeVar("T")
 RUN, AGAINST, HUMANS = "run", "against", "humans"
 REFERENCES = (*BASELINES, HUMANS)  # what a run is compared with where nothing else was labelled
 
@@ -44,12 +45,12 @@ class Prediction:
     parts: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(Exception):
     """Why an image has no score: a reason, by which images are counted, and details."""
 
-    reason: str
-    detail: str = ""
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Scored:
 
 
 ScoreOrReason = Scored | LeftOut
-IGNORED = LeftOut("a truth that ignores every pixel")  # such an image counts in no published figure either
+IGNORED = "a truth that ignores every pixel"  # such an image counts in no published figure either
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +95,19 @@ class Scorer:
 
     def __call__(self, work: Work) -> dict[str, ScoreOrReason]:
         """One outcome per method. Faults of a sample are values, not exceptions."""
-        truths = work.refused or decode_truths(work.truth, self.protocol)
-        if isinstance(truths, LeftOut):
-            return dict.fromkeys(self.methods, truths)
-        return {method: self._score(method, work, truths) for method in self.methods}
+        truths = or_reason(decode_truths, work.truth, self.protocol)
+        if why := work.refused or (truths if isinstance(truths, LeftOut) else None):
+            return dict.fromkeys(self.methods, why)
+        return {method: or_reason(self._score, method, work, truths) for method in self.methods}
 
-    def _score(self, method: str, work: Work, truths: Sequence[np.ndarray]) -> ScoreOrReason:
+    def _score(self, method: str, work: Work, truths: Sequence[np.ndarray]) -> Scored:
         view = self.protocol.view(*truths[0].shape)
         views = [view.sample(truth) for truth in truths]
         if any((each < 0).all() for each in views):
-            return IGNORED
+            raise LeftOut(IGNORED)
         if method == HUMANS:
             return self._humans(views)
-        label_map = label_map_of(method, work, truths[0].shape)
-        if isinstance(label_map, LeftOut):
-            return label_map
-        prediction = view.sample(label_map)
+        prediction = view.sample(label_map_of(method, work, truths[0].shape))
         labelled, classes = work.labelled.get(method), self.protocol.num_classes
         clusters = _clustered(labelled, prediction)
         found = Scored(
@@ -121,7 +119,7 @@ class Scorer:
         try:
             objects = view.sample(self._objects(work.truth, truths[0]))
         except ValueError as error:
-            return LeftOut("no usable instances in the truth", str(error))
+            raise LeftOut("no usable instances in the truth", str(error)) from error
         parts = prediction if labelled.parts is None else view.sample(decode_label_map(labelled.parts))
         if self.categories and classes is not None:
             stuff = np.array([not self.protocol.objects or each.thing is False for each in self.categories])
@@ -135,9 +133,9 @@ class Scorer:
             found = replace(found, recalled=recalled(own, [scores[id_] for id_ in owner.tolist()], wanted))
         return found
 
-    def _humans(self, views: Sequence[np.ndarray]) -> ScoreOrReason:
+    def _humans(self, views: Sequence[np.ndarray]) -> Scored:
         if len(views) < 2:
-            return LeftOut("a single annotator")
+            raise LeftOut("a single annotator")
         others = [[*views[:i], *views[i + 1 :]] for i in range(len(views))]
         return Scored(average([score_image(view, rest) for view, rest in zip(views, others, strict=True)]))
 
@@ -181,42 +179,47 @@ def check_methods(methods: Sequence[str], protocol: Protocol) -> tuple[str, ...]
     return tuple(sorted(dict.fromkeys(methods), key=lambda method: method == HUMANS))
 
 
-def decode_truths(truth: TruthSample, protocol: Protocol) -> list[Integer[np.ndarray, "_ _"]] | LeftOut:
-    """Every annotator's label map, all of one size."""
+def or_reason(measure: Callable[..., T], *given: Any) -> T | LeftOut:
+    """What is measured, or why it cannot be, as a value."""
+    try:
+        return measure(*given)
+    except LeftOut as why:
+        return why
+
+
+def decode_truths(truth: TruthSample, protocol: Protocol) -> list[Integer[np.ndarray, "_ _"]]:
+    """Every annotator's label map, all of one size. Raises LeftOut."""
     if not truth.label_maps:
-        return LeftOut("no label map in the truth")
+        raise LeftOut("no label map in the truth")
     try:
         found = [decode_truth(data, protocol) for data in truth.label_maps]
     except ValueError as error:
-        return LeftOut("unreadable truth", str(error))
-    shapes = sorted({each.shape for each in found})
-    return found if len(shapes) == 1 else LeftOut("annotators of different sizes", f"(height, width): {shapes}")
+        raise LeftOut("unreadable truth", str(error)) from error
+    if len(shapes := sorted({each.shape for each in found})) > 1:
+        raise LeftOut("annotators of different sizes", f"(height, width): {shapes}")
+    return found
 
 
-def label_map_of(method: str, work: Work, size: tuple[int, int]) -> Integer[np.ndarray, "_ _"] | LeftOut:
-    """A method's label map of the whole image, at its own resolution. size: height, width of the truth."""
-    if method in work.labelled:
-        labelled = work.labelled[method]
-        if isinstance(labelled, LeftOut):
-            return labelled
-        source = labelled.size
-        try:
-            label_map = decode_label_map(labelled.label_map)
-        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged bytes
-            return LeftOut("unreadable label map", str(error))
-    elif work.truth.image is None:
-        return LeftOut("no image beside the truth")
-    else:
-        try:
-            image = decode.decode(work.truth.image)
-        except decode.UndecodableImage as error:
-            return LeftOut("unreadable image", str(error))
-        source, label_map = image.shape[:2], BASELINES[method](image)
-    return (
-        label_map if _alike(source, size) else LeftOut("another size", f"image {source}, truth {size} (height, width)")
-    )
+def label_map_of(method: str, work: Work, size: tuple[int, int]) -> Integer[np.ndarray, "_ _"]:
+    """A method's label map of the whole image, at its own resolution. size: height, width of the truth.
 
-
-def _alike(source: Sequence[int], truth: Sequence[int]) -> bool:
-    """Whether one is the other resized: equal aspect but for rounding to whole pixels."""
-    return abs(source[0] * truth[1] - source[1] * truth[0]) <= max(*source, *truth)
+    Raises LeftOut.
+    """
+    labelled = work.labelled.get(method)
+    if isinstance(labelled, LeftOut):
+        raise LeftOut(*labelled.args)
+    if labelled is None and work.truth.image is None:
+        raise LeftOut("no image beside the truth")
+    try:
+        if labelled is None:
+            image = decode.decode(work.truth.image or b"")
+            source, label_map = image.shape[:2], BASELINES[method](image)
+        else:
+            source, label_map = labelled.size, decode_label_map(labelled.label_map)
+    except decode.UndecodableImage as error:
+        raise LeftOut("unreadable image", str(error)) from error
+    except (OSError, SyntaxError) as error:  # what Pillow raises on damaged bytes
+        raise LeftOut("unreadable label map", str(error)) from error
+    if abs(source[0] * size[1] - source[1] * size[0]) > max(*source, *size):  # of other aspect, but for rounding
+        raise LeftOut("another size", f"image {source}, truth {size} (height, width)")
+    return label_map

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from diffseg.types import IGNORE, Integer
-from pipeline.derived.corrections import NAME, Corrections, read_corrections
+from pipeline.derived.corrections import NAME, Corrections, Row, read_corrections
 from pipeline.errors import ConfigError, ShardError
 from pipeline.evaluation.protocols import Protocol, published
 from pipeline.inputs import kinds, patterns, shards
@@ -47,18 +48,18 @@ class TruthSample:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """A data set. listed: the keys to measure, None for all."""
+    """A data set. samples: keys, and what reads the sample of each. listed: the keys to measure, None for all."""
 
-    samples: Callable[[frozenset[str] | None], Iterator[TruthSample]]
+    samples: Callable[[], Iterator[tuple[str, Callable[[], TruthSample]]]]
     listed: frozenset[str] | None = None
 
     def __iter__(self) -> Iterator[TruthSample]:
         """The samples to measure; listed keys that are missing come last, without label maps."""
         missing = set(self.listed or ())
-        for sample in self.samples(self.listed):
-            if self.listed is None or sample.key in self.listed:
-                missing.discard(sample.key)
-                yield sample
+        for key, sample in self.samples():
+            if self.listed is None or key in self.listed:
+                missing.discard(key)
+                yield sample()
         for key in sorted(missing):
             yield TruthSample(key, ())
 
@@ -74,14 +75,15 @@ def open_truth(source: str, protocol: Protocol, *, member: str | None = None, li
     if not _names_shards(source):
         return _open_folder(Store(source), protocol, member, keys)
     pinned = shards.pin([source])
-
-    def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
-        for raw in (raw for shard in pinned for raw in _read_whole(shard)):
-            key = protocol.key_of(raw.key)
-            if wanted is None or key in wanted:
-                yield _sample(key, raw.members, member, lambda data: data, protocol.objects)
-
-    return Truth(samples, keys)
+    sample = partial(_sample, member=member, read=bytes, objects=protocol.objects)
+    return Truth(
+        lambda: (
+            (key := protocol.key_of(raw.key), partial(sample, key, raw.members))
+            for one in pinned
+            for raw in _read_whole(one)
+        ),
+        keys,
+    )
 
 
 def corrected_truth(url: str, named: bool = False) -> tuple[Truth, list[str]]:
@@ -91,13 +93,12 @@ def corrected_truth(url: str, named: bool = False) -> tuple[Truth, list[str]]:
     """
     people = read_corrections(Ledger.open(url), NAME) or Corrections()
 
-    def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
-        for row in people.images.values():
-            of = [people.named.index(each["category"]) if each["category"] else IGNORE for each in row["segments"]]
-            values = encode_label_map(np.array([*of, IGNORE])[decode_label_map(row["label_map"])])
-            yield TruthSample(row["key"], (values if named else row["label_map"],))
+    def sample(row: Row) -> TruthSample:
+        of = [people.named.index(each["category"]) if each["category"] else IGNORE for each in row["segments"]]
+        values = encode_label_map(np.array([*of, IGNORE])[decode_label_map(row["label_map"])])
+        return TruthSample(row["key"], (values if named else row["label_map"],))
 
-    return Truth(samples), list(people.named)
+    return Truth(lambda: ((row["key"], partial(sample, row)) for row in people.images.values())), list(people.named)
 
 
 def _read_whole(shard: Shard) -> Iterator[RawSample]:
@@ -157,13 +158,8 @@ def _open_folder(store: Store, protocol: Protocol, member: str | None, keys: fro
     if keys is None and protocol.listed:
         own = next((name for name in names if PurePosixPath(name).name == protocol.listed), None)
         keys = frozenset(_lines_in(store.get(own) if own else published(protocol.listed)))
-
-    def samples(wanted: frozenset[str] | None) -> Iterator[TruthSample]:
-        for key, members in files.items():
-            if wanted is None or key in wanted:
-                yield _sample(key, members, member, store.get, protocol.objects)
-
-    return Truth(samples, keys)
+    sample = partial(_sample, member=member, read=store.get, objects=protocol.objects)
+    return Truth(lambda: ((key, partial(sample, key, members)) for key, members in files.items()), keys)
 
 
 def _group(names: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffseg.types import Integer, Segment, UInt8
 from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.score import LeftOut, Scorer, Work, decode_truths, label_map_of
+from pipeline.evaluation.score import Scorer, Work, decode_truths, label_map_of
 from pipeline.gallery.html_page import GalleryItem, GalleryMap, GalleryPage, write_gallery
 from pipeline.inputs import decode
 from pipeline.records import OK
@@ -33,11 +33,7 @@ def _items(evaluation: Evaluation, scorer: Scorer) -> Iterator[GalleryItem]:
     method = scorer.methods[0]
     for rank, (value, work) in enumerate(evaluation.worst):
         truths = decode_truths(work.truth, scorer.protocol)
-        if isinstance(truths, LeftOut):
-            continue
         label_map = label_map_of(method, work, truths[0].shape)
-        if isinstance(label_map, LeftOut):
-            continue
         yield GalleryItem(
             key=work.truth.key,
             shard="",

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from infra.scenes.scene import benchmark
 from pipeline.evaluation.protocols import PROTOCOLS
-from pipeline.evaluation.score import LeftOut, decode_truths
+from pipeline.evaluation.score import LeftOut, decode_truths, or_reason
 from pipeline.evaluation.truth import open_truth
 from pipeline.inputs.decode import decode
 
@@ -93,7 +93,7 @@ def samples(name: str, photos: str) -> Iterator[Sample]:
     else:
         rules = PROTOCOLS["regions"]
         for sample in open_truth(photos, rules):
-            truths = decode_truths(sample, rules)
+            truths = or_reason(decode_truths, sample, rules)
             if isinstance(truths, LeftOut) or sample.image is None:
                 raise ValueError(f"{photos}: {sample.key}: {truths if isinstance(truths, LeftOut) else 'no photo'}")
             image = decode(sample.image)
