@@ -154,7 +154,7 @@ class DiffSeg:
                             objects = self._objects([ready[i] for i in of_part], config)
                             labelled = label(part, planned, config, shown, objects)
                             if config.words and part.words is not None:
-                                labelled = with_words(labelled, part.words, part.grid, config.words, planned)
+                                labelled = with_words(labelled, part.words, config.words, planned)
                             found.update(zip(of_part, labelled, strict=True))
                     except AttentionError as error:
                         refused += [of_part[i] for i in error.images]

@@ -89,11 +89,7 @@ def restricted(
 
 
 def with_words(
-    results: Sequence[Segmentation],
-    maps: Float[Tensor, "B W n"],
-    grid: tuple[int, int],
-    lines: Sequence[str],
-    frames: Sequence[Frame],
+    results: Sequence[Segmentation], maps: Float[Tensor, "B W h w"], lines: Sequence[str], frames: Sequence[Frame]
 ) -> list[Segmentation]:
     """Results with the best lines of words of each leaf, or of each segment where there is no tree.
 
@@ -103,7 +99,7 @@ def with_words(
     for result, own, frame in zip(results, *download(maps), frames, strict=True):
         labels = result.label_map if result.leaf_map is None else result.leaf_map
         cells, (top, left, height, width) = np.full(labels.shape, IGNORE, np.int32), frame.window
-        numbers = np.arange(own.shape[1], dtype=np.int32).reshape(grid)
+        numbers, own = np.arange(own[0].size, dtype=np.int32).reshape(own.shape[1:]), own.reshape(len(own), -1)
         cells[top : top + height, left : left + width] = resize_labels(numbers, (height, width))
         scores = np.maximum.reduceat(segment_means(cells, own.T, labels), firsts, axis=1)
         words, best = np.zeros((len(scores), BEST), WORD), np.argsort(-scores, axis=1, kind="stable")[:, :BEST]

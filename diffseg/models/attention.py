@@ -26,7 +26,7 @@ class AttentionMaps:
     levels: float32 [B, n, n], each the mean over the heads and layers of one resolution, finest first.
     grid: height and width in cells of the finest level.
     features: the vector of every cell [B, n, channels] where they were asked for, of the cells of `features_grid`.
-    words: of each cell's attention to words the share of each [B, W, n], where the model was given words.
+    words: of each cell's attention to words the share of each [B, W, h, w], where it was given words.
     """
 
     levels: tuple[Tensor, ...]

@@ -26,8 +26,6 @@ OVERDRAWN = 2  # times the segments wanted that images are drawn for: at a coars
 NEEDED = ("leaf_map", "tree", "vectors")
 Described = tuple[int, list[int], Float[np.ndarray, "S F"]]  # an image: its index, the ids of segments, their features
 
-Features = Callable[[Mapping[str, Any], Int32[np.ndarray, "H W"]], np.ndarray]  # a row of NEEDED and a label map
-
 
 def features_of(row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> Float[np.ndarray, "S F"]:
     """The features of a label map's segments. row: of NEEDED columns. Raises ValueError or OSError for damaged ones."""
@@ -39,7 +37,7 @@ def features_of(row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> 
 
 
 def described(
-    ledger: Ledger, window: WindowObject, wanted: Callable[[int], bool] | None = None, of: Features = features_of
+    ledger: Ledger, window: WindowObject, wanted: Callable[[int], bool] | None = None, of: Any = features_of
 ) -> Iterator[Described]:
     """The labelled images of a window at the ledger's cut. wanted: only those of such indices. Raises ConfigError."""
     columns = ["index", "status", "segments", "label_map", *NEEDED, "words"]

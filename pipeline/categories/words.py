@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,14 +19,12 @@ from diffseg.config import texts_of
 from diffseg.cut import segment_means
 from diffseg.draw import resize_labels
 from diffseg.models.joint.files import CLIP, DETECTOR, fetch_joint
-from diffseg.types import WORD, Float, Int, Int32, UInt8
+from diffseg.types import WORD, Float, Int, Int32
 from pipeline.categories.segments import described
-from pipeline.datasets.samples import checked
-from pipeline.datasets.source_images import SourceImages
 from pipeline.derived.joined import CATEGORY
-from pipeline.errors import ConfigError, ShardChanged
+from pipeline.errors import ConfigError
 from pipeline.evaluation.protocols import protocol_named, with_names
-from pipeline.inputs.decode import UndecodableImage, decode
+from pipeline.gallery.preview import photos_of
 from pipeline.records import CHANGED, Category
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
@@ -42,18 +41,16 @@ TEMPLATES = (  # of ViLD (Gu et al., ICLR 2022), those that open-vocabulary segm
     *("There is a small {} in the scene.", "There is a medium {} in the scene.", "There is a large {} in the scene."),
 )
 CROSS = "cross-attention"
-NEEDED = ("shard", "index", "key", "image_sha256", "label_map", "segments")
+NEEDED = ("index", "image_sha256", "label_map", "segments")
 logger = logging.getLogger(__name__)
 _loading = Lock()  # windows are computed in threads, which share one model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
-    """The category of the best word of a segment, none where it leads the next category by less than `margin` or its
-    score is below `least`.
+    """The category of the best word of a segment; none for a lead of less than `margin` or a score below `least`.
 
-    model, sha256: what reads images. words: of each category, a name and synonyms. weights: the vectors of all words
-    [W, D] where they are compared with those of segments.
+    model, sha256: what reads images. words: of each category. weights: vectors of words [W, D] where they have some.
     """
 
     kind: str
@@ -68,16 +65,14 @@ class Words:
     def read(
         cls, ledger: Ledger, kind: str, lines: Sequence[str], source: str | None, margin: float, least: float
     ) -> tuple[list[Category], "Words"]:
-        """Categories and their words, read by a model: a hub id, folder or URL; by that of the run, where its attention
-        to them is kept. Raises ConfigError.
-        """
+        """Categories, and their words read by a model; None: by the run's own, if it has. Raises ConfigError."""
         if not lines:
             raise ConfigError(f"{ledger}: no attention to words is kept: label with a UNet and --words FILE")
-        (known, words), run = words_of(lines), ledger.run
+        (known, words), run, weights = words_of(lines), ledger.run, np.empty(0)
         if source is None:  # the column has synonyms together
-            names = [synonyms[:1] for synonyms in words]
-            return known, cls(kind, run.model, run.weights_sha256, margin, names, np.empty(0), least)
-        flat, weights = tuple(word for synonyms in words for word in synonyms), np.empty(0)
+            words = [synonyms[:1] for synonyms in words]
+            return known, cls(kind, run.model, run.weights_sha256, margin, words, weights, least)
+        flat = tuple(chain.from_iterable(words))
         with loading_errors():
             files = fetch_joint(source, kind)
             name = str(files.folder) if Path(source).is_dir() else files.name  # found from other folders too
@@ -96,24 +91,23 @@ class Words:
             for found in described(ledger, window, of=partial(attended, len(self.words))):
                 yield from self.named(*found)
             return
-        left_out = 0
-        for row, image in _images(ledger, window):
-            if image is None:
-                left_out += 1
-                continue
+        rows = {row["index"]: row for row in ledger.rows(NEEDED, windows=[window]) if row["label_map"] is not None}
+        left_out, sums = len(rows), {index: row["image_sha256"] for index, row in rows.items()}
+        for index, image in photos_of(ledger, window.shard, sums, []):
+            left_out -= 1
             with _loading, loading_errors():
                 model = _opened(self.kind, self.model, self.sha256)
-            ids, label_map = [each["id"] for each in row["segments"]], decode_label_map(row["label_map"])
             with device_errors():
-                scores = self._scores(model, image, label_map)
-            yield from self.named(row["index"], ids, scores[ids])
+                scores = self._scores(model, image, decode_label_map(rows[index]["label_map"]))
+            ids = [each["id"] for each in rows[index]["segments"]]
+            yield from self.named(index, ids, scores[ids])
         if left_out:
             logger.warning("%s/%s: %d images: %s: segments stay unknown", ledger, window.name, left_out, CHANGED)
 
     def _scores(self, model: Any, image: np.ndarray, label_map: np.ndarray) -> Float[np.ndarray, "S W"]:
         if self.kind == DETECTOR:
-            flat = tuple(word for synonyms in self.words for word in synonyms)
-            return np.hstack([votes(label_map, *found) for found in model.boxes(image, flat)])
+            found = model.boxes(image, tuple(chain.from_iterable(self.words)))
+            return np.hstack([votes(label_map, *each) for each in found])
         patches = model.patches(image)
         cells = np.arange(patches.shape[0] * patches.shape[1], dtype=np.int32).reshape(patches.shape[:2])
         vectors = segment_means(resize_labels(cells, label_map.shape), patches.reshape(cells.size, -1), label_map)
@@ -135,10 +129,7 @@ class Words:
 
 
 def words_of(lines: Sequence[str]) -> tuple[list[Category], list[list[str]]]:
-    """Categories and the words of each: a name, synonyms after commas, and `thing` or `stuff` after a tab.
-
-    Raises ConfigError where there are none, see `texts_of`.
-    """
+    """Categories and the words of each, see `texts_of`. Raises ConfigError."""
     try:
         words = texts_of(lines)
     except ValueError as error:
@@ -152,11 +143,9 @@ def votes(
 ) -> Float[np.ndarray, "S W"]:
     """The vote of the best box for each word on each segment, in [0, 1]; 0 where no box has a pixel of the segment.
 
-    A box votes by its score for the word, times the geometric mean of two shares: that of the segment which lies in the
-    box, and that of the box which the segment fills (together: pixels in both / sqrt(pixels of one x of the other)). So
-    a box about the whole image names no small thing in it. A pixel lies in a box with its centre.
-
-    boxes: left, top, right, bottom, as shares of the image that the label map fills whole.
+    A box votes by its score for the word, times the geometric mean of two shares: of the segment that lies in the box,
+    and of the box that the segment fills, so that a box about the whole image names no small thing in it. A pixel lies
+    in a box with its centre. boxes: left, top, right, bottom, as shares of the image.
     """
     sides = np.array(label_map.shape[::-1] * 2)
     edges = np.ceil(np.clip(boxes, 0, 1).astype(np.float64) * sides - 0.5).astype(int)
@@ -178,10 +167,7 @@ def votes(
 
 
 def attended(lines: int, row: Mapping[str, Any], label_map: Int32[np.ndarray, "H W"]) -> Float[np.ndarray, "S C"]:
-    """The mean over a segment's pixels of what their leaves keep of the run's lines: 0 for those beyond the best three.
-
-    Raises ValueError or IndexError for a damaged column.
-    """
+    """The mean over segments' pixels of what their leaves keep of a run's lines: 0 for those beyond the best three."""
     best = np.frombuffer(row["words"], WORD).reshape(-1, 3)
     scores = np.zeros((len(best), lines))
     np.add.at(scores, (np.arange(len(best))[:, None], best["line"]), best["score"])
@@ -189,25 +175,10 @@ def attended(lines: int, row: Mapping[str, Any], label_map: Int32[np.ndarray, "H
     return segment_means(leaf_map, scores, label_map)
 
 
-def _images(ledger: Ledger, window: WindowObject) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "H W 3"] | None]]:
-    """Labelled rows of a window with their images; None where one is not what was labelled."""
-    source = None
-    for row in (row for row in ledger.rows(NEEDED, windows=[window]) if row["label_map"] is not None):
-        source = source or SourceImages(ledger).through(window, row["index"])
-        raw = next((each for each in source if each.index == row["index"]), None)
-        try:
-            raw = checked(raw, row, ledger)
-            other = raw.is_other_than(row["image_sha256"])
-            yield row, None if other else decode(raw.members[raw.image or ""], ledger.run.reader)
-        except (ShardChanged, UndecodableImage):
-            yield row, None
-
-
 @lru_cache(maxsize=1)
 def _opened(kind: str, name: str, sha256: str) -> Any:
     """The model, loaded once in a process. Raises ConfigError where another lies there than the one that read words."""
-    from diffseg.models.joint.detector import Detector
-    from diffseg.models.joint.model import JointModel
+    from diffseg.models.joint.model import Detector, JointModel
 
     if (files := fetch_joint(name, kind)).sha256 != sha256:
         raise ConfigError(f"{name}: its files are not those that the words were read with: make the table again")

@@ -157,7 +157,7 @@ def _items(ledger: Ledger, windows: Sequence[WindowObject], choice: Choice, lost
         if indices := wanted.get((window.shard, window.window)):
             found = ledger.rows(columns, windows=[window], uncut=True)
             rows = [row for row in found if row["index"] in indices]
-            photos = _photos(
+            photos = photos_of(
                 ledger, window.shard, {row["index"]: row["image_sha256"] for row in rows if row["status"] == OK}, lost
             )
             for row, photo in _pair(rows, photos):
@@ -176,7 +176,7 @@ def _pair(
             index, pixels = next(photos, _NO_PHOTO)
 
 
-def _photos(
+def photos_of(
     ledger: Ledger, shard: str, indices: Mapping[int, str | None], lost: list[str]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Index and pixels of the photos that can still be read, in order."""

@@ -135,7 +135,7 @@ def test_attention_to_words_is_the_literal_one_and_maps_stay_the_same_bits(check
     pixels = torch.rand(2, 3, side, side + 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     expected = literal(backend, checkpoint, pixels, words)
     maps: Any = backend.attend(pixels, features=True)
-    found = maps.words.unflatten(-1, maps.grid).numpy()
+    found = maps.words.numpy()
     assert found.shape == (2, len(words), *maps.grid)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert expected.std(axis=(2, 3)).min() > 1e-4, "words of which all cells have the same would agree with anything"
@@ -196,7 +196,7 @@ def test_a_leaf_has_the_lines_that_its_pixels_attend_to_most(photo, monkeypatch)
 
     monkeypatch.setattr(segmenter.backend, "attend", kept_too)
     result: Any = segmenter.segment([photo])[0]
-    maps = kept[0].words[0].unflatten(-1, kept[0].grid).double().numpy()
+    maps = kept[0].words[0].double().numpy()
     (height, width), (h, w) = result.leaf_map.shape, kept[0].grid
     for leaf, row in enumerate(result.words):
         below = [

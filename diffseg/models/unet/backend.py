@@ -18,10 +18,9 @@ from diffseg.models.fetch import fetch
 from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
 from diffseg.models.specs import BackendSpec
-from diffseg.models.unet.capture import capture_attention, cut_after_last_attention, rehearse
+from diffseg.models.unet.capture import WordReader, capture_attention, cut_after_last_attention, rehearse
 from diffseg.models.unet.loading import prompts_of, read_part, read_prompt
 from diffseg.models.unet.recognise import recognise_unet
-from diffseg.models.unet.words import WordReader
 from diffseg.types import Float
 
 ENCODER_COPIES = 5  # of its widest activation, at full resolution, that live at once while the encoder runs
@@ -36,8 +35,7 @@ class Parts:
 
     encoder: the VAE without its decoder.
     hidden: the empty prompt, and those that list the words of the configuration, float32 [1 + K, 77, context].
-    pooled: the prompt as one vector, float32 [1, channels], where the family adds it.
-    places: of the words in their prompts.
+    pooled: the empty prompt as one vector, float32 [1, channels], where the family adds it. places: of the words.
     """
 
     unet: nn.Module

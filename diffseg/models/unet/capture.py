@@ -1,14 +1,16 @@
-"""Self-attention of a UNet, averaged over heads and layers while it runs.
+"""Attention of a UNet, averaged over heads and layers while it runs.
 
-Input: a UNet about to run. Output: one map per level, the mean over heads and layers.
+Input: a UNet about to run. Output: one map per level, the mean over heads and layers; shares of words where it is given
+prompts that list them: queries of the pass meet their keys, and the pass itself stays as it is, to the bit.
 
-Letters: B images, H heads, n cells of a level, d channels of a head.
+Letters: B images, H heads, n cells of a level, d channels of a head, K prompts of T tokens, W words of them all.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 
 from diffseg.models.attention import AttentionMaps, add_head_mean, attend
 from diffseg.types import Float
+
+DEEPEST = 3  # halvings of the latent from which on words are not read: of 64 x 64 cells 8 x 8 are left (as in DAAM)
+COPIES = 3  # of a prompt's scores for all heads of a layer, that live at once
 
 
 class AttentionStore:
@@ -102,7 +107,6 @@ def capture_attention(unet: nn.Module, features: bool = False) -> Iterator[Atten
 
 def attention_sites(unet: nn.Module, name: str = "attn1") -> list[tuple[int, Any]]:
     """Every self-attention layer of a UNet in order of execution, with its depth: how often the latent was halved.
-
     name: "attn2" for cross-attention, with None for one that was cut off.
     """
     model: Any = unet
@@ -115,6 +119,54 @@ def attention_sites(unet: nn.Module, name: str = "attn1") -> list[tuple[int, Any
         for transformer in getattr(block, "attentions", ())
         for inner in transformer.transformer_blocks
     ]
+
+
+class WordReader:
+    """Adds up a pass's attention to words over heads and layers, as DAAM does (Tang et al., ACL 2023), but that tokens
+    are averaged before they are enlarged: it differs only where bicubic weights leave less than 0.
+    """
+
+    def __init__(self, unet: nn.Module, hidden: Float[Tensor, "K T c"], places: Sequence[Sequence[range]]) -> None:
+        """hidden: what text encoders make of prompts that list words. places: of their words, by tokens."""
+        self.hidden, self.sums, self.grid, self.shares = hidden, list[Any](), (0, 0), list[Tensor]()
+        for own in places:
+            share = torch.zeros(hidden.shape[1], len(own) + 1)
+            share[1 : own[-1].stop, -1] = 1  # of all that is listed: begin, end and padding are left out
+            for number, place in enumerate(own):
+                share[place.start : place.stop, number] = 1 / len(place)
+            self.shares.append(share.to(hidden.device))
+        self.finest = min(depth for depth, _ in attention_sites(unet))
+        sites = [site for site in attention_sites(unet, "attn2") if site[1]]
+        for depth, layer in [site for site in sites if site[0] < DEEPEST] or sites:
+            layer.register_forward_pre_hook(partial(self._add, depth - self.finest))
+        heads = max(layer.heads for _, layer in sites)
+        self.numbers = COPIES * heads * hidden.shape[1] + 2 * sum(map(len, places))  # a finest cell's, of an image
+
+    def begin(self, latent: tuple[int, int]) -> None:
+        """Listen to the pass that comes, over a latent of this height and width."""
+        self.grid, self.sums = (latent[0] >> self.finest, latent[1] >> self.finest), [0.0] * len(self.shares)
+
+    def end(self) -> Float[Tensor, "B W h w"]:
+        """Of each cell's attention to all that prompts list the share of each word: DAAM's `normalize`."""
+        sums, self.sums = self.sums, []
+        shares: Tensor = torch.cat([each[:, :-1] for each in sums], 1) / sum(each[:, -1:] for each in sums)
+        return shares.nan_to_num()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it is no part of the pass that is compiled
+    def _add(self, halvings: int, layer: Any, given: tuple[Any, ...]) -> None:
+        if not self.sums:
+            return
+        query, keys = (
+            project(each).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
+            for project, each in ((layer.to_q, given[0]), (layer.to_k, self.hidden))
+        )
+        own = self.grid[0] >> halvings, self.grid[1] >> halvings
+        for number, (key, share) in enumerate(zip(keys, self.shares, strict=True)):  # all at once would fill the memory
+            scores = (query @ key.mT).mul_(layer.scale).softmax(-1)
+            maps = (scores.mean(1) @ share).mT.unflatten(-1, own)
+            if own != self.grid:
+                maps = nn.functional.interpolate(maps, self.grid, mode="bicubic").clamp_(min=0)
+            self.sums[number] = self.sums[number] + maps
 
 
 def rehearse(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -63,9 +63,8 @@ def check_unet(files: ModelFiles, spec: BackendSpec, lines: Sequence[str] = ()) 
 
 
 def read_prompt(folder: Path, two_encoders: bool, lines: Sequence[str] = ()) -> tuple["Tensor", "Tensor | None"]:
-    """Embed the empty prompt as the family's own pipeline does: [1, 77, context], and pooled [1, channels] or None.
-
-    lines: of words: embed the prompts that list them too, [1 + K, 77, context].
+    """Embed the empty prompt as the family's own pipeline does, and those that list the words of lines:
+    [1 + K, 77, context], and the first one pooled, [1, channels], or None.
     """
     import torch
 

@@ -23,9 +23,8 @@ from diffseg import DiffSeg
 from diffseg.config import SegmentConfig
 from diffseg.evaluation.matching import agreement
 from diffseg.models.fetch import fetch
-from diffseg.models.joint.detector import Detector
 from diffseg.models.joint.files import fetch_joint
-from diffseg.models.joint.model import JointModel
+from diffseg.models.joint.model import Detector, JointModel
 from diffseg.models.specs import VITS
 from diffseg.models.unet.backend import Backend
 from diffseg.models.unet.random_weights import LAYOUTS
