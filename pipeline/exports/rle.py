@@ -41,26 +41,23 @@ def encode(regions: Int[np.ndarray, "H W"]) -> Iterator[tuple[dict[str, Any], in
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The mask of COCO's polygons or run lengths, of which pycocotools checks nothing: others corrupt its memory.
+    """The mask of COCO's polygons or run lengths, checked here: others would damage the memory of pycocotools.
 
-    Raises ValueError where these are none, or of another size, TypeError and LookupError for what COCO has not.
+    Raises ValueError where these are none, or of another size; ArithmeticError, TypeError or LookupError for the rest.
     """
-    codec, (height, width) = _codec(), size
+    height, width = size
     if isinstance(segmentation, list):
         found = [[float(x) for x in each] for each in segmentation]
         inside = all(-1 <= x <= max(size) + 1 for each in found for x in each)
         if not (found and inside and all(len(each) >= 6 and len(each) % 2 == 0 for each in found)):
             raise ValueError("no polygons inside the image")
-        rle = codec.merge(codec.frPyObjects(found, height, width))
-    elif tuple(segmentation["size"]) != size:
-        raise ValueError(f"a mask of {segmentation['size']}, its image has {size} (height, width)")
-    else:
-        counts = segmentation["counts"]
-        counts = [int(each) for each in counts] if isinstance(counts, list) else list(_counts(counts))
-        if not counts or min(counts) < 0 or sum(counts) != height * width:
-            raise ValueError("run lengths that are not those of the image")
-        rle = codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return np.asarray(codec.decode(rle), bool)
+        return np.asarray(_codec().decode(_codec().merge(_codec().frPyObjects(found, height, width))), bool)
+    text = segmentation["counts"]
+    counts = np.array([*_counts(text)] if isinstance(text, str) else text, np.int64)
+    sound = ((counts >= 0) & (counts <= height * width)).all() and counts.sum() == height * width
+    if tuple(segmentation["size"]) != size or not sound:
+        raise ValueError(f"run lengths of another image than {width} x {height}")
+    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(width, height).T
 
 
 def _counts(compressed: str) -> Iterator[int]:

@@ -21,16 +21,7 @@ from pipeline.storage import filesystem
 from pipeline.storage.url import redact
 
 LARGEST = 2**30  # bytes of a document, unpacked: masks of about a hundred thousand images
-DAMAGE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    SyntaxError,
-    OSError,
-    EOFError,
-    RuntimeError,
-)  # of any format
+DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError, EOFError, RuntimeError)
 Size = tuple[int, int]
 
 
@@ -70,10 +61,10 @@ def read_given(url: str) -> Iterator[Given]:
 
 def _cvat(stream: Any) -> Iterator[Given]:
     for _, element in ElementTree.iterparse(stream, forbid_dtd=True):
-        if element.tag == "labels":
-            _check_once([each.findtext("name") for each in element.iter("label")])
         if element.tag == "track":
             raise ValueError("a track of CVAT for video")
+        if element.tag == "labels":
+            _check_once([each.findtext("name") for each in element.iter("label")])
         if element.tag == "image":
             size, shapes = _size(element.attrib), [each for each in element if each.tag != "tag"]
             labels = [(each.attrib["label"], int(each.get("z_order", 0))) for each in shapes]
