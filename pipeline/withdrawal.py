@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from time import time
 
 from pipeline import table
+from pipeline.derived.corrections import former_corrections
 from pipeline.errors import ConfigError
 from pipeline.inputs.tar.reading import read_samples
 from pipeline.inputs.tar.writing import write_samples
@@ -72,7 +73,7 @@ def purge(ledger: Ledger, keys: Collection[str]) -> Iterator[str]:
             _rewrite(ledger, window)
     current = {(window.shard, window.window): window for window in ledger.windows() if window.revision}
     cleared = {at: each for at, each in current.items() if WITHDRAWN in ledger.window_metadata(each).failed}
-    for name in [*_former(ledger, cleared), *_notes(ledger, keys)]:
+    for name in [*_former(ledger, cleared), *former_corrections(ledger), *_notes(ledger, keys)]:
         ledger.store.remove(name)
         if ledger.store.exists(name):
             raise ConfigError(f"{ledger}/{name}: still there after it was deleted")

@@ -30,8 +30,8 @@ ORDER = (
     *("pipeline.process", "pipeline.watch", "pipeline.flags", "pipeline.config", "pipeline.records"),
     *("pipeline.messages", "pipeline.storage", "pipeline.table", "pipeline.inputs", "pipeline.run"),
     *(
-        "pipeline.withdrawal",
         "pipeline.derived",
+        "pipeline.withdrawal",
         "pipeline.worker",
         "pipeline.datasets",
         "pipeline.gallery",

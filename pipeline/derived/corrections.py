@@ -64,12 +64,20 @@ def read_corrections(ledger: Ledger, table: str | None = None) -> Corrections | 
     note, revision = read_note(ledger, table or NAME)
     try:
         known = documents.validated(Corrections, {name: note.parameters[name] for name in ("named", "renamed")})
-        rows, _ = decode_rows(ledger.store.get(f"{FOLDER}/{NAME}/{note.parts[0].name}"))
-        return replace(known, id=f"{NAME}/{revision}", images={(row["shard"], row["index"]): row for row in rows})
-    except (FileNotFoundError, LookupError, ValueError) as error:
+        rows = _rows(ledger, f"{FOLDER}/{NAME}/{note.parts[0].name}")
+        shown = {(row["shard"], row["index"]): row for row in rows if not ledger.is_withdrawn(row["key"])}
+        return replace(known, id=f"{NAME}/{revision}", images=shown)
+    except (LookupError, ValueError) as error:
         raise ConfigError(
             f"{ledger}/{FOLDER}/{NAME}/{revision}: no corrections of `diffseg import`: {error}"
         ) from error
+
+
+def _rows(ledger: Ledger, name: str) -> list[Row]:
+    try:
+        return decode_rows(ledger.store.get(name))[0]
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"{ledger}/{name}: no corrections of `diffseg import`: {error}") from error
 
 
 def keep_corrections(ledger: Ledger, made: Corrections) -> str:
@@ -84,3 +92,14 @@ def keep_corrections(ledger: Ledger, made: Corrections) -> str:
     note = Note(command=f"diffseg import {ledger}", columns={}, parameters=facts, parts=parts)
     put(ledger, f"{FOLDER}/{NAME}/{revision}/{NOTE}", documents.to_json(note))
     return f"{NAME}/{revision}"
+
+
+def former_corrections(ledger: Ledger) -> list[str]:
+    """Objects that hold what was withdrawn, after a revision without it was written where the latest is one of them."""
+    stale = list[str]()
+    for name, _ in list(ledger.store.list(f"{FOLDER}/{NAME}/")):
+        if name.endswith(".parquet"):
+            stale += [name] if any(ledger.is_withdrawn(row["key"]) for row in _rows(ledger, name)) else []
+    if stale and (latest := read_corrections(ledger)) and any(f"/{latest.id}/" in name for name in stale):
+        keep_corrections(ledger, latest)
+    return [*stale, *(f"{name.rpartition('/')[0]}/{NOTE}" for name in stale)]

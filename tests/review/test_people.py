@@ -18,6 +18,7 @@ from jobs.shared import cli
 from pipeline.datasets import Example, RunDataset
 from pipeline.derived.corrections import CORRECTED
 from pipeline.derived.joined import open_run
+from pipeline.evaluation.truth import corrected_truth
 from pipeline.exports.rle import decode, encode
 from pipeline.messages import ShardTask
 from pipeline.review.given import read_given
@@ -26,6 +27,7 @@ from pipeline.review.take import IDENTITY
 from pipeline.run.ledger import Ledger
 from pipeline.storage.names import generated_name
 from pipeline.table.label_map import decode_label_map
+from pipeline.table.records import decode_rows
 from tests.categories.materials import material_run, write_truth
 from tests.datasets.test_joined import categorise, predict
 from tests.support.labelled import at_source, label_map, make_run, record
@@ -341,6 +343,25 @@ def test_a_polygon_of_cvat_above_a_mask_covers_it(run, tmp_path):
     [given] = read_given(str(path))
     assert given.categories == ("tree", "sky")
     assert np.argwhere(given.label_map == 0).tolist() == [[y, x] for y in range(3, 9) for x in range(2, 12)]
+
+
+def test_what_is_withdrawn_is_corrected_for_no_reader_and_a_purge_deletes_its_corrections(run, tmp_path, capsys):
+    corrected(run, tmp_path)
+    corrected(run, tmp_path, key="b", index=1)
+    (tmp_path / "keys.txt").write_text("a\n")
+    assert cli.run(["withdraw", run, "--keys", str(tmp_path / "keys.txt")]) == 0
+    assert [row["key"] for row in open_run(run).rows() if CORRECTED in row] == ["b"]
+    assert [each.key for each in corrected_truth(run)[0]] == ["b"]
+    folder = Path(run) / "derived" / "corrections"
+    assert len(list(folder.iterdir())) == 2
+    assert cli.run(["withdraw", run, "--keys", str(tmp_path / "keys.txt"), "--purge"]) == 0
+    [left] = folder.rglob("*.parquet")
+    assert left.parent.name == "3"
+    assert [row["key"] for row in decode_rows(left.read_bytes())[0]] == ["b"]
+    assert [row["key"] for row in open_run(run).rows() if CORRECTED in row] == ["b"]
+    assert [path.parent.name for path in folder.rglob("note.json")] == ["3"]
+    assert cli.run(["withdraw", run, "--keys", str(tmp_path / "keys.txt"), "--purge"]) == 0
+    assert [path.parent.name for path in folder.rglob("*.parquet")] == ["3"]
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;">]><annotations>&c;</annotations>'
