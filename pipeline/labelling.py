@@ -14,8 +14,7 @@ from pipeline.driver.pool import LocalPool, Pool
 from pipeline.driver.progress import Counters, Figures, Progress, RollUp, Snapshot
 from pipeline.errors import under_way
 from pipeline.inputs import shards
-from pipeline.inputs.sample import DrawnWindows, draw_sample, within
-from pipeline.inputs.tar.splitting import split
+from pipeline.inputs.tasks import DrawnWindows, draw_sample, split, within
 from pipeline.logs.context import bound, owner
 from pipeline.logs.text import redacted
 from pipeline.messages import ShardFailure, ShardTask

@@ -1,30 +1,34 @@
-"""Tar shards: WebDataset with all original members of a sample and its labels, and SA-1B, a JSON of masks an image.
+"""Shards that hold photos and labels: WebDataset with all original members of a sample, Hugging Face, and SA-1B.
 
-webdataset   <side>-<part>.tar: <name>.<original members>, <name>.label_map.png, <name>.segments.json
-sa1b         sa_<side>_<part>.tar: sa_<number>.<extension>, sa_<number>.json
+webdataset    <side>-<part>.tar: <name>.<original members>, <name>.label_map.png, <name>.segments.json
+huggingface   data/<side>-<part>.parquet; `load_dataset` finds the splits by these names, and the right types of columns
+              by the `huggingface` key of the schema's metadata, as `datasets.Features` writes it
+sa1b          sa_<side>_<part>.tar: sa_<number>.<extension>, sa_<number>.json
 Formats: https://github.com/webdataset/webdataset, https://ai.meta.com/datasets/segment-anything-downloads/
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
+from pipeline import table
 from pipeline.datasets.samples import LabelledSample
+from pipeline.exports.parts import Add, PartWriter
 from pipeline.exports.rle import encode
-from pipeline.exports.writer import PartWriter
 from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.inputs.tar.writing import writing
 from pipeline.table.label_map import encode_label_map
 
 
 @contextmanager
-def webdataset(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
+def webdataset(writer: PartWriter) -> Iterator[Add]:
     """The original samples, with labels beside their members."""
-    with writer.grow(f"{writer.side}-{writer.number:06}.tar") as out, writing(out) as write:
+    with writer.store.growing(f"{writer.side}-{writer.number:06}.tar") as out, writing(out) as write:
 
         def add(sample: LabelledSample) -> None:
             assert sample.raw is not None
@@ -47,12 +51,12 @@ def _description(sample: LabelledSample) -> dict[str, Any]:
 
 
 @contextmanager
-def sa1b(writer: PartWriter) -> Iterator[Callable[[LabelledSample], None]]:
+def sa1b(writer: PartWriter) -> Iterator[Add]:
     """A photo and a JSON of masks an image, named by number.
 
     `predicted_iou` and `stability_score` are both a segment's score: nothing else was measured.
     """
-    with writer.grow(f"sa_{writer.side}_{writer.number:06}.tar") as out, writing(out) as write:
+    with writer.store.growing(f"sa_{writer.side}_{writer.number:06}.tar") as out, writing(out) as write:
 
         def add(sample: LabelledSample) -> None:
             assert sample.photo is not None
@@ -93,3 +97,31 @@ def _point_in(sample: LabelledSample, number: int) -> list[float]:
     pixels = np.flatnonzero(sample.label_map == number)
     y, x = divmod(int(pixels[len(pixels) // 2]), sample.label_map.shape[1])
     return [float(x), float(y)]
+
+
+ROWS = 100  # a row group: a reader of single rows fetches all of it, a few MB of photos
+
+
+# By name of the column; label maps have ids, 255 (65535 in 16 bit) for void pixels.
+FEATURES: dict[str, Any] = json.loads((files("pipeline.exports") / "data" / "huggingface.json").read_text("utf-8"))
+
+
+@contextmanager
+def parquet(writer: PartWriter) -> Iterator[Add]:
+    """A row an image. Categories of a table are numbers from 0, in the table's order; null: unknown."""
+    name, labels = f"data/{writer.side}-{writer.number:05}.parquet", list(writer.work.categories.ids)
+    features, [segment] = FEATURES, FEATURES["segments"]
+    if writer.work.categories.table:
+        features = FEATURES | {"segments": [segment | {"category": {"names": labels, "_type": "ClassLabel"}}]}
+    with writer.store.growing(name) as out, table.images.writing_features(out, features, ROWS, writer.notice) as write:
+
+        def add(sample: LabelledSample) -> None:
+            row = {column: sample.row[column] for column in FEATURES if column in sample.row}
+            row["image"] = {"bytes": sample.photo, "path": f"{sample.name}.{sample.extension}"}
+            row["label_map"] = {"bytes": encode_label_map(sample.label_map), "path": f"{sample.name}.png"}
+            row["segments"] = [asdict(segment) for segment in sample.segments]
+            for each in row["segments"] if writer.work.categories.table else ():
+                each["category"] = None if each["category"] is None else labels.index(each["category"])
+            write(row)
+
+        yield add

@@ -16,14 +16,13 @@ from typing import Any
 
 from pipeline import documents, flags
 from pipeline.concurrency import ParallelMap
-from pipeline.datasets.samples import COMPONENTS, SEGMENTS, LabelledSample, Samples, check_instances
+from pipeline.datasets.samples import COMPONENTS, SEGMENTS, Samples, check_instances
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
-from pipeline.exports import archives, coco, cvat, huggingface, voc
+from pipeline.exports import annotations, archives
 from pipeline.exports.categories import categories_of
-from pipeline.exports.plan import plan
-from pipeline.exports.writer import PartWriter, Work, writing
+from pipeline.exports.parts import Add, PartWriter, Work, plan, writing
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
 from pipeline.storage.object_store import Store
@@ -46,7 +45,7 @@ class Format:
     finish: given the parts and sides that there are, what is written after the last of them.
     """
 
-    write: Callable[[PartWriter], AbstractContextManager[Callable[[LabelledSample], None]]]
+    write: Callable[[PartWriter], AbstractContextManager[Add]]
     part: int
     images: bool = False
     whole: bool = False
@@ -55,13 +54,13 @@ class Format:
 
 
 FORMATS = {
-    "coco-segments": Format(coco.segments, part=100_000, instances=COMPONENTS),
-    "coco-panoptic": Format(coco.panoptic, part=100_000, instances=SEGMENTS),
-    "png": Format(voc.pngs, part=10_000, finish=voc.join_lists),
+    "coco-segments": Format(annotations.segments, part=100_000, instances=COMPONENTS),
+    "coco-panoptic": Format(annotations.panoptic, part=100_000, instances=SEGMENTS),
+    "png": Format(annotations.pngs, part=10_000, finish=annotations.join_lists),
     "webdataset": Format(archives.webdataset, part=4096, images=True, whole=True),
-    "huggingface": Format(huggingface.parquet, part=4096, images=True),
+    "huggingface": Format(archives.parquet, part=4096, images=True),
     "sa1b": Format(archives.sa1b, part=4096, images=True),
-    "cvat": Format(cvat.masks, part=10_000),
+    "cvat": Format(annotations.masks, part=10_000),
 }
 
 
@@ -220,7 +219,7 @@ def _write_part(ledger: Ledger, output: str, work: Work, part: Part) -> State:
     photos = SourceImages(ledger, whole=work.members) if work.images else None
     samples = Samples(ledger, work.selection, work.names, photos, instances=work.instances)
     ids = count(part.number * ANNOTATIONS + 1)
-    sides: dict[str, Callable[[LabelledSample], None]] = {}
+    sides: dict[str, Add] = {}
     state = State(parts=1)
     with writing(store) as put, ExitStack() as opened:
         for sample in samples.of(part, state.tally):

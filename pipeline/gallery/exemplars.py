@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from pipeline.derived.join import DerivedTable
+from pipeline.derived.joined import DerivedTable
 from pipeline.derived.note import read_note
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger

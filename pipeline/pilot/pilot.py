@@ -25,7 +25,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.gallery.preview import heights_around
 from pipeline.inputs.count import Counts, count
 from pipeline.inputs.reader import decode_sample, read_shard
-from pipeline.inputs.sample import draw
+from pipeline.inputs.tasks import draw
 from pipeline.pilot.compare import PILOT, Comparing, Labelling, Rates, Thresholds, Timed, named
 from pipeline.records import OK, ImageSample, LabelRecord, RawSample, SampleFailure, Shard
 from pipeline.table.cuts import cuts_of

@@ -18,8 +18,7 @@ from pipeline.categories import segments as drawing
 from pipeline.categories.segments import described, sample
 from pipeline.concurrency import map_here
 from pipeline.derived import write as writing
-from pipeline.derived.join import DerivedTable
-from pipeline.derived.joined import open_run
+from pipeline.derived.joined import DerivedTable, open_run
 from pipeline.derived.note import read_note
 from pipeline.gallery import exemplars
 from pipeline.inputs.tar.writing import write_samples

@@ -17,7 +17,7 @@ from diffseg.models.joint.model import PROMPT, Detector
 from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.categories.words import CHOICES, votes
-from pipeline.derived.join import DerivedTable
+from pipeline.derived.joined import DerivedTable
 from pipeline.inputs.decode import decode
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map

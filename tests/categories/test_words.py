@@ -19,8 +19,7 @@ from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.categories import words as words_module
 from pipeline.categories.words import CHOICES, TEMPLATES, words_of
-from pipeline.derived.join import DerivedTable
-from pipeline.derived.joined import open_run
+from pipeline.derived.joined import DerivedTable, open_run
 from pipeline.derived.note import read_note
 from pipeline.errors import ConfigError
 from pipeline.messages import ShardTask

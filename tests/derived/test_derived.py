@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.derived import write as writing
-from pipeline.derived.join import DerivedTable
+from pipeline.derived.joined import DerivedTable
 from pipeline.derived.note import Note, overview, read_note, revisions
 from pipeline.derived.write import write
 from pipeline.errors import ConfigError

@@ -11,7 +11,7 @@ from PIL import Image
 
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
-from pipeline.derived.join import DerivedTable
+from pipeline.derived.joined import DerivedTable
 from pipeline.derived.note import read_note
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger

@@ -9,7 +9,7 @@ from ray import cloudpickle
 from jobs.shared import cli
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError, ShardChanged
-from pipeline.exports import coco
+from pipeline.exports import annotations
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
 from pipeline.storage.names import is_file_name, unit_hash
@@ -201,7 +201,7 @@ def test_what_an_unfinished_run_lacks_is_named(tmp_path, out, capsys):
 
 @pytest.mark.parametrize("break_at", range(3))
 def test_an_export_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, out, monkeypatch, break_at):
-    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(coco.segments, part=4))
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(annotations.segments, part=4))
     ledger = make_run(tmp_path)
     export(ledger, str(tmp_path / "whole"), "coco-segments", Selection(split=0.5))
 

@@ -6,8 +6,8 @@ import pytest
 
 from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
+from pipeline.exports import archives
 from pipeline.exports import export as hub
-from pipeline.exports import huggingface
 from pipeline.exports.export import export
 from tests.support.labelled import at_source, label_map, make_run
 
@@ -39,7 +39,7 @@ def test_load_dataset_gives_photos_label_maps_and_segments(tmp_path, load):
 
 
 def test_load_dataset_finds_both_sides_of_a_split_in_all_parts(tmp_path, load, monkeypatch):
-    monkeypatch.setitem(hub.FORMATS, "huggingface", hub.Format(huggingface.parquet, part=4, images=True))
+    monkeypatch.setitem(hub.FORMATS, "huggingface", hub.Format(archives.parquet, part=4, images=True))
     selection = Selection(split=0.5)
     export(make_run(tmp_path), str(tmp_path / "out"), "huggingface", selection)
 
@@ -61,7 +61,7 @@ def test_load_dataset_reads_the_webdataset_export_too(tmp_path, load):
 
 
 def test_a_row_group_holds_few_rows_and_the_file_says_what_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.exports.huggingface.ROWS", 4)
+    monkeypatch.setattr("pipeline.exports.archives.ROWS", 4)
     export(make_run(tmp_path), str(tmp_path / "out"), "huggingface", Selection())
 
     with pq.ParquetFile(tmp_path / "out" / "data" / "train-00000.parquet") as file:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.datasets.selection import Selection
 from pipeline.errors import ConfigError
-from pipeline.exports import coco
+from pipeline.exports import annotations
 from pipeline.exports import export as hub
 from pipeline.exports.export import export
 from pipeline.storage.object_store import Store
@@ -35,7 +35,7 @@ def test_an_export_to_s3_is_the_one_on_a_disk(tmp_path, place, kind):
 
 
 def test_a_stopped_export_to_s3_goes_on(tmp_path, place, monkeypatch):
-    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(coco.segments, part=4))
+    monkeypatch.setitem(hub.FORMATS, "coco-segments", hub.Format(annotations.segments, part=4))
     ledger = make_run(tmp_path)
     export(ledger, str(tmp_path / "out"), "coco-segments", Selection())
 

@@ -4,8 +4,8 @@ from PIL import Image
 from diffseg.draw import IGNORED, palette
 from diffseg.types import IGNORE
 from pipeline.datasets.selection import Selection
+from pipeline.exports import annotations
 from pipeline.exports import export as hub
-from pipeline.exports import voc
 from pipeline.exports.export import export
 from pipeline.table.label_map import decode_label_map
 from tests.support.labelled import at_source, label_map, make_run
@@ -31,7 +31,7 @@ def test_pillow_reads_the_run_s_ids_and_our_colours(tmp_path):
 
 def test_lists_name_each_side_in_order_however_many_parts_there_were(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setitem(hub.FORMATS, "png", hub.Format(voc.pngs, part=4, finish=voc.join_lists))
+    monkeypatch.setitem(hub.FORMATS, "png", hub.Format(annotations.pngs, part=4, finish=annotations.join_lists))
     selection = Selection(split=0.5)
     export(make_run(tmp_path), str(out), "png", selection)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from jobs.shared import cli
 from pipeline import labelling
 from pipeline.bench.fake_model import FakeSegmenter
-from pipeline.inputs import sample
+from pipeline.inputs import tasks as sample
 from pipeline.inputs.count import Counts, count
-from pipeline.inputs.sample import draw, within
+from pipeline.inputs.tasks import draw, within
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger

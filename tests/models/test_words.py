@@ -19,7 +19,7 @@ from diffseg.types import WORD
 from infra.embedded.checkpoints import random_checkpoint
 from infra.scenes.scene import draw_scene
 from jobs.shared import cli
-from pipeline.derived.join import DerivedTable
+from pipeline.derived.joined import DerivedTable
 from pipeline.inputs.tar.writing import write_samples
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map

@@ -13,7 +13,7 @@ from pipeline.driver.progress import Counters
 from pipeline.errors import ConfigError
 from pipeline.inputs.folder.file_list import File, files_of, name_of, pack
 from pipeline.inputs.shards import pin
-from pipeline.inputs.tar.splitting import split
+from pipeline.inputs.tasks import split
 from pipeline.records import OK, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.verify import audit

@@ -7,7 +7,7 @@ from pipeline.driver.loop import drive
 from pipeline.driver.pool import LocalPool
 from pipeline.driver.progress import Counters
 from pipeline.inputs.shards import pin
-from pipeline.inputs.tar.splitting import split
+from pipeline.inputs.tasks import split
 from pipeline.messages import ShardTask
 from pipeline.records import Shard
 from pipeline.run.ledger import Ledger
