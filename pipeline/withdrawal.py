@@ -47,9 +47,7 @@ def withdraw(ledger: Ledger, keys: Collection[str]) -> Withdrawal:
     rows = Counter(row["key"] for row in ledger.rows(["key"], stored=True) if digest_of_key(row["key"]) in wanted)
     absent = tuple(key for digest, key in wanted.items() if key not in rows and digest not in ledger.withdrawn)
     if len(absent) == len(wanted):
-        raise ConfigError(
-            f"{ledger}: none of {len(wanted):,} keys is in this run, {absent[0]!r} first; nothing is done"
-        )
+        raise ConfigError(f"{ledger}: none of {len(wanted):,} keys is in this run, {absent[0]!r} first")
     fresh = sorted(wanted.keys() - ledger.withdrawn)
     for first in range(0, len(fresh), AT_ONCE):
         data = json.dumps(fresh[first : first + AT_ONCE]).encode()
@@ -101,9 +99,7 @@ def _rewrite(ledger: Ledger, window: WindowObject) -> None:
     fresh = replace(metadata, failed=failed, attempt=uuid.uuid4().hex, digest=digest_of(made))
     name = window_name(window.shard, window.window, next_)
     ledger.store.put_new(name, table.encode_window(made, fresh))
-    proved = ledger.window_metadata(
-        WindowObject(window.shard, window.window, next_, name, ledger.store.size(name) or 0)
-    )
+    proved = ledger.window_metadata(replace(window, revision=next_, name=name, size=ledger.store.size(name) or 0))
     if proved.digest != fresh.digest:
         raise ConfigError(f"{ledger}/{name}: other rows than were to be written there; nothing was deleted")
 

@@ -16,7 +16,7 @@ from jobs.shared import cli
 from tests.conftest import jpeg, write_shard
 
 MARK = "DIFFSEG_TEST_MARK"  # in the environment of a run's processes, whoever starts them
-SECONDS = 20.0  # in which they all must be gone; Ray's own reaper takes some
+SECONDS = 5.0  # in which they all must be gone
 
 
 _sessions: dict[str, set[int]] = {}  # that processes of a run were ever seen in, by its mark
@@ -94,3 +94,20 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_is_finished_by_the_same_
     assert 0 < len(list(tmp_path.glob("run/labels/*.parquet"))) < count // 4
     assert cli.run([*words, "--workers", "0"]) == 0
     assert cli.run(["verify", str(tmp_path / "run"), "--full"]) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="what is left behind is looked up in /proc")
+@pytest.mark.parametrize(("output", "code"), [("run", 0), ("/proc/none", 2)])
+def test_a_command_that_ends_by_itself_leaves_nobody_behind(tmp_path, output, code):
+    mark = uuid.uuid4().hex
+    shard = write_shard(tmp_path / "in" / "s.tar", [(f"{n}", {"jpg": jpeg(n)}) for n in range(8)])
+    words = ["label", str(shard), "--output", str(tmp_path / output), "--model", "tiny", "--workers", "2"]
+    command = [sys.executable, "-m", "jobs.shared.cli", *words]
+    done = subprocess.run(command, env={**os.environ, MARK: mark}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    began = time.monotonic()
+    while left_behind(mark) and time.monotonic() < began + SECONDS:
+        time.sleep(0.2)
+    assert left_behind(mark) == {}
