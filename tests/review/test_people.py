@@ -166,6 +166,18 @@ def test_every_reader_has_what_people_want_by_itself_and_can_do_without(run, tmp
     assert list(Ledger.open(run).rows(stored=True)) == list(ledger.rows(stored=True))
 
 
+def test_an_export_goes_on_with_the_corrections_that_it_began_with(run, tmp_path, capsys):
+    corrected(run, tmp_path)
+    export = ["export", run, "--format", "png", "--output", str(tmp_path / "out")]
+    assert cli.run(export) == 0
+    corrected(run, tmp_path, key="b", index=1)
+    assert cli.run(export) == 2
+    assert "corrections: corrections/1 there, corrections/2 here" in capsys.readouterr().err
+    assert cli.run([*export, "--corrections", "corrections/1"]) == 0
+    assert cli.run([*export, "--corrections", "corrections/7"]) == 2
+    assert "no revision '7'" in capsys.readouterr().err
+
+
 def json_of(capsys, *arguments):
     capsys.readouterr()
     assert cli.run(list(arguments)) == 0
