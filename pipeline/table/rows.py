@@ -78,7 +78,8 @@ def _rows(
                 places.check(taken)
             begin += len(batch)
             found = _filtered(taken, filter) if filter else taken
-            yield from (row | absent for row in found.select(columns).to_pylist(maps_as_pydicts="strict"))
+            for row in found.select(columns).to_pylist():  # `maps_as_pydicts` takes eighteen times as long
+                yield row | absent | ({"kept": dict(row["kept"])} if row.get("kept") else {})
             if begin >= last:
                 break
 
