@@ -116,9 +116,7 @@ def report(summary: "Summary", run: "RunConfig", json: bool) -> int:
                 "shards": totals.shards,
                 "faults": summary.faults,
                 "idle": summary.idle,
-                "lost_workers": summary.last.lost_workers if summary.last else 0,
-                "wasted_windows": summary.last.wasted_windows if summary.last else 0,
-                "retries": summary.last.retries if summary.last else 0,
+                **{name: getattr(summary.last, name, 0) for name in ("lost_workers", "wasted_windows", "retries")},
                 "exit": code,
             }
         )

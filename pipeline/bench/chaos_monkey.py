@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import IO
 
+from pipeline import documents
 from pipeline.bench.conservation import Verdict, prove
 from pipeline.bench.job import BenchJob
 from pipeline.bench.local_cluster import Nodes
@@ -193,6 +194,6 @@ def _windows(job: BenchJob) -> int:
 
 
 def _start(job: BenchJob, log: IO[bytes]) -> Driver:
-    command = [sys.executable, "-m", "jobs.bench.chaos", job.to_json()]
+    command = [sys.executable, "-m", "jobs.bench.chaos", documents.to_json(job).decode()]
     found = os.environ | child_environment()
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=found)

@@ -1,11 +1,10 @@
 """A labelling job that benches run: the engine as it is, over photos of the demo, with a fake model or a real one."""
 
 import atexit
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -50,10 +49,6 @@ class BenchJob:
     storage_faults: float = 0.0  # share of requests
     outage_s: float = 0.0
     seed: int = 0
-
-    def to_json(self) -> str:
-        """One line, which `documents.from_json` reads: another process can run the job with it."""
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from pipeline.categories.segments import described, sample
 from pipeline.categories.words import Words
 from pipeline.concurrency import ParallelMap
 from pipeline.derived.joined import CATEGORY, categories_of
-from pipeline.derived.note import Note, check_name, read_note
-from pipeline.derived.write import write
+from pipeline.derived.note import Note, check_name, read_note, write
 from pipeline.errors import ConfigError
 from pipeline.records import Category
 from pipeline.run.layout import WindowObject

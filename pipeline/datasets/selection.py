@@ -1,5 +1,6 @@
 """Selection of rows and segments of a run."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,18 +95,17 @@ class RowCounts:
 
     rows: int = 0
     images: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def leave_out(self, reason: str, rows: int = 1) -> None:
         """Count rows that are not selected."""
         if rows:
-            self.left_out[reason] = self.left_out.get(reason, 0) + rows
+            self.left_out[reason] += rows
 
     def add(self, other: "RowCounts") -> None:
         """Add the counts of another part."""
         self.rows, self.images = self.rows + other.rows, self.images + other.images
-        for reason, rows in other.left_out.items():
-            self.leave_out(reason, rows)
+        self.left_out.update(other.left_out)
 
 
 @dataclass(frozen=True, slots=True)

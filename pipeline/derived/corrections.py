@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import documents
-from pipeline.derived.note import FOLDER, NOTE, Note, Part, read_note, revisions
-from pipeline.derived.write import put
+from pipeline.derived.note import FOLDER, NOTE, Note, Part, put, read_note, revisions
 from pipeline.errors import ConfigError
 from pipeline.records import Category
 from pipeline.run.ledger import Ledger

@@ -16,8 +16,7 @@ from diffseg.evaluation.scores import View
 from diffseg.prior import GEOMETRY, geometry
 from diffseg.types import Float
 from pipeline import documents
-from pipeline.derived.note import Note, read_note
-from pipeline.derived.write import write
+from pipeline.derived.note import Note, read_note, write
 from pipeline.errors import ConfigError
 from pipeline.evaluation.predictions import LabelMap, measure_labelled
 from pipeline.evaluation.protocols import Protocol

@@ -7,6 +7,7 @@ _SUCCESS              written last, when all parts are complete
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
@@ -69,15 +70,14 @@ class State:
     """Progress of an export: of one part, or of all parts so far."""
 
     parts: int = 0
-    sides: dict[str, int] = field(default_factory=dict)  # images
+    sides: Counter[str] = field(default_factory=Counter)  # images
     tally: RowCounts = field(default_factory=RowCounts)
 
     def add(self, other: "State") -> None:
         """Add the counts of another part."""
         self.parts += other.parts
         self.tally.add(other.tally)
-        for side, images in sorted(other.sides.items()):
-            self.sides[side] = self.sides.get(side, 0) + images
+        self.sides.update(dict(sorted(other.sides.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def _write_part(ledger: Ledger, output: str, work: Work, part: Part) -> State:
                 )
                 sides[sample.side] = opened.enter_context(FORMATS[work.kind].write(writer))
             sides[sample.side](sample)
-            state.sides[sample.side] = state.sides.get(sample.side, 0) + 1
+            state.sides[sample.side] += 1
     store.put_new(_record(part), documents.to_json(state, indent=2))
     return state
 

@@ -35,20 +35,8 @@ def suffix(name: str) -> str:
 
 def looks_like(head: bytes) -> tuple[str, tuple[str, ...]] | None:
     """The kind of a file by its first HEAD bytes, and the suffixes of that kind; None for unknown kinds."""
-    known = (
-        (b"PAR1", "Parquet", (PARQUET_SUFFIX,)),
-        (b"\x1f\x8b", "gzip", (".tar.gz", ".tgz")),
-        (b"\x28\xb5\x2f\xfd", "zstd", (".tar.zst", ".tzst")),
-        (b"PK\x03\x04", "a zip archive", ()),
-        (b"BZh", "bzip2", ()),
-        (b"\xfd7zXZ", "xz", ()),
-        (b"\xff\xd8\xff", "a JPEG", ()),
-        (b"\x89PNG", "a PNG", ()),
-        (b"<", "a web page", ()),
-    )
-    if head[257:262] == b"ustar":
-        return "a tar", (".tar",)
-    return next(((what, ends) for magic, what, ends in known if head.startswith(magic)), None)
+    found = (each for each in _KNOWN["contents"] if head[each["at"] :].startswith(each["bytes"].encode("latin-1")))
+    return next(((each["is"], tuple(each["ends"])) for each in found), None)
 
 
 def last(extension: str) -> str:

@@ -17,7 +17,7 @@ from pipeline.categories import categorise, learning
 from pipeline.categories import segments as drawing
 from pipeline.categories.segments import described, sample
 from pipeline.concurrency import map_here
-from pipeline.derived import write as writing
+from pipeline.derived import note as writing
 from pipeline.derived.joined import DerivedTable, open_run
 from pipeline.derived.note import read_note
 from pipeline.gallery import exemplars

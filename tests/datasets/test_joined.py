@@ -10,8 +10,7 @@ from diffseg.cut import Cut
 from jobs.shared import cli
 from pipeline.datasets import Example, RunDataset, RunStream
 from pipeline.derived.joined import open_run
-from pipeline.derived.note import Note
-from pipeline.derived.write import write
+from pipeline.derived.note import Note, write
 from pipeline.errors import ConfigError
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger

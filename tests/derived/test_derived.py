@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.derived import write as writing
+from pipeline.derived import note as writing
 from pipeline.derived.joined import DerivedTable
-from pipeline.derived.note import Note, overview, read_note, revisions
-from pipeline.derived.write import write
+from pipeline.derived.note import Note, overview, read_note, revisions, write
 from pipeline.errors import ConfigError
 from pipeline.messages import ShardTask
 from pipeline.run.layout import WindowObject

@@ -19,8 +19,7 @@ from diffseg.evaluation.panoptic import panoptic_quality, region_pairs, regions_
 from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.datasets.samples import instances_of
-from pipeline.derived.note import Note
-from pipeline.derived.write import write
+from pipeline.derived.note import Note, write
 from pipeline.evaluation.recall import MOST, Recalled, average_recall, recalled
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map

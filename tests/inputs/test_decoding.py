@@ -92,7 +92,7 @@ def test_a_dark_picture_of_few_bits_is_one():
 
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
 def test_premultiplied_colours_are_divided(mode):
-    from pipeline.inputs.modes import rgb
+    from pipeline.inputs.decode import rgb
 
     half = Image.new("RGBA", (2, 2), (200, 200, 200, 128)).convert("LA" if mode == "La" else "RGBA").convert(mode)
     assert np.abs(np.asarray(rgb(half, deep=False)).astype(int) - 227).max() <= 2

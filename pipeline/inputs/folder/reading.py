@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.concurrency import prefetch_map
-from pipeline.errors import ConfigError, ShardChanged, StorageError
+from pipeline.errors import ConfigError, ShardChanged
 from pipeline.inputs import find, kinds
 from pipeline.inputs.decode import MAX_BYTES
 from pipeline.inputs.folder.file_list import File, FileList, files_of, pack
@@ -105,16 +105,11 @@ def _get(url: str, file: File) -> bytes:
 
     The version is checked after reading: if it is still the pinned one then, it was so all along.
     """
-    data, failed = b"", None
     try:
         with filesystem.open_ranged(url, file.size) as stream:
-            data = stream.read()
-    except StorageError as error:
-        failed = error
-    expect_pinned(url, file.name, file.size, file.etag)
-    if failed:
-        raise failed
-    return data
+            return stream.read()
+    finally:
+        expect_pinned(url, file.name, file.size, file.etag)
 
 
 def expect_pinned(url: str, name: str, size: int, etag: str) -> None:
