@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import resources
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -34,12 +35,8 @@ from pipeline.worker.device_errors import device_errors, loading_errors
 
 CHOICES = ("first", "second", "third")  # the best categories of a segment, whether it is unknown or not
 COLUMNS = dict.fromkeys((CATEGORY, *CHOICES), "int32") | dict.fromkeys((f"{each}_score" for each in CHOICES), "float32")
-TEMPLATES = (  # of ViLD (Gu et al., ICLR 2022), those that open-vocabulary segmentation has taken since
-    *("a photo of a {}.", "This is a photo of a {}", "There is a {} in the scene", "There is the {} in the scene"),
-    *("a photo of a {} in the scene", "a photo of a small {}.", "a photo of a medium {}.", "a photo of a large {}."),
-    *("This is a photo of a small {}.", "This is a photo of a medium {}.", "This is a photo of a large {}."),
-    *("There is a small {} in the scene.", "There is a medium {} in the scene.", "There is a large {} in the scene."),
-)
+# Of ViLD (Gu et al., ICLR 2022), those that open-vocabulary segmentation has taken since.
+TEMPLATES = (resources.files("pipeline.categories") / "data" / "templates.txt").read_text("utf-8").splitlines()
 CROSS = "cross-attention"
 NEEDED = ("index", "image_sha256", "label_map", "segments")
 logger = logging.getLogger(__name__)

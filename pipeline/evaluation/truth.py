@@ -19,7 +19,7 @@ from diffseg.types import IGNORE, Integer
 from pipeline.derived.corrections import NAME, Corrections, Row, read_corrections
 from pipeline.errors import ConfigError, ShardError
 from pipeline.evaluation.protocols import Protocol, published
-from pipeline.inputs import kinds, patterns, shards
+from pipeline.inputs import kinds, shards
 from pipeline.inputs.reader import read_shard
 from pipeline.records import RawSample, Shard
 from pipeline.run.ledger import Ledger
@@ -127,7 +127,7 @@ def _names_shards(source: str) -> bool:
     name = redact(source)
     if name.lower().endswith((*kinds.SHARD_SUFFIXES, *kinds.LIST_SUFFIXES)):
         return True
-    return any(c in name for c in "*{[") and not patterns.exists(source)
+    return any(c in name for c in "*{[") and not shards.exists(source)
 
 
 def _sample(

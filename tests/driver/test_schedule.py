@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.driver.progress import Counters
-from pipeline.driver.queue import Queue
-from pipeline.driver.schedule import DEATHS_IN_A_ROW, Action, CheckStorage, Quarantine, Schedule
+from pipeline.driver.schedule import DEATHS_IN_A_ROW, Action, CheckStorage, Quarantine, Queue, Schedule
 from pipeline.errors import AlreadyCommitted, Drained, Stopped, StorageError, WorkerLost
 from pipeline.messages import Heartbeat, Receipt, ShardFailure, ShardTask, TaskDone
 from pipeline.records import Shard

@@ -10,7 +10,7 @@ from diffseg.models.recognise import json_object
 from jobs.shared import cli
 from pipeline import table
 from pipeline.errors import ConfigError
-from pipeline.inputs import patterns, shards
+from pipeline.inputs import shards
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed, write_manifest
 from pipeline.run.verify import audit
@@ -98,7 +98,7 @@ def test_patterns(tmp_path, capsys, what):
     ("text", "line"), [("x.tar\n" * 50, "more than 20 names"), ("{0..9}{0..9}{0..9}.tar", "braces")]
 )
 def test_lists(tmp_path, capsys, monkeypatch, text, line):
-    monkeypatch.setattr(patterns, "MOST", 20)
+    monkeypatch.setattr(shards, "MOST", 20)
     (tmp_path / "list.txt").write_text(text)
     words = ["label", str(tmp_path / "list.txt"), "--output", str(tmp_path / "run"), "--model", "tiny"]
     assert cli.run([*words, "--workers", "0"]) == 2
