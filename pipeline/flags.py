@@ -11,7 +11,6 @@ from diffseg.config import SegmentConfig
 
 _NOT_GIVEN: tuple[Any, ...] = (None, [], ())
 ITERATIONS = 3  # that a single threshold counts for
-LONGEST = 200  # letters of a value that are shown: words are many
 CONFIG = "[segment]"  # set in the file of --config alone
 
 
@@ -66,7 +65,7 @@ def refusal(
     existing, asked: settings by name. more: further reasons, which no flag can change.
     """
     names = [name for name in sorted({*existing, *asked}) if existing.get(name) != asked.get(name)]
-    there, here = ({name: shorten(str(each.get(name)), LONGEST) for name in names} for each in (existing, asked))
+    there, here = ({name: shorten(str(each.get(name)), 200) for name in names} for each in (existing, asked))
     reasons = "; ".join([*(f"{name}: {there[name]} there, {here[name]} here" for name in names), *more])
     settable = [name for name in names if flags.get(name)]
     given = [flag(name, existing[name], flags) for name in settable if existing.get(name) not in _NOT_GIVEN]

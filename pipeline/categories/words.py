@@ -65,7 +65,12 @@ class Words:
         """Categories, and their words read by a model; None: by the run's own, if it has. Raises ConfigError."""
         if not lines:
             raise ConfigError(f"{ledger}: no attention to words is kept: label with a UNet and --words FILE")
-        (known, words), run, weights = words_of(lines), ledger.run, np.empty(0)
+        try:
+            words, run, weights = texts_of(lines), ledger.run, np.empty(0)
+        except ValueError as error:
+            raise ConfigError(f"words: {error}") from error
+        named = ["\t".join((own[0], line.partition("\t")[2])) for own, line in zip(words, lines, strict=True)]
+        known = with_names(protocol_named("regions", len(named)), named)[1]
         if source is None:  # the column has synonyms together
             words = [synonyms[:1] for synonyms in words]
             return known, cls(kind, run.model, run.weights_sha256, margin, words, weights, least)
@@ -123,16 +128,6 @@ class Words:
                 row |= {choice: category + 1, f"{choice}_score": value}
             clear = len(values) < 2 or values[0] - values[1] >= self.margin
             yield row | {CATEGORY: row["first"] if clear and values[0] >= self.least else None}
-
-
-def words_of(lines: Sequence[str]) -> tuple[list[Category], list[list[str]]]:
-    """Categories and the words of each, see `texts_of`. Raises ConfigError."""
-    try:
-        words = texts_of(lines)
-    except ValueError as error:
-        raise ConfigError(f"words: {error}") from error
-    named = ["\t".join((own[0], line.partition("\t")[2])) for own, line in zip(words, lines, strict=True)]
-    return with_names(protocol_named("regions", len(named)), named)[1], words
 
 
 def votes(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffseg.config import texts_of
 from diffseg.cut import segment_means
 from diffseg.draw import resize_labels
 from diffseg.models.joint.files import fetch_joint
@@ -18,10 +19,9 @@ from diffseg.models.joint.model import JointModel
 from diffseg.types import IGNORE
 from jobs.shared import cli
 from pipeline.categories import words as words_module
-from pipeline.categories.words import CHOICES, TEMPLATES, words_of
+from pipeline.categories.words import CHOICES, TEMPLATES
 from pipeline.derived.joined import DerivedTable, open_run
 from pipeline.derived.note import read_note
-from pipeline.errors import ConfigError
 from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
@@ -188,12 +188,10 @@ def test_five_hundred_words_and_one(run, models, tmp_path):
         assert all((each["third"] is None) == (len(lines) == 1) for each in values)
 
 
-def test_words_of_lines():
-    categories, words = words_of(LINES)
-    assert [each.name for each in categories] == ["cat", "dog", "sky", "tree"]
-    assert words == [["cat", "kitten"], ["dog"], ["sky", "photo of the sky", "9"], ["tree"]]
-    with pytest.raises(ConfigError, match="'kitten' is there twice"):
-        words_of(["cat, kitten", "dog, kitten"])
+def test_texts_of_lines():
+    assert texts_of(LINES) == [["cat", "kitten"], ["dog"], ["sky", "photo of the sky", "9"], ["tree"]]
+    with pytest.raises(ValueError, match="'kitten' is there twice"):
+        texts_of(["cat, kitten", "dog, kitten"])
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,19 @@ Letters: T texts, h w cells of the patches, D numbers of a vector, N boxes, W wo
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from diffseg.models.device import Device
 from diffseg.models.files import ModelFiles, tensors_of, weight_files
 from diffseg.models.joint.files import CLIP, DETECTOR, KINDS
-from diffseg.models.parts import FLOATS, first_line, quiet
+from diffseg.models.parts import first_line, quiet
 from diffseg.models.recognise import named, read_json
 from diffseg.models.specs import CONFIG
 from diffseg.models.vit.recognise import PREPROCESSOR, normalisation
@@ -49,7 +50,10 @@ class WordModel:
         import transformers
 
         with named(files):
-            folder, settings, state, ready = files.folder, read_json(files.folder / CONFIG), _floats(files), None
+            folder, settings, ready = files.folder, read_json(files.folder / CONFIG), None
+            paths = [path for path in weight_files(folder, "") if [*tensors_of(path)]]  # it says what else they are
+            tensors = chain.from_iterable(load_file(path).items() for path in paths)
+            state = {key: value for key, value in tensors if value.is_floating_point()}  # positions are computed anew
             try:
                 config = transformers.AutoConfig.for_model(**settings)
                 if config.model_type == "siglip":  # only with it do images compare with words
@@ -185,11 +189,3 @@ class Detector(WordModel):
             spans.append(slice(len(ids) - 1, len(ids) - 1 + len(own)))
             ids[-1:] = [*own, dot, last]
         return [(torch.tensor([ids], device=self.device), spans) for ids, spans in prompts]
-
-
-def _floats(files: ModelFiles) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for path in weight_files(files.folder, ""):
-        held = {key for key, _, dtype in tensors_of(path) if FLOATS.fullmatch(dtype)}  # positions are computed anew
-        state |= {key: value for key, value in load_file(path).items() if key in held}
-    return state
