@@ -2,6 +2,7 @@
 
     python -m infra.benchmarks.readers FOLDER            the run is made there, once: four rows a window
     python -m infra.benchmarks.readers FOLDER --s3       a copy of it on a real S3 server of this machine
+    python -m infra.benchmarks.readers FOLDER status ... only these readings
     PYTHONPATH=OTHER python -m infra.benchmarks.readers FOLDER   by the code of another checkout
 
 A line for each kind of reading: seconds of this process's processor and of the clock, the least of TIMES, which take
@@ -81,7 +82,7 @@ READINGS: dict[str, Callable[[str], object]] = {
 def main() -> None:
     """A line a reading."""
     with ExitStack() as stack:
-        run = a_run(Path(sys.argv[1]))
+        run, only = a_run(Path(sys.argv[1])), [word for word in sys.argv[2:] if word != "--s3"]
         if "--s3" in sys.argv:
             import os
 
@@ -90,7 +91,7 @@ def main() -> None:
             run = copied(run)
         least: dict[str, tuple[float, float]] = {}
         for _ in range(TIMES):
-            for name, read in READINGS.items():
+            for name, read in ((name, read) for name, read in READINGS.items() if not only or name in only):
                 began, busy = time.perf_counter(), time.process_time()
                 read(run)
                 took = time.process_time() - busy, time.perf_counter() - began

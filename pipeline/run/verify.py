@@ -67,7 +67,8 @@ def _check(ledger: Ledger, shard: Shard, state: ShardState, full: bool, read: bo
                 _check_rows(ledger, window, metadata)
         except ValueError as error:
             logger.debug("%s: %s", window.name, error, exc_info=error)
-            faults.append(Fault(str(error), (window.name,), others=isinstance(error.__cause__, OtherRun)))
+            objects = (window.name, *(ledger.copies_of(window) if read else ()))  # nothing tells a copy's rows now
+            faults.append(Fault(str(error), objects, others=isinstance(error.__cause__, OtherRun)))
             continue
         except (FileNotFoundError, PipelineError) as error:
             faults.append(Fault(str(error), todo=UNREAD))

@@ -3,7 +3,6 @@
 Knows nothing of Parquet: it is given columns as numpy and bytes.
 """
 
-import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,23 +10,25 @@ import numpy as np
 
 from pipeline.records import MAX_PIXELS, MAX_SIDE, OK
 
+SIDES = ("width", "height")
+HEADER = 24  # bytes of a PNG to the end of its size
 ROUNDED = 1e-6  # by which a share may pass 1
 
 
-def check_values(table: Any) -> None:
-    """Check a table of rows, whichever columns it has. Raises ValueError that names the first impossible one."""
-    names = set(table.column_names)
-    ok = np.array([status == OK for status in table["status"].to_pylist()]) if "status" in names else None
-    sides = {name: _numbers(table[name]) for name in ("width", "height") if name in names}
+def check_values(batch: Any) -> None:
+    """Check a batch of rows, whichever columns it has. Raises ValueError that names the first impossible one."""
+    names = set(batch.schema.names)
+    ok = np.array([status == OK for status in batch.column("status").to_pylist()]) if "status" in names else None
+    sides = {name: _numbers(batch.column(name)) for name in SIDES if name in names}
     for name, values in sides.items():
         if ok is not None and not np.all((values[ok] >= 1) & (values[ok] <= MAX_SIDE)):
             raise ValueError(f"damaged rows: a {name} of {values[ok].max():.0f} pixels")
     if "quality" in names:
-        _check_shares("quality", _numbers(table["quality"].drop_null()))
+        _check_shares("quality", batch.column("quality"))
     if "segments" in names:
-        _check_segments(table, sides)
+        _check_segments(batch, sides)
     if "label_map" in names:
-        _check_pngs(table["label_map"].to_pylist(), sides)
+        _check_pngs(batch.column("label_map"), sides)
 
 
 class Places:
@@ -37,11 +38,11 @@ class Places:
         self._windows, self._samples = frozenset(windows), samples
         self._shard, self._index = "", -1  # of the last row
 
-    def check(self, table: Any) -> None:
+    def check(self, batch: Any) -> None:
         """Check the next rows, if they tell their place. Raises ValueError for one of another window, or twice."""
-        if not table.num_rows or not {"shard", "index"} <= set(table.column_names):
+        if not batch.num_rows or not {"shard", "index"} <= set(batch.schema.names):
             return
-        shards, indices = table["shard"].to_pylist(), table["index"].to_numpy()
+        shards, indices = batch.column("shard").to_pylist(), batch.column("index").to_numpy()
         before, last = [self._shard, *shards], np.concatenate(([self._index], indices[:-1]))
         twice = [row for row in np.flatnonzero(indices <= last) if before[row] == shards[row]]
         foreign = {*zip(shards, (indices // self._samples).tolist(), strict=True)} - self._windows
@@ -51,29 +52,34 @@ class Places:
 
 
 def _numbers(column: Any) -> Any:
-    values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
-    return values.astype(np.float64)  # null is NaN
+    return column.to_numpy(zero_copy_only=False).astype(np.float64)  # null is NaN
 
 
-def _check_shares(name: str, values: Any) -> None:
+def _check_shares(name: str, column: Any) -> None:
+    values = _numbers(column.drop_null() if column.null_count else column)
     if not np.all((values >= -ROUNDED) & (values <= 1 + ROUNDED)):  # NaN is neither
         raise ValueError(f"damaged rows: a {name} that is not in [0, 1]")
 
 
-def _check_segments(table: Any, sides: dict[str, Any]) -> None:
-    column = table["segments"].combine_chunks()
-    found, owner = column.flatten(), column.value_parent_indices().to_numpy(zero_copy_only=False)
-    lengths = np.nan_to_num(_numbers(column.value_lengths())) if len(column) else np.empty(0)
-    if "num_segments" in table.column_names:
-        counts = _numbers(table["num_segments"])
+def _check_segments(batch: Any, sides: dict[str, Any]) -> None:
+    column = batch.column("segments")
+    lengths = np.diff(column.offsets.to_numpy())
+    if column.null_count:
+        lengths = np.where(column.is_null().to_numpy(zero_copy_only=False), 0, lengths)
+    found, owner = column.flatten(), np.repeat(np.arange(len(lengths)), lengths)
+    if "num_segments" in batch.schema.names:
+        counts = _numbers(batch.column("num_segments"))
         if np.any((counts != lengths) & ~np.isnan(counts)):
             raise ValueError("damaged rows: num_segments and segments differ")
     ids, areas = _numbers(found.field("id")), _numbers(found.field("area"))
-    if not np.all((ids >= 0) & (ids < lengths[owner])) or len(np.unique(owner * (MAX_SIDE + 1) + ids)) < len(ids):
+    there, sound = np.zeros(len(ids), bool), np.all((ids >= 0) & (ids < lengths[owner]))
+    if sound:
+        there[(np.cumsum(lengths) - lengths)[owner] + ids.astype(np.int64)] = True
+    if not sound or not np.all(there):
         raise ValueError("damaged rows: ids of segments are not 0 onwards")
-    _check_shares("score", _numbers(found.field("score").drop_null()))
+    _check_shares("score", found.field("score"))
     boxes = found.field("box").flatten().to_numpy(zero_copy_only=False).reshape(-1, 4).astype(np.float64)
-    most = [sides[name][owner] if name in sides else MAX_SIDE for name in ("width", "height")]
+    most = [sides[name][owner] if name in sides else MAX_SIDE for name in SIDES]
     inside = np.all(boxes >= 0, axis=1) if len(boxes) == len(ids) else np.zeros(1, bool)
     if not np.all(inside) or np.any((boxes[:, 0] + boxes[:, 2] > most[0]) | (boxes[:, 1] + boxes[:, 3] > most[1])):
         raise ValueError("damaged rows: the box of a segment is outside its image")
@@ -81,11 +87,16 @@ def _check_segments(table: Any, sides: dict[str, Any]) -> None:
         raise ValueError("damaged rows: a segment is larger than its image")
 
 
-def _check_pngs(maps: Iterable[bytes | None], sides: dict[str, Any]) -> None:
-    for row, data in enumerate(maps):
-        if data is None or data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:  # what is no PNG is never decoded
-            continue
-        size = struct.unpack(">II", data[16:24])
-        most = [sides[name][row] if name in sides else MAX_SIDE for name in ("width", "height")]
-        if not (1 <= size[0] <= most[0] and 1 <= size[1] <= most[1]) or size[0] * size[1] > MAX_PIXELS:
-            raise ValueError(f"damaged rows: a label map of {size[0]} x {size[1]} pixels, larger than its image")
+def _check_pngs(maps: Any, sides: dict[str, Any]) -> None:
+    """Check the sizes that PNGs say, all at once; what is no PNG is never decoded."""
+    buffers = maps.buffers()
+    ends = np.frombuffer(buffers[1], np.int32)[maps.offset : maps.offset + len(maps) + 1]
+    [rows] = np.nonzero(np.diff(ends) >= HEADER)
+    if not len(rows):
+        return
+    heads = np.frombuffer(buffers[2], np.uint8)[ends[rows][:, None] + np.arange(HEADER)]
+    signed = (heads[:, :8] == np.frombuffer(b"\x89PNG\r\n\x1a\n", np.uint8)).all(axis=1)
+    rows, sizes = rows[signed], np.ascontiguousarray(heads[signed, 16:]).view(">u4").astype(np.int64)
+    most = np.stack([sides[name][rows] if name in sides else np.full(len(rows), MAX_SIDE) for name in SIDES], axis=1)
+    if not np.all((sizes >= 1) & (sizes <= most)) or np.any(sizes.prod(axis=1) > MAX_PIXELS):
+        raise ValueError("damaged rows: a label map larger than its image")

@@ -71,13 +71,13 @@ def _rows(
         if filter and small and not _filtered(_group(file, group, small, stored), filter).num_rows:
             continue
         for batch in file.iter_batches(256, row_groups=[group], columns=needed, use_threads=False):
-            table = _without_single_quality(pa.Table.from_batches([batch]), stored)
-            taken = table.slice(max(0, first - begin), max(0, last - max(begin, first)))
+            taken = batch.slice(max(0, first - begin), max(0, last - max(begin, first)))
             check_values(taken)
             if places:
                 places.check(taken)
+            table = _without_single_quality(pa.Table.from_batches([taken]), stored)
             begin += len(batch)
-            found = _filtered(taken, filter) if filter else taken
+            found = _filtered(table, filter) if filter else table
             for row in found.select(columns).to_pylist():  # `maps_as_pydicts` takes eighteen times as long
                 yield row | absent | ({"kept": dict(row["kept"])} if row.get("kept") else {})
             if begin >= last:
