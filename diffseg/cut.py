@@ -130,16 +130,10 @@ def components(label_map: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, "H W"
 
 
 def segment_vectors(
-    leaf_map: Int32[np.ndarray, "H W"], vectors: Vectors, label_map: Int32[np.ndarray, "H W"]
+    leaf_map: Int32[np.ndarray, "H W"], vectors: Vectors | np.ndarray, label_map: Int32[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "S D"]:
-    """The vectors of segments that leaves are parted into: the mean over their pixels of the leaves' vectors."""
-    return segment_means(leaf_map, vectors.values * vectors.scales[:, None].astype(float), label_map)
-
-
-def segment_means(
-    leaf_map: Int32[np.ndarray, "H W"], values: Float[np.ndarray, "L D"], label_map: Int32[np.ndarray, "H W"]
-) -> Float[np.ndarray, "S D"]:
-    """The mean over each segment's pixels of the values of the leaves that they lie in; 0 of an id that has none."""
+    """The mean over each segment's pixels of the vectors, or other values [L, D], of leaves; 0 of an id without any."""
+    values = vectors.values * vectors.scales[:, None].astype(float) if isinstance(vectors, Vectors) else vectors
     leaves, held = len(values), (label_map != IGNORE) & (leaf_map != IGNORE)
     pairs = label_map[held].astype(np.int64) * leaves + leaf_map[held]
     areas = np.bincount(pairs, minlength=(int(label_map.max()) + 1) * leaves).reshape(-1, leaves)

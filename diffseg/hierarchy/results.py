@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffseg.config import ResolvedConfig, texts_of
-from diffseg.cut import segment_means, segmentation
+from diffseg.cut import segment_vectors, segmentation
 from diffseg.draw import resize_labels
 from diffseg.hierarchy.borders import border_tables, with_borders
 from diffseg.hierarchy.leaves import Leaves
@@ -91,9 +91,8 @@ def restricted(
 def with_words(
     results: Sequence[Segmentation], maps: Float[Tensor, "B W h w"], lines: Sequence[str], frames: Sequence[Frame]
 ) -> list[Segmentation]:
-    """Results with the best lines of words of each leaf, or of each segment where there is no tree.
-
-    A word's score is the mean over pixels of the cells that they lie in, a line's that of its best word (`texts_of`).
+    """Results with the best lines of words of each leaf, or segment without a tree. A word's score is the mean over
+    pixels of the cells that they lie in, a line's that of its best word (`texts_of`).
     """
     found, firsts = [], np.cumsum([0, *map(len, texts_of(lines))])[:-1]
     for result, own, frame in zip(results, *download(maps), frames, strict=True):
@@ -101,7 +100,7 @@ def with_words(
         cells, (top, left, height, width) = np.full(labels.shape, IGNORE, np.int32), frame.window
         numbers, own = np.arange(own[0].size, dtype=np.int32).reshape(own.shape[1:]), own.reshape(len(own), -1)
         cells[top : top + height, left : left + width] = resize_labels(numbers, (height, width))
-        scores = np.maximum.reduceat(segment_means(cells, own.T, labels), firsts, axis=1)
+        scores = np.maximum.reduceat(segment_vectors(cells, own.T, labels), firsts, axis=1)
         words, best = np.zeros((len(scores), BEST), WORD), np.argsort(-scores, axis=1, kind="stable")[:, :BEST]
         words["line"][:, : best.shape[1]] = best
         words["score"][:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)

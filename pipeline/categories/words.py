@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from diffseg.config import texts_of
-from diffseg.cut import segment_means
+from diffseg.cut import segment_vectors
 from diffseg.draw import resize_labels
 from diffseg.models.joint.files import CLIP, DETECTOR, fetch_joint
 from diffseg.types import WORD, Float, Int, Int32
@@ -112,7 +112,7 @@ class Words:
             return np.hstack([votes(label_map, *each) for each in found])
         patches = model.patches(image)
         cells = np.arange(patches.shape[0] * patches.shape[1], dtype=np.int32).reshape(patches.shape[:2])
-        vectors = segment_means(resize_labels(cells, label_map.shape), patches.reshape(cells.size, -1), label_map)
+        vectors = segment_vectors(resize_labels(cells, label_map.shape), patches.reshape(cells.size, -1), label_map)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.where(lengths > 0, lengths, 1) @ self.weights.T)
 
@@ -164,7 +164,7 @@ def attended(lines: int, row: Mapping[str, Any], label_map: Int32[np.ndarray, "H
     scores = np.zeros((len(best), lines))
     np.add.at(scores, (np.arange(len(best))[:, None], best["line"]), best["score"])
     leaf_map = label_map if row["leaf_map"] is None else decode_leaf_map(row["leaf_map"])
-    return segment_means(leaf_map, scores, label_map)
+    return segment_vectors(leaf_map, scores, label_map)
 
 
 @lru_cache(maxsize=1)

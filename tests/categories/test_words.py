@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffseg.config import texts_of
-from diffseg.cut import segment_means
+from diffseg.cut import segment_vectors
 from diffseg.draw import resize_labels
 from diffseg.models.joint.files import fetch_joint
 from diffseg.models.joint.model import JointModel
@@ -87,7 +87,7 @@ def test_a_segment_is_the_mean_of_its_pixels():
     labels[labels == 1] = IGNORE
     cells = resize_labels(np.arange(15, dtype=np.int32).reshape(3, 5), labels.shape)
     np.testing.assert_allclose(
-        segment_means(cells, patches.reshape(15, 4), labels), pooled(patches, labels), atol=1e-12
+        segment_vectors(cells, patches.reshape(15, 4), labels), pooled(patches, labels), atol=1e-12
     )
 
 
