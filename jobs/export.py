@@ -35,7 +35,7 @@ def export(
         bool | None, typer.Option(help="webdataset: a sample's other members too. Default: yes.")
     ] = None,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Write what is committed of a run for other tools; the same command resumes it."""
     from time import monotonic
 
@@ -58,15 +58,15 @@ def export(
             parallel_map=parallel_map,
             tick=lambda state: console.note(f"{state.tally.images:,} images in {state.parts:,} parts"),
         )
-    report(done, monotonic() - began, json)
+    return report(done, monotonic() - began, json)
 
 
-def report(done: "Exported", seconds: float, json: bool) -> None:
-    """Print the result of an export, and what is missing from it."""
+def report(done: "Exported", seconds: float, json: bool) -> int:
+    """Print the result of an export, and what is missing from it; returns the exit code."""
     from pipeline.records import CHANGED
 
     tally = done.state.tally
-    changed = any(reason.startswith(CHANGED) for reason in tally.left_out)
+    code = 3 if any(reason.startswith(CHANGED) for reason in tally.left_out) else 0
     if json:
         console.say_json(
             {
@@ -80,9 +80,7 @@ def report(done: "Exported", seconds: float, json: bool) -> None:
                 "seconds": round(seconds, 3),
             }
         )
-        if changed:
-            raise typer.Exit(3)
-        return
+        return code
     if done.missing:
         console.note("diffseg: the run is not finished; what is missing is not in this export:")
         for line in done.missing[:SHOWN]:
@@ -94,5 +92,4 @@ def report(done: "Exported", seconds: float, json: bool) -> None:
     sides = ", ".join(f"{images:,} {side}" for side, images in sorted(done.state.sides.items()))
     speed = "already complete" if done.idle else f"{tally.images / seconds:.1f} images/s"
     console.say(f"{done.output}: {tally.images:,} images ({sides or 'none wanted'}), {speed}")
-    if changed:
-        raise typer.Exit(3)
+    return code

@@ -64,6 +64,8 @@ def pilot(
     with appearing(output) as page, appearing(figures) as sheet:  # refused before anything is labelled
         backend, size = _load(model, settings, run.batch_size)
 
+        import torch
+
         from pipeline.pilot.page import write_pilot
         from pipeline.pilot.pilot import pilot
         from pipeline.worker.sample_loader import decode_threads
@@ -92,14 +94,16 @@ def pilot(
         speed = planning.Speed(images_per_s=made.rates.worker, output_bytes=max(at.output_bytes for at in made.at))
         plan = planning.plan(made.counts, made.input_bytes, speed, price=run.price, deadline=deadline)
         whole = plan_rows(plan, speed, run.price)
-        document = {"model": model, "device": _device(backend), "seed": seed} | _figures(made, speed)
+        on_gpu = backend.device.type == "cuda"
+        device = torch.cuda.get_device_name(backend.device) if on_gpu else "one core of this processor"
+        document = {"model": model, "device": device, "seed": seed} | _figures(made, speed)
         document |= {"plan": asdict(plan)}
         sheet.write(json_format.dumps(document, indent=2).encode())
         write_pilot(made, page, backend.files.name, [(name, text) for name, text in whole if name in _SHOWN])
     if json:
         console.say_json(document | {"gallery": output})
         return
-    _report(made, f"{model} on {document['device']}")
+    _report(made, f"{model} on {device}")
     console.table("The whole run", ["", ""], whole)
     choice = "the slider shows cuts, of which every run with trees has all" if trees else "choose a threshold"
     console.say(f"{output}: look at it: {choice}; figures for `diffseg plan --pilot` in {figures}")
@@ -141,12 +145,6 @@ def _load(model: str, settings: "SegmentConfig", batch_size: int | None) -> tupl
     with loading_errors():
         backend = load(model, settings)
     return backend, DiffSeg(backend, batch_size).batch_size
-
-
-def _device(backend: "Backend") -> str:
-    import torch
-
-    return torch.cuda.get_device_name(backend.device) if backend.device.type == "cuda" else "one core of this processor"
 
 
 def _figures(made: "Pilot", speed: "Speed") -> dict[str, Any]:

@@ -105,12 +105,8 @@ class Evaluation:
     def lead(self, measure: str) -> dict[str, Interval]:
         """Lead of the first method over each other one, image by image where both have a score."""
         first, *others = self.results
-        return {other: mean_interval(np.array(self._differences(first, other, measure))) for other in others}
-
-    def _differences(self, method: str, baseline: str, measure: str) -> list[float]:
-        pairs = zip(self.results[method].rows, self.results[baseline].rows, strict=True)
-        values = ((row[measure], compared[measure]) for row, compared in pairs)
-        return [value - base for value, base in values if value is not None and base is not None]
+        figures = {name: np.array([row[measure] for row in self.results[name].rows], float) for name in self.results}
+        return {other: mean_interval(figures[first] - figures[other]) for other in others}  # NaN: one has no score
 
 
 def evaluate(
@@ -134,7 +130,6 @@ def evaluate(
         for method, result in evaluation.results.items():
             result.matching, result.classes = DatasetMatching(protocol.num_classes), list(protocol.classes or ())
             result.categories = [each.name for each in scorer.categories] if method == RUN else ()
-    least: list[tuple[float, Work]] = []
     out: deque[Work] = deque()  # read and not scored yet
     for outcomes in parallel_map(scorer, _noted(_pair(truth, runs), out)):
         work = out.popleft()
@@ -142,12 +137,12 @@ def evaluate(
             evaluation.results[method].add(method, work.truth.key, outcome)
         first = outcomes[scorer.methods[0]]
         if isinstance(first, Scored):
-            least = sorted([*least, (getattr(first.score, protocol.leading), work)], key=lambda each: each[0])[:worst]
+            ranked = [*evaluation.worst, (getattr(first.score, protocol.leading), work)]
+            evaluation.worst = sorted(ranked, key=lambda each: each[0])[:worst]
         on_image()
     for name, predictions in runs.items():
         predictions.check_some_key_matches()
         evaluation.no_truth[name] = predictions.never_asked
-    evaluation.worst = least
     return evaluation
 
 

@@ -38,16 +38,12 @@ def webdataset(writer: PartWriter) -> Iterator[Add]:
                 members.pop(str(sample.raw.image), None)  # a table's column, say: no extension that readers would know
                 members[sample.extension] = sample.photo
             members["label_map.png"] = encode_label_map(sample.label_map)
-            members["segments.json"] = json.dumps(_description(sample)).encode()
+            description = {name: sample.row[name] for name in ("key", "width", "height", "quality")}
+            description["segments"] = [asdict(segment) for segment in sample.segments]
+            members["segments.json"] = json.dumps(description).encode()
             write(sample.name, members)
 
         yield add
-
-
-def _description(sample: LabelledSample) -> dict[str, Any]:
-    row = sample.row
-    segments = [asdict(segment) for segment in sample.segments]
-    return {**{name: row[name] for name in ("key", "width", "height", "quality")}, "segments": segments}
 
 
 @contextmanager

@@ -140,10 +140,10 @@ def _entry(item: GalleryItem) -> dict[str, Any]:
 
 def _block(item: GalleryItem, picture: Image.Image | None) -> dict[str, Any]:
     """The data for drawing: read only when the item comes near the screen."""
-    return {
-        "image": _jpeg(picture) if picture is not None else None,
-        "maps": [_map(map_, picture.size[::-1] if picture is not None else None) for map_ in item.maps],
-    }
+    if picture is None:
+        return {"image": None, "maps": [_map(map_, None) for map_ in item.maps]}
+    jpeg = base64.b64encode(encoded(picture, "JPEG", quality=JPEG_QUALITY, optimize=True)).decode()
+    return {"image": jpeg, "maps": [_map(map_, picture.size[::-1]) for map_ in item.maps]}
 
 
 def picture_of(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
@@ -151,10 +151,6 @@ def picture_of(image: UInt8[np.ndarray, "H W 3"]) -> Image.Image:
     picture = Image.fromarray(image)
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     return picture
-
-
-def _jpeg(picture: Image.Image) -> str:
-    return base64.b64encode(encoded(picture, "JPEG", quality=JPEG_QUALITY, optimize=True)).decode()
 
 
 def _map(map_: GalleryMap, size: tuple[int, int] | None) -> dict[str, Any]:

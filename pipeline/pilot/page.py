@@ -33,16 +33,11 @@ def write_pilot(pilot: Pilot, out: BinaryIO, model: str, facts: Sequence[tuple[s
         histograms=tuple(_histograms(pilot)),
         level=OWN if what == "cut" else None,
     )
-    return write_gallery(out, _items(pilot), page)
+    shown = (each for each in pilot.samples if each.photo is not None or each.rows[0].status != OK)
+    return write_gallery(out, (_item(pilot, each) for each in shown), page)
 
 
-def _items(pilot: Pilot) -> Iterator[GalleryItem]:
-    for sample in pilot.samples:
-        if sample.photo is not None or sample.rows[0].status != OK:
-            yield _item(sample, [f"{pilot.compared} {at.name}" for at in pilot.at])
-
-
-def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
+def _item(pilot: Pilot, sample: Sampled) -> GalleryItem:
     first = sample.rows[0]
     return GalleryItem(
         key=first.key,
@@ -53,8 +48,8 @@ def _item(sample: Sampled, captions: list[str]) -> GalleryItem:
         size=(first.width, first.height) if first.width and first.height else None,
         image=sample.photo,
         maps=tuple(
-            GalleryMap(decode_label_map(row.label_map), row.segments, row.quality, caption)
-            for row, caption in zip(sample.rows, captions, strict=False)  # a single row where there are no labels
+            GalleryMap(decode_label_map(row.label_map), row.segments, row.quality, f"{pilot.compared} {at.name}")
+            for row, at in zip(sample.rows, pilot.at, strict=False)  # a single row where there are no labels
             if row.label_map
         ),
         random=True,
