@@ -56,6 +56,9 @@ class Corrections:
         return row | {name: made[name] for name in made.keys() & row.keys()} | {CORRECTED: True}
 
 
+LARGEST = 1 << 34  # bytes of one revision: label maps of a million images
+
+
 def read_corrections(ledger: Ledger, table: str | None = None) -> Corrections | None:
     """The corrections by NAME or NAME/REVISION; None: the latest, if there are any. Raises ConfigError."""
     if table == NONE or (table is None and NAME not in revisions(ledger)):
@@ -74,7 +77,7 @@ def read_corrections(ledger: Ledger, table: str | None = None) -> Corrections | 
 
 def _rows(ledger: Ledger, name: str) -> list[Row]:
     try:
-        return decode_rows(ledger.store.get(name))[0]
+        return decode_rows(ledger.store.get(name, LARGEST))[0]
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"{ledger}/{name}: no corrections of `diffseg import`: {error}") from error
 

@@ -45,7 +45,8 @@ _VALUE = re.compile(
 
 def shown(text: str) -> str:
     """Text in one line, for a terminal, a log or a page: control characters are escaped as Python writes them."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), redacted(text))
+    line = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), redacted(text[: 2 * LINE]))
+    return line if len(line) <= LINE and len(text) <= 2 * LINE else f"{line[:LINE]}... ({len(text):,} letters)"
 
 
 def shown_lines(text: str) -> str:
@@ -76,6 +77,7 @@ def _public(match: re.Match[str]) -> str:
 
 PACKAGES = ("diffseg", "pipeline", "jobs")
 TRACEBACK = 4_000  # bytes that are kept: the end, where the error is
+LINE = 10_000  # characters of a line that are shown
 TOLD = 250  # characters of an error in one line
 
 

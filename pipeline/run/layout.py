@@ -14,7 +14,7 @@ LABELS = "labels"
 REFERENCE = "reference.png"  # the labels of the reference image by the first worker of the run
 BROKEN = ".broken"  # behind the name of an object that could not be deleted: `verify --repair` has set it aside
 SYSTEM_FILES = ("._", ".DS_Store")  # macOS writes them into every folder it shows
-_WINDOW = re.compile(r"(\d+)(?:\.r(\d+))?\.parquet")  # number and revision in a name
+_WINDOW = re.compile(r"(\d{1,15})(?:\.r(\d{1,9}))?\.parquet")  # number and revision in a name
 DIGITS = 6  # of a window's number in a name: names sort by it up to a billion samples a shard
 
 
@@ -59,7 +59,9 @@ def read_listing(names: Iterable[tuple[str, int, str]]) -> dict[str, ShardState]
         owner, _, rest = name.removeprefix(f"{LABELS}/").partition(".")
         state = found.setdefault(owner, ShardState())
         state.size += size
-        state.version = hashlib.blake2b(f"{state.version} {name} {version}".encode(), digest_size=8).hexdigest()
+        state.version = hashlib.blake2b(
+            f"{state.version} {name} {version}".encode(errors="surrogateescape"), digest_size=8
+        ).hexdigest()
         marked = rest.endswith(BROKEN)
         entry = _window_object(owner, rest.removesuffix(BROKEN), name.removesuffix(BROKEN), size)
         if rest == "end.json":

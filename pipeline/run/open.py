@@ -113,7 +113,10 @@ def _as_pinned(shards: Sequence[Shard], pinned: Mapping[str, Shard], extend: boo
 
 def read_run(store: Store) -> Run:
     """The run of this store. Raises FileNotFoundError where there is none, ConfigError where run.json is invalid."""
-    return _parsed(store, store.get(RUN))
+    try:
+        return _parsed(store, store.get(RUN))
+    except ValueError as error:
+        raise ConfigError(f"{store}/{RUN}: {error}") from error
 
 
 def _parsed(store: Store, data: bytes) -> Run:

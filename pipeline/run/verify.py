@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator
 from itertools import zip_longest
 from typing import Any
 
+from diffseg.cut import Cut
 from pipeline import table
 from pipeline.concurrency import prefetch_map
 from pipeline.errors import CommitConflict, ConfigError, PipelineError
@@ -17,6 +18,8 @@ from pipeline.run.layout import LABELS, ShardState, WindowObject, end_name, gaps
 from pipeline.run.ledger import Ledger, OtherRun
 from pipeline.run.manifest import REPAIR, Checked, Fault
 from pipeline.run.open import EDITED, RUN
+from pipeline.table.cuts import cuts_of
+from pipeline.table.label_map import decode_label_map
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 THREADS = 16  # shards checked side by side: the work is waiting for storage
@@ -102,6 +105,14 @@ def _check_rows(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) 
         raise ValueError(f"{window.name}: indices are not {metadata.first_index} onwards")
     if digest_of(records) != metadata.digest:
         raise ValueError(f"{window.name}: rows do not match their digest")
+    try:
+        for record in records:
+            if record.label_map:
+                decode_label_map(record.label_map)
+            if record.tree:
+                cuts_of({"leaf_map": record.leaf_map, "tree": record.tree}, [Cut(height=0.0)])
+    except ConfigError as error:
+        raise ValueError(f"{window.name}: {str(error).partition(';')[0]}") from error
 
 
 def _copy_faults(ledger: Ledger, window: WindowObject, metadata: WindowMetadata) -> list[Fault]:

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from errno import EISDIR
+from errno import EISDIR, ENOTDIR
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -109,7 +109,7 @@ class Store:
 
     def _link(self, draft: Path, name: str) -> None:
         target = Path(self._path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         try:
             os.link(draft, target)
         except FileExistsError:
@@ -149,7 +149,7 @@ class Store:
     def _draft(self, data: bytes = b"") -> Iterator[BinaryIO]:
         """A file with these bytes on the disk, deleted after the block; unlike temporary files, others may read it."""
         path = Path(self._path(TMP), uuid.uuid4().hex)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             with path.open("x+b") as file:
                 file.write(data)
@@ -191,7 +191,7 @@ class Store:
                 self._fs.pipe_file(self._path(name), data)
                 return
             target = Path(self._path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             with self._draft(data) as draft:
                 Path(draft.name).replace(target)
 
@@ -230,9 +230,11 @@ class Store:
             return None
         return None if info.get("type") == "directory" else int(info["size"])
 
-    def get(self, name: str) -> bytes:
-        """A whole object. Raises FileNotFoundError."""
-        with self.reader(name) as stream:
+    def get(self, name: str, most: int = LARGE_NOTE) -> bytes:
+        """A whole object. most: bytes. Raises FileNotFoundError, ValueError where it is larger."""
+        if (size := self.size(name)) is not None and size > most:
+            raise ValueError(f"{size:,} bytes, more than {most:,}")
+        with self.reader(name, size) as stream:
             return stream.read()
 
     def document(self, kind: type[T], name: str, most: int = NOTE) -> T:
@@ -240,11 +242,7 @@ class Store:
 
         Raises FileNotFoundError, ValueError in one line where it is cut, foreign, deep or larger.
         """
-        with self.reader(name) as stream:
-            data = stream.read(most + 1)
-        if len(data) > most:
-            raise ValueError(f"more than {most:,} bytes")
-        return documents.from_json(kind, data)
+        return documents.from_json(kind, self.get(name, most))
 
     def reader(self, name: str, size: int | None = None) -> BinaryIO:
         """An object as a stream of ranged reads. size: where it is known from a listing.
@@ -264,6 +262,14 @@ class Store:
         """As `list`, with what changes whenever an object does: the store's version, or the time of a file."""
         look = local_names if self.local else partial(remote_names, self._fs, version_of)
         yield from sorted(attempt(f"{self}/{prefix}*", lambda: look(self._root, prefix)))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it where it is missing. Raises NotADirectoryError: that a file stands there is not that an object exists."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(ENOTDIR, f"{folder} is a file, where a folder belongs") from error
 
 
 def _sync(folder: Path) -> None:

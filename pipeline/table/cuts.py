@@ -42,5 +42,5 @@ def cuts_of(row: Mapping[str, Any], cuts: Iterable[Cut], *, split: bool = False)
     try:
         leaf_map, tree = decode_leaf_map(row["leaf_map"]), decode_tree(row["tree"])
         return [segmentation(leaf_map, tree, cut.of(tree), split=split) for cut in cuts]
-    except (ValueError, OSError, SyntaxError) as error:  # the last two are Pillow's
+    except (TypeError, ValueError) as error:  # the first: one of the two is not there
         raise ConfigError(f"a tree that cannot be cut: {error}; `diffseg verify --full` finds damage") from error

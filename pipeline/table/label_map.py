@@ -39,7 +39,9 @@ def decode_label_map(data: bytes | np.ndarray) -> np.ndarray:
                 raise ValueError(f"{image.width} x {image.height} pixels, mode {image.mode}")
             pixels = np.asarray(image)
     except (OSError, ValueError, SyntaxError, struct.error, zlib.error) as error:
-        raise ConfigError(f"a damaged label map: {error}; `diffseg verify --full` finds all that is so") from error
+        raise ConfigError(
+            f"a damaged label map: {str(error).partition(' <')[0]}; `diffseg verify --full` finds all that is so"
+        ) from error
     ignore = 255 if pixels.dtype == np.uint8 else 65_535
     labels = pixels.astype(np.int32)
     return np.where(labels == ignore, np.int32(IGNORE), labels)

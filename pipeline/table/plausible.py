@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.records import MAX_PIXELS, MAX_SIDE, OK
 
 SIDES = ("width", "height")
-HEADER = 24  # bytes of a PNG to the end of its size
+HEADER = 26  # bytes of a PNG to the depth and kind of its pixels
 ROUNDED = 1e-6  # by which a share may pass 1
 
 
@@ -28,7 +28,7 @@ def check_values(batch: Any) -> None:
     if "segments" in names:
         _check_segments(batch, sides)
     if "label_map" in names:
-        _check_pngs(batch.column("label_map"), sides)
+        _check_pngs(batch.column("label_map"), sides, ok)
 
 
 class Places:
@@ -87,16 +87,20 @@ def _check_segments(batch: Any, sides: dict[str, Any]) -> None:
         raise ValueError("damaged rows: a segment is larger than its image")
 
 
-def _check_pngs(maps: Any, sides: dict[str, Any]) -> None:
-    """Check the sizes that PNGs say, all at once; what is no PNG is never decoded."""
-    buffers = maps.buffers()
+def _check_pngs(maps: Any, sides: dict[str, Any], ok: Any) -> None:
+    """Check the headers of PNGs, all at once. ok: whether a row has labels; None: not known."""
+    buffers, given = maps.buffers(), maps.is_valid().to_numpy(zero_copy_only=False)
     ends = np.frombuffer(buffers[1], np.int32)[maps.offset : maps.offset + len(maps) + 1]
-    [rows] = np.nonzero(np.diff(ends) >= HEADER)
+    if np.any(given & (np.diff(ends) < HEADER)) or (ok is not None and np.any(ok & ~given)):
+        raise ValueError("damaged rows: labels without a label map")
+    [rows] = np.nonzero(given)
     if not len(rows):
         return
     heads = np.frombuffer(buffers[2], np.uint8)[ends[rows][:, None] + np.arange(HEADER)]
-    signed = (heads[:, :8] == np.frombuffer(b"\x89PNG\r\n\x1a\n", np.uint8)).all(axis=1)
-    rows, sizes = rows[signed], np.ascontiguousarray(heads[signed, 16:]).view(">u4").astype(np.int64)
+    grey = (heads[:, 25] == 0) & np.isin(heads[:, 24], (8, 16))
+    if not np.all((heads[:, :8] == np.frombuffer(b"\x89PNG\r\n\x1a\n", np.uint8)).all(axis=1) & grey):
+        raise ValueError("damaged rows: a label map that is no PNG of grey values of 8 or 16 bits")
+    sizes = np.ascontiguousarray(heads[:, 16:24]).view(">u4").astype(np.int64)
     most = np.stack([sides[name][rows] if name in sides else np.full(len(rows), MAX_SIDE) for name in SIDES], axis=1)
     if not np.all((sizes >= 1) & (sizes <= most)) or np.any(sizes.prod(axis=1) > MAX_PIXELS):
         raise ValueError("damaged rows: a label map larger than its image")

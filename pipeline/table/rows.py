@@ -11,10 +11,8 @@ from diffseg.types import Segment
 from pipeline.records import LATER, LabelRecord
 from pipeline.table.filter import Condition, columns_of, truth
 from pipeline.table.plausible import Places, check_values
-from pipeline.table.records import DAMAGE, KEPT, metadata_of, parquet
+from pipeline.table.records import DAMAGE, KEPT, columns_in, metadata_of, parquet
 from pipeline.table.window_metadata import WindowMetadata
-
-_ALWAYS = {"key", "shard", "index", "status"}
 
 
 def read_rows(
@@ -40,9 +38,7 @@ def read_rows(
         with parquet(stream) as file:
             if check is not None:
                 check(metadata_of(file))
-            names = file.schema_arrow.names
-            if lost := _ALWAYS.difference(names):
-                raise ValueError(f"no column {', '.join(sorted(lost))}")
+            names = columns_in(file)
             last = file.metadata.num_rows if rows is None else first + rows
             yield from _rows(file, names, list(columns or names), first, last, filter, stored, places)
     except DAMAGE as error:

@@ -34,4 +34,6 @@ def encode_vectors(vectors: Vectors) -> bytes:
 def decode_vectors(data: bytes) -> Vectors:
     """Raises ValueError for bytes that are no vectors."""
     packed = np.frombuffer(data, VECTOR)
+    if not np.isfinite(packed["scale"]).all():
+        raise ValueError("vectors that are no numbers")
     return Vectors(packed["values"], packed["scale"])

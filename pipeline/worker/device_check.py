@@ -9,7 +9,7 @@ import numpy as np
 
 from diffseg.evaluation.partition import covering, overlaps
 from diffseg.types import IGNORE, AttentionError
-from pipeline.errors import DeviceMismatch
+from pipeline.errors import ConfigError, DeviceMismatch
 from pipeline.inputs.decode import decode
 from pipeline.run.layout import REFERENCE
 from pipeline.run.ledger import Ledger
@@ -42,7 +42,10 @@ class DeviceCheck:
         own = _labels(segmenter)
         if self._expected is None:
             first = self._store.put_new(REFERENCE, encode_label_map(own))
-            self._expected = own if first else decode_label_map(self._store.get(REFERENCE))
+            try:
+                self._expected = own if first else decode_label_map(self._store.get(REFERENCE))
+            except (ConfigError, ValueError) as error:
+                raise ConfigError(f"{self._name}: no label map; `diffseg verify --repair` sets it aside") from error
         agreement = 0.0
         if own.shape == self._expected.shape:
             agreement = covering(*overlaps(own + 1, self._expected + 1))  # what has no labels counts as a segment too

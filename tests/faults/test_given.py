@@ -2,19 +2,23 @@
 
 import itertools
 import json
+import os
 import shutil
 
 import pytest
 
 from diffseg.models.recognise import json_object
-from jobs.shared import cli
+from jobs.shared import cli, console
 from pipeline import table
 from pipeline.errors import ConfigError
 from pipeline.inputs import shards
+from pipeline.logs.text import LINE
 from pipeline.run.ledger import Ledger
 from pipeline.run.manifest import completed, write_manifest
 from pipeline.run.verify import audit
 from pipeline.storage.filesystem import Entry
+from pipeline.storage.object_store import Store
+from pipeline.storage.ranged_reader import RangedReader
 from tests.support.labelled import make_run
 
 CONFIGURATIONS = {
@@ -199,6 +203,60 @@ def test_a_pin_twice_is_a_fault(run, capsys):
     for command in ("status", "verify"):
         assert cli.run([command, str(run)]) == 2
         assert "pinned twice" in one_line(capsys)
+
+
+def test_a_pin_of_a_size_in_fractions_is_a_fault(run, capsys):
+    [pins] = (run / "inputs").iterdir()
+    rows, _ = table.decode_rows(pins.read_bytes())
+    pins.write_bytes(table.encode_rows([row | {"size": 1.5} for row in rows]))
+    for command in ("status", "verify"):
+        assert cli.run([command, str(run)]) == 2
+        assert "column size" in one_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["manifest.0.parquet", "inputs/0.parquet", "run.json"])
+def test_a_note_of_gigabytes_is_not_read(run, monkeypatch, name):
+    os.truncate(run / name, 3 << 30)
+    fetch = RangedReader._fetch
+    monkeypatch.setattr(RangedReader, "_fetch", lambda self: fetch(self) if self._size < 1 << 30 else pytest.fail(name))
+    assert cli.run(["status", str(run)]) == (0 if name.startswith("manifest") else 2)
+
+
+STRAYS = {
+    "bytes that are no text": b"\xff\xfe.parquet",
+    "a revision of thirty digits": b"SHARD.000000.r" + b"9" * 30 + b".parquet",
+    "a window of forty digits": b"SHARD." + b"9" * 40 + b".parquet",
+    "escapes": b"\x1b[31m.parquet",
+}
+
+
+@pytest.mark.parametrize("what", STRAYS)
+def test_a_name_of_nothing_in_labels_is_a_stray(run, capsys, what):
+    shard = min((run / "labels").iterdir()).name.partition(".")[0]
+    with open(os.fsencode(run / "labels") + b"/" + STRAYS[what].replace(b"SHARD", shard.encode()), "wb"):  # noqa: PTH123
+        pass
+    assert cli.run(["status", str(run)]) == 0
+    assert cli.run(["verify", str(run)]) == 1
+    assert cli.run(["verify", str(run), "--repair"]) in (0, 1)
+    assert "\x1b" not in "".join(capsys.readouterr())
+    assert cli.run(["verify", str(run)]) == 0
+
+
+def test_a_file_in_place_of_a_folder_is_not_taken_for_its_objects(tmp_path):
+    (tmp_path / "tmp").write_text("")
+    store = Store(str(tmp_path))
+    for put in (store.put_new, store.replace):
+        with pytest.raises(ConfigError, match="tmp is a file"):
+            put("labels/x", b"")
+    with pytest.raises(ConfigError, match="tmp is a file"), store.growing("labels/x"):
+        pass
+
+
+def test_a_line_has_an_end(capsys):
+    console.note("https://me:secret@host/" + "x" * 10**7)
+    text = capsys.readouterr().err
+    assert len(text) < 2 * LINE
+    assert "secret" not in text
 
 
 def test_a_pin_of_negative_size_is_a_fault(run, capsys):

@@ -9,7 +9,6 @@ import os
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +20,7 @@ from pipeline.datasets import RunDataset, RunStream
 from pipeline.errors import ShardChanged
 from pipeline.run.ledger import Ledger
 from pipeline.table.window_metadata import digest_of
-from tests.support.labelled import make_run, photo
+from tests.support.labelled import CUT, make_run, photo
 
 READERS = {
     "export": ["export", "RUN", "--format", "coco-panoptic", "--no-images", "--output", "OUT"],
@@ -68,7 +67,7 @@ def of_segments(**values):
 
 def png(width, height, mode="L"):
     buffer = io.BytesIO()
-    Image.fromarray(np.zeros((height, width, *([3] if mode == "RGB" else [])), np.uint8)).save(buffer, "PNG")
+    Image.new(mode, (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -84,7 +83,27 @@ def flipped(path, others):
     path.write_bytes(data)
 
 
+def in_columns(change):
+    """A change of a window's columns; its metadata stay."""
+
+    def damage(path, others):
+        file = pq.read_table(path)
+        pq.write_table(change(file).replace_schema_metadata(file.schema.metadata), path)
+
+    return damage
+
+
+def cast(name, type_):
+    return in_columns(lambda t: t.set_column(t.column_names.index(name), name, t[name].cast(type_)))
+
+
 DAMAGES = {
+    "without a column": in_columns(lambda t: t.drop_columns(["quality"])),
+    "of a column twice": in_columns(lambda t: t.append_column("key", t["key"])),
+    "of numbers in letters": cast("index", pa.string()),
+    "of keys in bytes": cast("key", pa.binary()),
+    "of labels without a label map": every("label_map", None),
+    "of a label map with transparency": every("label_map", png(12, 9, "LA")),
     "of another window": lambda path, others: shutil.copy(others[0], path),
     "truncated": lambda path, others: path.write_bytes(path.read_bytes()[:-20]),
     "empty": lambda path, others: path.write_bytes(b""),
@@ -117,6 +136,7 @@ DAMAGES = {
     "of a bomb": every("label_map", bomb()),
     "of a label map that is no PNG": every("label_map", b"nothing of this kind"),
     "of a label map in colours": every("label_map", png(12, 9, "RGB")),
+    "of a label map that is a GIF": every("label_map", b"GIF89a" + bytes(40)),
     "of a label map that is cut": rewritten(lambda r: [row.update(label_map=row["label_map"][:50]) for row in r]),
 }
 
@@ -141,6 +161,7 @@ def test_export_names_a_damaged_window(run, tmp_path, capsys, what):
     assert code == 2, text
     assert len(text.strip().splitlines()) == 1
     assert "verify" in text or windows[1].name in text
+    assert "0x" not in text
 
 
 @pytest.mark.parametrize("command", [command for command in READERS if command != "export"])
@@ -160,6 +181,29 @@ def test_verify_names_it(run, capsys, what):
     assert cli.run(["verify", str(run), "--full"]) == 1
     seen = capsys.readouterr()
     assert windows[1].name.split(".")[0] in seen.out + seen.err
+
+
+@pytest.mark.parametrize("value", [None, b"nothing of this kind"])
+def test_a_forged_tree_is_one_line_and_verify_finds_it(tmp_path, capsys, value):
+    """Forged: the digest of the rows is right."""
+    make_run(tmp_path, [list("abcdefgh")], trees=CUT)
+    path = min((tmp_path / "run" / "labels").glob("*.parquet"))
+    rewritten(lambda rows: [row.update(leaf_map=value) for row in rows], honest=True)(path, [])
+    assert cli.run(["preview", str(tmp_path / "run"), "--output", str(tmp_path / "page.html")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert cli.run(["verify", str(tmp_path / "run"), "--full"]) == 1
+    assert path.name in capsys.readouterr().out
+
+
+def test_forged_vectors_are_one_line(tmp_path, capsys):
+    make_run(tmp_path, [list("abcdefgh")], trees=CUT)
+    path = min((tmp_path / "run" / "labels").glob("*.parquet"))
+    nan = b"\1" * 64 + b"\xff\x7f"
+    rewritten(lambda rows: [row.update(vectors=nan * (len(row["vectors"]) // 66)) for row in rows], honest=True)(
+        path, []
+    )
+    assert cli.run(["categories", str(tmp_path / "run"), "--clusters", "2"]) == 2
+    assert path.name in capsys.readouterr().err
 
 
 def test_an_undamaged_run_is_read_by_all(run, tmp_path, capsys):

@@ -5,6 +5,7 @@ import threading
 from collections import namedtuple
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from diffseg import config
@@ -24,14 +25,18 @@ from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
 from pipeline.run.verify import audit
 from pipeline.storage.object_store import Store
+from pipeline.table.label_map import encode_label_map
 from pipeline.worker.worker import Worker
 from tests.conftest import SEGMENT, a_run, samples, write_shard
 
 SHARD = Shard("s-1", "file:///s.tar", 10, "e")
 
 
+PNG = encode_label_map(np.zeros((1, 1), np.int32))
+
+
 def rows(shard, first, count=4, status=OK):
-    return [LabelRecord(f"{i:04d}", shard.id, i, status, None, 1, 1, b"png") for i in range(first, first + count)]
+    return [LabelRecord(f"{i:04d}", shard.id, i, status, None, 1, 1, PNG) for i in range(first, first + count)]
 
 
 def commit(ledger, shard, window, count=4, generation=0, status=OK):

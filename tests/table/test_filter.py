@@ -1,6 +1,7 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from diffseg.types import Segment
@@ -8,10 +9,12 @@ from pipeline import table
 from pipeline.errors import ConfigError
 from pipeline.records import OK, LabelRecord
 from pipeline.table.filter import COLUMNS, MAX_LENGTH, columns_of, holds, parse_filter
+from pipeline.table.label_map import encode_label_map
 from tests.conftest import window_metadata
 
 SEGMENTS = tuple(Segment(number, 1, (0, 0, 1, 1), 1.0) for number in range(12))
-ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, 480, b"png", SEGMENTS, 0.5)
+PNG = encode_label_map(np.zeros((480, 640), np.int32))
+ROW = LabelRecord("cats/7", "s", 7, OK, None, 640, 480, PNG, SEGMENTS, 0.5)
 ALONE = replace(ROW, segments=SEGMENTS[:1], quality=None)
 
 
@@ -93,7 +96,7 @@ class Counting(io.BytesIO):
 
 
 def test_where_no_row_matches_the_label_maps_are_not_read():
-    rows = [replace(ROW, index=index, label_map=bytes(50_000)) for index in range(20)]
+    rows = [replace(ROW, index=index, label_map=PNG + bytes(50_000)) for index in range(20)]
 
     def read(text: str) -> int:
         stream = Counting(window(rows).getvalue())

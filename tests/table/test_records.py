@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,14 +15,16 @@ from pipeline import table
 from pipeline.errors import ConfigError, CorruptShard
 from pipeline.records import OK, LabelRecord, Shard
 from pipeline.table.filter import parse_filter
+from pipeline.table.label_map import encode_label_map
 from pipeline.table.window_metadata import digest_of
 from tests.conftest import window_metadata
 
 SEGMENTS = (Segment(0, 7, (0, 0, 3, 4), 0.123456789, None), Segment(1, 5, (3, 0, 1, 4), 1.0, "sky"))
+PNG = encode_label_map(np.zeros((4, 4), np.int32))
 ROWS = [
-    LabelRecord("a", "s-1", 4, OK, None, 4, 4, b"png", SEGMENTS, 0.7654321, "ab"),
+    LabelRecord("a", "s-1", 4, OK, None, 4, 4, PNG, SEGMENTS, 0.7654321, "ab"),
     LabelRecord("b", "s-1", 5, "undecodable", "cut", 4, None),
-    LabelRecord("c", "s-1", 6, OK, None, 4, 4, b"png2", (), None, "cd"),
+    LabelRecord("c", "s-1", 6, OK, None, 4, 4, PNG, (), None, "cd"),
 ]
 METADATA = window_metadata(ROWS, window=1, failed={"undecodable": 1}, made_with={"torch": "2"})
 
