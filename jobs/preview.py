@@ -97,6 +97,8 @@ def _local(output: str) -> Path:
 def _appearing(target: Path) -> Iterator[BinaryIO]:
     from pipeline.errors import ConfigError
 
+    if not target.name:
+        raise ConfigError(f"{target}: a folder; give the name of a file in it")
     draft = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -164,7 +164,7 @@ class TruthOptions:
 class ComputeOptions:
     """Where a command computes beside this process."""
 
-    processes: Annotated[int, Option(help="Processes that compute, beside this one.", min=0)] = 0
+    processes: Annotated[int, Option(help="Processes that compute, beside this one.", min=0, max=512)] = 0
     ray_address: Annotated[
         str | None, Option(help="A running Ray, or 'local' for a private one, whose CPUs compute.")
     ] = None

@@ -14,7 +14,7 @@ LABELS = "labels"
 REFERENCE = "reference.png"  # the labels of the reference image by the first worker of the run
 BROKEN = ".broken"  # behind the name of an object that could not be deleted: `verify --repair` has set it aside
 SYSTEM_FILES = ("._", ".DS_Store")  # macOS writes them into every folder it shows
-_WINDOW = re.compile(r"(\d{1,15})(?:\.r(\d{1,9}))?\.parquet")  # number and revision in a name
+_WINDOW = re.compile(r"(\d{1,15})(?:\.r(\d{1,15}))?\.parquet")  # number and revision in a name
 DIGITS = 6  # of a window's number in a name: names sort by it up to a billion samples a shard
 
 
