@@ -152,7 +152,7 @@ def union_find(count: int, first: Int[Tensor, " E"], second: Int[Tensor, " E"]) 
         for _ in range(ROUNDS[first.device.type]):
             linked = root[ends]
             low = torch.minimum(linked[0], linked[1])
-            root = root.scatter_reduce(0, linked.flatten(), low.repeat(2), "amin")
+            root = root.scatter_reduce_(0, linked.flatten(), low.repeat(2), "amin")
             root = root[root]
         linked, above = root[ends], root[root]
         if torch.equal(torch.cat([linked[0], root]), torch.cat([linked[1], above])):

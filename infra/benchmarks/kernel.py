@@ -31,6 +31,10 @@ from diffseg.models.unet.recognise import attention_levels
 from infra.embedded.checkpoints import narrow, whole
 
 SHARED_LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a block may ask for; CUDA's own figures
+# by CUDA's guide: bytes of shared memory of a multiprocessor, and the warps that it runs at once
+MULTIPROCESSORS = {80: (167_936, 64), 86: (102_400, 48), 89: (102_400, 48), 90: (233_472, 64)}
+RESERVED = 1024  # bytes of it a block
+REGISTERS, REGISTER_UNIT = 65_536, 256  # of a multiprocessor, and how many are given to a warp at once
 CARDS = {80: "A100", 86: "A10G, RTX 30", 89: "L4, RTX 40", 90: "H100, H200"}
 DTYPES = ("bfloat16", "float16", "float32")
 WARP = 32  # threads
@@ -211,6 +215,13 @@ def compile_all(architectures: tuple[int, ...], cache: Path, processes: int) -> 
     return sorted(found, key=lambda facts: (facts.channels, DTYPES.index(facts.dtype), facts.architecture))
 
 
+def blocks(architecture: int, shared: int, registers: int, warps: int) -> int:
+    """That a multiprocessor runs side by side: as many as its shared memory, registers and warps allow."""
+    memory, most_warps = MULTIPROCESSORS[architecture]
+    a_warp = -(-registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
+    return min(memory // (shared + RESERVED), REGISTERS // (a_warp * warps), most_warps // warps)
+
+
 def row(facts: Facts) -> str:
     """One line of the table."""
     rows, columns, warps, stages = facts.tile
@@ -225,6 +236,7 @@ def row(facts: Facts) -> str:
         facts.registers,
         facts.stack,
         facts.spills,
+        blocks(facts.architecture, facts.shared, facts.registers, warps),
     ]
     cells += [", ".join(f"{count} {name}" for name, count in kind.items()) for kind in (facts.copies, facts.products)]
     return f"| {' | '.join(map(str, cells))} |"
@@ -245,7 +257,7 @@ def main() -> None:
     import triton
 
     header = ["models", "head", "dtype", "for", "tile, warps, stages", "shared bytes", "registers", "stack", "spills"]
-    header += ["copies to shared memory", "products on tensor cores"]
+    header += ["blocks a multiprocessor", "copies to shared memory", "products on tensor cores"]
     lines = [
         PROSE.format(triton=triton.__version__, cards=", ".join(f"sm_{a} ({c})" for a, c in CARDS.items())),
         f"| {' | '.join(header)} |",

@@ -1,11 +1,14 @@
 """The stand-in CUDA device keeps CUDA's rules: tests that `tests/models/test_cuda_standin.py` runs apart."""
 
 from collections import Counter
+from unittest import mock
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend
 
+from diffseg.models.fused_attention import fused_attention
 from tests.support.cuda.cuda_standin import CUDA, CudaStandIn
 
 
@@ -58,6 +61,17 @@ def test_attention_runs_on_the_fused_kernel_that_a_card_takes(dtype, channels, p
     with CudaStandIn(preferred):
         query = torch.ones(1, 2, 12, channels, dtype=dtype, device="cuda")
         assert SDPBackend(torch._fused_sdp_choice(query, query, query)).name == taken
+
+
+@pytest.mark.parametrize("kernel", ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"])
+@pytest.mark.parametrize(("cells", "channels"), [(4096, 40), (63, 64), (256, 160)])
+def test_the_installed_torch_takes_our_arguments_and_gives_log_sum_exps_in_float32(kernel, cells, channels):
+    choice = mock.patch.object(torch, "_fused_sdp_choice", return_value=SDPBackend.__members__[kernel].value)
+    with CudaStandIn(), FakeTensorMode(), choice:
+        query = torch.empty(2, 8, cells, channels, device="cuda", dtype=torch.bfloat16)
+        output, log_sum = fused_attention(query, query, query)
+    assert (output.shape, output.dtype) == (query.shape, torch.bfloat16)
+    assert (log_sum.shape, log_sum.dtype) == (query.shape[:3], torch.float32)
 
 
 def test_what_cuda_allows_gives_the_processor_s_numbers():
