@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Timed = Callable[..., list[float]]  # seconds of steps
 PHOTO = (480, 640)  # height and width
-TWELVE_MEGAPIXELS = (4000, 3000)
+PHOTO_SIZES = ((640, 480), (4000, 3000))  # width, height; the larger one has 12 megapixels
 REGIONS = 24  # in the prepared attention: that of random weights has one region
 MODEL_STAGES = ("vae", "unet", "vit", "capture")
 ANCHORS = 256  # 16 x 16, as published
@@ -101,8 +101,9 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
     dressed = DiffSeg(Structured(backend, maps) if structured else backend, batch_size)
     (whole,) = timed(lambda: dressed.segment(photos))
     [result, *_] = dressed.segment(photos)
-    small, large = (_jpeg(photos[0], size) for size in ((640, 480), TWELVE_MEGAPIXELS))
-    decoded, large_decoded, encoded = clock(
+    resized = (Image.fromarray(photos[0]).resize(size, Image.Resampling.BICUBIC) for size in PHOTO_SIZES)
+    small, large = (encoded(photo, "JPEG", quality=90) for photo in resized)
+    decoded, large_decoded, to_png = clock(
         torch.device("cpu"),
         repeats,
         lambda: _prepare(small, backend.config),
@@ -113,7 +114,7 @@ def measure(backend: "Backend", batch_size: int, repeats: int, *, structured: bo
         StageCost("decode", decoded, host=True),
         *model_stages,
         *core_stages,
-        StageCost("encode", encoded, host=True),
+        StageCost("encode", to_png, host=True),
     )
     limits = measure_limits(backend)
     return Measured(stages, limits, whole / batch_size, large_decoded, peak_bytes(backend.device), batch_size)
@@ -199,10 +200,6 @@ def structured_maps(like: AttentionMaps, images: int) -> AttentionMaps:
         scores = 4.0 * (region[:, None] == region) - 8.0 * torch.cdist(places, places)
         levels.append(scores.softmax(-1).expand(images, -1, -1).contiguous())
     return replace(like, levels=tuple(levels))
-
-
-def _jpeg(photo: np.ndarray, size: tuple[int, int]) -> bytes:
-    return encoded(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90)
 
 
 def _prepare(data: bytes, config: ResolvedConfig) -> torch.Tensor:
