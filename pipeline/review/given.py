@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -88,18 +88,28 @@ def _of_cvat(shape: Any, size: Size) -> Bool[np.ndarray, "H W"]:
 
 def _coco(stream: Any) -> Iterator[Given]:
     document, shapes = json.loads(stream.read()), defaultdict[Any, list[Any]](list)
-    _check_once([each["name"] for each in document["categories"]])
-    names = {each["id"]: each["name"] for each in document["categories"]}
+    names = {each["id"]: _text(each["name"]) for each in document["categories"]}
+    _check_once([*names.values()])
+    _check_once([each["id"] for each in document["categories"]])
     for each in document["annotations"]:
         shapes[each["image_id"]].append(((names[each["category_id"]], 0), each["segmentation"]))
     for each in document["images"]:
         size, own = _size(each), shapes[each["id"]]
-        yield _painted(each["file_name"], size, [label for label, _ in own], (decode(mask, size) for _, mask in own))
+        yield _painted(
+            _text(each["file_name"]), size, [label for label, _ in own], (decode(mask, size) for _, mask in own)
+        )
 
 
 def _check_once(names: Sequence[Any]) -> None:
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"category {twice[0]!r} is there twice")
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} where a name belongs")
+    name.encode()  # half a letter, which JSON allows, raises
+    return name
 
 
 def _size(image: Any) -> Size:

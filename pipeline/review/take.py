@@ -23,7 +23,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map, encode_label_map
 from pipeline.table.window_metadata import fields_of
 
-IDENTITY = re.compile(r"-([0-9a-f]{12})_(\d{1,18})$")  # the end of the shard's id, and the index, in a generated name
+IDENTITY = re.compile(r"-([0-9a-f]{12})_([0-9]{1,18})$")  # the end of a shard's id, and the index, in a generated name
 NEEDED = ("key", "shard", "index", "width", "height", "label_map", "segments")
 
 

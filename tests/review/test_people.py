@@ -413,6 +413,28 @@ def test_a_file_that_makes_no_sense_is_one_line_and_nothing_is_written(untouched
     assert not (Path(run) / "derived" / "corrections").exists()
 
 
+@pytest.mark.parametrize("name", [5, None, {}, ["sky"], "half a letter \ud800"])
+@pytest.mark.parametrize("where", ["name", "file_name"])
+def test_names_of_coco_that_are_no_text_are_one_line(run, tmp_path, capsys, where, name):
+    _, document, path = coco(run, tmp_path)
+    document["categories" if where == "name" else "images"][0][where] = name
+    path.write_text(json.dumps(document))
+    assert cli.run(["import", run, str(path), *KINDS]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "coco.json: neither CVAT" in line
+
+
+def test_categories_of_one_id_are_one_line_and_many_take_no_time(run, tmp_path, capsys):
+    many = [{"id": number, "name": str(number)} for number in range(100_000)]
+    for categories, answer in (
+        ([{"id": 1, "name": "sky"}, {"id": 1, "name": "sea"}], "1 is there twice"),
+        (many, None),
+    ):
+        _, _, path = coco(run, tmp_path, categories=categories)
+        assert cli.run(["import", run, str(path), *KINDS]) == (2 if answer else 0)
+        assert not answer or answer in capsys.readouterr().err
+
+
 def test_bombs_and_hostile_masks_of_coco_are_refused(run, tmp_path, capsys, monkeypatch):
     _, document, path = coco(run, tmp_path)
     for bad, answer in (
