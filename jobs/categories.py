@@ -28,7 +28,9 @@ def categories(
     margin: Annotated[float, typer.Option(help="Of words: a smaller lead is unknown.", min=0)] = 0,
     least: Annotated[float, typer.Option(help="Of words: a lower best score is unknown.", min=-1)] = -1,
     name: Annotated[str, typer.Option(help="Of the table, for --categories of other commands.")] = "categories",
-    seed: Annotated[int, typer.Option(help="Decides which segments --clusters are found from.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Decides which segments --clusters are found from.", min=0, max=2**32 - 1)
+    ] = 0,
     unknown: Annotated[
         float, typer.Option(help="Share of a cluster that is too far from its centre.", min=0, max=0.9)
     ] = 0.01,

@@ -204,7 +204,7 @@ def read_list(url: str, what: str) -> list[str]:
         entry = filesystem.stat(url)
         with filesystem.open_ranged(entry.url, entry.size) as stream:
             lines = _lines_in(stream.read())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ConfigError(f"{redact(url)}: no such list of {what}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{redact(url)}: a list of {what} is text in UTF-8: {error}") from error

@@ -252,6 +252,17 @@ def test_a_file_in_place_of_a_folder_is_not_taken_for_its_objects(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("seed", ["-1", "9" * 20])
+def test_a_seed_beyond_sense_is_one_line(run, capsys, seed):
+    assert cli.run(["categories", str(run), "--clusters", "2", "--seed", seed]) == 2
+    assert "--seed" in one_line(capsys)
+
+
+def test_a_folder_for_a_list_is_one_line(run, capsys):
+    assert cli.run(["evaluate", str(run), "--truth", str(run), "--list", str(run)]) == 2
+    assert str(run) in one_line(capsys)
+
+
 def test_a_line_has_an_end(capsys):
     console.note("https://me:secret@host/" + "x" * 10**7)
     text = capsys.readouterr().err
