@@ -176,7 +176,10 @@ WRONG = {
     ),
     "unet of another shape": (settings("unet", block_out_channels=[32, 64, 96, 96]), r"holds \S+ as F16 \["),
     "unet without a tensor": (tensors("unet", without("conv_in.bias")), r"unet/diff\S+ .*conv_in\.bias first"),
-    "vae of another class": (settings("vae", _class_name="AutoencoderTiny"), r"AutoencoderTiny \(vae/config\.json\)"),
+    "vae of another class": (
+        settings("vae", _class_name="AutoencoderTiny"),
+        r"shrinks images by 1, not by 8 \(vae/config\.json\)",
+    ),
     "vae of no class": (settings("vae", _class_name=None), r"no AutoencoderKL or AutoencoderTiny but None"),
     "unet of another class": (settings("unet", _class_name="UNet3DConditionModel"), "but UNet3DConditionModel"),
     "vae with attention that its configuration denies": (

@@ -23,7 +23,8 @@ from diffseg.models.unet.loading import prompts_of, read_part, read_prompt
 from diffseg.models.unet.recognise import recognise_unet
 from diffseg.types import Float
 
-ENCODER_COPIES = 5  # of its widest activation, at full resolution, that live at once while the encoder runs
+# of an encoder's widest activation, at full resolution, that live at once while it runs
+ENCODER_COPIES = {"AutoencoderKL": 5, "AutoencoderTiny": 3.2}
 UNET_COPIES = 28  # of the activation at its finest attention, beside the maps
 BETAS, STEPS = (0.00085, 0.012), 1000  # of the noise at training
 NOISE_SEED = 42  # as published
@@ -170,7 +171,8 @@ class Backend:
         scale = (side / self.spec.image_size) ** 2
         cells = [int(level**2 * scale) for level, _ in self.spec.levels]
         maps = sum(torch.float32.itemsize * n**2 for n in cells)
-        encoding = ENCODER_COPIES * encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
+        widest = encoder.config.block_out_channels[0] * side**2 * encoder.dtype.itemsize
+        encoding = int(ENCODER_COPIES[type(encoder).__name__] * widest)
         attending = maps + UNET_COPIES * self.captured()[0][0] * cells[0] * unet.dtype.itemsize
         attending += (self.words.numbers if self.words else 0) * cells[0] * torch.float32.itemsize
         return image_bytes(self.config, cells[0], cells[0], maps, max(encoding, attending))
