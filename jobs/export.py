@@ -17,7 +17,10 @@ SHOWN = 5  # missing windows that are named
 def export(
     url: options.Run,
     format: Annotated[
-        str, typer.Option("--format", help="coco-segments, coco-panoptic, png, webdataset, huggingface, sa1b, cvat.")
+        str,
+        typer.Option(
+            "--format", help="coco-segments, coco-panoptic, png, webdataset, huggingface, sa1b, cvat, label-studio."
+        ),
     ],
     output: Annotated[str, typer.Option("--output", help="Folder or fsspec URL of the export.", show_default=False)],
     read: options.ReadOptions,

@@ -21,7 +21,7 @@ from pipeline.datasets.samples import COMPONENTS, SEGMENTS, Samples, check_insta
 from pipeline.datasets.selection import Part, RowCounts, Selection
 from pipeline.datasets.source_images import SourceImages
 from pipeline.errors import ConfigError
-from pipeline.exports import annotations, archives
+from pipeline.exports import annotations, archives, label_studio
 from pipeline.exports.categories import categories_of
 from pipeline.exports.parts import Add, PartWriter, Work, plan, writing
 from pipeline.run.layout import WindowObject
@@ -62,6 +62,7 @@ FORMATS = {
     "huggingface": Format(archives.parquet, part=4096, images=True),
     "sa1b": Format(archives.sa1b, part=4096, images=True),
     "cvat": Format(annotations.masks, part=10_000),
+    "label-studio": Format(label_studio.tasks, part=10_000),
 }
 
 

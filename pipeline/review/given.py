@@ -1,4 +1,4 @@
-"""Corrected images as annotation tools give them back: CVAT for images 1.1 and COCO instances, in a zip or not."""
+"""Corrected images as annotation tools give them back: CVAT 1.1, Label Studio, COCO instances, in a zip or not."""
 
 import io
 import json
@@ -15,13 +15,17 @@ from defusedxml import ElementTree
 
 from diffseg.types import IGNORE, Bool, Int32
 from pipeline.errors import ConfigError
+from pipeline.exports.label_studio import unpacked
 from pipeline.exports.rle import decode
 from pipeline.records import MAX_PIXELS
 from pipeline.storage import filesystem
 from pipeline.storage.url import redact
 
 LARGEST = 2**30  # bytes of a document, unpacked: masks of about a hundred thousand images
-DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError, EOFError, RuntimeError)
+DAMAGE = (  # of any format
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(SyntaxError, OSError, EOFError, RuntimeError),
+)
 Size = tuple[int, int]
 
 
@@ -50,13 +54,15 @@ def read_given(url: str) -> Iterator[Given]:
             if size > LARGEST:
                 raise ValueError(f"{size:,} bytes, more than {LARGEST:,}")
             stream.seek(0)
-            kind = _cvat if stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else _coco
-            yield from kind(stream)
+            first = stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            yield from {b"<": _cvat, b"[": _label_studio}.get(first, _coco)(stream)
     except FileNotFoundError as error:
         raise ConfigError(f"{redact(url)}: no such file") from error
     except (*DAMAGE, zipfile.BadZipFile, zlib.error) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"{redact(url)}: neither CVAT for images 1.1 nor COCO instances: {why}") from error
+        raise ConfigError(
+            f"{redact(url)}: neither CVAT for images 1.1 nor Label Studio nor COCO instances: {why}"
+        ) from error
 
 
 def _cvat(stream: Any) -> Iterator[Given]:
@@ -84,6 +90,27 @@ def _of_cvat(shape: Any, size: Size) -> Bool[np.ndarray, "H W"]:
     mask = np.zeros(size, bool)
     mask[top : top + height, left : left + width] = decode(counts, (width, height)).T  # COCO counts down columns
     return mask
+
+
+def _label_studio(stream: Any) -> Iterator[Given]:
+    """The last annotation of each task that was not cancelled, else its predictions; a later region covers others."""
+    for task in json.loads(stream.read()):
+        made = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
+        regions = (made or task.get("predictions") or [{"result": ()}])[-1]["result"]
+        size = _size({name: regions[0][f"original_{name}"] for name in ("height", "width")}) if regions else (1, 1)
+        labels = [(str(each["value"][each["type"]][0]), depth) for depth, each in enumerate(regions)]
+        yield _painted(_text(task["data"]["image"]), size, labels, (_of_label_studio(each, size) for each in regions))
+
+
+def _of_label_studio(region: Any, size: Size) -> Bool[np.ndarray, "H W"]:
+    value, (height, width) = region["value"], size
+    if (region["original_height"], region["original_width"]) != size:
+        raise ValueError("it is of another size than the region before")
+    if region["type"] == "polygonlabels":  # in per cent
+        return decode([[c for x, y in value["points"] for c in (x * width / 100, y * height / 100)]], size)
+    if region["type"] != "brushlabels":
+        raise ValueError(f"a region of {region['type']}, where masks and polygons are labels")
+    return unpacked(value["rle"], size)
 
 
 def _coco(stream: Any) -> Iterator[Given]:

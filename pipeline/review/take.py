@@ -52,7 +52,7 @@ def take(ledger: Ledger, given: Iterable[Given]) -> Taken:
         at = (shards.get(found.group(1), ""), int(found.group(2))) if found else ("", 0)
         if not at[0] or at in wanted:
             why = "is there twice" if at[0] else "is no image of this run, by its name"
-            raise ConfigError(f"{each.name}: {why}; exports for CVAT name images so that they are found again")
+            raise ConfigError(f"{each.name}: {why}; `select` and exports for CVAT name images so that they are found")
         called = (name if name in known else before.renamed.get(name, name) for name in each.categories)
         names = [None if name == OBJECT and name not in known else name for name in called]
         wanted[at] = each.name, encode_label_map(each.label_map), names
