@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
-# Files of tests side by side, as many as there are cores; the last words are the lines that no test reached.
-PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+# Files of tests side by side, as many as there are cores.
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -31,8 +31,9 @@ demo: $(READY) ## label a dozen real photos on a local Ray, and the way to the g
 test: $(READY) ## every test but the slow ones
 	$(PYTEST)
 
-test-all: $(READY) ## every test
-	$(PYTEST) -m 'slow or not slow'
+# Tracing lines takes half as long again: the quick suite does without.
+test-all: $(READY) ## every test, and at the end the lines that none reached
+	$(PYTEST) -m 'slow or not slow' --cov --cov-report=term-missing:skip-covered
 
 # Each goes on where it was stopped, shows how far it is, and takes an hour at most.
 proofs: $(READY) ## what takes too long for a test; figures go to infra/benchmarks
