@@ -1,5 +1,6 @@
 """What tests share: tiny shards with known images, runs of a fake model, and the way to the data beside the project."""
 
+import functools
 import io
 import os
 import sys
@@ -22,7 +23,7 @@ from pipeline.inputs.tar.writing import write_samples
 from pipeline.records import LabelRecord, Shard
 from pipeline.run.ledger import Ledger
 from pipeline.run.spec import Run
-from pipeline.storage import retry
+from pipeline.storage import clients, retry
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 from pipeline.worker.worker import Worker
 from tests.support.processes import servers
@@ -157,9 +158,20 @@ def s3_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def s3_clients() -> Callable[[str, str], Any]:
+    """Clients that only tests of this server share.
+
+    A process keeps its clients, with the address and credentials that they found: one that another test made without
+    these would serve all later tests, and no request of theirs would reach the server.
+    """
+    return functools.cache(clients._connected.__wrapped__)
+
+
 @pytest.fixture
-def s3(s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+def s3(s3_proxy: Proxy, s3_clients: Callable[[str, str], Any], monkeypatch: pytest.MonkeyPatch) -> Proxy:
     """That proxy, sound until told otherwise, with the environment set to it."""
+    monkeypatch.setattr(clients, "_connected", s3_clients)
     for name, value in servers.s3_environment(s3_proxy.address).items():
         monkeypatch.setenv(name, value)
     s3_proxy.calm()

@@ -47,6 +47,19 @@ def salvaged(shard):
     raise AssertionError("the damage was not told")
 
 
+@pytest.fixture
+def stranger(fresh, monkeypatch):
+    """What a test leaves in its process that reads s3:// without a server and credentials."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ConfigError, match="no credentials"):
+        Store("s3://elsewhere").get("x")
+
+
+def test_a_client_that_was_made_without_a_server_serves_no_test_of_one(stranger, place):
+    assert Store(place).put_new("a", b"1")
+    assert Store(place).get("a") == b"1"
+
+
 def test_objects_are_created_once_and_listed_by_prefix(place):
     expect_objects_created_once_and_listed_by_prefix(place)
 
