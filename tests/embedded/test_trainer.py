@@ -66,7 +66,7 @@ def test_the_prompt_in_training_is_the_prompt_in_labelling(straight, tmp_path):
     from diffseg.models.unet.loading import read_prompt
 
     trainer, _ = straight
-    hidden, _ = read_prompt(trainer.save(tmp_path / "model", torch.float32), two_encoders=False)
+    hidden, *_ = read_prompt(trainer.save(tmp_path / "model", torch.float32), two_encoders=False)
     assert torch.allclose(hidden, trainer.prompt, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from diffseg.models.files import ModelFiles
 from diffseg.models.recognise import named
 from diffseg.models.specs import BackendSpec
 from diffseg.models.unet.capture import WordReader, capture_attention, cut_after_last_attention, rehearse
-from diffseg.models.unet.loading import prompts_of, read_part, read_prompt
+from diffseg.models.unet.loading import read_part, read_prompt
 from diffseg.models.unet.recognise import recognise_unet
 from diffseg.types import Float
 
@@ -78,10 +78,8 @@ class Backend:
         with named(files):
             spec = recognise_unet(files)
             resolved = (config or SegmentConfig()).resolve(spec)
-            lines = resolved.words or ()
-            prompts = read_prompt(files.folder, spec.added_conditions, lines)
-            places = [own for _, own in prompts_of(files.folder, "text_encoder", lines)[1:]]
-            parts = Parts(read_part(files.folder, "unet"), read_part(files.folder, "vae"), *prompts, places)
+            prompts = read_prompt(files.folder, spec.added_conditions, resolved.words or ())
+            parts = Parts(read_part(files.folder, "unet"), read_part(files.folder, "vae"), *prompts)
         return cls(files, spec, resolved, parts, device)
 
     @property

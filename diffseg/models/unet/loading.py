@@ -62,30 +62,32 @@ def check_unet(files: ModelFiles, spec: BackendSpec, lines: Sequence[str] = ()) 
         prompts_of(files.folder, name, lines)
 
 
-def read_prompt(folder: Path, two_encoders: bool, lines: Sequence[str] = ()) -> tuple["Tensor", "Tensor | None"]:
+def read_prompt(
+    folder: Path, two_encoders: bool, lines: Sequence[str] = ()
+) -> tuple["Tensor", "Tensor | None", list[list[range]]]:
     """Embed the empty prompt as the family's own pipeline does, and those that list the words of lines:
-    [1 + K, 77, context], and the first one pooled, [1, channels], or None.
+    [1 + K, 77, context], the first one pooled, [1, channels], or None, and the places of words in the others.
     """
     import torch
 
     with torch.inference_mode():
-        first = _encoded(folder, "text_encoder", lines)
+        first, (_, *places) = _encoded(folder, "text_encoder", lines)
         if not two_encoders:
-            return torch.cat([each.last_hidden_state for each in first]), None
-        second = _encoded(folder, "text_encoder_2", lines)
+            return torch.cat([each.last_hidden_state for each in first]), None, places
+        second, _ = _encoded(folder, "text_encoder_2", lines)
         both = [torch.cat([each.hidden_states[-2] for each in part]) for part in (first, second)]
-        return torch.cat(both, dim=-1), second[0].text_embeds
+        return torch.cat(both, dim=-1), second[0].text_embeds, places
 
 
-def _encoded(folder: Path, name: str, lines: Sequence[str]) -> list[Any]:
+def _encoded(folder: Path, name: str, lines: Sequence[str]) -> tuple[list[Any], list[list[range]]]:
     import torch
 
     encoder: Any = read_part(folder, name).float()
-    outputs = []
-    for ids, _ in prompts_of(folder, name, lines):  # one by one: the empty one is the same bits with others and without
+    outputs, prompts = [], prompts_of(folder, name, lines)
+    for ids, _ in prompts:  # one by one: the empty one is the same bits with others and without
         positions = torch.arange(len(ids))[None]  # the encoder's own list of them is in no file
         outputs.append(encoder(torch.tensor([ids]), position_ids=positions, output_hidden_states=True))
-    return outputs
+    return outputs, [places for _, places in prompts]
 
 
 def prompts_of(folder: Path, name: str, lines: Sequence[str] = ()) -> list[tuple[list[int], list[range]]]:
