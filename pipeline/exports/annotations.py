@@ -20,7 +20,6 @@ https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -31,11 +30,14 @@ from diffseg.draw import IGNORED, encoded, palette
 from diffseg.types import IGNORE, Int, Segment
 from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.categories import OBJECT, category_map, regions_of
-from pipeline.exports.parts import Add, PartWriter
+from pipeline.exports.parts import Add, PartWriter, growing_list
 from pipeline.exports.rle import encode
-from pipeline.storage.names import generated_name
 from pipeline.storage.object_store import Store
 from pipeline.table.label_map import encode_label_map
+
+VOID = 255
+COLOURS = palette(VOID).tobytes() + bytes(IGNORED)
+LISTS = "_export/lists"  # of each part; joined when all are there
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
 
     `info` names the model's licence; `licenses` are those of photos, where they were kept (`label --keep`).
     """
-    images, before, licences = list[bytes](), b"[\n", dict[str, int]()
+    images, licences = list[bytes](), dict[str, int]()
 
     def add_image(sample: LabelledSample) -> None:
         writer.put_photo(f"images/{writer.side}", sample)
@@ -108,15 +110,10 @@ def _document(writer: PartWriter, kind: str) -> Iterator[tuple[Add, Callable[[di
         named = {"id": sample.number, "file_name": f"{sample.name}.{sample.extension}", **fields}
         images.append(json.dumps(named).encode())
 
-    def add_annotation(element: dict[str, Any]) -> None:
-        nonlocal before
-        out.write(before + json.dumps(element).encode())
-        before = b",\n"
-
     with writer.store.growing(f"annotations/{kind}_{writer.side}{writer.suffix}.json") as out:
         out.write(b'{"annotations": ')
-        yield add_image, add_annotation
-        out.write(b"[]" if before == b"[\n" else b"\n]")
+        with growing_list(out) as add_annotation:
+            yield add_image, add_annotation
         listed = b"[\n" + b",\n".join(images) + b"\n]" if images else b"[]"
         out.write(b',\n"images": ' + listed)
         out.write(b',\n"categories": ' + json.dumps(writer.work.categories.listed()).encode())
@@ -131,11 +128,6 @@ def panoptic_png(label_map: Int[np.ndarray, "H W"]) -> bytes:
     ids = np.where(label_map == IGNORE, 0, label_map + 1)
     channels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
     return encoded(Image.fromarray(channels), "PNG", compress_level=6)
-
-
-VOID = 255
-COLOURS = palette(VOID).tobytes() + bytes(IGNORED)
-LISTS = "_export/lists"  # of each part; joined when all are there
 
 
 @contextmanager
@@ -188,9 +180,8 @@ def masks(writer: PartWriter) -> Iterator[Add]:
         out.write(f"<meta><task><labels>{names}</labels></task></meta>\n".encode())
 
         def add(sample: LabelledSample) -> None:
-            row, (height, width) = sample.row, sample.label_map.shape
-            sample = replace(sample, name=generated_name(row["key"], row["shard"], row["index"]))
-            writer.put_photo("images", sample)
+            height, width = sample.label_map.shape
+            sample = writer.put_found_photo("images", sample)
             name = quoteattr(f"{sample.name}.{sample.extension}")
             lines = [f'<image id="{sample.number}" name={name} width="{width}" height="{height}">']
             for each in sample.segments:

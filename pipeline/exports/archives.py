@@ -24,6 +24,10 @@ from pipeline.inputs.kinds import IMAGE_EXTENSIONS
 from pipeline.inputs.tar.writing import writing
 from pipeline.table.label_map import encode_label_map
 
+ROWS = 100  # a row group: a reader of single rows fetches all of it, a few MB of photos
+# By name of the column; label maps have ids, 255 (65535 in 16 bit) for void pixels.
+FEATURES: dict[str, Any] = json.loads((files("pipeline.exports") / "data" / "huggingface.json").read_text("utf-8"))
+
 
 @contextmanager
 def webdataset(writer: PartWriter) -> Iterator[Add]:
@@ -93,13 +97,6 @@ def _point_in(sample: LabelledSample, number: int) -> list[float]:
     pixels = np.flatnonzero(sample.label_map == number)
     y, x = divmod(int(pixels[len(pixels) // 2]), sample.label_map.shape[1])
     return [float(x), float(y)]
-
-
-ROWS = 100  # a row group: a reader of single rows fetches all of it, a few MB of photos
-
-
-# By name of the column; label maps have ids, 255 (65535 in 16 bit) for void pixels.
-FEATURES: dict[str, Any] = json.loads((files("pipeline.exports") / "data" / "huggingface.json").read_text("utf-8"))
 
 
 @contextmanager

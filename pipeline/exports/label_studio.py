@@ -9,10 +9,8 @@ thi.ng's rle-pack over RGBA pixels: 32 bits the number of values, 5 a word's bit
 less one; then blocks: a bit that says whether one word is repeated, 2 bits which length, that length less one, words.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -20,8 +18,7 @@ import numpy as np
 from diffseg.types import Bool
 from pipeline.datasets.samples import LabelledSample
 from pipeline.exports.categories import OBJECT
-from pipeline.exports.parts import Add, PartWriter
-from pipeline.storage.names import generated_name
+from pipeline.exports.parts import Add, PartWriter, growing_list
 
 SERVED = "/data/local-files/?d="  # what Label Studio calls files below its LOCAL_FILES_DOCUMENT_ROOT
 LENGTHS = (3, 4, 8, 16)  # bits of a block's length
@@ -35,14 +32,11 @@ def tasks(writer: PartWriter) -> Iterator[Add]:
     labels = "".join(f"<Label value={quoteattr(name)}/>" for name in names)
     interface = f'<Image name="image" value="$image"/><BrushLabels name="tag" toName="image">{labels}</BrushLabels>'
     writer.put("label_config.xml", f"<View>{interface}</View>\n".encode())
-    before = b"[\n"
-    with writer.store.growing(f"tasks_{writer.side}{writer.suffix}.json") as out:
+    with writer.store.growing(f"tasks_{writer.side}{writer.suffix}.json") as out, growing_list(out) as add_task:
 
         def add(sample: LabelledSample) -> None:
-            nonlocal before
-            row, (height, width) = sample.row, sample.label_map.shape
-            sample = replace(sample, name=generated_name(row["key"], row["shard"], row["index"]))
-            writer.put_photo("images", sample)
+            height, width = sample.label_map.shape
+            sample = writer.put_found_photo("images", sample)
             shared = {"type": "brushlabels", "from_name": "tag", "to_name": "image", "image_rotation": 0}
             shared |= {"original_width": width, "original_height": height}
             found = []
@@ -51,11 +45,9 @@ def tasks(writer: PartWriter) -> Iterator[Add]:
                 value["brushlabels"] = [writer.work.categories.of(each) or OBJECT]
                 found.append({"id": f"{sample.name}.{each.id}", **shared, "value": value, "score": each.score})
             image = {"image": f"{SERVED}images/{sample.name}.{sample.extension}"}
-            out.write(before + json.dumps({"data": image, "predictions": [{"result": found}]}).encode())
-            before = b",\n"
+            add_task({"data": image, "predictions": [{"result": found}]})
 
         yield add
-        out.write(b"[]\n" if before == b"[\n" else b"\n]\n")
 
 
 def packed(mask: Bool[np.ndarray, "H W"]) -> list[int]:

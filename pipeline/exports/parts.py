@@ -4,11 +4,13 @@ One pass over small columns finds which keys are unique file names, where the ro
 how many images each part may hold.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,11 +20,15 @@ from pipeline.datasets.selection import Part, RowCounts, Selection, chosen_rows
 from pipeline.exports.categories import Categories
 from pipeline.run.layout import WindowObject
 from pipeline.run.ledger import Ledger
-from pipeline.storage.names import Names, hashes_of
+from pipeline.storage.names import Names, generated_name, hashes_of
 from pipeline.storage.object_store import Store
 
 TOGETHER = 16  # windows whose keys are read at once
 READERS = 8  # concurrent reads: small reads mostly wait
+THREADS = 16  # concurrent writes of small objects
+WAITING = 64  # small objects in memory
+
+Add = Callable[[LabelledSample], None]  # writes a sample
 
 
 def plan(
@@ -67,12 +73,6 @@ def _limited(ledger: Ledger, selection: Selection, parts: Iterator[Part]) -> Ite
         limited = replace(part, limit=left)
         yield limited
         left -= sum(1 for _ in chosen_rows(ledger, selection, limited, RowCounts(), ["key"]))
-
-
-THREADS = 16  # concurrent writes of small objects
-WAITING = 64  # small objects in memory
-
-Add = Callable[[LabelledSample], None]  # writes a sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +137,24 @@ class PartWriter:
         """Write the original photo, where photos are wanted."""
         if self.work.images and sample.photo is not None:
             self.put(f"{folder}/{sample.name}.{sample.extension}", sample.photo)
+
+    def put_found_photo(self, folder: str, sample: LabelledSample) -> LabelledSample:
+        """Write the photo by a name that `diffseg import` finds it by; returns the sample of that name."""
+        row = sample.row
+        sample = replace(sample, name=generated_name(row["key"], row["shard"], row["index"]))
+        self.put_photo(folder, sample)
+        return sample
+
+
+@contextmanager
+def growing_list(out: BinaryIO) -> Iterator[Callable[[Any], None]]:
+    """Yields a function that adds an element to a JSON list, a line each; the list is closed after the block."""
+    before = b"[\n"
+
+    def add(element: Any) -> None:
+        nonlocal before
+        out.write(before + json.dumps(element).encode())
+        before = b",\n"
+
+    yield add
+    out.write(b"[]" if before == b"[\n" else b"\n]")
