@@ -46,7 +46,10 @@ class AdaptiveBatches(Segmenter):
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter, self.batch_size = segmenter, segmenter.batch_size
-        self.prepare = segmenter.prepare  # type: ignore[method-assign]
+
+    def prepare(self, image: np.ndarray) -> Any:
+        """See `Segmenter.prepare`."""
+        return self._segmenter.prepare(image)
 
     def launch(self, images: Sequence[Any]) -> bool:
         """Start a batch's pass; False where it cannot start, as for want of memory: `segment` will see to it.
@@ -56,10 +59,10 @@ class AdaptiveBatches(Segmenter):
         try:
             with device_errors():
                 return self._segmenter.launch(images)
-        except PipelineError as error:
-            if not isinstance(error, OutOfMemory):
-                raise
+        except OutOfMemory:
             release_memory()
+        except PipelineError:
+            raise
         except Exception as error:  # noqa: BLE001 - of one image, which `segment` finds
             logger.debug("a batch of %d is labelled without a launch: %s", len(images), told(error))
         return False
