@@ -12,7 +12,8 @@ def take(
     url: options.Run,
     read: options.ReadOptions,
     file: Annotated[
-        str | None, typer.Argument(help="CVAT for images 1.1 or COCO instances, in a zip or not: of `select`'s images.")
+        str | None,
+        typer.Argument(help="CVAT 1.1, Label Studio or COCO instances, in a zip or not: of `select`'s images."),
     ] = None,
     rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW, repeatable: two with one NEW are merged.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Category that is unknown from now on.")] = None,

@@ -3,8 +3,8 @@
 <output>/quarantine/<name>.<attempt>   a copy; attempt: 12 hex digits of its content's digest: none is kept twice
 <output>/labels/<window>.broken        beside a window that could not be deleted: readers pass over that revision
 
-The one place that deletes what a run holds: an operator's command, with rights of its own. What a declared run was made
-from is put back from its manifest: run.json and the pinned shards.
+Deleting is for an operator's command, with rights of its own (`Store.remove` says who else deletes). What a declared
+run was made from is put back from its manifest: run.json and the pinned shards.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def repair(
 def set_aside(store: Store, name: str) -> bool:
     """Copy an object into quarantine, prove the copy, then delete the object; False where the store refuses that.
 
-    For `verify --repair` and `withdraw --purge`, which an operator runs: no driver and no worker may call it.
+    For `verify --repair`, which an operator runs: no driver and no worker may call it.
     Raises FileNotFoundError, ConfigError where the copy cannot be written, StorageError.
     """
     digest = _digest(store, name)

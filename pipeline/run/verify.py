@@ -23,12 +23,10 @@ from pipeline.table.label_map import decode_label_map
 from pipeline.table.window_metadata import WindowMetadata, digest_of
 
 THREADS = 16  # shards checked side by side: the work is waiting for storage
-logger = logging.getLogger(__name__)
-
-
 SOURCE = "bring the shard back as it was pinned, or label it to another --output"
 UNREAD = "`diffseg verify` again, once storage gives it"
 COPY = "`diffseg verify --repair` sets it aside, and `diffseg compact` makes it again"
+logger = logging.getLogger(__name__)
 
 
 def audit(ledger: Ledger, *, full: bool = False, rows: Container[str] = ()) -> Iterator[Checked]:
