@@ -1,9 +1,7 @@
 """diffseg categories --naming detector: boxes of small random detectors, and their votes held against plain loops."""
 
-import hashlib
 import json
 import math
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -23,7 +21,7 @@ from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from tests.categories.detectors import DETECTORS, LONGEST, small_detector
 from tests.categories.joint import small_model
-from tests.support.labelled import label_map, make_run, photo, record
+from tests.support.labelled import make_run, own_photo_but_one, photo
 
 LINES = ("cat, kitten\tthing", "dog", "sky, photo of the sky\tstuff", "tree")
 WORDS = ("cat", "kitten", "dog", "sky", "photo of the sky", "tree")
@@ -35,15 +33,9 @@ def models(tmp_path_factory):
     return {kind: small_detector(tmp_path_factory.mktemp("models") / kind, kind) for kind in DETECTORS}
 
 
-def row_of(key, shard, index, number):
-    """A row whose image is as it was, but for one."""
-    sha256 = "1" * 64 if number == 2 else hashlib.sha256(photo(number)).hexdigest()
-    return replace(record(key, shard, index, label_map(number)), image_sha256=sha256)
-
-
 @pytest.fixture
 def run(tmp_path):
-    return str(make_run(tmp_path, rows=row_of, failed={(0, 4): "undecodable"}).store)
+    return str(make_run(tmp_path, rows=own_photo_but_one, failed={(0, 4): "undecodable"}).store)
 
 
 @cache

@@ -1,10 +1,8 @@
 """diffseg categories --naming clip: names from words by small random models, held against their arithmetic."""
 
-import hashlib
 import io
 import json
 import logging
-from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -26,7 +24,7 @@ from pipeline.messages import ShardTask
 from pipeline.run.ledger import Ledger
 from pipeline.table.label_map import decode_label_map
 from tests.categories.joint import LONGEST, Literal, small_model, tokens
-from tests.support.labelled import label_map, make_run, photo, record
+from tests.support.labelled import make_run, own_photo_but_one, photo
 
 TEXTS = ("a photo of a cat.", "the  Photo", "hippopotamus", "of the dog - 42")
 LINES = ("cat, kitten\tthing", "dog", "sky, photo of the sky, 9\tstuff", "tree")
@@ -37,15 +35,9 @@ def models(tmp_path_factory):
     return {kind: small_model(tmp_path_factory.mktemp("models") / kind, kind) for kind in ("clip", "siglip")}
 
 
-def row_of(key, shard, index, number):
-    """A row whose image is as it was, but for one."""
-    sha256 = "1" * 64 if number == 2 else hashlib.sha256(photo(number)).hexdigest()
-    return replace(record(key, shard, index, label_map(number)), image_sha256=sha256)
-
-
 @pytest.fixture
 def run(tmp_path):
-    return str(make_run(tmp_path, rows=row_of, failed={(0, 4): "undecodable"}).store)
+    return str(make_run(tmp_path, rows=own_photo_but_one, failed={(0, 4): "undecodable"}).store)
 
 
 @pytest.fixture
@@ -158,11 +150,11 @@ def test_a_segment_without_a_clear_lead_is_unknown_and_keeps_its_choices(run, wo
 
 def test_new_windows_are_named_by_the_same_words_and_never_by_another_model(tmp_path, words, models, capsys):
     folder = small_model(tmp_path / "model", "clip")
-    ledger = make_run(tmp_path, rows=row_of, leave_out=(0,))
+    ledger = make_run(tmp_path, rows=own_photo_but_one, leave_out=(0,))
     run = str(ledger.store)
     assert cli.run(["categories", run, "--names", words, "--naming", "clip", "--with", str(folder)]) == 0
     shard = list(ledger.shards.values())[1]
-    rows = [row_of(key, shard.id, index, 100 + index) for index, key in enumerate("ghi")]
+    rows = [own_photo_but_one(key, shard.id, index, 100 + index) for index, key in enumerate("ghi")]
     ledger.writer.commit(ShardTask(shard), 0, rows, 0, 0.0)
     norms = folder / "preprocessor_config.json"
     kept = norms.read_text()

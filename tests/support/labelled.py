@@ -58,6 +58,12 @@ def record(key: str, shard: str, index: int, labels: np.ndarray) -> LabelRecord:
     return LabelRecord(key, shard, index, OK, None, width, height, png, tuple(segments), min(1.0, index / 10), "0" * 64)
 
 
+def own_photo_but_one(key: str, shard: str, index: int, number: int) -> LabelRecord:
+    """The row of a photo that is as it was when it was labelled; photo 2 is not."""
+    sha = "1" * 64 if number == 2 else sha256(photo(number)).hexdigest()
+    return replace(record(key, shard, index, label_map(number)), image_sha256=sha)
+
+
 def make_run(
     folder: Path,
     keys: Sequence[Sequence[str]] = (tuple("abcdef"), tuple("ghi")),
