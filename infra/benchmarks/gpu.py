@@ -30,7 +30,7 @@ from diffseg import DiffSeg, SegmentConfig
 from diffseg.models.load import random_backend
 from diffseg.models.unet.capture import capture_attention
 from diffseg.models.unet.random_weights import CONTEXT
-from infra.benchmarks.batches import coco_sizes
+from infra.benchmarks.engine.batches import coco_sizes
 from pipeline.bench.job import demo_photos
 from pipeline.messages import ShardTask
 from pipeline.records import Shard

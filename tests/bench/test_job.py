@@ -65,7 +65,7 @@ def test_the_command_prints_one_share_for_each_speed(capsys):
 def test_the_plain_ray_data_job_labels_the_same_photos():
     words = ["--seconds", "0.005", "--shards", "2", "--images", "12", "--workers", "1"]
     done = subprocess.run(
-        [sys.executable, "infra/benchmarks/ray_data.py", *words], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "infra/benchmarks/engine/ray_data.py", *words], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])

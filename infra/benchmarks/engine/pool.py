@@ -1,7 +1,7 @@
 """What a crowd of workers costs the driver: their answers, once a second each, through a real Ray.
 
-    python infra/benchmarks/pool.py
-    python infra/benchmarks/pool.py --errors
+    python infra/benchmarks/engine/pool.py
+    python infra/benchmarks/engine/pool.py --errors
 
 One actor plays all workers, each with a window every WINDOW_S seconds, so that the machine need not hold their
 processes. Everything between the driver and that actor is as in a run: registry, schedule, calls, answers. With

@@ -1,6 +1,6 @@
 """What it takes to see what a run has on a store: in one listing, and in parts side by side as the engine does it.
 
-    python infra/benchmarks/listing.py s3://bucket/prefix [SHARDS]
+    python infra/benchmarks/engine/listing.py s3://bucket/prefix [SHARDS]
 
 Writes a run of so many shards (5,000), a window and an end record each, below a folder of its own, and removes it.
 """

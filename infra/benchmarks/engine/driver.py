@@ -1,6 +1,6 @@
 """What a window costs the driver: time and resident memory, with workers that do nothing but say that it is done.
 
-    python infra/benchmarks/driver.py
+    python infra/benchmarks/engine/driver.py
 
 Every size runs in a process of its own: a run is begun with as many pinned shards as it takes, its inputs are read back
 from storage, and every window goes through the driver. Then the run is resumed from its listing.

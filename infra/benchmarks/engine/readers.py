@@ -1,9 +1,9 @@
 """What it takes to resume, to look at and to read a finished run of 2,000 windows: how dear it is to believe nothing.
 
-    python -m infra.benchmarks.readers FOLDER            the run is made there, once: four rows a window
-    python -m infra.benchmarks.readers FOLDER --s3       a copy of it on a real S3 server of this machine
-    python -m infra.benchmarks.readers FOLDER status ... only these readings
-    PYTHONPATH=OTHER python -m infra.benchmarks.readers FOLDER   by the code of another checkout
+    python -m infra.benchmarks.engine.readers FOLDER            the run is made there, once: four rows a window
+    python -m infra.benchmarks.engine.readers FOLDER --s3       a copy of it on a real S3 server of this machine
+    python -m infra.benchmarks.engine.readers FOLDER status ... only these readings
+    PYTHONPATH=OTHER python -m infra.benchmarks.engine.readers FOLDER   by the code of another checkout
 
 A line for each kind of reading: seconds of this process's processor and of the clock, the least of TIMES, which take
 turns so that a machine's mood meets all of them.

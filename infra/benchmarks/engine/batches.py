@@ -1,7 +1,7 @@
 """Forward passes of a window of mixed photos, and what it does to labels that batches are formed by shape.
 
-`python infra/benchmarks/batches.py` counts the passes of 1,024 photos of COCO's sizes, batches formed in plain order
-and by shape. `--shards TAR... --model MODEL` labels photos both ways and prints the share of pixels that agree.
+`python infra/benchmarks/engine/batches.py` counts the passes of 1,024 photos of COCO's sizes, batches formed in plain
+order and by shape. `--shards TAR... --model MODEL` labels photos both ways and prints the share of pixels that agree.
 """
 
 import argparse

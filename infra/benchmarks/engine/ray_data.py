@@ -1,6 +1,6 @@
 """The labelling job that a user would write with Ray Data, over the photos and the fake model of `diffseg bench job`.
 
-    python infra/benchmarks/ray_data.py --seconds 0.005
+    python infra/benchmarks/engine/ray_data.py --seconds 0.005
 
 It reads shards, labels in actors and writes Parquet; it needs `ray[data]`, which nothing else here does. It leaves out
 resuming, retries, a row for what fails, and segments with boxes and areas of their own type.
